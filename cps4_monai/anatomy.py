@@ -1,0 +1,183 @@
+"""The structures of the spine in one table: codes, names, kinds, order along the spine, and the class prompts made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+DEFAULT_PROMPT_TEMPLATE = "A magnetic resonance image of a {name}"
+KINDS = ("background", "sacrum", "vertebra", "disc", "other")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One class of a label map.
+
+    Attributes:
+        code: value in the label map and channel of the network's output; 0 is background.
+        name: short name, e.g. "L5" or "L4/L5".
+        long_name: the name that goes into the class prompt, e.g. "lumbar vertebra 5".
+        kind: one of ``KINDS``.
+        order: place along the spine, counted from the most inferior structure (0) upwards; None where there is none.
+    """
+
+    code: int
+    name: str
+    long_name: str
+    kind: str
+    order: int | None = None
+
+
+class Anatomy:
+    """An ordered set of structures and the prompt template that names them to the text encoder.
+
+    Args:
+        structures: one entry per class, codes 0 to C-1 without gaps, 0 being the background.
+        prompt_template: text with the field ``{name}``, filled with each structure's long name.
+
+    Raises:
+        ValueError: codes with gaps or repeated, names repeated, an unknown kind, or a template without ``{name}``.
+    """
+
+    def __init__(self, structures: Sequence[Structure], prompt_template: str = DEFAULT_PROMPT_TEMPLATE) -> None:
+        self.structures = tuple(sorted(structures, key=lambda s: s.code))
+        self.prompt_template = prompt_template
+        codes = [s.code for s in self.structures]
+        if len(codes) < 2 or codes != list(range(len(codes))):
+            raise ValueError(
+                f"structure codes are {codes}; expected 0 (background) to C-1 without gaps, at least two: number them anew"
+            )
+        names = [s.name for s in self.structures]
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise ValueError(f"structure names {repeated} occur twice; give each structure a name of its own")
+        unknown = sorted({s.kind for s in self.structures} - set(KINDS))
+        if unknown:
+            raise ValueError(f"structure kinds {unknown} are unknown; expected one of {list(KINDS)}")
+        if "{name}" not in prompt_template:
+            raise ValueError(f"prompt_template is {prompt_template!r}; it must contain the field {{name}}")
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def __getitem__(self, code: int) -> Structure:
+        return self.structures[code]
+
+    def __repr__(self) -> str:
+        return f"Anatomy({', '.join(self.names)})"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included: the C of every (B, C, H, W)."""
+        return len(self.structures)
+
+    @property
+    def names(self) -> list[str]:
+        """Short names, by code."""
+        return [s.name for s in self.structures]
+
+    @property
+    def long_names(self) -> list[str]:
+        """Long names, by code."""
+        return [s.long_name for s in self.structures]
+
+    @property
+    def foreground(self) -> tuple[Structure, ...]:
+        """All structures but the background, by code."""
+        return self.structures[1:]
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """Class prompts, by code (paper, section 2.1)."""
+        return [self.prompt_template.format(name=s.long_name) for s in self.structures]
+
+    def along_spine(self) -> tuple[Structure, ...]:
+        """Structures that have an order, from inferior to superior."""
+        return tuple(sorted((s for s in self.structures if s.order is not None), key=lambda s: s.order or 0))
+
+    def channel_def(self) -> dict[str, str]:
+        """The ``channel_def`` of a bundle's metadata.json: channel -> short name."""
+        return {str(s.code): s.name for s in self.structures}
+
+    def code_of(self, name: str) -> int:
+        """Code of a short name.
+
+        Raises:
+            ValueError: no structure has that name.
+        """
+        for structure in self.structures:
+            if structure.name == name:
+                return structure.code
+        raise ValueError(f"no structure is called {name!r}; expected one of {self.names}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, the form that :func:`load_anatomy` reads and checkpoints keep."""
+        return {"prompt_template": self.prompt_template, "structures": [dict(vars(s)) for s in self.structures]}
+
+
+def _vertebra(code: int, region: str, number: int, order: int) -> Structure:
+    word = {"L": "lumbar", "T": "thoracic"}[region]
+    return Structure(code, f"{region}{number}", f"{word} vertebra {number}", "vertebra", order)
+
+
+def _disc(code: int, upper: str, lower: str, order: int) -> Structure:
+    words = {"L": "lumbar vertebra", "T": "thoracic vertebra"}
+    low = "the sacrum" if lower == "S" else f"{lower[1:]}" if lower[0] == upper[0] else f"{words[lower[0]]} {lower[1:]}"
+    return Structure(
+        code, f"{upper}/{lower}", f"intervertebral disc between {words[upper[0]]} {upper[1:]} and {low}", "disc", order
+    )
+
+
+def _mrspineseg() -> list[Structure]:
+    """The 20 classes of MRSpineSeg (Pang et al.): S, then vertebrae L5 to T9, then discs L5/S to T9/T10."""
+    levels = ["L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9"]
+    table = [Structure(0, "background", "background", "background"), Structure(1, "S", "sacrum", "sacrum", 0)]
+    table += [_vertebra(2 + i, v[0], int(v[1:]), 2 * (i + 1)) for i, v in enumerate(levels)]
+    lowers = ["S", *levels[:-1]]
+    table += [
+        _disc(11 + i, upper, lower, 2 * i + 1) for i, (upper, lower) in enumerate(zip(levels, lowers, strict=True))
+    ]
+    return table
+
+
+MRSPINESEG = Anatomy(_mrspineseg())
+
+
+def load_anatomy(
+    source: str | Path | Mapping[str, Any] | Anatomy | None = None, prompt_template: str | None = None
+) -> Anatomy:
+    """Anatomy from a JSON file or a mapping; without a source the 20 structures of MRSpineSeg.
+
+    Args:
+        source: path of a JSON file, or a mapping, with ``structures`` (a list of objects with the fields of
+            :class:`Structure`) and, optionally, ``prompt_template``.
+        prompt_template: overrides the source's.
+
+    Raises:
+        ValueError: the file or mapping does not have that form.
+    """
+    if isinstance(source, Anatomy):
+        return source if prompt_template is None else Anatomy(source.structures, prompt_template)
+    if source is None:
+        return Anatomy(MRSPINESEG.structures, prompt_template or DEFAULT_PROMPT_TEMPLATE)
+    where = "anatomy" if isinstance(source, Mapping) else str(source)
+    if not isinstance(source, Mapping):
+        try:
+            source = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{where}: cannot be read as an anatomy file ({error}); expected JSON with 'structures'"
+            ) from error
+    if not isinstance(source, Mapping) or not isinstance(source.get("structures"), Sequence):
+        raise ValueError(f"{where}: no list 'structures'; expected objects with code, name, long_name, kind and order")
+    try:
+        structures = [Structure(**entry) for entry in source["structures"]]
+    except TypeError as error:
+        raise ValueError(
+            f"{where}: a structure has wrong fields ({error}); expected code, name, long_name, kind, order"
+        ) from error
+    return Anatomy(structures, prompt_template or source.get("prompt_template", DEFAULT_PROMPT_TEMPLATE))
