@@ -1,6 +1,7 @@
 """CPS4: class-prompt-driven semi-supervised segmentation of vertebrae and discs in spine MRI.
 
-Importing the package imports none of torch, MONAI or transformers; each public name loads what it needs when it is first used.
+Importing the package imports none of torch, MONAI or transformers; each public name loads what it needs when it is
+first used.
 """
 
 from __future__ import annotations

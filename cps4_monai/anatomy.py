@@ -1,4 +1,4 @@
-"""The structures of the spine in one table: codes, names, kinds, order along the spine, and the class prompts made from them."""
+"""The structures of the spine in one table: codes, names, kinds, order along the spine, and their class prompts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Anatomy:
         codes = [s.code for s in self.structures]
         if len(codes) < 2 or codes != list(range(len(codes))):
             raise ValueError(
-                f"structure codes are {codes}; expected 0 (background) to C-1 without gaps, at least two: number them anew"
+                f"structure codes are {codes}; expected 0 (background) to C-1 without gaps: number them anew"
             )
         names = [s.name for s in self.structures]
         repeated = sorted({n for n in names if names.count(n) > 1})

@@ -1,0 +1,45 @@
+"""The `cps4` command: each subcommand is imported only when it is called, so that `cps4 --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+COMMANDS = {
+    "phantom": "Make a seeded phantom data set of spine MRIs with labels.",
+    "datalist": "Make a datalist with patient-level splits from a folder of scans.",
+    "convert": "Convert MRSpineSeg or SPIDER downloads to this package's layout and codes.",
+    "train": "Train stage 1, stage 2, or both, as the bundle's configs say.",
+    "segment": "Segment new spine MRIs.",
+    "evaluate": "Evaluate trained weights on the test subjects of a datalist.",
+    "report": "Score label maps against their ground truth, with tables and a report.",
+    "export": "Stage a self-contained, zipped MONAI bundle.",
+    "demo": "Train, segment, evaluate and report on a phantom, start to end.",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports ``cps4_monai.commands.<name>`` when that command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"cps4_monai.commands.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cps4-monai", prog_name="cps4")
+def main() -> None:
+    """Spine MRI segmentation from few labels, guided by class prompts (CPS4)."""
+
+
+if __name__ == "__main__":
+    main()

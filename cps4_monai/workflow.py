@@ -1,0 +1,161 @@
+"""The bundle workflow that finds its own configs and refuses settings that nothing reads."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+DEFAULT_CONFIG = "train.json"
+_REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
+
+
+def find_bundle_root() -> Path:
+    """Folder of the bundle that belongs to this package: the one that holds ``configs/metadata.json``.
+
+    It is the package's own parent in an exported bundle, ``bundle`` beside the package in a checkout, and
+    ``share/cps4_monai/bundle`` under the environment's data folder after a plain installation.
+
+    Raises:
+        FileNotFoundError: none of the three is there.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package.parent, package.parent / "bundle", Path(sysconfig.get_path("data")) / "share/cps4_monai/bundle"]
+    for place in places:
+        if (place / "configs" / "metadata.json").is_file():
+            return place
+    raise FileNotFoundError(
+        f"no bundle beside the package: looked for configs/metadata.json in {[str(p) for p in places]}; "
+        "pass bundle_root, or install the package again"
+    )
+
+
+def resolve_config(name: str | Path, bundle_root: Path) -> Path:
+    """Path of a config given by path, by file name in ``configs``, or by bare name (``mean_teacher``).
+
+    Raises:
+        FileNotFoundError: no such file; the message lists the configs there are.
+    """
+    configs = bundle_root / "configs"
+    given = Path(name)
+    candidates = [given, configs / given, configs / "methods" / given]
+    candidates += [path.with_name(path.name + ".json") for path in candidates]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted(str(p.relative_to(configs)) for p in configs.rglob("*.json"))
+    raise FileNotFoundError(f"no config called {str(name)!r}; give a path, or one of {known}")
+
+
+class CPS4Workflow(ConfigWorkflow):
+    """``ConfigWorkflow`` that needs no path and lets no unknown setting pass.
+
+    Args:
+        config_file: configs merged in order, by path or by name; default ``train.json`` of the bundle.
+        bundle_root: the bundle's folder; default: the one found beside the package.
+        overlays: further configs (paths or names such as ``mean_teacher``) merged after ``config_file``.
+        check_settings: refuse settings that the configs neither define nor refer to.
+        run_id: expression to run, e.g. ``training_stage1``.
+        override: id-value pairs, e.g. ``dataset_dir="data"`` or ``**{"stage1#max_epochs": 10}``.
+
+    Raises:
+        FileNotFoundError: a config or the bundle is not there.
+        ValueError: an override or an overlay has a setting that does not exist; the message names the nearest ones.
+    """
+
+    def __init__(
+        self,
+        config_file: str | Sequence[str] | None = None,
+        bundle_root: str | None = None,
+        overlays: str | Sequence[str] = (),
+        check_settings: bool = True,
+        run_id: str = "run",
+        workflow_type: str | None = "train",
+        **override: Any,
+    ) -> None:
+        root = Path(bundle_root) if bundle_root is not None else find_bundle_root()
+        names = [config_file or DEFAULT_CONFIG] if isinstance(config_file, str | type(None)) else list(config_file)
+        extra = [overlays] if isinstance(overlays, str) else list(overlays)
+        files = [str(resolve_config(name, root)) for name in [*names, *extra]]
+        if check_settings:
+            _refuse_unknown_settings(files, override)
+        own: dict[str, Any] = {} if "bundle_root" in override else {"bundle_root": str(root)}
+        super().__init__(
+            config_file=files if len(files) > 1 else files[0],
+            run_id=run_id,
+            workflow_type=workflow_type,
+            **{"meta_file": str(root / "configs" / "metadata.json"), **own, **override},
+        )
+
+
+_CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "tracking", "properties_path"}
+
+
+def _refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -> None:
+    layers = [json.loads(Path(f).read_text(encoding="utf-8")) for f in files]
+    known: set[str] = set()
+    referenced: set[str] = set()
+    for file, layer in zip(files, layers, strict=True):
+        referenced |= set(_references(layer))
+        if known:
+            _raise_if_unknown(layer, known, referenced, layers, f"config {file}")
+        known |= set(_setting_ids(layer))
+    for value in override.values():
+        referenced |= set(_references(value))
+    pairs = [key for key in override if key not in _CONSTRUCTOR_ARGUMENTS]
+    _raise_if_unknown(pairs, known, referenced, layers, "the command")
+
+
+def _is_argument(setting: str, layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the setting is an argument of an object that a config builds: its own class checks the name."""
+    parent = setting.rpartition("#")[0]
+    for layer in layers:
+        node: Any = layer
+        for part in parent.split("#") if parent else ():
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if parent and isinstance(node, Mapping) and "_target_" in node:
+            return True
+    return False
+
+
+def _raise_if_unknown(
+    settings: Iterable[str], known: set[str], referenced: set[str], layers: Sequence[Mapping[str, Any]], where: str
+) -> None:
+    for setting in settings:
+        plain = setting.removeprefix("+").removeprefix("~")
+        if plain in known or plain in referenced or plain.startswith("_") or _is_argument(plain, layers):
+            continue
+        near = difflib.get_close_matches(plain, sorted(known), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see the configs for the settings there are"
+        raise ValueError(f"{where} sets {setting!r}, which no config defines or reads: {hint}")
+
+
+def _setting_ids(node: Any, prefix: str = "") -> Iterator[str]:
+    items: Iterator[tuple[str, Any]]
+    if isinstance(node, Mapping):
+        items = iter(node.items())
+    elif isinstance(node, list):
+        items = ((str(i), v) for i, v in enumerate(node))
+    else:
+        return
+    for key, value in items:
+        path = f"{prefix}#{key}" if prefix else str(key)
+        yield path
+        yield from _setting_ids(value, path)
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield from (m.rstrip(".").split(".")[0] for m in _REFERENCE.findall(node))
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)

@@ -1,0 +1,96 @@
+"""The anatomy table against MRSpineSeg's published codes, the metadata of the bundle, and other anatomies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure, load_anatomy
+
+METADATA = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "metadata.json"
+
+
+def test_codes_are_those_of_mrspineseg() -> None:
+    names = "background S L5 L4 L3 L2 L1 T12 T11 T10 T9 L5/S L4/L5 L3/L4 L2/L3 L1/L2 T12/L1 T11/T12 T10/T11 T9/T10"
+    assert MRSPINESEG.names == names.split()
+
+
+def test_vertebrae_and_discs_alternate_along_the_spine_from_the_sacrum() -> None:
+    names = [s.name for s in MRSPINESEG.along_spine()]
+    assert names[:6] == ["S", "L5/S", "L5", "L4/L5", "L4", "L3/L4"]
+    assert names[-3:] == ["T10", "T9/T10", "T9"]
+    assert [s.order for s in MRSPINESEG.along_spine()] == list(range(19))
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("L5", "A magnetic resonance image of a lumbar vertebra 5"),
+        ("L4/L5", "A magnetic resonance image of a intervertebral disc between lumbar vertebra 4 and 5"),
+        (
+            "T12/L1",
+            "A magnetic resonance image of a intervertebral disc between thoracic vertebra 12 and lumbar vertebra 1",
+        ),
+        ("S", "A magnetic resonance image of a sacrum"),
+    ],
+)
+def test_prompts_follow_the_papers_template(name: str, prompt: str) -> None:
+    assert MRSPINESEG.prompts[MRSPINESEG.code_of(name)] == prompt
+
+
+def test_metadata_of_the_bundle_names_the_same_classes() -> None:
+    meta = json.loads(METADATA.read_text())
+    output = meta["network_data_format"]["outputs"]["pred"]
+    assert output["channel_def"] == MRSPINESEG.channel_def()
+    assert output["num_channels"] == MRSPINESEG.num_classes
+
+
+def test_a_three_class_anatomy_is_a_file(tmp_path: Path) -> None:
+    content = {
+        "prompt_template": "An MRI of the {name}",
+        "structures": [
+            {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
+            {"code": 1, "name": "LV", "long_name": "left ventricle", "kind": "other"},
+            {"code": 2, "name": "RV", "long_name": "right ventricle", "kind": "other"},
+        ],
+    }
+    path = tmp_path / "heart.json"
+    path.write_text(json.dumps(content))
+    heart = load_anatomy(path)
+    assert heart.prompts == [
+        "An MRI of the background",
+        "An MRI of the left ventricle",
+        "An MRI of the right ventricle",
+    ]
+    assert heart.num_classes == 3
+    assert load_anatomy(heart.to_dict()).prompts == heart.prompts
+    assert load_anatomy(path, prompt_template="{name}").prompts[1] == "left ventricle"
+
+
+@pytest.mark.parametrize(
+    ("structures", "template", "message"),
+    [
+        ([Structure(0, "b", "b", "background"), Structure(2, "x", "x", "disc")], "{name}", "without gaps"),
+        ([Structure(0, "b", "b", "background"), Structure(1, "b", "x", "disc")], "{name}", "occur twice"),
+        ([Structure(0, "b", "b", "background"), Structure(1, "x", "x", "rib")], "{name}", "unknown"),
+        ([Structure(0, "b", "b", "background"), Structure(1, "x", "x", "disc")], "no field", "must contain"),
+    ],
+)
+def test_a_table_that_cannot_work_is_refused(structures: list[Structure], template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Anatomy(structures, template)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"structures": 3}', '{"structures": [{"kode": 0}]}'])
+def test_a_file_that_is_no_anatomy_is_named_in_the_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"broken\.json"):
+        load_anatomy(path)
+
+
+def test_unknown_name_lists_the_names_there_are() -> None:
+    with pytest.raises(ValueError, match="L5/S"):
+        MRSPINESEG.code_of("L6")
