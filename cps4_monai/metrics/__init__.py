@@ -1,0 +1,1 @@
+"""How good a label map is: overlap, surface distances, averaging conventions, intervals over patients, tables."""
