@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 DEFAULT_CONFIG = "train.json"
 _REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
@@ -62,6 +64,8 @@ class CPS4Workflow(ConfigWorkflow):
         overlays: further configs (paths or names such as ``mean_teacher``) merged after ``config_file``.
         check_settings: refuse settings that the configs neither define nor refer to.
         run_id: expression to run, e.g. ``training_stage1``.
+        workflow_type: "train" or "inference": which properties MONAI expects of the configs.
+        tracking: as MONAI's; "mlflow" follows the engines of the stage that runs.
         override: id-value pairs, e.g. ``dataset_dir="data"`` or ``**{"stage1#max_epochs": 10}``.
 
     Raises:
@@ -77,6 +81,7 @@ class CPS4Workflow(ConfigWorkflow):
         check_settings: bool = True,
         run_id: str = "run",
         workflow_type: str | None = "train",
+        tracking: str | dict | None = None,
         **override: Any,
     ) -> None:
         root = Path(bundle_root) if bundle_root is not None else find_bundle_root()
@@ -85,16 +90,60 @@ class CPS4Workflow(ConfigWorkflow):
         files = [str(resolve_config(name, root)) for name in [*names, *extra]]
         if check_settings:
             _refuse_unknown_settings(files, override)
-        own: dict[str, Any] = {} if "bundle_root" in override else {"bundle_root": str(root)}
         super().__init__(
             config_file=files if len(files) > 1 else files[0],
             run_id=run_id,
             workflow_type=workflow_type,
-            **{"meta_file": str(root / "configs" / "metadata.json"), **own, **override},
+            tracking=tracking_settings(run_id) if tracking == "mlflow" else tracking,
+            **{"meta_file": str(root / "configs" / "metadata.json"), "bundle_root": str(root), **override},
         )
 
 
-_CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "tracking", "properties_path"}
+def tracking_settings(run_id: str) -> dict[str, Any]:
+    """MONAI's MLflow settings with the engines of the stage that runs.
+
+    MONAI patches only ``train#trainer`` and ``validate#evaluator``, which here are stage 2; stage 1 has ids of its own.
+    """
+    settings = copy.deepcopy(DEFAULT_EXP_MGMT_SETTINGS["mlflow"])
+    if run_id == "training_stage1":
+        settings["handlers_id"] = {
+            "trainer": {"id": "stage1#train#trainer", "handlers": "stage1#train#handlers"},
+            "validator": {"id": "stage1#validate#evaluator", "handlers": "stage1#validate#handlers"},
+        }
+        settings["configs"]["trainer"]["output_transform"] = "$monai.handlers.from_engine(['loss'], first=True)"
+    return settings
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """``ID=VALUE`` pairs of a command line to overrides; values are read as JSON where they are JSON, else as text.
+
+    Raises:
+        ValueError: a pair without "=".
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ValueError(f"setting {pair!r} is not of the form ID=VALUE, e.g. stage1#max_epochs=50")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def user_error(error: BaseException) -> BaseException | None:
+    """The ValueError, TypeError or OSError behind what MONAI's config parser raised, if there is one."""
+    cause: BaseException | None = error
+    found = None
+    while cause is not None:
+        if isinstance(cause, ValueError | TypeError | OSError):
+            found = cause
+        cause = cause.__cause__
+    return found
+
+
+_CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
 
 
 def _refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -> None:
