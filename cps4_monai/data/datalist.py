@@ -1,0 +1,285 @@
+"""Datalists: which scans train, with or without their label, and which validate and test."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.data.leaks import LeakError, check_contents, check_patients, patient_of
+
+__all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist", "subject_of"]
+
+SIDES = ("training", "validation", "test")
+ENDINGS = (".nii.gz", ".nii", ".mha")
+
+
+class DatalistError(ValueError):
+    """A datalist that cannot be used; the message names the file, what was found and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scan of a datalist.
+
+    Attributes:
+        image: the scan's file.
+        label: its label map; None where it has none or must not use it.
+        subject: name of the subject, with its session where there is one.
+        classes: codes that the label map shows, where the datalist records them.
+    """
+
+    image: Path
+    label: Path | None
+    subject: str
+    classes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """Scans by side of the split.
+
+    Attributes:
+        training: labeled entries and, with ``label`` None, unlabeled ones.
+        validation: labeled entries that choose the best weights.
+        test: labeled entries kept out of every choice.
+        unannotated: class codes that are in view but never labeled.
+        warnings: one sentence for each thing worth knowing.
+        name: the datalist's name.
+    """
+
+    training: tuple[Entry, ...] = ()
+    validation: tuple[Entry, ...] = ()
+    test: tuple[Entry, ...] = ()
+    unannotated: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    name: str = ""
+
+    @property
+    def labeled(self) -> tuple[Entry, ...]:
+        """Training entries that are used with their label."""
+        return tuple(e for e in self.training if e.label is not None)
+
+    @property
+    def unlabeled(self) -> tuple[Entry, ...]:
+        """Training entries that are used without a label."""
+        return tuple(e for e in self.training if e.label is None)
+
+    @property
+    def sides(self) -> dict[str, tuple[Entry, ...]]:
+        """Entries by the name of their side."""
+        return {side: getattr(self, side) for side in SIDES}
+
+    def require(self, *parts: str) -> None:
+        """Checks that each of the named parts has an entry.
+
+        Args:
+            parts: any of labeled, unlabeled, training, validation, test.
+
+        Raises:
+            DatalistError: a part is empty.
+        """
+        mends = {
+            "labeled": "give training entries a 'label', or choose a larger labeled share",
+            "unlabeled": "add training entries without 'label', choose a smaller labeled share, or train with the "
+            "method 'supervised', which uses none",
+        }
+        for part in parts:
+            if not getattr(self, part):
+                raise DatalistError(
+                    f"datalist {self.name or '(unnamed)'}: no {part} subject; expected at least one: "
+                    f"{mends.get(part, f'add entries to {part!r}')}"
+                )
+
+
+def check_leaks(datalist: Datalist, content: bool = True) -> None:
+    """Checks that no patient and, with ``content``, no image (by its voxels) is on two sides.
+
+    Raises:
+        LeakError: names both entries and their sides.
+        InvalidVolumeError: an image cannot be read.
+    """
+    check_patients(datalist.sides)
+    if content:
+        check_contents(datalist.sides)
+
+
+def load_datalist(
+    path: str | Path,
+    dataset_dir: str | Path | None = None,
+    labeled_share: str | int | float | None = None,
+    *,
+    unlabeled_slices: bool = False,
+    require: Sequence[str] = (),
+    check_files: bool = True,
+) -> Datalist:
+    """Reads a datalist, ours or the ``splits.json`` of the derived SPIDER data, and checks it.
+
+    Args:
+        path: JSON file (see docs/data.md).
+        dataset_dir: folder that the paths in the file are relative to; the file's own folder by default.
+        labeled_share: percentage of the training subjects that count as labeled, a nested subset recorded in the
+            file ("10"); the others are used without their label. None: every training entry that has a label.
+        unlabeled_slices: for ``splits.json``, also take the single slices as unlabeled training scans.
+        require: parts that must have entries, see :meth:`Datalist.require`.
+        check_files: check that every file is there.
+
+    Raises:
+        DatalistError: not readable, wrong form, a share that the file does not record, missing files, or an empty part.
+        LeakError: a patient on two sides.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    folder = Path(dataset_dir) if dataset_dir is not None else path.parent
+    share = None if labeled_share is None else _share_key(labeled_share, path)
+    if "train" in content and "labeled" in content:
+        from cps4_monai.data.spider_splits import read_splits
+
+        datalist = read_splits(content, folder, path, share, unlabeled_slices)
+    else:
+        if unlabeled_slices:
+            raise DatalistError(f"{path}: unlabeled_slices is for SPIDER's splits.json; add entries without 'label'")
+        datalist = _read_own(content, folder, path, share)
+    if check_files:
+        _check_files(datalist, path, folder)
+    check_patients(datalist.sides)
+    datalist = replace(datalist, name=datalist.name or path.stem, warnings=_warnings(datalist))
+    datalist.require(*require)
+    return datalist
+
+
+def subject_of(image: str | Path) -> str:
+    """Subject name from a file name: ``sub-001_ses-02_T2w.nii.gz`` -> ``sub-001_ses-02``."""
+    name = Path(image).name
+    for ending in ENDINGS:
+        if name.endswith(ending):
+            name = name[: -len(ending)]
+            break
+    parts = name.split("_")
+    if parts[0].startswith("sub-"):
+        return "_".join(p for p in parts if p.startswith(("sub-", "ses-")))
+    for suffix in ("_T2w", "_0000"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatalistError(
+            f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
+        ) from error
+    if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise DatalistError(f"{path}: found {found}; expected an object with the lists {list(SIDES)}")
+    return content
+
+
+def _share_key(share: str | int | float, path: Path) -> str:
+    try:
+        number = float(str(share).strip().removesuffix("%"))
+    except ValueError as error:
+        raise DatalistError(f"{path}: labeled share {share!r} is not a number; expected a percentage, e.g. 10") from error
+    return f"{number:g}"
+
+
+def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) -> set[str]:
+    """Subjects of a recorded subset.
+
+    Raises:
+        DatalistError: the file does not record that share.
+    """
+    if share not in subsets:
+        raise DatalistError(
+            f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=float)}: choose one of them, or "
+            "build the datalist anew with 'cps4 datalist --labeled-share'"
+        )
+    return set(subsets[share])
+
+
+def _read_own(content: Mapping[str, Any], folder: Path, path: Path, share: str | None) -> Datalist:
+    lists = {side: content.get(side, []) for side in SIDES}
+    for side, entries in lists.items():
+        if not isinstance(entries, list):
+            raise DatalistError(f"{path}: {side!r} is a {type(entries).__name__}; expected a list of entries")
+    subsets = content.get("subsets", {})
+    if not isinstance(subsets, dict):
+        raise DatalistError(f"{path}: 'subsets' is a {type(subsets).__name__}; expected an object share -> subjects")
+    uses_label: Callable[[Mapping[str, Any], str], bool]
+    if share is None or (share == "100" and "100" not in subsets):
+        uses_label = (lambda raw, subject: True) if share else (lambda raw, subject: bool(raw.get("labeled", True)))
+    else:
+        chosen = chosen_subset(subsets, share, path)
+        uses_label = lambda raw, subject: subject in chosen  # noqa: E731
+    training = tuple(_entry(raw, folder, path, "training", uses_label) for raw in lists["training"])
+    held_out = {
+        side: tuple(_entry(raw, folder, path, side, lambda raw, subject: True) for raw in lists[side])
+        for side in SIDES[1:]
+    }
+    return Datalist(
+        training=training, unannotated=codes(content, path), name=str(content.get("name", "")), **held_out
+    )
+
+
+def codes(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:
+    """The ``unannotated`` class codes of a datalist.
+
+    Raises:
+        DatalistError: not a list of whole numbers above 0.
+    """
+    values = content.get("unannotated", [])
+    if not isinstance(values, list) or not all(type(v) is int and v > 0 for v in values):
+        raise DatalistError(f"{path}: 'unannotated' is {values!r}; expected a list of class codes, e.g. [1]")
+    return tuple(sorted(set(values)))
+
+
+def _entry(
+    raw: Any, folder: Path, path: Path, side: str, uses_label: Callable[[Mapping[str, Any], str], bool]
+) -> Entry:
+    if isinstance(raw, str):
+        raw = {"image": raw}
+    if not isinstance(raw, dict) or not isinstance(raw.get("image"), str):
+        raise DatalistError(f"{path}: {side!r} has the entry {raw!r}; expected an object with 'image'")
+    label = raw.get("label")
+    if label is not None and not isinstance(label, str):
+        raise DatalistError(f"{path}: {side!r} has the label {label!r} for {raw['image']}; expected a file name or none")
+    subject = str(raw.get("subject") or subject_of(raw["image"]))
+    classes = raw.get("classes")
+    used = label is not None and uses_label(raw, subject)
+    return Entry(
+        image=folder / raw["image"],
+        label=folder / label if used and label is not None else None,
+        subject=subject,
+        classes=tuple(classes) if used and classes is not None else None,
+    )
+
+
+def _check_files(datalist: Datalist, path: Path, folder: Path, shown: int = 5) -> None:
+    files = [f for side in SIDES for e in getattr(datalist, side) for f in (e.image, e.label) if f is not None]
+    missing = [str(f) for f in files if not f.is_file()]
+    if missing:
+        more = "" if len(missing) <= shown else f" and {len(missing) - shown} more"
+        raise DatalistError(
+            f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing[:shown])}{more}; expected "
+            f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir)"
+        )
+    repeated = [str(f) for f, n in Counter(e.image for s in SIDES for e in getattr(datalist, s)).items() if n > 1]
+    if repeated:
+        raise DatalistError(f"{path}: images listed twice: {', '.join(repeated[:shown])}; expected each once")
+
+
+def _warnings(datalist: Datalist) -> tuple[str, ...]:
+    warnings = list(datalist.warnings)
+    both = {patient_of(e.subject) for e in datalist.labeled} & {patient_of(e.subject) for e in datalist.unlabeled}
+    if both:
+        warnings.append(f"{len(both)} patients are both labeled and unlabeled within training: {_some(both)}")
+    return tuple(warnings)
+
+
+def _some(values: set[str], limit: int = 8) -> str:
+    names = sorted(values)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,94 @@
+"""Leak check: no patient and no image on two sides of training, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from cps4_monai.data.nifti_file import decode_voxels, open_nifti
+
+SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
+
+
+class HasImage(Protocol):
+    """What the leak check needs to know of a datalist entry."""
+
+    @property
+    def image(self) -> Path: ...
+
+    @property
+    def subject(self) -> str: ...
+
+
+class LeakError(ValueError):
+    """The same patient or the same image stands on two sides of a split."""
+
+
+def patient_of(subject: str) -> str:
+    """Patient of a subject name: the BIDS session is dropped, ``sub-001_ses-02`` becomes ``sub-001``."""
+    return SESSION.sub("", subject)
+
+
+def voxel_digest(path: str | Path) -> str:
+    """SHA-256 of a NIfTI file's shape and voxel values, so that a copy compressed or named anew is recognised.
+
+    Whole numbers stored as another integer or float type give the same digest.
+
+    Raises:
+        InvalidVolumeError: the file cannot be read.
+    """
+    content, _ = open_nifti(path)
+    _, voxels = decode_voxels(content, path)
+    if voxels.dtype != np.float64:
+        voxels = voxels.astype(np.float32 if voxels.dtype.itemsize <= 4 else np.float64)
+    elif (narrow := voxels.astype(np.float32)).astype(np.float64).tobytes() == voxels.tobytes():
+        voxels = narrow
+    digest = hashlib.sha256(repr(voxels.shape).encode())
+    digest.update(np.ascontiguousarray(voxels.T))
+    return digest.hexdigest()
+
+
+def check_patients(sides: Mapping[str, Sequence[HasImage]]) -> None:
+    """Checks that no patient is on two sides.
+
+    Args:
+        sides: name of a side (training, validation, test) -> its entries.
+
+    Raises:
+        LeakError: names the patients and both sides.
+    """
+    _refuse("patient", sides, {s: [(patient_of(e.subject), e) for e in entries] for s, entries in sides.items()})
+
+
+def check_contents(sides: Mapping[str, Sequence[HasImage]]) -> None:
+    """Checks that no image, by its voxels, is on two sides; reads each image file once.
+
+    Raises:
+        LeakError: names the files and both sides.
+        InvalidVolumeError: an image cannot be read.
+    """
+    _refuse("image content", sides, {s: [(voxel_digest(e.image), e) for e in es] for s, es in sides.items()})
+
+
+def _refuse(
+    what: str, sides: Iterable[str], keyed: Mapping[str, Sequence[tuple[str, HasImage]]], shown: int = 5
+) -> None:
+    seen: dict[str, tuple[str, HasImage]] = {}
+    leaks = []
+    for side in sides:
+        for key, entry in keyed[side]:
+            first_side, first = seen.setdefault(key, (side, entry))
+            if first_side != side:
+                leaks.append(f"{first.subject} ({first.image}) in {first_side} and {entry.subject} ({entry.image}) in "
+                             f"{side}")  # fmt: skip
+    if leaks:
+        more = "" if len(leaks) <= shown else f"; and {len(leaks) - shown} more"
+        raise LeakError(
+            f"the same {what} is on two sides of the split: {'; '.join(leaks[:shown])}{more}. "
+            "Expected each patient on one side only: remove one of the two entries, or build the datalist anew"
+        )
