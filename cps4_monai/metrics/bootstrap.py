@@ -72,7 +72,7 @@ def bootstrap_mean(
     data = np.asarray(values, dtype=float)
     weight = np.ones_like(data) if weights is None else np.asarray(weights, dtype=float)
     if data.ndim != 1 or weight.shape != data.shape:
-        raise ValueError(f"values have the shape {data.shape} and weights {weight.shape}; expected one of each per patient")
+        raise ValueError(f"values {data.shape} and weights {weight.shape}: expected one of each per patient")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; expected a number between 0 and 1, e.g. 0.95")
     measured = np.isfinite(data)
@@ -119,7 +119,7 @@ def paired_comparison(
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape:
-        raise ValueError(f"first has {a.size} patients and second {b.size}; a paired comparison needs the same patients")
+        raise ValueError(f"first has {a.size} patients and second {b.size}; pairs need the same patients")
     difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
     interval = bootstrap_mean(difference, confidence=confidence, resamples=resamples, seed=seed)
     if not difference.size:

@@ -30,7 +30,7 @@ def check_unannotated(unannotated: Sequence[int], num_classes: int) -> tuple[int
     wrong = [code for code in codes if not 1 <= code < num_classes]
     if wrong:
         raise ValueError(
-            f"unannotated holds {wrong}; expected codes from 1 to {num_classes - 1} (the background is always annotated)"
+            f"unannotated holds {wrong}; expected codes from 1 to {num_classes - 1} (0 is always annotated)"
         )
     return codes
 

@@ -87,7 +87,7 @@ class SpineDice(CumulativeIterationMetric):
         return dice_score(self._gathered()[0])
 
     def summary(self) -> dict[str, float]:
-        """``dice_a`` ... ``iou_c``, ``missed`` and ``false`` (classes over all subjects), NaN where nothing to average."""
+        """``dice_a`` ... ``iou_c``, ``missed`` and ``false`` (classes, over all subjects); NaN: nothing to average."""
         counts, slice_sums = self._gathered()
         total = slice_sums.sum(dim=0)
         result = {"dice_a": float(total[0] / total[2]), "iou_a": float(total[1] / total[2])}
@@ -100,7 +100,7 @@ class SpineDice(CumulativeIterationMetric):
         return result
 
     def class_means(self) -> torch.Tensor:
-        """Dice by foreground class, mean over the subjects whose label has it, (C,); NaN for background and where none."""
+        """Dice by foreground class, mean over the subjects whose label has it, (C,); NaN: none (and background)."""
         counts = self._gathered()[0]
         mask = class_masks(counts)["b"]
         return masked_mean(dice_score(counts).T, mask.T)
@@ -118,8 +118,9 @@ class SpineDiceHandler(IgniteMetricHandler):
     """Key metric of an evaluator: Dice by the chosen convention, and all others beside it in ``engine.state.metrics``.
 
     Under the name it is attached by stands the mean Dice of ``convention``. Beside it are ``dice_a``, ``dice_b``,
-    ``dice_c``, ``iou_a``, ``iou_b``, ``iou_c``, ``missed``, ``false`` and, by class, ``dice_b_L5`` and so on (only classes
-    that some label holds), each with ``prefix`` before it. ``engine.state.metric_details`` gets Dice by subject and class.
+    ``dice_c``, ``iou_a``, ``iou_b``, ``iou_c``, ``missed``, ``false`` and, by class, ``dice_b_L5`` and so on (only
+    classes that some label holds), each with ``prefix`` before it. ``engine.state.metric_details`` gets Dice by
+    subject and class.
 
     Args:
         num_classes: C, background included.

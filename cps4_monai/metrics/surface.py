@@ -1,4 +1,4 @@
-"""Distances between the surfaces of prediction and label in millimetres, through MONAI, class by class in small crops."""
+"""Distances between the surfaces of prediction and label in millimetres, through MONAI, in a small crop per class."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from cps4_monai.metrics.conventions import CONVENTIONS, SubjectScores
 from cps4_monai.metrics.surface import SurfaceDistances
 
 STRUCTURE_COLUMNS = (
-    "case", "subject", "code", "name", "kind", "state", "dice", "iou", "hd95_mm", "assd_mm", "label_voxels", "pred_voxels",
+    "case", "subject", "code", "name", "kind", "state", "dice", "iou", "hd95_mm", "assd_mm",
+    "label_voxels", "pred_voxels",
 )  # fmt: skip
 CASE_COLUMNS = (
     "case", "subject", "dice_a", "dice_b", "dice_c", "iou_a", "iou_b", "iou_c", "hd95_mm", "assd_mm", "num_slices",
@@ -102,8 +103,9 @@ def _by_subject(frame: pd.DataFrame, metric: str, weight: str | None = None) -> 
     kept = frame[np.isfinite(frame[metric])]
     if weight is None:
         return kept.groupby("subject", sort=True)[metric].mean().to_numpy(), None
-    grouped = kept.assign(_product=kept[metric] * kept[weight]).groupby("subject", sort=True)[["_product", weight]].sum()
-    return (grouped["_product"] / grouped[weight]).to_numpy(), grouped[weight].to_numpy()
+    products = kept.assign(product=kept[metric] * kept[weight])
+    sums = products.groupby("subject", sort=True)[["product", weight]].sum()
+    return (sums["product"] / sums[weight]).to_numpy(), sums[weight].to_numpy()
 
 
 def _summary_row(
@@ -133,8 +135,9 @@ def summarise(
 ) -> pd.DataFrame:
     """Summary over subjects, with the columns ``SUMMARY_COLUMNS``.
 
-    * ``structure`` = "overall": ``dice_a`` to ``iou_c``, ``hd95_mm`` and ``assd_mm`` (per subject the mean over its measured
-      structures) with percentile intervals over patients. (a) is the mean over all slices, the rest over subjects.
+    * ``structure`` = "overall": ``dice_a`` to ``iou_c``, ``hd95_mm`` and ``assd_mm`` (per subject the mean over its
+      measured structures) with percentile intervals over patients. (a) is the mean over all slices, the rest over
+      subjects.
     * one row per structure and metric, over the subjects whose label holds the structure (convention (b): a miss is a
       Dice of 0); for distances over those where it could be measured: ``n`` says how many.
 
