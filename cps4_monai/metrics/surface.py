@@ -71,9 +71,7 @@ def surface_distances(
     for code, (in_pred, in_label) in enumerate(boxes, start=1):
         if in_pred is None or in_label is None or code in skipped:
             continue
-        box = tuple(
-            slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(in_pred, in_label, strict=True)
-        )
+        box = tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(in_pred, in_label, strict=True))
         y_pred, y = (torch.from_numpy(volume[box] == code)[None, None] for volume in (pred, label))
         options = {"include_background": True, "spacing": spacing.tolist()}
         hd95[code] = float(compute_hausdorff_distance(y_pred, y, percentile=95, **options))
