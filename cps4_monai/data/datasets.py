@@ -1,0 +1,156 @@
+"""Cached slices and volumes as map-style data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from cps4_monai.data.cache import CachedSlices, SliceCache
+
+
+class EntryLike(Protocol):
+    """What the data sets ask of an entry of a datalist."""
+
+    image: Any
+    label: Any
+    subject: str
+
+
+class SliceDataset(Dataset):
+    """All sagittal slices of a list of volumes.
+
+    An item holds ``image`` (1, H, W) float32 in [0, 1], ``label`` (1, H, W) uint8 where labeled, ``subject``,
+    ``slice_index`` within its volume and ``slice_id`` within this data set. Unlabeled, no label file is ever opened, even
+    where one exists.
+
+    Args:
+        entries: volumes, with ``image``, ``label`` and ``subject``.
+        cache: gives the slices; what is missing is made here.
+        transform: takes and returns such an item; reseeded for each draw (:meth:`draw`) where it is a MONAI
+            ``Randomizable``.
+        labeled: give labels, too.
+        with_grid: add ``grid`` (H, W, 2) float32: for each pixel of the augmented slice, the place (x, y) in the
+            unaugmented one it was taken from, in [-1, 1] as ``grid_sample`` with ``align_corners=False`` reads it.
+        workers: threads of the first pass.
+
+    Raises:
+        ValueError: no entries, or labels asked for that an entry does not have.
+        InvalidVolumeError: a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[EntryLike],
+        cache: SliceCache,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        labeled: bool = True,
+        with_grid: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        self.entries = list(entries)
+        _require_entries(self.entries, labeled)
+        cache.prepare(self.entries, labels=labeled, workers=workers)
+        self.cache, self.transform, self.labeled, self.with_grid = cache, transform, labeled, with_grid
+        self.images = [cache.image(entry.image) for entry in self.entries]
+        self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
+        self._ends = np.cumsum([image.shape[0] for image in self.images])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Entry and slice within it of item ``index``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"slice {index}; expected 0 to {len(self) - 1}")
+        volume = int(np.searchsorted(self._ends, index, side="right"))
+        return volume, index - int(self._ends[volume] - self.images[volume].shape[0])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        volume, slice_index = self.place(index)
+        item: dict[str, Any] = {
+            "image": torch.from_numpy(self.images[volume].slice(slice_index).astype(np.float32))[None],
+            "subject": self.entries[volume].subject,
+            "slice_index": slice_index,
+            "slice_id": index,
+        }
+        if self.labels is not None:
+            item["label"] = torch.from_numpy(self.labels[volume].slice(slice_index))[None]
+        if self.transform is not None:
+            item = self.transform(item)
+        return self._with_grid(item)
+
+    def draw(self, index: int, seed: int) -> dict[str, Any]:
+        """Item ``index``, its random transforms drawn from ``seed`` alone."""
+        set_state = getattr(self.transform, "set_random_state", None)
+        if set_state is not None:
+            set_state(seed=seed)
+        return self[index]
+
+    def _with_grid(self, item: dict[str, Any]) -> dict[str, Any]:
+        if not self.with_grid:
+            item.pop("grid", None)
+        elif "grid" not in item:
+            height, width = item["image"].shape[-2:]
+            identity = torch.eye(2, 3)[None]
+            item["grid"] = torch.nn.functional.affine_grid(identity, [1, 1, height, width], align_corners=False)[0]
+        return item
+
+
+class VolumeDataset(Dataset):
+    """Whole volumes on the network's grid, for validation.
+
+    An item holds ``image`` (1, D, H, W) float32, ``label`` (1, D, H, W) uint8 where the entry has one, ``subject`` and
+    ``spacing_mm`` (3,) float32 along D, H and W.
+
+    Args:
+        entries: volumes, with ``image``, ``label`` and ``subject``.
+        cache: gives the slices; what is missing is made here.
+        labeled: False leaves label files unopened.
+        workers: threads of the first pass.
+
+    Raises:
+        ValueError: no entries, or labels asked for that an entry does not have.
+        InvalidVolumeError: a file that cannot be used.
+    """
+
+    def __init__(
+        self, entries: Sequence[EntryLike], cache: SliceCache, labeled: bool = True, workers: int | None = None
+    ) -> None:
+        self.entries = list(entries)
+        _require_entries(self.entries, labeled)
+        cache.prepare(self.entries, labels=labeled, workers=workers)
+        self.images = [cache.image(entry.image) for entry in self.entries]
+        self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.images[index]
+        item = {
+            "image": _whole(image).float(),
+            "subject": self.entries[index].subject,
+            "spacing_mm": torch.tensor(image.spacing_mm),
+        }
+        if self.labels is not None:
+            item["label"] = _whole(self.labels[index])
+        return item
+
+
+def _whole(slices: CachedSlices) -> torch.Tensor:
+    return torch.from_numpy(np.array(slices.array))[None]
+
+
+def _require_entries(entries: list[EntryLike], labeled: bool) -> None:
+    if not entries:
+        raise ValueError("the list of entries is empty; expected at least one volume: check the datalist and its share")
+    missing = [entry.subject for entry in entries if labeled and entry.label is None]
+    if missing:
+        raise ValueError(
+            f"entries without a label: {missing[:5]} ({len(missing)} in all); expected one for each: correct the "
+            "datalist, or use them as unlabeled"
+        )

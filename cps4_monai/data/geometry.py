@@ -1,0 +1,123 @@
+"""Where a NIfTI header puts its voxels: sform, qform, spacing, and whether the axes can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from cps4_monai.data.nifti_file import InvalidVolumeError
+
+FORM_TOLERANCE = 1e-3
+MAX_SHEAR_DEG = 5.0
+ASSUME = "give the spacing with --assume-spacing (assume_spacing), or correct the header"
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Distance between voxel centres along the three axes, in mm."""
+    x, y, z = np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0)).tolist()
+    return x, y, z
+
+
+def header_affine(
+    header: nib.Nifti1Header, path: str | Path, assume_spacing: Sequence[float] | float | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """The affine (4 x 4, RAS+ mm) that a header means, and warnings.
+
+    The sform wins over the qform; a form counts where its code is above 0. ``assume_spacing`` is used only where
+    neither is set or the spacing is unusable; axes are then taken along those of a usable form, or as R, A, S.
+
+    Raises:
+        InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``.
+        ValueError: ``assume_spacing`` is not one or three positive numbers.
+    """
+    assumed = _assumed(assume_spacing)
+    forms = _forms(header)
+    zooms = header["pixdim"][1:4].astype(np.float64)
+    problem = None
+    if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+        problem = "neither sform nor qform is set (both codes are 0)"
+    elif not np.isfinite(zooms).all() or (zooms <= 0).any():
+        problem = f"spacing {_numbers(zooms)} mm in the header"
+    elif "sform" in forms and not (np.isfinite(forms["sform"]).all() and min(spacing_of(forms["sform"])) > 0):
+        problem = f"an sform with spacing {_numbers(spacing_of(forms['sform']))} mm"
+    elif not forms:
+        problem = "a qform that is no rotation"
+    if problem is not None:
+        if assumed is None:
+            raise InvalidVolumeError(path, problem, "positive, finite spacing and a set sform or qform", ASSUME)
+        return _with_spacing(forms, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed"]
+    affine = forms.get("sform", forms.get("qform"))
+    assert affine is not None
+    return affine, _disagreement(header, forms)
+
+
+def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
+    forms = {}
+    if int(header["sform_code"]) > 0:
+        forms["sform"] = np.asarray(header.get_sform(), dtype=np.float64)
+    if int(header["qform_code"]) > 0:
+        try:
+            forms["qform"] = np.asarray(header.get_qform(), dtype=np.float64)
+        except (HeaderDataError, ValueError):  # the quaternion is no rotation, or the spacing is negative
+            return forms
+        if not np.isfinite(forms["qform"]).all():
+            del forms["qform"]
+    return forms
+
+
+def _disagreement(header: nib.Nifti1Header, forms: dict[str, np.ndarray]) -> list[str]:
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+        return []
+    if "qform" not in forms:
+        return ["the qform is no rotation; the sform was used"]
+    apart = float(np.abs(forms["sform"] - forms["qform"]).max())
+    return [f"sform and qform disagree by {apart:.3g}; the sform was used"] if apart > FORM_TOLERANCE else []
+
+
+def _assumed(spacing: Sequence[float] | float | None) -> np.ndarray | None:
+    if spacing is None:
+        return None
+    values = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
+    if values.shape not in ((1,), (3,)) or not np.isfinite(values).all() or (values <= 0).any():
+        raise ValueError(f"assume_spacing is {spacing}; expected one or three positive numbers of mm")
+    return np.broadcast_to(values, 3).copy()
+
+
+def _with_spacing(forms: dict[str, np.ndarray], spacing_mm: np.ndarray) -> np.ndarray:
+    affine = np.diag([*spacing_mm, 1.0])
+    for form in forms.values():
+        lengths = np.array(spacing_of(form))
+        if np.isfinite(form).all() and (lengths > 0).all():
+            affine[:3, :3] = form[:3, :3] / lengths * spacing_mm
+            affine[:3, 3] = form[:3, 3]
+            break
+    return affine
+
+
+def check_axes(affine: np.ndarray, path: str | Path) -> None:
+    """Checks that the three axes span space, nearly at right angles.
+
+    Raises:
+        InvalidVolumeError: a singular affine, or axes sheared by more than 5 degrees.
+    """
+    lengths = np.array(spacing_of(affine))
+    mend = "correct the header, or resample the scan to a rectangular grid"
+    if not np.isfinite(affine).all() or (lengths <= 0).any():
+        raise InvalidVolumeError(path, "an affine that is singular or not finite", "three independent axes", mend)
+    axes = affine[:3, :3] / lengths
+    if abs(np.linalg.det(axes)) < 1e-3:
+        raise InvalidVolumeError(path, "a singular affine (axes that lie in one plane)", "three independent axes", mend)
+    cosines = np.abs((axes.T @ axes)[np.triu_indices(3, 1)])
+    shear = float(np.degrees(np.arcsin(np.clip(cosines.max(), 0.0, 1.0))))
+    if shear > MAX_SHEAR_DEG:
+        raise InvalidVolumeError(
+            path, f"axes sheared by {shear:.1f} degrees", f"right angles to within {MAX_SHEAR_DEG:g} degrees", mend
+        )
+
+
+def _numbers(values: Sequence[float] | np.ndarray) -> str:
+    return " x ".join(f"{float(v):g}" for v in values)

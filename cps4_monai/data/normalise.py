@@ -1,0 +1,35 @@
+"""Robust intensity normalisation by volume percentiles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def percentile_normalise(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> np.ndarray:
+    """Maps the two percentiles of a volume to 0 and 1, clips, and returns float32.
+
+    Where the percentiles coincide (a volume that is nearly all background), the minimum and maximum take their place;
+    a constant volume becomes zeros.
+
+    Args:
+        array: finite numbers of any type and shape, one volume.
+        lower: percentile that becomes 0, in 0 to 100.
+        upper: percentile that becomes 1, in 0 to 100, above ``lower``.
+
+    Raises:
+        ValueError: percentiles out of order or range, or an empty array.
+    """
+    if not 0 <= lower < upper <= 100:
+        raise ValueError(f"percentiles are {lower} and {upper}; expected 0 <= lower < upper <= 100")
+    array = np.asarray(array)
+    if array.size == 0:
+        raise ValueError(f"array has shape {array.shape}; expected at least one voxel")
+    low, high = (float(v) for v in np.percentile(array, (lower, upper)))
+    if not high > low:
+        low, high = float(array.min()), float(array.max())
+    if not high > low:
+        return np.zeros(array.shape, dtype=np.float32)
+    working = array.astype(np.float32 if array.dtype != np.float64 else np.float64)
+    # Halving first keeps the difference of huge values finite.
+    scaled = (working * 0.5 - low * 0.5) / (high * 0.5 - low * 0.5)
+    return np.clip(scaled, 0.0, 1.0).astype(np.float32, copy=False)

@@ -1,0 +1,62 @@
+"""Linear resampling along one axis as a matrix: pixel centres aligned, antialiased where it shrinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where the pixels of a target axis lie on a source axis: ``source = start + step * target``, in pixel indices.
+
+    Attributes:
+        source_size: pixels of the source axis.
+        target_size: pixels of the target axis.
+        start: source index (a real number) of target pixel 0.
+        step: source pixels per target pixel, above 0.
+    """
+
+    source_size: int
+    target_size: int
+    start: float
+    step: float
+
+    def inverse(self) -> AxisMap:
+        """The same line, asked the other way round."""
+        return AxisMap(self.target_size, self.source_size, -self.start / self.step, 1.0 / self.step)
+
+    def positions(self) -> torch.Tensor:
+        """(target_size,) source index of each target pixel, float64."""
+        return self.start + self.step * torch.arange(self.target_size, dtype=torch.float64)
+
+    def inside(self) -> torch.Tensor:
+        """(target_size,) whether the pixel's centre lies on the source's field of view."""
+        positions = self.positions()
+        return (positions >= -0.5) & (positions <= self.source_size - 0.5)
+
+    def nearest(self) -> torch.Tensor:
+        """(target_size,) index of the nearest source pixel, clamped to the field of view."""
+        # The upper one of two equally near pixels, always: rounding half to even would make a comb.
+        return torch.floor(self.positions() + 0.5).long().clamp_(0, self.source_size - 1)
+
+    def linear_matrix(self, *, zero_outside: bool = True) -> torch.Tensor:
+        """(target_size, source_size) weights of linear interpolation, float32; each row sums to 1 inside.
+
+        Where the axis shrinks (step above 1), the triangle is widened to the step, which is antialiasing. Rows of pixels
+        outside the field of view are zero, or those of its nearest pixel.
+        """
+        source = torch.arange(self.source_size, dtype=torch.float64)
+        positions = self.positions().clamp(0.0, self.source_size - 1.0)
+        weights = (1 - (source[None] - positions[:, None]).abs() / max(1.0, self.step)).clamp_(min=0)
+        weights /= weights.sum(dim=1, keepdim=True)
+        if zero_outside:
+            weights *= self.inside()[:, None]
+        return weights.float()
+
+    def linear_pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index of the lower of the two neighbours (target_size,), and the weight of the upper one, float32."""
+        positions = self.positions().clamp(0.0, self.source_size - 1.0)
+        low = torch.floor(positions).long().clamp_(0, max(0, self.source_size - 2))
+        return low, (positions - low).float()

@@ -1,0 +1,220 @@
+"""One NIfTI file in, one checked volume out; and label maps written on a volume's own grid."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cps4_monai.data.geometry import check_axes, header_affine, spacing_of
+from cps4_monai.data.label_file import write_label_volume
+from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti
+
+__all__ = [
+    "InvalidVolumeError",
+    "Volume",
+    "check_pair",
+    "check_same_grid",
+    "read_volume",
+    "volume_from_nifti",
+    "write_label_volume",
+]
+
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan or a label map, checked.
+
+    Attributes:
+        array: voxels, (X, Y, Z) in the file's own axis order; float32 for images (float64 where float32 cannot hold
+            the values), uint8 for label maps; finite.
+        affine: 4 x 4, voxel indices to RAS+ millimetres, float64.
+        spacing_mm: distance between voxel centres along the three axes.
+        header: the file's header as read, for writing label maps with the same geometry.
+        path: where the volume came from.
+        content_key: SHA-256 of the file's bytes, hexadecimal.
+        warnings: one sentence for each thing that was mended or looks unusual.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    header: nib.Nifti1Header
+    path: Path
+    content_key: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along X, Y and Z."""
+        x, y, z = self.array.shape
+        return x, y, z
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    is_label: bool = False,
+    num_classes: int | None = None,
+    assume_spacing: Sequence[float] | None = None,
+) -> Volume:
+    """Reads and checks a single-file NIfTI-1 or NIfTI-2 volume; the file is read once.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file.
+        is_label: the file is a label map: whole numbers, returned as uint8.
+        num_classes: for label maps, codes must be below this number; None allows 0 to 255.
+        assume_spacing: spacing in mm along X, Y and Z (one number for all three, too), used only where the header has
+            no usable geometry.
+
+    Raises:
+        InvalidVolumeError: the file cannot be used; the message names the file, what was found, what was expected and
+            the mend.
+    """
+    path = Path(path)
+    content, content_key = open_nifti(path)
+    return volume_from_nifti(
+        content,
+        path=path,
+        content_key=content_key,
+        is_label=is_label,
+        num_classes=num_classes,
+        assume_spacing=assume_spacing,
+    )
+
+
+def volume_from_nifti(
+    content: bytes | nib.Nifti1Image,
+    *,
+    path: str | Path,
+    content_key: str | None = None,
+    is_label: bool = False,
+    num_classes: int | None = None,
+    assume_spacing: Sequence[float] | None = None,
+) -> Volume:
+    """The same checks for an uncompressed NIfTI file in memory, or for an image that another reader made.
+
+    Args:
+        content: bytes of a ``.nii`` file, or a nibabel image (for example made from a DICOM series).
+        path: name used in messages and kept in the result.
+        content_key: SHA-256 of the original file; None takes that of ``content``.
+        is_label: see :func:`read_volume`.
+        num_classes: see :func:`read_volume`.
+        assume_spacing: see :func:`read_volume`.
+
+    Raises:
+        InvalidVolumeError: see :func:`read_volume`.
+    """
+    path = Path(path)
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        content = content.to_bytes()
+    if content_key is None:
+        content_key = hashlib.sha256(content).hexdigest()
+    header, raw = decode_voxels(content, path)
+    affine, warnings = header_affine(header, path, assume_spacing)
+    check_axes(affine, path)
+    if is_label:
+        array = _label_codes(raw, path, num_classes)
+    else:
+        array, more = _finite_intensities(raw, path)
+        warnings += more
+    return Volume(array, affine, spacing_of(affine), header, path, content_key, tuple(warnings))
+
+
+def _finite_intensities(raw: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
+    array = raw.astype(np.float32) if raw.dtype.itemsize <= 2 else _narrowed(raw)
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        bad = int(array.size - np.count_nonzero(finite))
+    else:
+        bad = 0
+    if bad == array.size:
+        raise InvalidVolumeError(
+            path, "no finite voxel", "an image with finite intensities", "export the scan again from its source"
+        )
+    warnings = []
+    if bad:
+        array = np.where(finite, array, array[finite].min())
+        warnings.append(f"{bad} voxels are NaN or infinite; replaced by the volume's minimum")
+    low, high = array.min(), array.max()
+    if low == high:
+        raise InvalidVolumeError(
+            path, f"the constant intensity {low:g}", "an image with contrast", "export the scan again from its source"
+        )
+    return array, warnings
+
+
+def _narrowed(raw: np.ndarray) -> np.ndarray:
+    """float32 where that keeps the values apart and finite, float64 otherwise."""
+    with np.errstate(over="ignore"):
+        narrow = raw.astype(np.float32)
+    if raw.dtype == np.float32:
+        return narrow
+    wide = raw.astype(np.float64)
+    finite = np.isfinite(wide)
+    if not finite.any():
+        return narrow
+    low, high = wide.min(where=finite, initial=np.inf), wide.max(where=finite, initial=-np.inf)
+    largest = max(abs(low), abs(high))
+    keeps = largest < 1e30 and (high - low) > 1e-3 * largest and (high - low) > 1e-30
+    return narrow if keeps or low == high else wide
+
+
+def _label_codes(raw: np.ndarray, path: Path, num_classes: int | None) -> np.ndarray:
+    expected = f"whole numbers from 0 to {(num_classes or 256) - 1}"
+    if raw.dtype.kind == "f":
+        whole = np.isfinite(raw) & (raw == np.round(raw))
+        if not whole.all():
+            values = np.unique(raw[~whole])
+            raise InvalidVolumeError(
+                path, f"label values that are not whole numbers: {_some(values)}", expected,
+                "resample label maps with nearest neighbour, and save them as integers",
+            )  # fmt: skip
+    low, high = raw.min(), raw.max()
+    if low < 0 or high > (num_classes or 256) - 1:
+        values = np.unique(raw)
+        outside = values[(values < 0) | (values > (num_classes or 256) - 1)]
+        raise InvalidVolumeError(
+            path, f"label values outside the table: {_some(outside)}", expected,
+            "convert the label map to the codes of the anatomy table ('cps4 convert'), or name another anatomy",
+        )  # fmt: skip
+    return raw.astype(np.uint8)
+
+
+def _some(values: np.ndarray, limit: int = 8) -> str:
+    shown = ", ".join(f"{v:g}" for v in values[:limit].tolist())
+    return shown if len(values) <= limit else f"{shown} and {len(values) - limit} more"
+
+
+def check_pair(image: Volume, label: Volume) -> None:
+    """Checks that a label map lies on its image's grid.
+
+    Raises:
+        InvalidVolumeError: another shape, or affines apart by more than 1e-3 in any element.
+    """
+    check_same_grid(image.shape, image.affine, image.path, label)
+
+
+def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | Path, label: Volume) -> None:
+    """As :func:`check_pair`, with only the image's shape and affine at hand.
+
+    Raises:
+        InvalidVolumeError: see :func:`check_pair`.
+    """
+    if tuple(label.shape) != tuple(shape):
+        raise InvalidVolumeError(
+            label.path, f"a label map of {label.shape} voxels", f"{tuple(shape)}, the shape of its image {image_path}",
+            "resample the label map to the image's grid (nearest neighbour), or correct the datalist",
+        )  # fmt: skip
+    apart = float(np.abs(label.affine - affine).max())
+    if apart > AFFINE_TOLERANCE:
+        raise InvalidVolumeError(
+            label.path, f"an affine that is {apart:g} apart from that of its image {image_path}",
+            f"at most {AFFINE_TOLERANCE:g}", "resample the label map to the image's grid, or correct its header",
+        )  # fmt: skip

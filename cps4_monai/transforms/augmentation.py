@@ -1,0 +1,200 @@
+"""Augmentation of slices, built from MONAI's dictionary transforms, and the two views of an unlabeled slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    RandAdjustContrastd,
+    RandBiasFieldd,
+    RandGaussianNoised,
+    Randomizable,
+    RandScaleIntensityFixedMeand,
+    RandSimulateLowResolutiond,
+)
+from monai.utils import convert_to_tensor
+
+from cps4_monai.transforms.slice_geometry import RandSliceGeometryd
+
+VIEWS = ("weak_strong", "same")
+
+
+class ClipIntensityd(MapTransform):
+    """Clips to the range of normalised images, [0, 1], and gives plain tensors.
+
+    Args:
+        keys: items to clip; missing ones are passed over.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False).clamp(0.0, 1.0)
+        return d
+
+
+def geometric_augmentation(keys: KeysCollection = ("image", "label"), **settings: Any) -> Compose:
+    """Rotation, scaling, shift and elastic deformation in one resampling.
+
+    Args:
+        keys: items of (1, H, W); missing ones are passed over, "label" is resampled with nearest neighbour.
+        settings: arguments of :class:`RandSliceGeometryd`.
+
+    Raises:
+        TypeError: a setting that :class:`RandSliceGeometryd` does not have.
+    """
+    return Compose([RandSliceGeometryd(keys, **settings)])
+
+
+def intensity_augmentation(
+    keys: KeysCollection = "image",
+    *,
+    gamma: tuple[float, float] = (0.6, 1.6),
+    contrast_prob: float = 0.5,
+    scale: float = 0.2,
+    scale_prob: float = 0.3,
+    bias_coefficients: tuple[float, float] = (-0.2, 0.2),
+    bias_degree: int = 3,
+    bias_prob: float = 0.3,
+    noise_std: float = 0.05,
+    noise_prob: float = 0.5,
+    low_resolution_zoom: tuple[float, float] = (0.5, 1.0),
+    low_resolution_prob: float = 0.0,
+) -> Compose:
+    """Gamma, contrast about the mean, bias field, low resolution and noise; clipped to [0, 1] at the end.
+
+    Args:
+        keys: items of (1, H, W); missing ones are passed over.
+        gamma: range of the exponent.
+        contrast_prob: share of slices with another gamma.
+        scale: relative change of contrast about the mean is drawn from plus or minus this.
+        scale_prob: share of slices with another contrast.
+        bias_coefficients: range of the coefficients of the polynomial bias field.
+        bias_degree: degree of that polynomial.
+        bias_prob: share of slices with a bias field.
+        noise_std: standard deviation of Gaussian noise is drawn from 0 to this, on the scale of [0, 1].
+        noise_prob: share of slices with noise.
+        low_resolution_zoom: range of the factor by which the slice is shrunk, and enlarged again.
+        low_resolution_prob: share of slices with low resolution.
+    """
+    parts: list[Callable] = []
+    if contrast_prob > 0:
+        parts.append(RandAdjustContrastd(keys, prob=contrast_prob, gamma=gamma, allow_missing_keys=True))
+    if scale_prob > 0:
+        parts.append(
+            RandScaleIntensityFixedMeand(
+                keys, factors=scale, prob=scale_prob, preserve_range=True, allow_missing_keys=True
+            )
+        )
+    if bias_prob > 0:
+        parts.append(RandBiasFieldd(keys, bias_degree, bias_coefficients, prob=bias_prob, allow_missing_keys=True))
+    if low_resolution_prob > 0:
+        parts.append(
+            RandSimulateLowResolutiond(
+                keys,
+                prob=low_resolution_prob,
+                downsample_mode="area",
+                upsample_mode="bilinear",
+                zoom_range=low_resolution_zoom,
+                allow_missing_keys=True,
+            )
+        )
+    if noise_prob > 0:
+        parts.append(RandGaussianNoised(keys, prob=noise_prob, std=noise_std, allow_missing_keys=True))
+    return Compose([*parts, ClipIntensityd(keys)])
+
+
+class StrongViewd(Randomizable, MapTransform):
+    """Adds the student's view of an unlabeled slice: the same geometry, other intensities (paper page, row 16).
+
+    Args:
+        keys: the view of teacher and vision-language model.
+        strong_key: where the student's view goes.
+        views: "weak_strong" applies ``transform`` to the student's view; "same" gives all networks one view.
+        transform: what changes the intensities of ``strong_key``; None takes :func:`intensity_augmentation`.
+
+    Raises:
+        ValueError: unknown views, or several keys.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        strong_key: str = "image_strong",
+        views: str = "weak_strong",
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        if views not in VIEWS:
+            raise ValueError(f"views is {views!r}; expected one of {VIEWS}")
+        if len(self.keys) != 1:
+            raise ValueError(f"keys are {self.keys}; expected one key, that of the weak view")
+        self.strong_key, self.views = strong_key, views
+        self.transform = intensity_augmentation(strong_key) if transform is None else transform
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewd:
+        super().set_random_state(seed, state)
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=int(self.R.randint(2**32, dtype=np.uint64)))
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """All randomness is that of ``transform``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        weak = d[self.keys[0]]
+        if self.views == "same":
+            d[self.strong_key] = weak
+            return d
+        d[self.strong_key] = weak.clone()
+        return dict(self.transform(d))
+
+
+def labeled_augmentation(
+    geometry: Mapping[str, Any] | None = None, intensity: Mapping[str, Any] | None = None
+) -> Compose:
+    """Geometry of image and label, then intensities of the image.
+
+    Args:
+        geometry: arguments of :class:`RandSliceGeometryd`.
+        intensity: arguments of :func:`intensity_augmentation`.
+    """
+    return Compose(
+        [
+            RandSliceGeometryd(("image", "label"), **dict(geometry or {})),
+            *intensity_augmentation("image", **dict(intensity or {})).transforms,
+        ]
+    )
+
+
+def unlabeled_augmentation(
+    views: str = "weak_strong",
+    geometry: Mapping[str, Any] | None = None,
+    intensity: Mapping[str, Any] | None = None,
+) -> Compose:
+    """The views of an unlabeled slice: ``image`` and ``image_strong``.
+
+    Args:
+        views: "weak_strong": geometry for both, intensities for the student's; "same": geometry and intensities for both.
+        geometry: arguments of :class:`RandSliceGeometryd`.
+        intensity: arguments of :func:`intensity_augmentation`.
+
+    Raises:
+        ValueError: unknown views.
+    """
+    settings = dict(intensity or {})
+    shared: Sequence[Callable] = intensity_augmentation("image", **settings).transforms if views == "same" else ()
+    strong = intensity_augmentation("image_strong", **settings)
+    return Compose(
+        [RandSliceGeometryd("image", **dict(geometry or {})), *shared, StrongViewd("image", views=views, transform=strong)]
+    )
