@@ -72,7 +72,7 @@ def overlap_counts(
             if low < 0 or high >= num_classes:
                 raise ValueError(f"{name} holds values from {low} to {high}; expected 0 to {num_classes - 1}")
     slices, classes = pred.shape[0], num_classes
-    index = label.reshape(slices, -1).long().mul_(classes).add_(pred.reshape(slices, -1))
+    index = (label.flatten(1).long() * classes).add_(pred.flatten(1))
     index += torch.arange(slices, device=index.device)[:, None] * classes**2
     joint = torch.bincount(index.reshape(-1), minlength=slices * classes**2).view(slices, classes, classes)
     if codes:
