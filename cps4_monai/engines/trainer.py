@@ -1,0 +1,161 @@
+"""The trainer of stage 2: runs any :class:`SemiSupervisedMethod` on MONAI's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cps4_monai.engines.precision import Precision
+from cps4_monai.methods.base import SemiSupervisedMethod
+
+
+def batch_to_device(batch: Any, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any) -> Any:
+    """Moves every tensor of a nested batch; what is there already, or is no tensor, stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=non_blocking, **kwargs)
+    if isinstance(batch, Mapping):
+        return {key: batch_to_device(value, device, non_blocking, **kwargs) for key, value in batch.items()}
+    return batch
+
+
+class SemiSupervisedTrainer(Trainer):
+    """Trains a method, firing MONAI's FORWARD, LOSS, BACKWARD and MODEL events in each iteration.
+
+    No iteration waits for the device. While it runs, ``state.output`` is a dict of predictions and losses; once it is
+    completed, a list with one dict of detached scalar tensors: the total ``"loss"`` and its parts. (The list is the
+    form in which MONAI's handlers expect decollated outputs, so ``from_engine(["loss"], first=True)``, `StatsHandler`
+    and `TensorBoardStatsHandler` work as they are; a scalar is copied to the host only when a handler reads it.)
+
+    Args:
+        device: where to run.
+        max_epochs: epochs in total; an epoch is `epoch_length` iterations.
+        train_data_loader: yields batches as :data:`cps4_monai.methods.base.Batch`.
+        method: what to train.
+        epoch_length: iterations; by default the loader's length.
+        non_blocking: whether copies to the device may be asynchronous.
+        prepare_batch: called as ``prepare_batch(batch, device, non_blocking, **to_kwargs)``.
+        train_handlers: attached in order; a checkpoint handler comes last.
+        amp: mixed precision, on CPU and GPU.
+        amp_dtype: see :class:`Precision`.
+        gradient_clip_norm: largest norm of all gradients together; None does not clip.
+        accumulation_steps: batches whose mean gradient makes one optimiser step; the last group of an epoch may be
+            smaller, and is averaged over its own size.
+        to_kwargs: further arguments of `prepare_batch`.
+
+    Raises:
+        ValueError: a number of accumulation steps below 1, a clip norm that is not positive, an unknown `amp_dtype`.
+        TypeError: `method` is no :class:`SemiSupervisedMethod`.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        method: SemiSupervisedMethod,
+        epoch_length: int | None = None,
+        non_blocking: bool = False,
+        prepare_batch: Callable = batch_to_device,
+        train_handlers: Sequence | None = None,
+        amp: bool = False,
+        amp_dtype: str | None = None,
+        gradient_clip_norm: float | None = None,
+        accumulation_steps: int = 1,
+        to_kwargs: dict | None = None,
+    ) -> None:
+        if not isinstance(method, SemiSupervisedMethod):
+            raise TypeError(f"method is a {type(method).__name__}; expected a cps4_monai.methods class")
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps is {accumulation_steps}; expected 1 or more")
+        if gradient_clip_norm is not None and gradient_clip_norm <= 0:
+            raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}; expected a positive number or null")
+        # Before super().__init__, because handlers are attached there and may look at them.
+        self.method = method
+        self.precision = Precision(torch.device(device), amp, amp_dtype)
+        self.gradient_clip_norm = gradient_clip_norm
+        self.accumulation_steps = accumulation_steps
+        super().__init__(
+            device=torch.device(device),
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            non_blocking=non_blocking,
+            prepare_batch=prepare_batch,
+            handlers=train_handlers,
+            amp=amp,
+            decollate=False,
+            to_kwargs=to_kwargs,
+        )
+        self.scaler = self.precision.scaler
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The method's first optimiser, where MONAI's handlers look for the learning rate."""
+        return next(iter(self.method.optimizers.values()))
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision in which networks run here, for handlers that run one."""
+        return self.precision.autocast()
+
+    def run(self) -> None:  # type: ignore[override]
+        """Trains until `max_epochs`; unlike MONAI's, keeps the scaler that fits the device."""
+        Workflow.run(self)
+
+    def _group(self) -> tuple[int, bool, bool]:
+        """Size of the present accumulation group, whether this iteration is its first and whether its last."""
+        steps, length = self.accumulation_steps, self.state.epoch_length
+        place = (self.state.iteration - 1) % length if length else self.state.iteration - 1
+        start = place - place % steps
+        size = min(steps, length - start) if length else steps
+        return size, place == start, place == start + size - 1
+
+    def _iteration(self, engine: SemiSupervisedTrainer, batchdata: Any) -> list[dict[str, Tensor]]:  # type: ignore[override]
+        if batchdata is None:
+            raise ValueError("no batch came for this iteration; the data loader must yield dicts")
+        method = engine.method
+        batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        engine.state.batch = batch
+        group_size, first, last = engine._group()
+        method.train()
+        if first:
+            for optimizer in method.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+        with engine.autocast():
+            outputs = method.forward(batch)
+            engine.state.output = dict(outputs)
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            losses = method.losses(outputs, batch)
+        engine.state.output.update(losses)
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        loss = losses["loss"] / group_size
+        (loss if engine.scaler is None else engine.scaler.scale(loss)).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if last:
+            engine._step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        # The predictions are let go here: kept until the next iteration's are made, they would count twice.
+        engine.state.output = [{name: value.detach() for name, value in losses.items()}]
+        return engine.state.output
+
+    def _step(self) -> None:
+        optimizers = list(self.method.optimizers.values())
+        if self.gradient_clip_norm is not None:
+            for optimizer in optimizers if self.scaler is not None else ():
+                self.scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.gradient_clip_norm)
+        for optimizer in optimizers:
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        self.method.after_step()

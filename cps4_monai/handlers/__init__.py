@@ -1,0 +1,27 @@
+"""Event handlers: thin adapters between the engines and the rest, for both stages unless they say otherwise."""
+
+from __future__ import annotations
+
+from cps4_monai.handlers.best_weights import BestWeights
+from cps4_monai.handlers.early_stop import EarlyStop
+from cps4_monai.handlers.epoch_seed import EpochSeed
+from cps4_monai.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
+from cps4_monai.handlers.progress import ProgressHandler
+from cps4_monai.handlers.prompt_map import PromptMapHandler
+from cps4_monai.handlers.resume import CheckpointError, ResumeHandler
+from cps4_monai.handlers.run_record import RunRecord
+from cps4_monai.handlers.tensorboard import PictureHandler
+
+__all__ = [
+    "BestWeights",
+    "CheckpointError",
+    "EarlyStop",
+    "EpochSeed",
+    "NonFiniteLossError",
+    "PictureHandler",
+    "ProgressHandler",
+    "PromptMapHandler",
+    "ResumeHandler",
+    "RunRecord",
+    "StopOnNonFinite",
+]

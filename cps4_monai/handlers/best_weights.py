@@ -1,0 +1,122 @@
+"""Keeps the weights of the best validation, in the form in which a bundle ships them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from cps4_monai.handlers.files import plain, save_plain, write_atomically
+from cps4_monai.networks.ema import unwrap
+
+logger = logging.getLogger(__name__)
+
+
+def metric_of(engine: Engine, key: str | None, user: str) -> float:
+    """A scalar metric of an engine: the named one, or its key metric.
+
+    Raises:
+        ValueError: there is no such metric, or it is no scalar.
+    """
+    key = key or getattr(engine.state, "key_metric_name", None)
+    metrics = engine.state.metrics
+    if key is None or key not in metrics:
+        raise ValueError(f"{user} looks for the metric {key!r}, the evaluator has {sorted(metrics)}; name one of them")
+    try:
+        return float(metrics[key])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metric {key!r} that {user} looks at is no scalar: {metrics[key]!r}") from error
+
+
+class BestWeights:
+    """Attached to an evaluator: writes the network's weights whenever a metric improves (paper page, row 19).
+
+    The score to beat is kept by :class:`cps4_monai.handlers.ResumeHandler`, to which this is given as one of its
+    states; after a resume a worse epoch does not overwrite better weights.
+
+    Args:
+        path: file for the weights, as ``models/model.pt``.
+        network: its state dict, unwrapped and nothing else, is what is written.
+        metric: name of the metric; by default the evaluator's key metric.
+        mode: "max" if larger is better, "min" for losses.
+        save: writes something else instead, given the path to write to (stage 1 saves its prompted ViT this way).
+
+    Attributes:
+        best_score: None before the first validation.
+        best_epoch: its epoch, 0 before the first validation.
+
+    Raises:
+        ValueError: an unknown mode, or neither or both of `network` and `save`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        network: nn.Module | None = None,
+        metric: str | None = None,
+        mode: str = "max",
+        save: Callable[[Path], Any] | None = None,
+    ) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode is {mode!r}; expected 'max' or 'min'")
+        if (network is None) == (save is None):
+            raise ValueError("BestWeights needs either a network or a function 'save'; give exactly one")
+        self.path = Path(path)
+        self.network = network
+        self.metric = metric
+        self.mode = mode
+        self.save = save
+        self.best_score: float | None = None
+        self.best_epoch = 0
+        self._evaluator: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an evaluator, at COMPLETED: all metrics are there."""
+        self._evaluator = engine
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Compares and writes; among several processes, the first one writes.
+
+        Raises:
+            ValueError: the metric does not exist or is no scalar.
+        """
+        score = metric_of(engine, self.metric, "BestWeights")
+        if self.best_score is not None and not (
+            score > self.best_score if self.mode == "max" else score < self.best_score
+        ):
+            return
+        if score != score:  # NaN: no class of the validation set was there to be measured
+            logger.warning("%s: the validation score is not a number; weights not kept", self.path.name)
+            return
+        # The file first: killed in between, the epoch is run again and writes the same file again.
+        if idist.get_rank() == 0:
+            self._write()
+        self.best_score, self.best_epoch = score, int(engine.state.epoch)
+        logger.info("best so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
+
+    def _write(self) -> None:
+        if self.network is not None:
+            save_plain(self.path, unwrap(self.network).state_dict())
+        elif self.save is not None:
+            write_atomically(self.path, self.save)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The score to beat, and the evaluator's own best metric."""
+        state: dict[str, Any] = {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        if self._evaluator is not None and hasattr(self._evaluator.state, "best_metric"):
+            own = self._evaluator.state
+            state["evaluator"] = {"metric": plain(own.best_metric), "epoch": own.best_metric_epoch}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` gave."""
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        if self._evaluator is not None and "evaluator" in state:
+            self._evaluator.state.best_metric = state["evaluator"]["metric"]
+            self._evaluator.state.best_metric_epoch = state["evaluator"]["epoch"]

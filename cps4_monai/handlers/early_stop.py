@@ -1,0 +1,57 @@
+"""Stops a run whose validation has not improved for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
+
+from cps4_monai.handlers.best_weights import metric_of
+
+
+class EarlyStop:
+    """ignite's `EarlyStopping`, attached to the trainer and reading an evaluator.
+
+    ignite's and MONAI's handlers hang on the evaluator and need the trainer, which a config cannot give them, because
+    the trainer's handlers refer to the evaluator already. In the list of the trainer's handlers this one comes after
+    the `ValidationHandler` and before the :class:`cps4_monai.handlers.ResumeHandler`, which keeps its state.
+
+    Args:
+        evaluator: whose metric is read, after each of its runs.
+        patience: validations without improvement until the run stops.
+        metric: by default the evaluator's key metric.
+        mode: "max" if larger is better, "min" for losses.
+        threshold: an improvement must exceed it.
+    """
+
+    def __init__(
+        self, evaluator: Engine, patience: int, metric: str | None = None, mode: str = "max", threshold: float = 0.0
+    ) -> None:
+        self.evaluator = evaluator
+        self._stopping = EarlyStopping(
+            patience=patience,
+            score_function=lambda _: metric_of(evaluator, metric, "EarlyStop"),
+            trainer=evaluator,
+            threshold=threshold,
+            mode=mode,
+        )
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with the trainer at EPOCH_COMPLETED."""
+        self._stopping.trainer = engine
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Looks at the metric in the epochs in which the evaluator ran."""
+        if self.evaluator.state.epoch == engine.state.epoch:
+            self._stopping(self.evaluator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count and score to beat."""
+        return dict(self._stopping.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` gave."""
+        self._stopping.load_state_dict(state)

@@ -1,0 +1,52 @@
+"""Adds the prompt map y_text to each unlabeled batch, on the device, before the training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+
+class PromptMapHandler:
+    """Asks a pseudo-label provider about the weak view of the unlabeled images (eq. 3).
+
+    At GET_BATCH_COMPLETED the images are still where the loader put them: they move to the engine's device here, once,
+    and stay there for the training step. The provider runs without gradient and in the engine's precision. Everything
+    that it returns (`prompt_map`, `attention_logits`) is put beside the images. Its weights belong to no method and so
+    to no checkpoint.
+
+    Args:
+        provider: images (B, 1, H, W) -> {"prompt_map": (B, 1, H, W) int64, "attention_logits": (B, C, h, w)}, frozen.
+    """
+
+    def __init__(self, provider: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
+        self.provider = provider
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a :class:`cps4_monai.engines.SemiSupervisedTrainer`."""
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        """Replaces ``engine.state.batch`` by one that holds the prompt map; the loader's own dicts stay untouched.
+
+        Raises:
+            ValueError: a batch without unlabeled images, or a provider that returns no prompt map.
+        """
+        if not engine.method.needs_prompt_map:
+            return
+        batch = engine.state.batch
+        if not isinstance(batch, Mapping) or "unlabeled" not in batch:
+            raise ValueError(
+                "the batch holds no 'unlabeled' images, which this method's prompt map is made for; give the data "
+                "loader unlabeled subjects or choose the method 'supervised'"
+            )
+        unlabeled = batch["unlabeled"]
+        images = unlabeled["image"].to(engine.state.device, non_blocking=engine.non_blocking)
+        with engine.autocast():
+            provided = self.provider(images)
+        if "prompt_map" not in provided:
+            raise ValueError(f"the provider returned {sorted(provided)}; expected a 'prompt_map' among them")
+        engine.state.batch = {**batch, "unlabeled": {**unlabeled, "image": images, **provided}}

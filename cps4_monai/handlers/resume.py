@@ -1,0 +1,185 @@
+"""A checkpoint after each epoch, from which the same command goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from cps4_monai.handlers.files import plain, save_plain
+from cps4_monai.networks.ema import unwrap
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A resume checkpoint that cannot be used: damaged, or of a run with other settings."""
+
+
+class Stateful(Protocol):
+    """Anything with a state: methods, networks, optimisers, schedulers, :class:`BestWeights`, :class:`EarlyStop`."""
+
+    def state_dict(self) -> Any:
+        """State as tensors and plain types."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Restores it."""
+
+
+class ResumeHandler:
+    """Writes the whole state of a run after each epoch, and restores it when the run starts again.
+
+    Kept are the given states, the trainer's epoch and iteration, whether it was stopped early, the gradient scaler and
+    the state of every random generator. It is the last of the trainer's handlers: what comes after it in an epoch is
+    not in the checkpoint. With several processes the first one writes and all of them read. A finished run that is
+    started again trains nothing and ends at once.
+
+    Args:
+        path: of the checkpoint, outside ``models``, where every file is offered as a model.
+        states: what to keep, by name.
+        settings: plain values that must be the same for the run to go on (sizes, losses, seed, data); leave out those
+            that may change on the way (workers, device, number of epochs).
+        every: epochs between checkpoints; the last epoch always makes one.
+        enabled: False neither reads nor writes.
+
+    Raises:
+        ValueError: no states, or `every` below 1.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        states: Mapping[str, Stateful],
+        settings: Mapping[str, Any] | None = None,
+        every: int = 1,
+        enabled: bool = True,
+    ) -> None:
+        if not states or every < 1:
+            raise ValueError(f"states {sorted(states)}, every {every}; expected one state or more and every >= 1")
+        self.path = Path(path)
+        self.states = dict(states)
+        self.settings = plain(dict(settings or {}), "settings")
+        self.every = every
+        self.enabled = enabled
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer."""
+        if self.enabled:
+            engine.add_event_handler(Events.STARTED, self.restore)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def save(self, engine: Engine) -> None:
+        """Writes the checkpoint of the epoch that has just ended.
+
+        Raises:
+            TypeError: a state that is neither a tensor nor of a plain type.
+        """
+        state = engine.state
+        ending = engine.should_terminate or state.epoch >= state.max_epochs
+        if idist.get_rank() != 0 or not (ending or state.epoch % self.every == 0):
+            return
+        scaler = getattr(engine, "scaler", None)
+        checkpoint = {
+            "format": _FORMAT,
+            "settings": self.settings,
+            "trainer": {
+                "epoch": state.epoch,
+                "iteration": state.iteration,
+                "epoch_length": state.epoch_length,
+                "stopped": bool(engine.should_terminate),
+            },
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "random": random_state(),
+            "states": {name: _bare(item).state_dict() for name, item in self.states.items()},
+        }
+        save_plain(self.path, checkpoint)
+
+    def restore(self, engine: Engine) -> None:
+        """Goes on from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to a run with other settings.
+        """
+        if not self.path.is_file():
+            return
+        checkpoint = self._read()
+        trainer = checkpoint["trainer"]
+        if trainer["epoch_length"] != engine.state.epoch_length:
+            raise CheckpointError(
+                f"{self.path}: an epoch had {trainer['epoch_length']} iterations, now it has "
+                f"{engine.state.epoch_length}: the data or the batch size changed; {self._mend()}"
+            )
+        for name, item in self.states.items():
+            _bare(item).load_state_dict(checkpoint["states"][name])
+        engine.state.epoch, engine.state.iteration = trainer["epoch"], trainer["iteration"]
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and checkpoint["scaler"]:
+            scaler.load_state_dict(checkpoint["scaler"])
+        set_random_state(checkpoint["random"])
+        logger.info("resumed from %s: %d of %d epochs done", self.path, trainer["epoch"], engine.state.max_epochs)
+        if trainer["stopped"]:
+            logger.info("that run was stopped early; nothing is left to train")
+            engine.terminate()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            if checkpoint["format"] != _FORMAT:
+                raise CheckpointError(f"{self.path}: of format {checkpoint['format']}, not {_FORMAT}; {self._mend()}")
+            before, names = checkpoint["settings"], set(checkpoint["states"])
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._mend()}") from error
+        changed = [
+            f"{key} was {before.get(key)!r}, is {self.settings.get(key)!r}"
+            for key in sorted(before.keys() | self.settings.keys())
+            if before.get(key) != self.settings.get(key)
+        ]
+        if names != set(self.states):
+            changed.append(f"it holds {sorted(names)}, this run {sorted(self.states)}")
+        if changed:
+            raise CheckpointError(f"{self.path}: of a run with other settings ({'; '.join(changed)}); {self._mend()}")
+        return checkpoint
+
+    def _mend(self) -> str:
+        return "choose another output folder, restore the settings, or delete this file to start anew"
+
+
+def _bare(item: Any) -> Any:
+    return unwrap(item) if isinstance(item, nn.Module) else item
+
+
+def random_state() -> dict[str, Any]:
+    """State of every random generator of this process, as tensors and plain types."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": {"version": version, "internal": list(internal), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "rest": [int(position), int(has_gauss), float(cached)],
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restores what :func:`random_state` gave; states of more GPUs than there are now are left out."""
+    python, own = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
+    np.random.set_state((own["name"], own["keys"].numpy().astype(np.uint32), *own["rest"]))
+    torch.set_rng_state(state["torch"])
+    for index, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(one, index)

@@ -1,0 +1,107 @@
+"""Writes down, beside a run's results, what it was run with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+import cps4_monai
+from cps4_monai.handlers.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "torchvision", "monai", "pytorch-ignite", "timm", "transformers", "numpy", "nibabel")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of what it computes with, and of the commit it runs from where there is one."""
+    found = {"cps4-monai": cps4_monai.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    found["cuda"] = torch.version.cuda or "none"
+    commit = git_commit()
+    return {**found, "commit": commit} if commit else found
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that the package runs from, with "+changes" if it was modified; None if installed."""
+    folder = Path(cps4_monai.__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.debug("no commit recorded: %s", error)
+        return None
+
+
+class RunRecord:
+    """Saves settings and versions as ``run.json`` and copies the log to ``run.log`` in a run's folder.
+
+    A resumed run appends to both: ``run.json`` holds one entry per start.
+
+    Args:
+        output_dir: the run's folder.
+        settings: all settings of the run, plain values; what is not plain is written as text.
+        log_level: of what goes into ``run.log``.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, settings: Mapping[str, Any] | None = None, log_level: int = logging.INFO
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.settings = dict(settings or {})
+        self.log_level = log_level
+        self._file: logging.FileHandler | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer; comes first among its handlers, so that the log misses nothing."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(Events.COMPLETED, self.stop)
+
+    def start(self, engine: Engine) -> None:
+        """Writes ``run.json`` and opens ``run.log``."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        path = self.output_dir / "run.json"
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+        device = engine.state.device
+        now = {
+            "command": sys.argv,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            "threads": torch.get_num_threads(),
+            "epochs": engine.state.max_epochs,
+            "iterations": (engine.state.epoch_length or 0) * engine.state.max_epochs,
+            "versions": versions(),
+            "settings": self.settings,
+        }
+        text = json.dumps({"starts": [*starts, now]}, indent=2, default=str)
+        write_atomically(path, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+        if self._file is None:
+            self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8")
+            self._file.setLevel(self.log_level)
+            self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            logging.getLogger().addHandler(self._file)
+        logger.info("run of %d epochs, %d iterations in total", now["epochs"], now["iterations"])
+
+    def stop(self, engine: Engine) -> None:
+        """Closes ``run.log``."""
+        if self._file is not None:
+            logging.getLogger().removeHandler(self._file)
+            self._file.close()
+            self._file = None

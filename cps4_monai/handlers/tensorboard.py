@@ -1,0 +1,113 @@
+"""Pictures of what the networks see and say, in TensorBoard, at each validation.
+
+Scalars need no handler of ours: MONAI's `TensorBoardStatsHandler` reads the trainer's output every N iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+
+from cps4_monai.losses.semi_supervised import mask_unannotated
+
+
+def label_colours(num_classes: int) -> Tensor:
+    """(C, 3) colours in [0, 1]: black for the background, then hues a golden ratio apart, so that neighbours differ."""
+    hue = (torch.arange(num_classes) * 0.61803398875) % 1.0
+    offsets = torch.tensor([0.0, 2 / 3, 1 / 3])
+    colours = (((hue[:, None] + offsets) % 1.0) * 6 - 3).abs().sub(1).clamp(0, 1)
+    colours[0] = 0
+    return colours
+
+
+def _grey(image: Tensor) -> Tensor:
+    return image[:1].float().clamp(0, 1).cpu().expand(3, -1, -1)
+
+
+def _overlay(image: Tensor, codes: Tensor, colours: Tensor) -> Tensor:
+    """(1, H, W) image under (H, W) codes -> (3, H, W)."""
+    codes = codes.cpu().long().clamp(min=0)
+    painted = colours[codes].permute(2, 0, 1)
+    return torch.where(codes[None] > 0, 0.5 * _grey(image) + 0.5 * painted, _grey(image))
+
+
+class PictureHandler:
+    """Writes one row of pictures for the labeled and one for the unlabeled half of the last batch of an epoch.
+
+    Labeled: image, label, each network's prediction. Unlabeled: image, y_text, each network's prediction (the
+    teacher's is the pseudo-label), and the attention maps sigmoid(logits) of chosen prompts. Networks are run anew on
+    these two images; the training step keeps nothing for it.
+
+    Args:
+        log_dir: TensorBoard folder; or give a `summary_writer`.
+        prompts: class code -> name of the attention maps to show.
+        interval: epochs between pictures: that of the validation.
+        summary_writer: used instead of a new one.
+
+    Raises:
+        ValueError: an interval below 1.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | Path = "./runs",
+        prompts: Mapping[int | str, str] | Sequence[int] = (),
+        interval: int = 1,
+        summary_writer: Any | None = None,
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f"interval is {interval}; expected 1 or more epochs")
+        named = prompts if isinstance(prompts, Mapping) else {code: f"class {code}" for code in prompts}
+        self.prompts = {int(code): name for code, name in named.items()}
+        self.interval = interval
+        self.writer = SummaryWriter(log_dir=str(log_dir)) if summary_writer is None else summary_writer
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a :class:`cps4_monai.engines.SemiSupervisedTrainer`."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def close(self, engine: Engine) -> None:
+        """Puts what is written so far on the disk."""
+        self.writer.flush()
+
+    def __call__(self, engine: Engine) -> None:
+        """Draws the first labeled and the first unlabeled slice of the batch."""
+        for part in ("labeled", "unlabeled"):
+            content = engine.state.batch.get(part)
+            if content is not None:
+                row = torch.cat(list(self.pictures(engine, content).values()), dim=2)
+                self.writer.add_image(f"slices/{part}", row, engine.state.epoch)
+                self._attention(content, part, engine.state.epoch)
+
+    def pictures(self, engine: Engine, content: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Pictures by name, each (3, H, W) in [0, 1], of the first slice of one half of a batch."""
+        method, image = engine.method, content["image"][:1]
+        with engine.autocast():
+            logits = method.predict(image)
+        colours = label_colours(next(iter(logits.values())).shape[1])
+        drawn = {"image": _grey(image[0])}
+        for name in ("label", "prompt_map"):
+            if name in content:
+                drawn[name] = _overlay(image[0], content[name][0, 0], colours)
+        for name, one in logits.items():
+            winner = mask_unannotated(one, method.unannotated).argmax(dim=1)[0]
+            drawn[name] = _overlay(image[0], winner, colours)
+        return drawn
+
+    def _attention(self, content: Mapping[str, Any], part: str, epoch: int) -> None:
+        if "attention_logits" not in content:
+            return
+        size = content["image"].shape[-2:]
+        maps = content["attention_logits"][:1].float().sigmoid()
+        for code, name in self.prompts.items():
+            upsampled = F.interpolate(maps[:, code : code + 1], size=size, mode="bilinear", align_corners=False)
+            picture = torch.cat((content["image"][:1].float().clamp(0, 1), upsampled), dim=3)[0].cpu()
+            self.writer.add_image(f"attention/{part}/{name}", picture, epoch)

@@ -1,0 +1,1 @@
+"""Volume in, label map out."""

@@ -1,0 +1,1 @@
+"""Losses of both stages as functions of tensors."""

@@ -1,0 +1,91 @@
+"""What Mean Teacher, CPS4 and their relatives have in common: a student and its moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cps4_monai.losses.semi_supervised import ramp_up
+from cps4_monai.methods.base import Batch, SemiSupervisedMethod
+from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, unwrap
+
+
+class TeacherStudent(SemiSupervisedMethod):
+    """A student that is trained and a teacher that follows it (eq. 4); the teacher is deployed unless told otherwise.
+
+    The student sees labeled and unlabeled slices in one forward pass, so that both share their BatchNorm statistics;
+    the teacher, in evaluation mode and without gradient, sees the weak view of the unlabeled ones (row 16).
+
+    Args:
+        student: the network to train; the teacher is a copy of it as it is now, so load weights first.
+        optimizer: of the student's parameters.
+        unannotated: see :class:`SemiSupervisedMethod`.
+        ema_decay: of the teacher, with warm-up min(1 - 1/(t+1), ema_decay) (row 17).
+        ramp_up_updates: optimiser steps over which the weight of the unlabeled losses grows; 0 is no ramp (row 18).
+        deployed: "teacher" or "student".
+
+    Raises:
+        ValueError: a decay outside [0, 1], a negative ramp, an unknown `deployed`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: Optimizer,
+        unannotated: Sequence[int] = (),
+        ema_decay: float = 0.99,
+        ramp_up_updates: int = 0,
+        deployed: str = "teacher",
+    ) -> None:
+        if not 0.0 <= ema_decay <= 1.0:
+            raise ValueError(f"ema_decay is {ema_decay}; expected a number from 0 (copy) to 1 (frozen), as 0.99")
+        ramp_up(0, ramp_up_updates)
+        networks = {"student": student, "teacher": make_teacher(student)}
+        super().__init__(networks, {"student": optimizer}, deployed, unannotated)
+        self.ema_decay = ema_decay
+        self.ramp_up_updates = ramp_up_updates
+
+    @property
+    def student(self) -> nn.Module:
+        """The trained network, unwrapped."""
+        return unwrap(self.networks["student"])
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The moving average of the student."""
+        return self.networks["teacher"]
+
+    @property
+    def ramp(self) -> float:
+        """Present factor of the unlabeled losses, in (0, 1]."""
+        return ramp_up(self.updates, self.ramp_up_updates)
+
+    def train(self) -> None:
+        """The student trains, the teacher stays in evaluation mode."""
+        self.networks["student"].train()
+        self.teacher.eval()
+
+    def student_logits(self, batch: Batch) -> dict[str, Tensor]:
+        """``labeled_logits`` and ``unlabeled_logits``, each (B, C, H, W), from one forward pass."""
+        labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
+        view = unlabeled.get("image_strong", unlabeled["image"])
+        if labeled.shape[1:] != view.shape[1:]:
+            raise ValueError(
+                f"labeled images have shape {tuple(labeled.shape)}, unlabeled ones {tuple(view.shape)}; "
+                "expected one in-plane size for both: set it in the data section"
+            )
+        logits = self.networks["student"](torch.cat((labeled, view)))
+        return {"labeled_logits": logits[: len(labeled)], "unlabeled_logits": logits[len(labeled) :]}
+
+    @torch.no_grad()
+    def teacher_logits(self, batch: Batch) -> Tensor:
+        """(B, C, H, W) of the weak view."""
+        return self.teacher(batch["unlabeled"]["image"])
+
+    def after_step(self) -> None:
+        """Moves the teacher towards the student."""
+        ema_update(self.teacher, self.networks["student"], ema_decay(self.updates, self.ema_decay))
+        super().after_step()

@@ -1,0 +1,91 @@
+"""The 2-D residual U-Net that stage 2 trains and the bundle ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _Decoder(nn.Module):
+    """Doubles the resolution, joins the encoder's features and fuses both in a residual block."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = get_conv_layer(
+            2,
+            in_channels,
+            out_channels,
+            kernel_size=2,
+            stride=2,
+            act=None,
+            norm=None,
+            conv_only=False,
+            is_transposed=True,
+        )
+        self.fuse = UnetResBlock(2, 2 * out_channels, out_channels, kernel_size=3, stride=1, norm_name="batch")
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        return self.fuse(torch.cat((self.up(coarse), skip), dim=1))
+
+
+class ResUNet(nn.Module):
+    """Residual U-Net on single slices (paper, section 2.2; the blocks are those of MONAI's ``DynUNet``).
+
+    ``DynUNet(res_block=True)`` itself is not used for three reasons: its decoder is not residual, its state dict names
+    every block twice (a half-precision copy for release would weigh double), and it accepts only sizes that are
+    multiples of 16. Here any height and width goes in: the image is padded at its bottom and right, the logits cropped.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes, background included.
+        features: channels of each level, from the full resolution down; each further level halves the resolution.
+            The default has 4.6 million parameters; 32 to 512, the paper's, 8.1 million (the paper counts 8.3).
+
+    Raises:
+        ValueError: fewer than two levels, or a number of channels below 1.
+    """
+
+    def __init__(
+        self, in_channels: int = 1, out_channels: int = 20, features: Sequence[int] = (24, 48, 96, 192, 384)
+    ) -> None:
+        super().__init__()
+        widths = [int(width) for width in features]
+        if len(widths) < 2 or min([in_channels, out_channels, *widths]) < 1:
+            raise ValueError(
+                f"in_channels={in_channels}, out_channels={out_channels}, features={widths}: expected channels of at "
+                "least 1 and two or more levels in 'features'"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.divisor = 2 ** (len(widths) - 1)
+        self.encoder = nn.ModuleList(
+            UnetResBlock(2, before, after, kernel_size=3, stride=1 if level == 0 else 2, norm_name="batch")
+            for level, (before, after) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True))
+        )
+        self.decoder = nn.ModuleList(
+            _Decoder(below, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch of slices.
+
+        Args:
+            image: (B, in_channels, H, W).
+
+        Returns:
+            (B, out_channels, H, W), before softmax.
+        """
+        height, width = image.shape[-2], image.shape[-1]
+        features = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor))
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            features = block(features)
+            skips.append(features)
+        for level, block in enumerate(self.decoder):
+            features = block(features, skips[-2 - level])
+        return self.head(features)[..., :height, :width]

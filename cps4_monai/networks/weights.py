@@ -1,0 +1,79 @@
+"""Weights of a network from a file or from a bundle folder."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cps4_monai.networks.ema import unwrap
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Fills a network from a state-dict file (``model.pt`` form), half precision included.
+
+    Args:
+        network: changed in place; stays on its device and in its precision.
+        path: file written by :class:`cps4_monai.handlers.BestWeights` or shipped in a bundle's ``models``.
+
+    Returns:
+        The same network.
+
+    Raises:
+        ValueError: the file is missing, not a state dict, or made for another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected weights of a trained network (a bundle's models/model.pt)")
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a state dict ({error}); is the file complete?") from error
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(
+            f"{path}: holds no plain state dict of tensors; expected model.pt of a bundle, not a resume checkpoint"
+        )
+    target = unwrap(network)
+    expected = target.state_dict()
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{name}: {tuple(state[name].shape)} in the file, {tuple(expected[name].shape)} in the network"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    if missing or extra or shapes:
+        found = "; ".join(shapes[:3]) or f"missing {missing[:3]}, unknown {extra[:3]}"
+        raise ValueError(
+            f"{path}: weights of another network ({found}); use the network_def (features, classes) they were made with"
+        )
+    target.load_state_dict(dict(state))
+    return network
+
+
+def finetune_from(network: nn.Module, bundle: str | Path | None) -> nn.Module:
+    """Starts a network from the weights of a bundle folder (its ``models/model.pt``), or from a weights file.
+
+    Args:
+        network: changed in place.
+        bundle: bundle folder or weights file; None leaves the network as it is, so that a config may always call this.
+
+    Returns:
+        The same network.
+
+    Raises:
+        ValueError: as :func:`load_weights`.
+    """
+    if bundle is None or str(bundle) == "":
+        return network
+    path = Path(bundle)
+    path = path / "models" / "model.pt" if path.is_dir() else path
+    load_weights(network, path)
+    logger.info("training starts from the weights in %s", path)
+    return network
