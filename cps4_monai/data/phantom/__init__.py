@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cps4_monai.data.phantom.dataset import write_phantom_dataset
 from cps4_monai.data.phantom.subject import Phantom, make_phantom
 
-__all__ = ["Phantom", "make_phantom"]
+__all__ = ["Phantom", "make_phantom", "write_phantom_dataset"]

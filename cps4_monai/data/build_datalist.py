@@ -1,0 +1,240 @@
+"""Builds a datalist from a folder: a split by patient, and nested labeled subsets that reach the rare classes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
+from cps4_monai.data.scan_folder import Scan, find_scans
+from cps4_monai.data.volume import read_volume
+
+logger = logging.getLogger(__name__)
+
+SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
+
+
+def build_datalist(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    labeled_share: float = 100.0,
+    labeled: int | None = None,
+    seed: int = 0,
+    val: float = 0.1,
+    test: float = 0.2,
+    unannotated: Sequence[int] = (),
+    anatomy: Anatomy = MRSPINESEG,
+    check_content: bool = True,
+) -> Datalist:
+    """Splits the scans of a folder by patient and writes the datalist.
+
+    Validation and test take patients with labels at random, sparing the last patient that shows a class. The
+    remaining patients with labels are put in an order in which each next one adds the rarest classes still missing
+    (greedy cover); a labeled subset is a prefix of that order, so that smaller ones lie within larger ones.
+
+    Args:
+        folder: scans and label maps, see :func:`find_scans`.
+        out: JSON file; the paths in it are relative to its folder.
+        labeled_share: percentage, above 0 to 100, of the training patients with labels that count as labeled.
+        labeled: their number, instead of the share.
+        seed: seed of the split.
+        val: patients for validation: a share below 1, or a number.
+        test: patients for testing; ignored where the folder reserves test scans itself.
+        unannotated: class codes that are in view but never labeled.
+        anatomy: the classes.
+        check_content: compare the voxels of all scans, too.
+
+    Returns:
+        The datalist as read back, with the warnings.
+
+    Raises:
+        DatalistError: no scans, too few patients with labels, or settings out of range.
+        LeakError: the same patient or the same image content on two sides.
+        InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+    """
+    out = Path(out)
+    scans = find_scans(folder)
+    classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
+    rng = np.random.default_rng(seed)
+    sides = split_patients(scans, classes, val=val, test=test, rng=rng)
+    shown = _classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
+    order = order_for_cover(shown, rng)
+    if not order:
+        raise DatalistError(f"{folder}: no training patient has a label map; expected at least one: lower val and test")
+    count = _labeled_count(len(order), labeled_share, labeled)
+    subsets = {f"{share:g}": order[: subset_size(len(order), share)] for share in SHARES}
+    subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
+    content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
+    content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    try:
+        datalist = load_datalist(partial, dataset_dir=out.parent)
+        if check_content:
+            check_leaks(datalist)
+    except ValueError:
+        partial.unlink()
+        raise
+    partial.replace(out)
+    missing = missing_classes(datalist, anatomy)
+    return replace(datalist, warnings=(*datalist.warnings, *missing))
+
+
+def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[str, ...]:
+    """One warning for each class that no labeled training subject shows; unannotated classes are left out.
+
+    Reads the label maps of labeled entries whose classes the datalist does not record, and no others.
+
+    Raises:
+        InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+    """
+    shown: set[int] = set()
+    for entry in datalist.labeled:
+        if entry.label is not None:
+            shown.update(entry.classes if entry.classes is not None else _classes_of(entry.label, anatomy))
+    absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
+    return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
+
+
+def split_patients(
+    scans: Sequence[Scan],
+    classes: Mapping[str, Sequence[int]],
+    *,
+    val: float,
+    test: float,
+    rng: np.random.Generator,
+) -> dict[str, str]:
+    """Side (training, validation or test) of each patient.
+
+    Args:
+        scans: all scans.
+        classes: subject -> class codes of its label map; subjects without label map are left out.
+        val: see :func:`build_datalist`.
+        test: see :func:`build_datalist`.
+        rng: random generator.
+
+    Raises:
+        DatalistError: a negative share or number, or fewer patients with labels than asked for.
+    """
+    sides = {s.patient: "test" if s.held_out else "training" for s in scans}
+    reserved = any(s.held_out for s in scans)
+    shown = _classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
+    names = sorted(shown)
+    wanted = {"test": 0 if reserved else _number(test, len(names), "test"), "validation": _number(val, len(names), "val")}
+    if sum(wanted.values()) >= len(names):
+        raise DatalistError(
+            f"{wanted['test']} test and {wanted['validation']} validation patients asked for, but only {len(names)} "
+            "patients have labels; expected at least one left for training: lower --test or --val, or add scans"
+        )
+    holders: dict[int, int] = {}
+    for codes in shown.values():
+        for code in codes:
+            holders[code] = holders.get(code, 0) + 1
+    drawn = [names[i] for i in rng.permutation(len(names))]
+    # Patients that alone show a class go last, so that they stay in training wherever enough others are there.
+    for side, number in wanted.items():
+        for _ in range(number):
+            spare = next((p for p in drawn if all(holders[c] > 1 for c in shown[p])), drawn[0])
+            drawn.remove(spare)
+            sides[spare] = side
+            for code in shown[spare]:
+                holders[code] -= 1
+    return sides
+
+
+def order_for_cover(shown: Mapping[str, set[int]], rng: np.random.Generator) -> list[str]:
+    """Patients in an order whose every prefix covers the classes well (greedy cover).
+
+    The next patient is the one whose classes weigh most, a class weighing 1 over the number of patients that show it
+    and over how often it has been covered, to the second power; ties are drawn.
+
+    Args:
+        shown: patient -> class codes.
+        rng: random generator.
+    """
+    names = sorted(shown)
+    codes = sorted(set().union(*shown.values())) if shown else []
+    table = np.array([[c in shown[p] for c in codes] for p in names], float).reshape(len(names), len(codes))
+    rarity = 1 / np.maximum(table.sum(0), 1)
+    tie = rng.permutation(len(names)) * 1e-9
+    covered, left, order = np.zeros(len(codes)), list(range(len(names))), []
+    while left:
+        gain = table[left] @ (rarity / (1 + covered) ** 2) + tie[left]
+        chosen = left.pop(int(np.argmax(gain)))
+        covered += table[chosen]
+        order.append(names[chosen])
+    return order
+
+
+def subset_size(count: int, share: float) -> int:
+    """Patients in a labeled subset: the share of ``count``, rounded, at least one."""
+    return max(1, round(count * share / 100))
+
+
+def _labeled_count(count: int, share: float, labeled: int | None) -> int:
+    if labeled is not None:
+        if not 1 <= labeled <= count:
+            raise DatalistError(f"{labeled} labeled patients asked for; expected 1 to {count}, the training patients "
+                                "that have labels")  # fmt: skip
+        return labeled
+    if not 0 < share <= 100:
+        raise DatalistError(f"labeled share is {share:g}; expected a percentage above 0, at most 100")
+    return subset_size(count, share)
+
+
+def _number(value: float, count: int, name: str) -> int:
+    if value < 0 or (value >= 1 and value != int(value)):
+        raise DatalistError(f"{name} is {value:g}; expected a share below 1, or a whole number of patients")
+    return int(value) if value >= 1 else round(value * count)
+
+
+def _classes_of(label: Path, anatomy: Anatomy) -> tuple[int, ...]:
+    volume = read_volume(label, is_label=True, num_classes=anatomy.num_classes)
+    return tuple(int(c) for c in np.flatnonzero(np.bincount(volume.array.ravel())) if c > 0)
+
+
+def _classes_by_patient(scans: Sequence[Scan], classes: Mapping[str, Sequence[int]]) -> dict[str, set[int]]:
+    shown: dict[str, set[int]] = {}
+    for scan in scans:
+        if scan.subject in classes:
+            shown.setdefault(scan.patient, set()).update(classes[scan.subject])
+    return shown
+
+
+def _as_json(
+    scans: Sequence[Scan],
+    sides: Mapping[str, str],
+    labeled: set[str],
+    subsets: Mapping[str, list[str]],
+    classes: Mapping[str, Sequence[int]],
+    folder: Path,
+) -> dict[str, Any]:
+    relative = lambda path: Path(os.path.relpath(path, folder)).as_posix()  # noqa: E731
+    content: dict[str, Any] = {"name": "", "description": "", "unannotated": []}
+    content["subsets"] = {
+        share: sorted(s.subject for s in scans if s.label is not None and s.patient in set(subsets[share]))
+        for share in sorted(subsets, key=float)
+    }
+    for side in ("training", "validation", "test"):
+        content[side] = []
+        for scan in (s for s in scans if sides[s.patient] == side):
+            entry: dict[str, Any] = {"image": relative(scan.image), "subject": scan.subject}
+            if scan.label is not None:
+                entry["label"] = relative(scan.label)
+                entry["classes"] = list(classes[scan.subject])
+                if side == "training":
+                    entry["labeled"] = scan.patient in labeled
+            elif side != "training":
+                continue
+            content[side].append(entry)
+    return content

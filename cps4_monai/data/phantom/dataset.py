@@ -1,0 +1,100 @@
+"""A folder of phantom subjects with their table and datalist."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cps4_monai.data.build_datalist import build_datalist
+from cps4_monai.data.datalist import Datalist
+from cps4_monai.data.phantom.subject import make_phantom
+
+logger = logging.getLogger(__name__)
+
+
+def write_phantom_dataset(
+    out: str | Path,
+    subjects: int,
+    seed: int = 0,
+    *,
+    size: int | tuple[int, int] = 512,
+    slices: int | None = None,
+    sacrum_free_share: float = 0.1,
+    labeled: int | None = None,
+    val: float = 0.1,
+    test: float = 0.2,
+) -> Datalist:
+    """Writes ``sub-001_T2w.nii.gz``, ``sub-001_dseg.nii.gz``, ..., ``participants.tsv`` and ``datalist.json``.
+
+    The same arguments give the same files, byte for byte.
+
+    Args:
+        out: folder, made if it is not there.
+        subjects: number of subjects.
+        seed: seed of the data set; subject k depends on it and on k only, save for who loses the sacrum.
+        size: pixels in plane, see :func:`make_phantom`.
+        slices: number of slices; None draws 12 to 18 for each subject.
+        sacrum_free_share: share, 0 to 1, of the subjects whose field of view lies above the sacrum; marked in
+            ``participants.tsv``.
+        labeled: number of labeled training subjects; None: a quarter of the training subjects.
+        val: subjects for validation, a share or a number.
+        test: subjects for testing, a share or a number.
+
+    Raises:
+        ValueError: settings out of range, or more subjects asked for by the split than there are.
+        FileExistsError: the folder holds another data set's scans.
+    """
+    out = Path(out)
+    if subjects < 1 or not 0 <= sacrum_free_share <= 1:
+        raise ValueError(
+            f"subjects is {subjects} and sacrum_free_share {sacrum_free_share:g}; expected at least 1 subject and a "
+            "share from 0 to 1"
+        )
+    names = [f"sub-{k:0{max(3, len(str(subjects)))}d}" for k in range(1, subjects + 1)]
+    _refuse_foreign_scans(out, names)
+    out.mkdir(parents=True, exist_ok=True)
+    free = _sacrum_free(subjects, sacrum_free_share, seed)
+    rows = []
+    for k, name in enumerate(names):
+        phantom = make_phantom([seed, k], size, slices, sacrum=k not in free)
+        _save(phantom.image, phantom.affine, out / f"{name}_T2w.nii.gz")
+        _save(phantom.label, phantom.affine, out / f"{name}_dseg.nii.gz")
+        classes = np.unique(phantom.label)
+        rows.append([name, "no" if k in free else "yes", phantom.image.shape[0], " ".join(map(str, classes))])
+        logger.info("%s: %d slices, classes %s", name, phantom.image.shape[0], rows[-1][-1])
+    with open(out / "participants.tsv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
+    share = 25.0 if labeled is None else 100.0
+    return build_datalist(
+        out, out / "datalist.json", labeled_share=share, labeled=labeled, seed=seed, val=val, test=test,
+        check_content=False,
+    )  # fmt: skip
+
+
+def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:
+    drawn: Sequence[int] = np.random.default_rng([seed, subjects]).permutation(subjects)
+    return {int(k) for k in drawn[: round(share * subjects)]}
+
+
+def _refuse_foreign_scans(out: Path, names: Sequence[str]) -> None:
+    ours = {f"{name}_{suffix}.nii.gz" for name in names for suffix in ("T2w", "dseg")}
+    foreign = sorted(p.name for p in out.glob("*.nii*") if p.name not in ours) if out.is_dir() else []
+    if foreign or (out.is_dir() and any((out / f).exists() for f in ours) and not (out / "participants.tsv").exists()):
+        raise FileExistsError(
+            f"{out}: holds other scans ({', '.join(foreign[:3]) or 'not made by this command'}); expected an empty "
+            "folder or one made with the same number of subjects: choose another folder"
+        )
+
+
+def _save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
