@@ -1,0 +1,152 @@
+"""Where pseudo-labels for unlabeled images come from: the seam, and the frozen vision-language model behind it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+
+from cps4_monai.prompt_map.mapper import PromptMapper
+from cps4_monai.vision.prompted import PromptedVision
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class PseudoLabelProvider(Protocol):
+    """Images to pseudo-labels.
+
+    Attributes:
+        batch_keys: entries of the unlabeled batch, beside the image, that the call takes as keyword arguments.
+    """
+
+    batch_keys: tuple[str, ...]
+
+    def __call__(self, images: torch.Tensor, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pseudo-labels of images (B, 1, H, W) in [0, 1].
+
+        Returns:
+            ``prompt_map`` (B, 1, H, W) int64 class codes, -1 to ignore, and ``attention_logits`` (B, C, h, w).
+        """
+        ...
+
+
+class VLMProvider:
+    """The frozen image side of stage 1, asked for each batch. No module: its weights enter no checkpoint of stage 2.
+
+    Args:
+        model: the frozen image side.
+        mapper: attention logits to the prompt map.
+    """
+
+    batch_keys: tuple[str, ...] = ()
+
+    def __init__(self, model: PromptedVision, mapper: PromptMapper) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.mapper = mapper
+
+    def to(self, device: str | torch.device) -> VLMProvider:
+        """Moves the model; it also follows the device of the images by itself."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def attention_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) float32 of images (B, 1, H, W), under the caller's autocast."""
+        if self.model.embeddings.device != images.device:
+            self.to(images.device)
+        return self.model(images)
+
+    def __call__(self, images: torch.Tensor, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As :class:`PseudoLabelProvider`.
+
+        Raises:
+            TypeError: arguments that are not in ``batch_keys``.
+        """
+        if extra:
+            raise TypeError(f"{type(self).__name__} got {sorted(extra)}; it takes the images only")
+        logits = self.attention_logits(images)
+        return {"prompt_map": self.mapper(logits, images.shape[2:]), "attention_logits": logits}
+
+
+class CachedVLMProvider(VLMProvider):
+    """Attention logits of each unaugmented slice once, then warped with the image's own spatial transform.
+
+    It ignores what intensity augmentation would do to the attention maps; where no augmentation is applied it equals
+    :class:`VLMProvider`. All slices are asked for at the first call, so that later calls only index on the device.
+
+    Args:
+        model: the frozen image side.
+        mapper: attention logits to the prompt map.
+        load_slices: positions 0..N-1 in the unlabeled data set to the unaugmented slices (n, 1, H, W) in [0, 1].
+        num_slices: N.
+        batch_size: slices per forward pass while the cache is filled.
+        dtype: of the cache; (N, C, h, w) in float32 are 41 kB a slice at 20 classes and a grid of 32 x 16.
+
+    Raises:
+        ValueError: num_slices or batch_size below 1.
+    """
+
+    batch_keys: tuple[str, ...] = ("slice_id", "affine_grid")
+
+    def __init__(
+        self,
+        model: PromptedVision,
+        mapper: PromptMapper,
+        load_slices: Callable[[Sequence[int]], torch.Tensor],
+        num_slices: int,
+        batch_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, mapper)
+        if num_slices < 1 or batch_size < 1:
+            raise ValueError(f"num_slices is {num_slices} and batch_size {batch_size}; expected 1 or more of each")
+        self.load_slices = load_slices
+        self.num_slices = num_slices
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self._cache: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def fill(self, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Computes the logits (N, C, h, w) of all slices on the device, once."""
+        if self._cache is None or self._cache.device != torch.device(device):
+            shape = (self.num_slices, self.model.num_classes, *self.model.grid_size)
+            cache = torch.empty(shape, dtype=self.dtype, device=device)
+            for start in range(0, self.num_slices, self.batch_size):
+                ids = range(start, min(start + self.batch_size, self.num_slices))
+                cache[start : ids.stop] = self.attention_logits(self.load_slices(ids).to(device)).to(self.dtype)
+            self._cache = cache
+            logger.info("attention logits of %d slices cached, %.0f MB", self.num_slices, cache.nbytes / 1e6)
+        return self._cache
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As :class:`PseudoLabelProvider`, with the keyword arguments ``slice_id`` and ``affine_grid``.
+
+        Args:
+            images: (B, 1, H, W), the augmented images; only their size and device are used.
+            extra: ``slice_id`` (B,) int64, position of each slice in the data set; ``affine_grid`` (B, H, W, 2), for
+                each pixel of the augmented image its place in the unaugmented slice, x before y in [-1, 1]
+                (align_corners false), also for transforms that are not affine. Places outside become background.
+
+        Raises:
+            ValueError: one of the two is missing.
+        """
+        missing = [key for key in self.batch_keys if key not in extra]
+        if missing:
+            raise ValueError(
+                f"the unlabeled batch has no {missing}, which the cached prompt map needs; use a loader that delivers "
+                "them, or set cache: false"
+            )
+        ids = extra["slice_id"].to(images.device, non_blocking=True)
+        grid = extra["affine_grid"].to(images.device, torch.float32, non_blocking=True)
+        logits = self.fill(images.device).index_select(0, ids).float()
+        prompt_map = self.mapper(logits, images.shape[2:], grid)
+        outside = (grid.abs() > 1).any(-1).unsqueeze(1)  # (B, 1, H, W)
+        coarse = F.adaptive_avg_pool2d(grid.movedim(-1, 1), self.model.grid_size).movedim(1, -1)  # (B, h, w, 2)
+        warped = F.grid_sample(logits, coarse, mode="bilinear", padding_mode="border", align_corners=False)
+        return {"prompt_map": prompt_map.masked_fill(outside, 0), "attention_logits": warped}

@@ -1,0 +1,126 @@
+"""A Hugging Face text encoder that turns each class prompt into one token."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+
+logger = logging.getLogger(__name__)
+
+POOLINGS = ("cls", "mean")
+UNTRAINED_KEY = "cps4_untrained"  # set in config.json by text/tiny.py: these weights are random and train at lr_new
+
+
+class TextEncoder(nn.Module):
+    """Class prompts to one embedding each (paper, section 2.1; row 11 of the settings).
+
+    Args:
+        name_or_path: name on the Hugging Face hub, e.g. "emilyalsentzer/Bio_ClinicalBERT", or a local folder with
+            config.json, the weights and the tokenizer's files.
+        pooling: "cls", the hidden state of the first token; "mean", the mean over all tokens that are no padding.
+
+    Attributes:
+        embed_dim: size D_text of an embedding.
+        pretrained: False where the folder says that its weights are random (see
+            :func:`cps4_monai.text.tiny.write_tiny_text_encoder`).
+
+    Raises:
+        ValueError: the encoder cannot be loaded (not in that folder; hub out of reach), it is an encoder-decoder, or
+            the pooling is unknown.
+    """
+
+    def __init__(self, name_or_path: str | Path = "emilyalsentzer/Bio_ClinicalBERT", pooling: str = "cls") -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; expected one of {list(POOLINGS)}")
+        self.name_or_path = str(name_or_path)
+        self.pooling = pooling
+        self.tokenizer: Any = _load("tokenizer", AutoTokenizer, self.name_or_path)
+        self.model: Any = _load("text encoder", AutoModel, self.name_or_path)
+        if self.model.config.is_encoder_decoder:
+            raise ValueError(
+                f"{self.name_or_path} is an encoder-decoder ({self.model.config.model_type}); expected a text encoder "
+                "such as BERT: name another one as the text encoder's name_or_path"
+            )
+        if getattr(self.model, "pooler", None) is not None:
+            self.model.pooler = None  # its output is not used, and parameters without gradient break multi-GPU training
+        self.embed_dim = int(self.model.config.hidden_size)
+        self.pretrained = not getattr(self.model.config, UNTRAINED_KEY, False)
+
+    def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Token ids of the prompts, padded to the longest.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, both (C, L) int64.
+
+        Raises:
+            ValueError: no prompt, a prompt too long for the encoder, or two prompts that become the same tokens, whose
+                classes could not be told apart.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts is {prompts!r}; expected a list with one text per class")
+        tokens = self.tokenizer(list(prompts), padding=True, return_tensors="pt", return_attention_mask=True)
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and ids.shape[1] > limit:
+            longest = prompts[int(mask.sum(1).argmax())]
+            raise ValueError(
+                f"the prompt {longest[:60]!r}... has {ids.shape[1]} tokens; {self.name_or_path} takes at most {limit}: "
+                "shorten the anatomy's prompt_template or long names"
+            )
+        first_of: dict[tuple[int, ...], int] = {}
+        for index, row in enumerate(ids.tolist()):
+            other = first_of.setdefault(tuple(row), index)
+            if other != index:
+                raise ValueError(
+                    f"prompts {other} and {index} ({prompts[other]!r}, {prompts[index]!r}) become the same tokens with "
+                    f"the tokenizer of {self.name_or_path}, so their classes cannot be told apart: give them different "
+                    "long names, or use a tokenizer that knows their words"
+                )
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """One embedding per prompt.
+
+        Args:
+            input_ids: (C, L) int64.
+            attention_mask: (C, L) int64, 1 on tokens, 0 on padding.
+
+        Returns:
+            (C, D_text).
+        """
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (C, L, D_text)
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _load(what: str, loader: Any, name_or_path: str) -> Any:
+    """Loads from a local folder or from the hub; what is missing becomes an error that says how to mend it."""
+    folder = Path(name_or_path).expanduser()
+    mend = (
+        "pass a local folder as the text encoder's name_or_path (config.json, model.safetensors, tokenizer files), "
+        f"downloaded on a machine with access by `hf download {name_or_path if not folder.is_absolute() else 'NAME'} "
+        "--local-dir FOLDER`"
+    )
+    if folder.is_dir():
+        source, place = str(folder), "the folder"
+    elif folder.exists():
+        raise ValueError(f"{what} {name_or_path!r} is a file; {mend}")
+    elif folder.is_absolute() or name_or_path.startswith(("~", ".")) or name_or_path.count("/") > 1:
+        raise ValueError(f"{what}: there is no folder {name_or_path!r}; {mend}")
+    else:
+        source, place = name_or_path, "the Hugging Face hub"
+    logger.info("loading %s from %s %s", what, place, source)
+    try:
+        return loader.from_pretrained(source, local_files_only=folder.is_dir())
+    except (OSError, ValueError, KeyError, ImportError) as error:  # OSError is also what the hub's errors derive from
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{what} {name_or_path!r} cannot be loaded from {place} ({reason}); {mend}") from error

@@ -1,0 +1,160 @@
+"""The file between the stages: the trained image side and its prompt embeddings, as tensors and plain types."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cps4_monai.anatomy import Anatomy, load_anatomy
+from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.prompted import PromptedVision
+
+FORMAT = "cps4_monai.prompted_vision"
+VERSION = 1
+KEYS = ("anatomy", "arguments", "image_size", "unannotated", "weights")
+
+
+def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anatomy) -> None:
+    """Writes the result of stage 1; a file that is there already is replaced only by a complete one.
+
+    Args:
+        path: the file; its folder is made where it does not exist.
+        model: the frozen image side, from ``VisionLanguageModel.freeze()``.
+        anatomy: the classes and prompts that it was trained with.
+
+    Raises:
+        ValueError: the model has another number of classes than the anatomy.
+        OSError: the folder cannot be written or the disk is full; the earlier file is still whole.
+    """
+    if model.num_classes != anatomy.num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} prompt embeddings and the anatomy {anatomy.num_classes} classes; pass "
+            "the anatomy whose prompts the model was built with"
+        )
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "anatomy": anatomy.to_dict(),
+        "arguments": model.arguments,
+        "image_size": list(model.image_size),
+        "unannotated": list(model.unannotated),
+        "weights": {key: value.detach().cpu() for key, value in model.state_dict().items()},
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_prompted_vision(
+    path: str | Path,
+    anatomy: Anatomy | None = None,
+    unannotated: Sequence[int] | None = None,
+    image_size: Sequence[int] | None = None,
+    map_location: str | torch.device = "cpu",
+) -> PromptedVision:
+    """The frozen image side of stage 1, held against the settings of this run.
+
+    Args:
+        path: a file of :func:`save_prompted_vision`.
+        anatomy: classes and prompts of this run; None: not compared.
+        unannotated: codes that this run leaves out; must cover those that stage 1 did not train. None: not compared.
+        image_size: (H, W) of this run's slices; None: not compared.
+        map_location: device of the tensors.
+
+    Raises:
+        ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the mend.
+    """
+    content = read_prompted_vision(path, map_location)
+    _check_settings(Path(path), content, anatomy, unannotated, image_size)
+    arguments = content["arguments"]
+    try:
+        encoder = VisionEncoder(**arguments["image_encoder"])
+        embeddings = torch.zeros_like(content["weights"]["embeddings"])
+        model = PromptedVision(
+            encoder, embeddings, background=arguments["background"], unannotated=content["unannotated"]
+        )
+        model.load_state_dict(content["weights"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"stage-1 checkpoint {path}: its weights do not fit its own description "
+            f"({' '.join(str(error).split())[:300]}); it is damaged or of another version of "
+            "cps4_monai: run training_stage1 again"
+        ) from error
+    return model.to(map_location)
+
+
+def read_prompted_vision(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """The content of a stage-1 checkpoint: ``anatomy``, ``arguments``, ``image_size``, ``unannotated``, ``weights``.
+
+    Raises:
+        ValueError: no such file, or another kind of file.
+    """
+    mend = "pass as stage1_checkpoint the file that training_stage1 wrote, or run training_stage1 first"
+    if not Path(path).is_file():
+        raise ValueError(f"stage-1 checkpoint {path} does not exist; {mend}")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"stage-1 checkpoint {path} cannot be read ({reason}); {mend}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        kind = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} is no stage-1 checkpoint (it holds {kind}, expected format {FORMAT!r}); {mend}")
+    missing = [key for key in KEYS if key not in content]
+    if content.get("version") != VERSION or missing:
+        raise ValueError(
+            f"stage-1 checkpoint {path} is version {content.get('version')} without {missing or 'gaps'}; this "
+            f"cps4_monai reads version {VERSION}: run training_stage1 again, or install the version that wrote it"
+        )
+    return content
+
+
+def _check_settings(
+    path: Path,
+    content: dict[str, Any],
+    anatomy: Anatomy | None,
+    unannotated: Sequence[int] | None,
+    image_size: Sequence[int] | None,
+) -> None:
+    """Holds stage 1's classes, prompts, unannotated codes and image size against this run's."""
+    mend = "or run training_stage1 again with this run's settings"
+    stored = load_anatomy(content["anatomy"])
+    if anatomy is not None:
+        if stored.num_classes != anatomy.num_classes or stored.names != anatomy.names:
+            raise ValueError(
+                f"stage-1 checkpoint {path} has the {stored.num_classes} classes {stored.names}; this run's anatomy "
+                f"has {anatomy.num_classes}, {anatomy.names}: set `anatomy` to the one that stage 1 used, {mend}"
+            )
+        for code, (theirs, ours) in enumerate(zip(stored.prompts, anatomy.prompts, strict=True)):
+            if theirs != ours:
+                raise ValueError(
+                    f"stage-1 checkpoint {path} was trained with the prompt {theirs!r} for class {code}; this run has "
+                    f"{ours!r}: set `prompt_template` and the long names of `anatomy` to those of stage 1, {mend}"
+                )
+    if unannotated is not None:
+        untrained = sorted(set(content["unannotated"]) - set(unannotated))
+        if untrained:
+            names = [stored.names[code] for code in untrained]
+            raise ValueError(
+                f"stage-1 checkpoint {path} was trained without classes {untrained} ({', '.join(names)}); this run "
+                f"treats them as annotated, unannotated being {sorted(unannotated)}: name them under `unannotated` in "
+                f"the datalist, {mend}"
+            )
+    if image_size is not None and list(image_size) != list(content["image_size"]):
+        raise ValueError(
+            f"stage-1 checkpoint {path} takes slices of {tuple(content['image_size'])} (H, W); this run's `image_size` "
+            f"is {tuple(image_size)}: set it to stage 1's, {mend}"
+        )

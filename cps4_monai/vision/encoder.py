@@ -1,0 +1,192 @@
+"""Any timm ViT as an encoder of one-channel, non-square slices into patch tokens."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import timm.data
+import torch
+from timm.models import adapt_input_conv, load_state_dict
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
+
+
+class VisionEncoder(nn.Module):
+    """Slices (B, 1, H, W) in [0, 1] to patch tokens (B, D, h, w) (paper, section 2.1; row 10 of the settings).
+
+    Pretrained three-channel patch embeddings are summed to one channel, position embeddings are interpolated to the
+    grid of ``image_size``. Class and register tokens take part in attention and are dropped at the end.
+
+    Args:
+        name: name of a ViT in timm, e.g. "vit_base_patch16_224".
+        image_size: (H, W) in pixels, multiples of the patch size.
+        pretrained: start from timm's weights on the Hugging Face hub; False: from random ones.
+        checkpoint_path: start from this file (.safetensors, .pth, .bin), or the folder that holds it, not the hub.
+        patch_size: another size of a patch, in pixels; pretrained patch embeddings are resampled.
+        embed_dim: another width D, from scratch only.
+        depth: another number of blocks, from scratch only.
+        num_heads: another number of attention heads, from scratch only.
+        drop_path_rate: stochastic depth while training, in [0, 1).
+
+    Attributes:
+        embed_dim: D.
+        image_size: (H, W).
+        grid_size: (h, w), the number of patches along H and W.
+        pretrained: True where the weights came from the hub or a checkpoint.
+
+    Raises:
+        ValueError: an unknown name, a model that is no ViT, sizes that do not fit, or weights that cannot be had.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    model: Any
+
+    def __init__(
+        self,
+        name: str = "vit_base_patch16_224",
+        image_size: Sequence[int] = (512, 256),
+        pretrained: bool = True,
+        checkpoint_path: str | Path | None = None,
+        patch_size: int | None = None,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
+            raise ValueError(
+                f"name is {name!r}, no model of timm {timm.__version__}; expected a ViT such as "
+                f"{close or ['vit_base_patch16_224']}; `timm.list_models('vit*')` lists them"
+            )
+        height, width = _check_image_size(image_size)
+        size_overrides = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+        given = {key: value for key, value in size_overrides.items() if value is not None}
+        if given and (pretrained or checkpoint_path):
+            raise ValueError(
+                f"{given} change the architecture of {name}, which pretrained weights do not fit; drop them, or pass "
+                "pretrained=False and no checkpoint_path"
+            )
+        overrides = {**given, **({} if patch_size is None else {"patch_size": patch_size})}
+        self.image_size = (height, width)
+        self.pretrained = bool(pretrained or checkpoint_path)
+        self._arguments = {"name": name, **overrides}
+        options = {"in_chans": 1, "img_size": (height, width), "num_classes": 0, "drop_path_rate": drop_path_rate}
+        self.model = _create(name, pretrained and checkpoint_path is None, {**options, **overrides})
+        patch = _patch_size(self.model, name)
+        if height % patch[0] or width % patch[1]:
+            raise ValueError(
+                f"image_size is {(height, width)}; expected multiples of the patch size {patch} of {name}: change "
+                f"image_size or patch_size"
+            )
+        if checkpoint_path is not None:
+            _load_checkpoint(self.model, Path(checkpoint_path))
+        if getattr(self.model, "attn_pool", None) is not None:
+            self.model.attn_pool = None  # not used, and parameters without gradient break multi-GPU training
+        self.embed_dim = int(self.model.embed_dim)
+        self.grid_size: tuple[int, int] = (height // patch[0], width // patch[1])
+        for key in ("mean", "std"):  # those of the pretraining, averaged over the colours
+            value = float(np.mean(timm.data.resolve_model_data_config(self.model)[key]))
+            self.register_buffer(key, torch.tensor(value), persistent=False)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Plain constructor arguments that build the same architecture without loading weights."""
+        return {**self._arguments, "image_size": list(self.image_size), "pretrained": False}
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Patch tokens of a batch of slices.
+
+        Args:
+            image: (B, 1, H, W) in [0, 1], of the size ``image_size``.
+
+        Returns:
+            (B, D, h, w).
+
+        Raises:
+            ValueError: another number of channels or another size.
+        """
+        if image.ndim != 4 or image.shape[1] != 1 or tuple(image.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"image is {tuple(image.shape)}; expected (B, 1, {self.image_size[0]}, {self.image_size[1]}): bring "
+                "the slices to the vision encoder's image_size, or build it with theirs"
+            )
+        tokens = self.model.forward_features((image - self.mean) / self.std)  # (B, prefix + h * w, D)
+        tokens = tokens[:, self.model.num_prefix_tokens :]
+        fc_norm = getattr(self.model, "fc_norm", None)  # average-pooling ViTs normalise here, not in forward_features
+        if fc_norm is not None:
+            tokens = fc_norm(tokens)
+        return tokens.transpose(1, 2).unflatten(2, self.grid_size)  # (B, D, h, w)
+
+
+def _check_image_size(image_size: Sequence[int]) -> tuple[int, int]:
+    if len(image_size) != 2 or any(not isinstance(n, int) or n < 1 for n in image_size):
+        raise ValueError(f"image_size is {image_size!r}; expected (H, W), two positive whole numbers in pixels")
+    return image_size[0], image_size[1]
+
+
+def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    """timm's model; a hub out of reach becomes an error that says how to mend it."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise ValueError(f"{name} does not take the options {options} ({error}); expected a ViT of timm") from error
+    except (OSError, RuntimeError) as error:  # OSError is also what the hub's errors derive from
+        if not pretrained:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"pretrained weights of {name} cannot be had from the Hugging Face hub ({reason}); pass checkpoint_path, a "
+            "local file or folder with them (`hf download timm/NAME --local-dir FOLDER` on a machine with access), or "
+            "pretrained=False to start from random weights"
+        ) from error
+
+
+def _patch_size(model: Any, name: str) -> tuple[int, int]:
+    patch_embed: Any = getattr(model, "patch_embed", None)
+    if not hasattr(patch_embed, "feat_ratio") or not hasattr(model, "num_prefix_tokens"):
+        raise ValueError(f"{name} ({type(model).__name__}) is no plain ViT; expected one like 'vit_base_patch16_224'")
+    down, across = patch_embed.feat_ratio(as_scalar=False)  # pixels per token, a convolutional stem counted in
+    return int(down), int(across)
+
+
+def _load_checkpoint(model: Any, path: Path) -> None:
+    """Loads timm weights from a file, with timm's own resampling, and refuses those of another architecture."""
+    mend = "pass as checkpoint_path the file that `hf download timm/NAME --local-dir FOLDER` gives for this ViT"
+    if path.is_dir():
+        found = [path / file for file in WEIGHT_FILES if (path / file).is_file()]
+        if not found:
+            raise ValueError(f"checkpoint_path {path} holds none of {list(WEIGHT_FILES)}; {mend}")
+        path = found[0]
+    if not path.is_file():
+        raise ValueError(f"checkpoint_path {path} does not exist; {mend}")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        state = dict(state if convert is None else convert(state, model))
+        config = model.pretrained_cfg
+        for conv in [config["first_conv"]] if isinstance(config["first_conv"], str) else config["first_conv"]:
+            state[f"{conv}.weight"] = adapt_input_conv(1, state[f"{conv}.weight"])
+        classifiers = config["classifier"]
+        heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
+        state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
+        model.load_state_dict(state)
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(
+            f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {mend}"
+        ) from error
+    logger.info("vision encoder starts from %s", path)

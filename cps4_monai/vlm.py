@@ -1,0 +1,158 @@
+"""The vision-language model of stage 1: an image and the class prompts in, attention logits out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cps4_monai.text.encoder import TextEncoder
+from cps4_monai.vision.checkpoint import load_prompted_vision, read_prompted_vision, save_prompted_vision
+from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.prompted import PromptedVision, attention_logits, check_background
+
+__all__ = [
+    "PromptedVision",
+    "VisionLanguageModel",
+    "attention_logits",
+    "load_prompted_vision",
+    "read_prompted_vision",
+    "save_prompted_vision",
+]
+
+
+class VisionLanguageModel(nn.Module):
+    """Patch tokens and prompt tokens in one space; their scaled cosine is the attention logit (paper, section 2.1).
+
+    logits_i(u) = w * cos(F_I(u), F_T,i) + b, and A_i = sigmoid(logits_i). w and b are learned; w is kept positive by
+    learning its logarithm, so that ranking by logit, by similarity and by A are the same.
+
+    Args:
+        image_encoder: slices to patch tokens.
+        text_encoder: prompts to embeddings.
+        prompts: one text per class, by code; tokenised once.
+        embedding_dim: E, the size of the common space (512 in the paper's settings).
+        logit_scale_init: start of w, positive.
+        logit_bias_init: start of b.
+        background: "prompt", a class prompt like the others; "complement", A_0 = 1 - max of A over the structures.
+        unannotated: codes in view but never labeled; the complement ignores them.
+
+    Raises:
+        ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+
+    def __init__(
+        self,
+        image_encoder: VisionEncoder,
+        text_encoder: TextEncoder,
+        prompts: Sequence[str],
+        embedding_dim: int = 512,
+        logit_scale_init: float = 10.0,
+        logit_bias_init: float = -2.5,
+        background: str = "prompt",
+        unannotated: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        check_background(background, unannotated, len(prompts))
+        if not logit_scale_init > 0:
+            raise ValueError(f"logit_scale_init is {logit_scale_init}; expected a positive number, 10 by default")
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.prompts = tuple(prompts)
+        self.background = background
+        self.unannotated = tuple(sorted(unannotated))
+        self.image_projection = nn.Linear(image_encoder.embed_dim, embedding_dim)
+        self.text_projection = nn.Linear(text_encoder.embed_dim, embedding_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale_init)))
+        self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias_init)))
+        for key, value in text_encoder.tokenize(prompts).items():
+            self.register_buffer(key, value, persistent=False)
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """w, a positive scalar."""
+        return self.log_scale.exp()
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.prompts)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.image_encoder.image_size
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(h, w) of the attention maps."""
+        return self.image_encoder.grid_size
+
+    def prompt_embeddings(self) -> torch.Tensor:
+        """Prompt embeddings (C, E) float32, of length one."""
+        return F.normalize(self._projected_prompts().float(), dim=1)
+
+    def _projected_prompts(self) -> torch.Tensor:
+        return self.text_projection(self.text_encoder(self.input_ids, self.attention_mask))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Attention logits of a batch.
+
+        Args:
+            image: (B, 1, H, W) in [0, 1].
+
+        Returns:
+            (B, C, h, w) float32; A = sigmoid of it.
+        """
+        tokens = self.image_encoder(image)  # (B, D, h, w)
+        tokens = self.image_projection(tokens.movedim(1, -1)).movedim(-1, 1)  # (B, E, h, w)
+        return attention_logits(
+            tokens, self._projected_prompts(), self.logit_scale, self.logit_bias, self.background, self.unannotated
+        )
+
+    def parameter_groups(self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4) -> list[dict[str, Any]]:
+        """Groups for Adam (row 12 of the settings): encoders that start from trained weights, and all the rest.
+
+        Args:
+            lr_pretrained: learning rate of pretrained encoders.
+            lr_new: learning rate of the projections, w, b and encoders from scratch.
+
+        Returns:
+            Up to two groups with ``params``, ``lr`` and ``name`` ("pretrained", "new"); every trainable parameter is in
+            one of them.
+        """
+        encoders = (self.image_encoder, self.text_encoder)
+        pretrained = [p for encoder in encoders if encoder.pretrained for p in encoder.parameters() if p.requires_grad]
+        seen = {id(p) for p in pretrained}
+        new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
+        groups = [
+            {"params": pretrained, "lr": lr_pretrained, "name": "pretrained"},
+            {"params": new, "lr": lr_new, "name": "new"},
+        ]
+        return [group for group in groups if group["params"]]
+
+    @torch.no_grad()
+    def freeze(self) -> PromptedVision:
+        """A frozen copy of the image side with the prompt embeddings as they are now; no text encoder in it."""
+        was_training = self.text_encoder.training
+        self.text_encoder.eval()
+        embeddings = self.prompt_embeddings()
+        self.text_encoder.train(was_training)
+        frozen = PromptedVision(
+            copy.deepcopy(self.image_encoder),
+            embeddings,
+            self.logit_scale,
+            self.logit_bias,
+            self.background,
+            self.unannotated,
+        )
+        frozen.projection.load_state_dict(self.image_projection.state_dict())
+        return frozen.to(embeddings.device)
