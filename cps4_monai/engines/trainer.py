@@ -94,7 +94,7 @@ class SemiSupervisedTrainer(Trainer):
             decollate=False,
             to_kwargs=to_kwargs,
         )
-        self.scaler = self.precision.scaler
+        self.scaler = self.precision.scaler  # type: ignore[assignment]  # MONAI knows CUDA's only
 
     @property
     def optimizer(self) -> Optimizer:
@@ -146,16 +146,17 @@ class SemiSupervisedTrainer(Trainer):
         return engine.state.output
 
     def _step(self) -> None:
-        optimizers = list(self.method.optimizers.values())
+        optimizers, scaler = list(self.method.optimizers.values()), self.scaler
         if self.gradient_clip_norm is not None:
-            for optimizer in optimizers if self.scaler is not None else ():
-                self.scaler.unscale_(optimizer)
+            if scaler is not None:
+                for optimizer in optimizers:
+                    scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.gradient_clip_norm)
         for optimizer in optimizers:
-            if self.scaler is None:
+            if scaler is None:
                 optimizer.step()
             else:
-                self.scaler.step(optimizer)
-        if self.scaler is not None:
-            self.scaler.update()
+                scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
         self.method.after_step()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from cps4_monai.handlers.best_weights import BestWeights
 from cps4_monai.handlers.early_stop import EarlyStop
 from cps4_monai.handlers.epoch_seed import EpochSeed
+from cps4_monai.handlers.metrics_log import MetricsLog
 from cps4_monai.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
 from cps4_monai.handlers.progress import ProgressHandler
 from cps4_monai.handlers.prompt_map import PromptMapHandler
 from cps4_monai.handlers.resume import CheckpointError, ResumeHandler
 from cps4_monai.handlers.run_record import RunRecord
+from cps4_monai.handlers.stage1_metrics import PromptMapd, VolumeLoss
 from cps4_monai.handlers.tensorboard import PictureHandler
 
 __all__ = [
@@ -17,11 +19,14 @@ __all__ = [
     "CheckpointError",
     "EarlyStop",
     "EpochSeed",
+    "MetricsLog",
     "NonFiniteLossError",
     "PictureHandler",
     "ProgressHandler",
     "PromptMapHandler",
+    "PromptMapd",
     "ResumeHandler",
     "RunRecord",
     "StopOnNonFinite",
+    "VolumeLoss",
 ]

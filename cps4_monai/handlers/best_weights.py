@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from torch import nn
 
 from cps4_monai.handlers.files import plain, save_plain, write_atomically
@@ -17,7 +18,7 @@ from cps4_monai.networks.ema import unwrap
 logger = logging.getLogger(__name__)
 
 
-def metric_of(engine: Engine, key: str | None, user: str) -> float:
+def metric_of(engine: Workflow, key: str | None, user: str) -> float:
     """A scalar metric of an engine: the named one, or its key metric.
 
     Raises:
@@ -73,14 +74,14 @@ class BestWeights:
         self.save = save
         self.best_score: float | None = None
         self.best_epoch = 0
-        self._evaluator: Engine | None = None
+        self._evaluator: Workflow | None = None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with an evaluator, at COMPLETED: all metrics are there."""
         self._evaluator = engine
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Compares and writes; among several processes, the first one writes.
 
         Raises:

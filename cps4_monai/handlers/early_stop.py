@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import EarlyStopping
+from monai.engines.workflow import Workflow
 
 from cps4_monai.handlers.best_weights import metric_of
 
@@ -27,7 +28,12 @@ class EarlyStop:
     """
 
     def __init__(
-        self, evaluator: Engine, patience: int, metric: str | None = None, mode: str = "max", threshold: float = 0.0
+        self,
+        evaluator: Workflow,
+        patience: int,
+        metric: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        threshold: float = 0.0,
     ) -> None:
         self.evaluator = evaluator
         self._stopping = EarlyStopping(
@@ -38,12 +44,12 @@ class EarlyStop:
             mode=mode,
         )
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with the trainer at EPOCH_COMPLETED."""
         self._stopping.trainer = engine
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Looks at the metric in the epochs in which the evaluator ran."""
         if self.evaluator.state.epoch == engine.state.epoch:
             self._stopping(self.evaluator)

@@ -6,7 +6,8 @@ import random
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 
 class EpochSeed:
@@ -26,11 +27,11 @@ class EpochSeed:
             raise ValueError(f"seed is {seed}; expected a whole number of at least 0")
         self.seed = seed
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers at EPOCH_STARTED, which comes before the engine asks the loader for its iterator."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Reseeds; calls ``set_epoch`` of the engine's data loader where there is one."""
         epoch, rank = engine.state.epoch, getattr(engine.state, "rank", 0)
         for_python, for_numpy, for_torch = np.random.SeedSequence((self.seed, epoch, rank)).generate_state(3)

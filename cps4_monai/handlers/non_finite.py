@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
 from torch import Tensor
 
 from cps4_monai.handlers.files import save_plain
@@ -44,13 +45,13 @@ class StopOnNonFinite:
         self.every = every
         self._seen: deque[tuple[int, int, list[str], Tensor, Any]] = deque(maxlen=every)
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with a trainer that fires MONAI's LOSS_COMPLETED."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.note)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.look)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.look)
 
-    def note(self, engine: Engine) -> None:
+    def note(self, engine: Workflow) -> None:
         """Remembers the batch and, on the device, which of its losses are finite."""
         output = engine.state.output
         losses = {
@@ -59,7 +60,7 @@ class StopOnNonFinite:
         flags = torch.isfinite(torch.stack([value.detach().float().mean() for value in losses.values()]))
         self._seen.append((engine.state.iteration, engine.state.epoch, list(losses), flags, engine.state.batch))
 
-    def look(self, engine: Engine) -> None:
+    def look(self, engine: Workflow) -> None:
         """Reads the flags; the only place that waits for the device.
 
         Raises:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from torch import Tensor
 from tqdm import tqdm
 
@@ -54,14 +55,14 @@ class ProgressHandler:
         self.disable = disable
         self.bar: tqdm | None = None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.update)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self.close)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Workflow) -> None:
         """Opens the bar at the iteration that the run starts, or resumes, from."""
         if self.bar is None:
             state = engine.state
@@ -76,7 +77,7 @@ class ProgressHandler:
                 mininterval=0.5,
             )
 
-    def update(self, engine: Engine) -> None:
+    def update(self, engine: Workflow) -> None:
         """Moves the bar to the present iteration and shows the losses."""
         if self.bar is None or self.bar.disable:
             return
@@ -85,7 +86,7 @@ class ProgressHandler:
         self.bar.set_postfix({"epoch": f"{engine.state.epoch}/{engine.state.max_epochs}", **shown}, refresh=False)
         self.bar.update(engine.state.iteration - self.bar.n)
 
-    def close(self, engine: Engine) -> None:
+    def close(self, engine: Workflow) -> None:
         """Ends the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from torch import Tensor
+
+from cps4_monai.engines.trainer import SemiSupervisedTrainer
 
 
 class PromptMapHandler:
@@ -24,12 +26,12 @@ class PromptMapHandler:
     def __init__(self, provider: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
         self.provider = provider
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SemiSupervisedTrainer) -> None:
         """Registers with a :class:`cps4_monai.engines.SemiSupervisedTrainer`."""
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self)
 
     @torch.no_grad()
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: SemiSupervisedTrainer) -> None:
         """Replaces ``engine.state.batch`` by one that holds the prompt map; the loader's own dicts stay untouched.
 
         Raises:

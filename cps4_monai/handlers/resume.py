@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from torch import nn
 
 from cps4_monai.handlers.files import plain, save_plain
@@ -73,13 +74,13 @@ class ResumeHandler:
         self.every = every
         self.enabled = enabled
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with a trainer."""
         if self.enabled:
             engine.add_event_handler(Events.STARTED, self.restore)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
-    def save(self, engine: Engine) -> None:
+    def save(self, engine: Workflow) -> None:
         """Writes the checkpoint of the epoch that has just ended.
 
         Raises:
@@ -105,7 +106,7 @@ class ResumeHandler:
         }
         save_plain(self.path, checkpoint)
 
-    def restore(self, engine: Engine) -> None:
+    def restore(self, engine: Workflow) -> None:
         """Goes on from the checkpoint, if there is one.
 
         Raises:

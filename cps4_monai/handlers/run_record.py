@@ -14,7 +14,8 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 import cps4_monai
 from cps4_monai.handlers.files import write_atomically
@@ -69,13 +70,13 @@ class RunRecord:
         self.log_level = log_level
         self._file: logging.FileHandler | None = None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with a trainer; comes first among its handlers, so that the log misses nothing."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.STARTED, self.start)
             engine.add_event_handler(Events.COMPLETED, self.stop)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Workflow) -> None:
         """Writes ``run.json`` and opens ``run.log``."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         path = self.output_dir / "run.json"
@@ -99,7 +100,7 @@ class RunRecord:
             logging.getLogger().addHandler(self._file)
         logger.info("run of %d epochs, %d iterations in total", now["epochs"], now["iterations"])
 
-    def stop(self, engine: Engine) -> None:
+    def stop(self, engine: Workflow) -> None:
         """Closes ``run.log``."""
         if self._file is not None:
             logging.getLogger().removeHandler(self._file)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+from cps4_monai.engines.trainer import SemiSupervisedTrainer
 from cps4_monai.losses.semi_supervised import mask_unannotated
 
 
@@ -69,16 +70,16 @@ class PictureHandler:
         self.interval = interval
         self.writer = SummaryWriter(log_dir=str(log_dir)) if summary_writer is None else summary_writer
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SemiSupervisedTrainer) -> None:
         """Registers with a :class:`cps4_monai.engines.SemiSupervisedTrainer`."""
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
         engine.add_event_handler(Events.COMPLETED, self.close)
 
-    def close(self, engine: Engine) -> None:
+    def close(self, engine: SemiSupervisedTrainer) -> None:
         """Puts what is written so far on the disk."""
         self.writer.flush()
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: SemiSupervisedTrainer) -> None:
         """Draws the first labeled and the first unlabeled slice of the batch."""
         for part in ("labeled", "unlabeled"):
             content = engine.state.batch.get(part)
@@ -87,7 +88,7 @@ class PictureHandler:
                 self.writer.add_image(f"slices/{part}", row, engine.state.epoch)
                 self._attention(content, part, engine.state.epoch)
 
-    def pictures(self, engine: Engine, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    def pictures(self, engine: SemiSupervisedTrainer, content: Mapping[str, Any]) -> dict[str, Tensor]:
         """Pictures by name, each (3, H, W) in [0, 1], of the first slice of one half of a batch."""
         method, image = engine.method, content["image"][:1]
         with engine.autocast():
