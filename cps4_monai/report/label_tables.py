@@ -1,0 +1,56 @@
+"""The anatomy table in the forms that viewers open directly: 3D Slicer, ITK-SNAP and BIDS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.report.palette import hex_colours, structure_colours
+
+
+def slicer_colour_table(anatomy: Anatomy) -> str:
+    """3D Slicer colour table (.ctbl): ``code name red green blue alpha``; spaces and slashes become underscores."""
+    lines = ["# Color table file written by cps4_monai", f"# {anatomy.num_classes} values"]
+    for structure, (red, green, blue) in zip(anatomy.structures, structure_colours(anatomy).tolist(), strict=True):
+        name = structure.name.replace(" ", "_").replace("/", "_")
+        lines.append(f"{structure.code} {name} {red} {green} {blue} {255 if structure.code else 0}")
+    return "\n".join(lines) + "\n"
+
+
+def itksnap_label_descriptions(anatomy: Anatomy) -> str:
+    """ITK-SNAP label descriptions (.txt): ``IDX -R- -G- -B- -A-- VIS MSH LABEL``."""
+    lines = [
+        "################################################",
+        "# ITK-SnAP Label Description File",
+        "# File format:",
+        "# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL",
+        "################################################",
+        '    0     0    0    0        0  0  0    "Clear Label"',
+    ]
+    colours = structure_colours(anatomy).tolist()
+    for structure in anatomy.foreground:
+        red, green, blue = colours[structure.code]
+        lines.append(f'{structure.code:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{structure.name}"')
+    return "\n".join(lines) + "\n"
+
+
+def bids_dseg_table(anatomy: Anatomy) -> str:
+    """BIDS look-up table of a discrete segmentation (dseg.tsv): ``index name abbreviation color``."""
+    lines = ["index\tname\tabbreviation\tcolor"]
+    for structure, colour in zip(anatomy.structures, hex_colours(anatomy), strict=True):
+        lines.append(f"{structure.code}\t{structure.long_name}\t{structure.name}\t{colour}")
+    return "\n".join(lines) + "\n"
+
+
+def write_label_tables(folder: str | Path, anatomy: Anatomy) -> list[Path]:
+    """Write ``labels.ctbl``, ``labels_itksnap.txt`` and ``dseg.tsv`` into a folder; returns their paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "labels.ctbl": slicer_colour_table(anatomy),
+        "labels_itksnap.txt": itksnap_label_descriptions(anatomy),
+        "dseg.tsv": bids_dseg_table(anatomy),
+    }
+    for name, text in tables.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in tables]

@@ -1,0 +1,166 @@
+"""Label maps laid over slices, and the panels that pictures are put together from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.report.palette import structure_colours
+
+FILL = 0.38
+PAPER = "#0f1216"  # pictures are dark, as radiologists view them
+INK = "#e8eaed"
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A scan and its label maps as sagittal slices, for pictures.
+
+    Attributes:
+        image: (D, H, W) float32 from 0 (black) to 1 (white).
+        labels: label maps by title, each (D, H, W).
+        spacing_mm: along D, H and W.
+    """
+
+    image: np.ndarray
+    labels: dict[str, np.ndarray]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width of a slice."""
+        return self.image.shape[1] * self.spacing_mm[1], self.image.shape[2] * self.spacing_mm[2]
+
+
+def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> np.ndarray:
+    """Image scaled to 0 to 1 between two percentiles (of every 4th voxel along each axis), float32."""
+    sample = image[tuple(slice(None, None, 4 if size > 16 else 1) for size in image.shape)]
+    low, high = np.percentile(sample, (lower, upper))
+    return np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
+
+
+def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.ndarray) -> Slab:
+    """Volumes (X, Y, Z) in any orientation as slices for pictures.
+
+    Raises:
+        ValueError: a label map of another shape than the image.
+    """
+    grid = SagittalGrid.from_affine(image.shape, affine)
+    return Slab(
+        grey_window(grid.to_slices(image)),
+        {title: np.ascontiguousarray(grid.to_slices(label)) for title, label in labels.items()},
+        grid.spacing_mm,
+    )
+
+
+def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarray, fill: float = FILL) -> np.ndarray:
+    """Grey slice with its structures tinted and outlined.
+
+    Args:
+        image: (H, W) from 0 to 1.
+        label: (H, W) codes, or None for the bare image.
+        colours: (C, 3) uint8 by code.
+        fill: opacity inside a structure, 0 to 1; its outline is opaque.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = np.repeat((image * 255)[..., None], 3, axis=-1)
+    if label is not None:
+        opacity = np.where(label > 0, np.float32(fill), np.float32(0))
+        opacity[(label > 0) & outline(label)] = 0.9
+        grey += opacity[..., None] * (colours[label].astype(np.float32) - grey)
+    return grey.astype(np.uint8)
+
+
+def outline(label: np.ndarray) -> np.ndarray:
+    """(H, W) -> bool: pixels with another code to the right, left, above or below."""
+    edge = np.zeros(label.shape, dtype=bool)
+    vertical, horizontal = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
+    edge[1:] |= vertical
+    edge[:-1] |= vertical
+    edge[:, 1:] |= horizontal
+    edge[:, :-1] |= horizontal
+    return edge
+
+
+def mid_slice(label: np.ndarray | None, num_slices: int) -> int:
+    """Slice through the middle of what is labeled; the middle of the slab where nothing is."""
+    if label is None or not label.any():
+        return num_slices // 2
+    area = np.count_nonzero(label.reshape(label.shape[0], -1), axis=1)
+    return int(np.searchsorted(area.cumsum(), area.sum() / 2))
+
+
+def structure_places(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Where to write names: mean row, first and last column of each code, (C, 3), NaN where absent; label is (H, W)."""
+    rows, columns = np.nonzero(label)
+    codes = label[rows, columns].astype(np.int64)
+    counts = np.bincount(codes, minlength=num_classes)
+    first, last = np.full(num_classes, np.inf), np.full(num_classes, -np.inf)
+    np.minimum.at(first, codes, columns)
+    np.maximum.at(last, codes, columns)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_row = np.bincount(codes, weights=rows, minlength=num_classes) / counts
+    places = np.stack([mean_row, first, last], axis=1)
+    places[counts == 0] = np.nan
+    return places
+
+
+def show_slice(axes: Axes, rgb: np.ndarray, size_mm: tuple[float, float]) -> None:
+    """Draw a slice with its true proportions; axes coordinates are millimetres from the top left corner."""
+    height, width = size_mm
+    axes.imshow(rgb, extent=(0, width, height, 0), interpolation="antialiased", cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
+
+
+def write_names(axes: Axes, label: np.ndarray, anatomy: Anatomy, size_mm: tuple[float, float], font: float = 8) -> None:
+    """Write the name of each structure of a slice (H, W) at its level: vertebrae on the left, discs on the right."""
+    height, width = size_mm
+    mm_per_row, mm_per_column = height / label.shape[0], width / label.shape[1]
+    places = structure_places(label, anatomy.num_classes)
+    colours = structure_colours(anatomy) / 255
+    for structure in anatomy.foreground:
+        row, first, last = places[structure.code]
+        if not np.isfinite(row):
+            continue
+        left = structure.kind in ("vertebra", "sacrum")
+        level = (row + 0.5) * mm_per_row
+        margin = -0.02 * width if left else 1.02 * width
+        edge = first * mm_per_column if left else (last + 1) * mm_per_column
+        colour = colours[structure.code]
+        axes.plot([margin, edge], [level, level], color=colour, lw=0.6, alpha=0.45, ls=(0, (2, 3)), clip_on=False)
+        axes.text(
+            margin, level, structure.name, color=colour, fontsize=font, ha="right" if left else "left", va="center"
+        )
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+
+
+def dark_figure(width_inches: float, height_inches: float) -> Figure:
+    """A figure for pictures, drawn without pyplot's global state, so from any thread."""
+    figure = Figure(figsize=(width_inches, height_inches), facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_png(figure: Figure, dpi: int = 100) -> bytes:
+    """PNG file as bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+    return buffer.getvalue()
+
+
+def spread(num_slices: int, wanted: int) -> Sequence[int]:
+    """At most ``wanted`` slice indices, evenly over the slab, without its outermost ones if there are enough."""
+    if num_slices <= wanted:
+        return list(range(num_slices))
+    return np.unique(np.round(np.linspace(0.5, num_slices - 1.5, wanted)).astype(int)).tolist()
