@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -40,6 +41,82 @@ class Fields:
     canal: np.ndarray
     pixel_mm: float
 
+    @cached_property
+    def half_height(self) -> np.ndarray:
+        """Half the height of the nearest vertebra, mm."""
+        return self.at_level(self.spine.height / 2)
+
+    @cached_property
+    def half_gap(self) -> np.ndarray:
+        """Half the height of the nearest disc, mm."""
+        return self.at_disc(self.spine.disc_height / 2)
+
+    @cached_property
+    def degeneration(self) -> np.ndarray:
+        """Degeneration of the nearest disc, 0 to 1."""
+        return self.at_disc(self.spine.degeneration)
+
+    @cached_property
+    def marrow(self) -> np.ndarray:
+        """Signal of the nearest vertebra's marrow."""
+        return self.at_level(self.spine.marrow)
+
+    @cached_property
+    def bulge(self) -> np.ndarray:
+        """How far the nearest disc bulges backwards, mm."""
+        return self.at_disc(self.spine.bulge)
+
+    @cached_property
+    def endplate_concavity(self) -> np.ndarray:
+        """Depth of the nearest vertebra's end plates, relative to half its height."""
+        return self.at_level(self.spine.endplate_concavity)
+
+    @cached_property
+    def waist(self) -> np.ndarray:
+        """Relative depth of a body along its height: narrowest in the middle."""
+        along = self.t / self.half_height
+        return 1 - np.float32(0.07) * np.maximum(1 - along * along, 0)
+
+    @cached_property
+    def disc_overhang(self) -> np.ndarray:
+        """How far the disc stands out over the bodies' walls, mm, more behind where it bulges."""
+        along = self.disc_t / (self.half_gap + 1)
+        return (self.bulge * (self.n > 0) + np.float32(0.8)) * np.maximum(1 - along * along, 0)
+
+    @cached_property
+    def sacral_joint(self) -> np.ndarray:
+        """Distance into the nearest of the rudimentary discs S1/S2 to S3/S4, mm."""
+        half_gaps = (1.9, 1.2, 0.8)
+        inside = [g - np.abs(self.s - float(e)) for g, e in zip(half_gaps, self.spine.sacrum_ends, strict=False)]
+        return np.maximum(np.maximum(inside[0], inside[1]), inside[2]).astype(np.float32)
+
+    @cached_property
+    def arch_size(self) -> np.ndarray:
+        """Relative size of the arches: lumbar ones are largest."""
+        return np.float32(self.spine.scale) * (1 - np.clip(self.s / 900, 0, 0.35))
+
+    @cached_property
+    def arch_behind(self) -> np.ndarray:
+        """Distance behind the canal, where the arches are, mm."""
+        return self.n - self.canal - np.float32(self.spine.canal_radius + 2)
+
+    @cached_property
+    def arch_along(self) -> np.ndarray:
+        """Position along the spine from the middle of the nearest spinous process, which points downwards, mm."""
+        steep = np.clip((self.s - 110) / 260, 0, np.float32(0.75)) + np.float32(0.2)
+        shifted = self.s + steep * self.arch_behind
+        centre = (self.spine.vertebra_centre - 0.38 * self.spine.height).astype(np.float32)
+        nearest = np.searchsorted((centre[1:] + centre[:-1]) / 2, shifted)
+        return shifted - centre[nearest]
+
+    def at_level(self, values: np.ndarray) -> np.ndarray:
+        """One value per vertebra, spread over the plane."""
+        return values.astype(np.float32)[self.level]
+
+    def at_disc(self, values: np.ndarray) -> np.ndarray:
+        """One value per disc, spread over the plane."""
+        return values.astype(np.float32)[self.disc]
+
     def cover(self, inside_mm: np.ndarray, edge_mm: float = EDGE_MM) -> np.ndarray:
         """Share of the pixel, 0 to 1, inside a surface that lies ``inside_mm`` outwards of it (partial volume)."""
         width = max(self.pixel_mm, edge_mm)
@@ -47,8 +124,12 @@ class Fields:
 
     def lateral_position(self, x_mm: float) -> np.ndarray:
         """Lateral distance from the spine's middle, which scoliosis shifts along s."""
+        return np.float32(x_mm) - self._shift
+
+    @cached_property
+    def _shift(self) -> np.ndarray:
         amplitude, period, phase = self.spine.scoliosis
-        return x_mm - amplitude * np.sin(self.s * (2 * np.pi / period) + phase).astype(np.float32)
+        return np.float32(amplitude) * np.sin(self.s * np.float32(2 * np.pi / period) + np.float32(phase))
 
 
 def make_fields(spine: Spine, s: np.ndarray, n: np.ndarray, pixel_mm: float) -> Fields:
@@ -65,7 +146,7 @@ def make_fields(spine: Spine, s: np.ndarray, n: np.ndarray, pixel_mm: float) -> 
     disc = np.clip(np.searchsorted(centre, s), 0, len(middle) - 1)
     half_depth, half_width = _profile(spine, s, "depth"), _profile(spine, s, "half_width")
     # The canal lies behind the posterior wall, narrows towards the sacrum's end and is wider in the neck of the sac.
-    canal = half_depth + spine.canal_radius + np.float32(0.8)
+    canal = half_depth + np.float32(spine.canal_radius + 0.8)
     return Fields(
         spine, s, n, level, s - centre.astype(np.float32)[level], disc, s - middle.astype(np.float32)[disc],
         half_depth, half_width, canal, pixel_mm,

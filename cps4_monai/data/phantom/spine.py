@@ -21,7 +21,7 @@ _DISC_ANGLE = [14, 12, 9, 6, 4, 1, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1]
 _SACRUM_LENGTH = [29, 24, 20, 17, 15, 25]
 _SACRUM_DEPTH = [24, 18, 14, 11.5, 9.5, 6]
 _SACRUM_HALF_WIDTH = [46, 42, 34, 27, 20, 6]
-_SACRUM_ANGLE = [5, 13, 19, 20, 16, 14]
+_SACRUM_ANGLE = [2, 9, 16, 18, 16, 14]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def draw_spine(rng: np.random.Generator) -> Spine:
     """Draws one subject: stature, posture, degenerate discs (dark, thin, bulging) and, in some, wedge fractures."""
     levels = len(_VERTEBRA_HEIGHT)
     scale = rng.uniform(0.86, 1.1)
-    lordosis = rng.uniform(0.5, 1.2)
-    kyphosis = rng.uniform(0.5, 1.6)
+    lordosis = rng.uniform(0.65, 1.3)
+    kyphosis = rng.uniform(0.5, 1.3)
     jitter = lambda spread: rng.normal(1, spread, levels)  # noqa: E731
     degeneration = _draw_degeneration(rng, levels)
     height = np.array(_VERTEBRA_HEIGHT) * scale * jitter(0.02)
@@ -112,9 +112,9 @@ def draw_spine(rng: np.random.Generator) -> Spine:
         sacrum_depth=np.array(_SACRUM_DEPTH) * scale * rng.normal(1, 0.05),
         sacrum_half_width=np.array(_SACRUM_HALF_WIDTH) * scale,
         sacrum_angle=np.deg2rad(np.array(_SACRUM_ANGLE) * rng.uniform(0.6, 1.25) + rng.normal(0, 2, 6)),
-        sacral_slope=np.deg2rad(0.72 * lumbar + rng.normal(0, 5) + rng.uniform(-3, 5)),
+        sacral_slope=np.deg2rad(0.78 * lumbar + rng.normal(0, 5)),
         scoliosis=(rng.normal(0, 2.0), rng.uniform(180, 400), rng.uniform(0, 2 * np.pi)),
-        canal_radius=rng.uniform(7.0, 9.0) * scale,
+        canal_radius=rng.uniform(5.8, 7.8) * scale,
         conus_level=rng.uniform(3.6, 5.0),
         scale=scale,
     )

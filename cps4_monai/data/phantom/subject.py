@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cps4_monai.data.phantom.bones import label_slice, shape_bones
+from cps4_monai.data.phantom.arches import paint_arches
+from cps4_monai.data.phantom.bones import Bones, label_slice, paint_bones, shape_bones
+from cps4_monai.data.phantom.canal import paint_canal
 from cps4_monai.data.phantom.centreline import Centreline, trace_centreline
 from cps4_monai.data.phantom.fields import Fields, make_fields
 from cps4_monai.data.phantom.scanner import coil_sensitivity, digitise, rician, saturation_band
+from cps4_monai.data.phantom.soft_tissue import Body, draw_body, paint_soft_tissue
 from cps4_monai.data.phantom.spine import Spine, draw_spine
-from cps4_monai.data.phantom.tissue import Body, paint_bones, paint_canal, paint_posterior_elements, paint_soft_tissue
 from cps4_monai.data.phantom.upsample import smooth_noise
 
 
@@ -61,17 +63,20 @@ def make_phantom(
     count = drawn_slices if slices is None else slices
     x_mm = (np.arange(count) - (count - 1) / 2) * thickness_mm + rng.uniform(-2, 2)
 
-    fields = make_fields(spine, *curve.coordinates(down_mm, back_mm), pixel_mm)
-    body, sensitivity = _draw_body(rng, fields, curve, down_mm, back_mm, count)
+    s, n = curve.coordinates(down_mm, back_mm)
+    # Real outlines are never quite smooth: the coordinates themselves are bent a little, labels with them.
+    fields = make_fields(spine, s + 0.5 * _bend(rng, s, pixel_mm), n + 0.6 * _bend(rng, s, pixel_mm), pixel_mm)
+    body = draw_body(rng, fields, curve, down_mm, back_mm, count)
+    sensitivity = coil_sensitivity(rng, body.skin) * saturation_band(rng, body.front)
     roots = np.clip(rng.normal(0.45, 0.4, 12), 0, 1).astype(np.float32)
     modic = np.where(rng.random(len(spine.height)) < 0.3 * spine.degeneration, rng.uniform(-0.35, 0.9), 0.0)
 
     image, label = np.empty((count, height, width), np.float32), np.empty((count, height, width), np.uint8)
-    for index, x in enumerate(x_mm):
+    for index, x in enumerate(x_mm.tolist()):
         bones = shape_bones(fields, x)
         label[index] = label_slice(fields, bones)
         image[index] = _paint_slice(fields, body, bones, index, x, roots, modic) * sensitivity
-    scan = digitise(rng, rician(rng, image, rng.uniform(0.008, 0.03)))
+    scan = digitise(rng, rician(rng, image, rng.uniform(0.01, 0.045)))
     to_file = (0, 2, 1)
     affine = _oblique_affine(rng, (thickness_mm, pixel_mm, pixel_mm), (count, width, height))
     return Phantom(scan.transpose(to_file).copy(), label.transpose(to_file).copy(), affine)
@@ -99,48 +104,21 @@ def _place_view(
     return pixel_mm, down, back
 
 
-def _draw_body(
-    rng: np.random.Generator, fields: Fields, curve: Centreline, down_mm: np.ndarray, back_mm: np.ndarray, count: int
-) -> tuple[Body, np.ndarray]:
-    """Trunk around the spine, and the scanner's sensitivity over it."""
-    spine, size = fields.spine, fields.s.shape
-    order = np.argsort(curve.points[:, 0])
-    along = np.interp(down_mm, curve.points[order, 0], curve.points[order, 1])
-    kernel = np.exp(-0.5 * (np.linspace(-2.5, 2.5, max(3, int(200 / fields.pixel_mm)))) ** 2)
-    reach = len(kernel) // 2
-    along = np.convolve(np.pad(along, reach, mode="edge"), kernel / kernel.sum(), mode="same")[reach:-reach]
-    fascia = (spine.depth[0] / 2 + 2 * spine.canal_radius + 32 * spine.scale) * rng.uniform(0.97, 1.05)
-    fat_mm = rng.uniform(8, 60)
-    outline = smooth_noise(rng, (6, 1), (size[0], 1))[:, 0] * rng.uniform(2, 7)
-    skin = (along + fascia + fat_mm + outline)[:, None] - back_mm
-    belly = back_mm - (along - rng.uniform(110, 190) + outline)[:, None]
-    coarse = max(4, int(min(size) * fields.pixel_mm / 14))
-    fine = (max(4, int(size[0] * fields.pixel_mm / 3)), max(4, int(size[1] * fields.pixel_mm / 3)))
-    long = (max(4, int(size[0] * fields.pixel_mm / 16)), max(4, int(size[1] * fields.pixel_mm / 4)))
-    body = Body(
-        skin=skin.astype(np.float32),
-        belly=belly.astype(np.float32),
-        fascia=fascia,
-        muscle_fat=rng.uniform(0.05, 0.6),
-        vessel=(rng.uniform(9, 15), rng.uniform(-12, 12), rng.uniform(6, 10)),
-        organs=smooth_noise(rng, (2, coarse, coarse), size),
-        texture=smooth_noise(rng, (count, *fine), size),
-        fibres=smooth_noise(rng, (count, *long), size),
-    )
-    front = (along[:, None] - spine.depth[0] / 2 - back_mm).astype(np.float32)
-    return body, coil_sensitivity(rng, body.skin) * saturation_band(rng, front)
-
-
 def _paint_slice(
-    fields: Fields, body: Body, bones: object, index: int, x_mm: float, roots: np.ndarray, modic: np.ndarray
+    fields: Fields, body: Body, bones: Bones, index: int, x_mm: float, roots: np.ndarray, modic: np.ndarray
 ) -> np.ndarray:
     texture = body.texture[index]
     image = paint_soft_tissue(fields, body, index, x_mm)
     paint_canal(fields, image, x_mm, roots)
-    paint_posterior_elements(fields, image, x_mm, texture)
+    paint_arches(fields, image, x_mm, texture, body.warp[index])
     paint_bones(fields, bones, image, texture, modic)
     image *= fields.cover(np.minimum(body.skin, body.belly), 1.5)
     return np.maximum(image, 0)
+
+
+def _bend(rng: np.random.Generator, like: np.ndarray, pixel_mm: float, grid_mm: float = 8.0) -> np.ndarray:
+    shape = (max(4, int(like.shape[0] * pixel_mm / grid_mm)), max(4, int(like.shape[1] * pixel_mm / grid_mm)))
+    return smooth_noise(rng, shape, like.shape)
 
 
 def _oblique_affine(

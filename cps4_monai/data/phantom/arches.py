@@ -1,0 +1,72 @@
+"""The vertebral arches: spinous processes in the middle, facets, pedicles and foramina beside it; never labeled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cps4_monai.data.phantom.fields import Fields
+from cps4_monai.data.phantom.paint import FAT, lowest, paint, paint_bone, rounded_box
+
+
+def paint_arches(fields: Fields, image: np.ndarray, x_mm: float, texture: np.ndarray, warp: np.ndarray) -> None:
+    """Lays the arches over a slice.
+
+    Args:
+        fields: maps of the plane.
+        image: slice, (H, W), changed in place.
+        x_mm: lateral position.
+        texture: fine texture, (H, W).
+        warp: bends the outlines, (2, H, W), unit variance.
+    """
+    lateral = np.abs(fields.lateral_position(x_mm))
+    nearest = float(lateral.min())
+    above_sacrum = fields.s + 14
+    marrow = fields.marrow * 1.05 + 0.05 * texture
+    if nearest < 11:
+        _paint_spinous(fields, image, lateral, above_sacrum, marrow, texture, warp)
+    if float(lateral.max()) > 4:
+        _paint_pillars(fields, image, lateral, above_sacrum, marrow, warp)
+
+
+def _paint_spinous(
+    fields: Fields,
+    image: np.ndarray,
+    lateral: np.ndarray,
+    above_sacrum: np.ndarray,
+    marrow: np.ndarray,
+    texture: np.ndarray,
+    warp: np.ndarray,
+) -> None:
+    spine = fields.spine
+    size = fields.arch_size
+    behind = fields.arch_behind + 1.2 * warp[0]
+    along = fields.arch_along + 1.3 * warp[1]
+    reach = 27.0 * float(spine.scale)
+    between = lowest(behind + 1, reach + 4 - behind, 8 - lateral, above_sacrum)
+    paint(image, fields.cover(between, 2) * 0.8, 0.3 + 0.14 * texture + 0.12 * warp[0])
+    pad = lowest(behind + 3.5, 5 - behind, np.abs(along) - 7.5 * size, 9 - lateral, above_sacrum)
+    paint(image, fields.cover(pad, 2), FAT)
+    plate = rounded_box(along, 9.2 * size + 0.07 * behind, behind - reach / 2, reach / 2, 4.5)
+    paint_bone(fields, image, lowest(plate, 5 - lateral, above_sacrum), marrow)
+
+
+def _paint_pillars(
+    fields: Fields,
+    image: np.ndarray,
+    lateral: np.ndarray,
+    above_sacrum: np.ndarray,
+    marrow: np.ndarray,
+    warp: np.ndarray,
+) -> None:
+    size = fields.arch_size
+    beside = fields.n - fields.half_depth
+    foramen = lowest(beside + 1, 14 * size - beside, 7 - np.abs(lateral - 16), above_sacrum)
+    paint(image, fields.cover(foramen, 2), FAT * 0.85)
+    nerve = 2.6 - np.hypot(beside - 5, fields.disc_t - 6)
+    paint(image, fields.cover(np.minimum(nerve, foramen)), 0.3)
+    pedicle = np.minimum(0.27 * 2 * fields.half_height - np.abs(fields.t - 4 * size), foramen + 2)
+    paint_bone(fields, image, pedicle, marrow)
+    behind = fields.arch_behind + 1.5 * warp[0]
+    shifted = fields.disc_t + 2 - 0.45 * behind + 1.5 * warp[1]
+    pillar = lowest(7 * size - np.abs(behind - 3), 7 - np.abs(lateral - 13), np.abs(shifted) - 1.2, above_sacrum)
+    paint_bone(fields, image, pillar, marrow * 0.85)
