@@ -77,7 +77,7 @@ def build_datalist(
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(_lines(content), encoding="utf-8")
     try:
         datalist = load_datalist(partial, dataset_dir=out.parent)
         if check_content:
@@ -130,7 +130,10 @@ def split_patients(
     reserved = any(s.held_out for s in scans)
     shown = _classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
     names = sorted(shown)
-    wanted = {"test": 0 if reserved else _number(test, len(names), "test"), "validation": _number(val, len(names), "val")}
+    wanted = {
+        "test": 0 if reserved else _number(test, len(names), "test"),
+        "validation": _number(val, len(names), "val"),
+    }
     if sum(wanted.values()) >= len(names):
         raise DatalistError(
             f"{wanted['test']} test and {wanted['validation']} validation patients asked for, but only {len(names)} "
@@ -209,6 +212,21 @@ def _classes_by_patient(scans: Sequence[Scan], classes: Mapping[str, Sequence[in
         if scan.subject in classes:
             shown.setdefault(scan.patient, set()).update(classes[scan.subject])
     return shown
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """JSON with one entry per line, so that it can be read and compared."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            parts.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            inner = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
+            parts.append(f" {json.dumps(key)}: [\n{inner}\n ]")
+        else:
+            parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _as_json(

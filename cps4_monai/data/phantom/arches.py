@@ -47,7 +47,10 @@ def _paint_spinous(
     pad = lowest(behind + 3.5, 5 - behind, np.abs(along) - 7.5 * size, 9 - lateral, above_sacrum)
     paint(image, fields.cover(pad, 2), FAT)
     plate = rounded_box(along, 9.2 * size + 0.07 * behind, behind - reach / 2, reach / 2, 4.5)
-    paint_bone(fields, image, lowest(plate, 5 - lateral, above_sacrum), marrow)
+    # Thinner than a slice: beside the midline the process fades by partial volume instead of turning into cortex.
+    under = image.copy()
+    paint_bone(fields, image, np.minimum(plate, above_sacrum), marrow)
+    image += np.clip((lateral - 5) / 4 + 0.5, 0, 1) * (under - image)
 
 
 def _paint_pillars(

@@ -1,0 +1,59 @@
+"""`cps4 datalist`: a datalist with patient-level splits from a folder of scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON file to write.")
+@click.option("--labeled-share", type=float, default=100.0, show_default=True,
+              help="Percentage of the training patients with labels that count as labeled.")  # fmt: skip
+@click.option("--labeled", type=click.IntRange(min=1), help="Their number, instead of the share.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split.")
+@click.option("--val", type=float, default=0.1, show_default=True, help="Validation patients: a share or a number.")
+@click.option("--test", type=float, default=0.2, show_default=True, help="Test patients: a share or a number.")
+@click.option("--unannotated", type=int, multiple=True,
+              help="Class code that is in view but never labeled (SPIDER: 1); repeatable.")  # fmt: skip
+@click.option("--anatomy", "anatomy_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Anatomy JSON; default: the 20 structures of MRSpineSeg.")  # fmt: skip
+@click.option("--check-content/--no-check-content", default=True, show_default=True,
+              help="Compare the voxels of all scans in the leak check.")  # fmt: skip
+def datalist(
+    folder: Path,
+    out: Path,
+    labeled_share: float,
+    labeled: int | None,
+    seed: int,
+    val: float,
+    test: float,
+    unannotated: tuple[int, ...],
+    anatomy_file: Path | None,
+    check_content: bool,
+) -> None:
+    """Make a datalist from FOLDER: BIDS or plain pairs (*_T2w.nii.gz with *_dseg.nii.gz), or nnU-Net's layout.
+
+    \b
+    Example:
+      cps4 datalist data/scans -o data/scans/datalist.json --labeled-share 10 --seed 1
+    """
+    from cps4_monai.anatomy import load_anatomy
+    from cps4_monai.data.build_datalist import build_datalist
+
+    try:
+        built = build_datalist(
+            folder, out, labeled_share=labeled_share, labeled=labeled, seed=seed, val=val, test=test,
+            unannotated=unannotated, anatomy=load_anatomy(anatomy_file), check_content=check_content,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for warning in built.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(
+        f"{len(built.labeled)} labeled, {len(built.unlabeled)} unlabeled, {len(built.validation)} validation, "
+        f"{len(built.test)} test"
+    )
+    click.echo(f"datalist: {out}")
