@@ -143,8 +143,9 @@ class StageOneLoader(_EpochLoader):
 class SemiSupervisedLoader(_EpochLoader):
     """Batches ``{"labeled": {...}, "unlabeled": {...}}``; an epoch is one pass over the unlabeled slices.
 
-    Labeled slices cycle, freshly shuffled each round. Of the unlabeled ones only full batches are given, unless there is
-    fewer than one. Without unlabeled slices an epoch is one pass over the labeled ones and batches have no "unlabeled".
+    Labeled slices cycle, freshly shuffled each round. Of the unlabeled ones only full batches are given, unless there
+    is fewer than one. Without unlabeled slices an epoch is one pass over the labeled ones, and batches have no
+    "unlabeled".
 
     Args:
         labeled: labeled slices.

@@ -24,8 +24,8 @@ class SliceDataset(Dataset):
     """All sagittal slices of a list of volumes.
 
     An item holds ``image`` (1, H, W) float32 in [0, 1], ``label`` (1, H, W) uint8 where labeled, ``subject``,
-    ``slice_index`` within its volume and ``slice_id`` within this data set. Unlabeled, no label file is ever opened, even
-    where one exists.
+    ``slice_index`` within its volume and ``slice_id`` within this data set. Unlabeled, no label file is ever opened,
+    even where one exists.
 
     Args:
         entries: volumes, with ``image``, ``label`` and ``subject``.

@@ -21,8 +21,8 @@ class InPlane:
 
     ``mode="spacing"`` resamples to ``spacing_mm`` about the slice's centre, then crops or pads to ``size``; without a
     size the field of view is kept, without a spacing the scan's own is kept. ``mode="central_half"`` takes the central
-    half along anterior-posterior and resizes it to ``size``. Pixel centres are aligned throughout, so that the way there
-    and back shifts nothing.
+    half along anterior-posterior and resizes it to ``size``. Pixel centres are aligned throughout, so that the way
+    there and back shifts nothing.
 
     Attributes:
         size: (H, W) of the network's slices, or None.

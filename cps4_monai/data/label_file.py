@@ -36,21 +36,30 @@ def write_label_volume(path: str | Path, array: np.ndarray, like: Volume | nib.N
         OSError: the folder cannot be written to.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(f"label map name is {path.name!r}; expected one that ends in .nii or .nii.gz")
+    content = label_bytes(path.name, array, like)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return path
+
+
+def label_bytes(name: str, array: np.ndarray, like: Volume | nib.Nifti1Header) -> bytes:
+    """Bytes of the file that :func:`write_label_volume` writes, compressed where ``name`` ends in ``.gz``.
+
+    Raises:
+        ValueError: see :func:`write_label_volume`.
+    """
+    if not name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"label map name is {name!r}; expected one that ends in .nii or .nii.gz")
     header = like if isinstance(like, nib.Nifti1Header) else like.header
     array = np.asarray(array)
-    shape = tuple(int(n) for n in header["dim"][1:4])
-    shape = tuple(n if i < header["dim"][0] else 1 for i, n in enumerate(shape))
+    shape = tuple(int(n) if axis < header["dim"][0] else 1 for axis, n in enumerate(header["dim"][1:4]))
     if array.shape != shape:
         raise ValueError(f"label map has shape {array.shape}; expected {shape}, the shape of the scan")
     codes = array.astype(np.uint8)
     if not np.array_equal(codes, array):
         raise ValueError("label map has values that are no whole numbers from 0 to 255; pass codes, not logits")
     content = label_header(header, shape).binaryblock + b"\0" * 4 + codes.tobytes(order="F")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, gzip.compress(content, 4, mtime=0) if path.name.endswith(".gz") else content)
-    return path
+    return gzip.compress(content, 4, mtime=0) if name.endswith(".gz") else content
 
 
 def label_header(header: nib.Nifti1Header, shape: tuple[int, ...]) -> nib.Nifti1Header:

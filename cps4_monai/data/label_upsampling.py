@@ -15,8 +15,8 @@ def upsampled_argmax(
     """Argmax over classes of scores interpolated bilinearly onto another grid, slice by slice.
 
     An interpolated score is a convex combination of its four neighbours, so where one class wins at all four it wins in
-    between: scores are interpolated only where the neighbours differ, at the borders of structures. The result is that of
-    interpolating everything.
+    between: scores are interpolated only where the neighbours differ, at the borders of structures. The result is that
+    of interpolating everything.
 
     Args:
         scores: (D, C, H, W), any floating type and device.

@@ -60,6 +60,22 @@ def open_nifti(path: str | Path) -> tuple[bytes, str]:
     return content, key
 
 
+def read_header(path: str | Path) -> nib.Nifti1Header:
+    """Header of a NIfTI file on disk, as stored, without reading its voxels.
+
+    Raises:
+        InvalidVolumeError: not readable, or no single-file NIfTI.
+    """
+    try:
+        with open(path, "rb") as file:
+            compressed = file.read(2) == GZIP_MAGIC
+        with gzip.open(path) if compressed else open(path, "rb") as file:
+            start = file.read(nib.Nifti2Header.template_dtype.itemsize)
+    except (EOFError, zlib.error, OSError) as error:
+        raise InvalidVolumeError(path, f"not readable ({error})", "a NIfTI file (.nii or .nii.gz)", REEXPORT) from error
+    return parse_header(start, path)
+
+
 def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
     """Header of an uncompressed single-file NIfTI, as stored: nothing in it is corrected.
 

@@ -44,8 +44,8 @@ class AxisMap:
     def linear_matrix(self, *, zero_outside: bool = True) -> torch.Tensor:
         """(target_size, source_size) weights of linear interpolation, float32; each row sums to 1 inside.
 
-        Where the axis shrinks (step above 1), the triangle is widened to the step, which is antialiasing. Rows of pixels
-        outside the field of view are zero, or those of its nearest pixel.
+        Where the axis shrinks (step above 1), the triangle is widened to the step, which is antialiasing. Rows of
+        pixels outside the field of view are zero, or those of its nearest pixel.
         """
         source = torch.arange(self.source_size, dtype=torch.float64)
         positions = self.positions().clamp(0.0, self.source_size - 1.0)

@@ -185,7 +185,8 @@ def unlabeled_augmentation(
     """The views of an unlabeled slice: ``image`` and ``image_strong``.
 
     Args:
-        views: "weak_strong": geometry for both, intensities for the student's; "same": geometry and intensities for both.
+        views: "weak_strong": geometry for both, intensities for the student's; "same": geometry and intensities for
+            both.
         geometry: arguments of :class:`RandSliceGeometryd`.
         intensity: arguments of :func:`intensity_augmentation`.
 
@@ -196,5 +197,9 @@ def unlabeled_augmentation(
     shared: Sequence[Callable] = intensity_augmentation("image", **settings).transforms if views == "same" else ()
     strong = intensity_augmentation("image_strong", **settings)
     return Compose(
-        [RandSliceGeometryd("image", **dict(geometry or {})), *shared, StrongViewd("image", views=views, transform=strong)]
+        [
+            RandSliceGeometryd("image", **dict(geometry or {})),
+            *shared,
+            StrongViewd("image", views=views, transform=strong),
+        ]
     )

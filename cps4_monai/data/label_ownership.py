@@ -1,0 +1,97 @@
+"""Which label maps are ours: a sidecar holds the hash of what was written, and nothing else is ever overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cps4_monai import __version__
+from cps4_monai.data.label_file import write_atomically
+
+GENERATOR = "cps4_monai"
+
+
+class ForeignFileError(ValueError):
+    """An output path holds a file that this package did not make, or that was changed since."""
+
+
+def full_stem(path: str | Path) -> str:
+    """File name without ``.nii`` or ``.nii.gz`` (or its last suffix)."""
+    name = Path(path).name
+    for suffix in (".nii.gz", ".nii"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def sidecar_of(label_path: str | Path) -> Path:
+    """The JSON beside a label map."""
+    label_path = Path(label_path)
+    return label_path.with_name(f"{full_stem(label_path)}.json")
+
+
+def is_ours(label_path: str | Path) -> bool:
+    """Whether a label map is, byte for byte, the one that its sidecar says this package wrote."""
+    label_path = Path(label_path)
+    record = _record(sidecar_of(label_path))
+    if record is None or not label_path.is_file():
+        return False
+    return hashlib.sha256(label_path.read_bytes()).hexdigest() in (record.get("Sha256"), record.get("Replaces"))
+
+
+def check_may_write(label_path: str | Path) -> bool:
+    """Whether a label map of ours is there already.
+
+    Raises:
+        ForeignFileError: the path of the label map or its sidecar holds a file that is not ours.
+    """
+    label_path = Path(label_path)
+    sidecar = sidecar_of(label_path)
+    if label_path.exists() and not is_ours(label_path):
+        raise ForeignFileError(
+            f"{label_path}: found a file that {GENERATOR} did not write (or that was changed since); it is never "
+            "overwritten. To mend: choose another output folder, or move the file away"
+        )
+    if sidecar.exists() and _record(sidecar) is None:
+        raise ForeignFileError(
+            f"{sidecar}: found a JSON that {GENERATOR} did not write; it is never overwritten. To mend: choose another "
+            "output folder, or move the file away"
+        )
+    return label_path.exists()
+
+
+def write_owned_label(label_path: str | Path, content: bytes, record: Mapping[str, Any] | None = None) -> None:
+    """Writes a label map and, before it, the sidecar that makes it ours.
+
+    Args:
+        label_path: ends in ``.nii`` or ``.nii.gz``.
+        content: the file's bytes.
+        record: what else the sidecar says; plain types.
+
+    Raises:
+        ForeignFileError: see :func:`check_may_write`.
+        OSError: the folder cannot be written to.
+    """
+    label_path = Path(label_path)
+    replaces = hashlib.sha256(label_path.read_bytes()).hexdigest() if check_may_write(label_path) else None
+    label_path.parent.mkdir(parents=True, exist_ok=True)
+    sidecar = {
+        "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
+        "Sha256": hashlib.sha256(content).hexdigest(),
+        # A run killed between the two files leaves the old label map with the new sidecar: still ours.
+        **({} if replaces is None else {"Replaces": replaces}),
+        **dict(record or {}),
+    }
+    write_atomically(sidecar_of(label_path), json.dumps(sidecar, indent=1, ensure_ascii=False).encode())
+    write_atomically(label_path, content)
+
+
+def _record(sidecar: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        return record if record["GeneratedBy"][0]["Name"] == GENERATOR else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None

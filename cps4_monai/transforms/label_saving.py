@@ -1,0 +1,130 @@
+"""Label maps saved for the scans they belong to; a file that is not ours is never overwritten."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SaveImaged
+
+from cps4_monai.data.label_file import label_bytes
+from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, full_stem, write_owned_label
+from cps4_monai.data.nifti_file import InvalidVolumeError, read_header
+
+logger = logging.getLogger(__name__)
+
+
+class SaveLabelsd(SaveImaged):
+    """Writes label maps (1, X, Y, Z) as ``<stem>_dseg.nii.gz`` with the header geometry of their scans.
+
+    Each gets a JSON sidecar that makes it ours; files appear whole or not at all. It is a ``SaveImaged`` by type, so
+    that MONAI Label, which sends label maps back itself, leaves it out.
+
+    Args:
+        keys: items that are label maps on the scan's grid, with ``filename_or_obj`` in their meta data.
+        output_dir: made where it is missing.
+        output_postfix: added to the stem of the scan's name.
+        data_root_dir: folder of the scans whose subfolders are mirrored; empty puts all files into ``output_dir``.
+        overwrite: replace label maps of ours; otherwise they are kept.
+        allow_missing_keys: pass over missing items.
+
+    Raises:
+        ForeignFileError: the path holds a file that is not ours, or two scans of one run would share it.
+        ValueError: an item of another form, or a scan outside ``data_root_dir``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        output_dir: str | Path = "./eval",
+        output_postfix: str = "_dseg",
+        data_root_dir: str | Path = "",
+        overwrite: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.output_dir, self.output_postfix = Path(output_dir), output_postfix
+        self.data_root_dir = Path(data_root_dir).resolve() if str(data_root_dir) else None
+        self.overwrite = overwrite
+        self._sources: dict[Path, str] = {}
+
+    def set_options(self, *args: Any, **kwargs: Any) -> SaveLabelsd:
+        """There are no writers to set options of.
+
+        Raises:
+            TypeError: always; the arguments of this class are all it takes.
+        """
+        raise TypeError("SaveLabelsd takes its settings as arguments; expected no call of set_options")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            self._save(key, d[key])
+        return d
+
+    def label_path(self, source: str | Path) -> Path:
+        """Where the label map of a scan goes.
+
+        Raises:
+            ValueError: the scan lies outside ``data_root_dir``.
+        """
+        folder = self.output_dir
+        if self.data_root_dir is not None:
+            parent = Path(source).resolve().parent
+            if not parent.is_relative_to(self.data_root_dir):
+                raise ValueError(f"{source} lies outside data_root_dir {self.data_root_dir}; expected a scan within it")
+            folder = folder / parent.relative_to(self.data_root_dir)
+        return folder / f"{full_stem(source)}{self.output_postfix}.nii.gz"
+
+    def _save(self, key: Hashable, item: Any) -> None:
+        if (
+            not isinstance(item, MetaTensor)
+            or item.ndim != 4
+            or item.shape[0] != 1
+            or not item.meta.get("filename_or_obj")
+        ):
+            raise ValueError(
+                f"{key!r} is no label map on a scan's grid; expected a MetaTensor (1, X, Y, Z) that names its scan: put "
+                "RestoreLabelsd before"
+            )
+        source = str(item.meta["filename_or_obj"])
+        path = self.label_path(source)
+        other = self._sources.setdefault(path, source)
+        if other != source:
+            raise ForeignFileError(
+                f"{path}: both {other} and {source} would be written there; expected one file for each. To mend: set "
+                "data_root_dir, so that subfolders are mirrored"
+            )
+        if check_may_write(path) and not self.overwrite:
+            logger.info("%s is there already and kept; overwrite=True replaces it", path)
+            return
+        codes = item.as_tensor().detach().cpu().numpy()[0]
+        affine = np.asarray(item.affine.detach().cpu(), dtype=np.float64)
+        content = label_bytes(path.name, codes, _scan_header(source, codes.shape, affine))
+        write_owned_label(
+            path, content, {"Sources": [source], "Warnings": str(item.meta.get("warnings", "")).splitlines()}
+        )
+        logger.info("wrote %s", path)
+
+
+def _scan_header(source: str, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Header:
+    """The scan's own header where it is NIfTI, otherwise one made from the affine."""
+    if Path(source).name.lower().endswith((".nii", ".nii.gz")) and Path(source).is_file():
+        header = read_header(source)
+        if tuple(int(n) for n in header["dim"][1:4]) == tuple(shape):
+            return header
+        raise InvalidVolumeError(
+            source, f"a scan of {header['dim'][1:4].tolist()} voxels", f"{list(shape)}, as in its label map",
+            "keep the scan unchanged while it is being segmented",
+        )  # fmt: skip
+    header = nib.Nifti1Image(np.zeros(shape, np.uint8), affine).header
+    header.set_qform(affine, 1)
+    header.set_sform(affine, 1)
+    header.set_xyzt_units("mm")
+    return header
