@@ -257,7 +257,7 @@ class SliceCache:
                            *self.in_plane.network_spacing_mm(grid.slices_shape[1:], grid.spacing_mm[1:])],
             "warnings": [*volume.warnings, *grid.warnings],
         }  # fmt: skip
-        write_atomically(self.directory / f"{name}.npy", content.getbuffer())
+        write_atomically(self.directory / f"{name}.npy", content.getvalue())
         write_atomically(self.directory / f"{name}.json", json.dumps(record).encode())
         loaded = self._load(name, volume.path)
         if loaded is None:

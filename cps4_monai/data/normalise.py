@@ -29,7 +29,7 @@ def percentile_normalise(array: np.ndarray, lower: float = 0.5, upper: float = 9
         low, high = float(array.min()), float(array.max())
     if not high > low:
         return np.zeros(array.shape, dtype=np.float32)
-    working = array.astype(np.float32 if array.dtype != np.float64 else np.float64)
+    working: np.ndarray = array.astype(np.float32 if array.dtype != np.float64 else np.float64)
     # Halving first keeps the difference of huge values finite.
-    scaled = (working * 0.5 - low * 0.5) / (high * 0.5 - low * 0.5)
+    scaled = (np.multiply(working, 0.5) - low * 0.5) / (high * 0.5 - low * 0.5)
     return np.clip(scaled, 0.0, 1.0).astype(np.float32, copy=False)

@@ -122,12 +122,24 @@ def volume_from_nifti(
     if is_label:
         array = _label_codes(raw, path, num_classes)
     else:
-        array, more = _finite_intensities(raw, path)
+        array, more = finite_intensities(raw, path)
         warnings += more
     return Volume(array, affine, spacing_of(affine), header, path, content_key, tuple(warnings))
 
 
-def _finite_intensities(raw: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
+def finite_intensities(raw: np.ndarray, path: str | Path) -> tuple[np.ndarray, list[str]]:
+    """Intensities without NaN and infinity (the minimum in their place), and warnings.
+
+    Args:
+        raw: voxels of any real type.
+        path: the scan, for messages.
+
+    Returns:
+        float32, or float64 where float32 cannot hold the values or their differences.
+
+    Raises:
+        InvalidVolumeError: no finite voxel, or a constant volume.
+    """
     array = raw.astype(np.float32) if raw.dtype.itemsize <= 2 else _narrowed(raw)
     if array.dtype.kind == "f":
         finite = np.isfinite(array)

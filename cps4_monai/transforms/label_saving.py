@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, SaveImaged
 
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, full_stem, write_owned_label
-from cps4_monai.data.nifti_file import InvalidVolumeError, read_header
+from cps4_monai.data.nifti_file import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +83,8 @@ class SaveLabelsd(SaveImaged):
         return folder / f"{full_stem(source)}{self.output_postfix}.nii.gz"
 
     def _save(self, key: Hashable, item: Any) -> None:
-        if (
-            not isinstance(item, MetaTensor)
-            or item.ndim != 4
-            or item.shape[0] != 1
-            or not item.meta.get("filename_or_obj")
-        ):
+        named = isinstance(item, MetaTensor) and item.meta.get("filename_or_obj")
+        if not named or item.ndim != 4 or item.shape[0] != 1:
             raise ValueError(
                 f"{key!r} is no label map on a scan's grid; expected a MetaTensor (1, X, Y, Z) that names its scan: put "
                 "RestoreLabelsd before"
@@ -116,13 +112,7 @@ class SaveLabelsd(SaveImaged):
 def _scan_header(source: str, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Header:
     """The scan's own header where it is NIfTI, otherwise one made from the affine."""
     if Path(source).name.lower().endswith((".nii", ".nii.gz")) and Path(source).is_file():
-        header = read_header(source)
-        if tuple(int(n) for n in header["dim"][1:4]) == tuple(shape):
-            return header
-        raise InvalidVolumeError(
-            source, f"a scan of {header['dim'][1:4].tolist()} voxels", f"{list(shape)}, as in its label map",
-            "keep the scan unchanged while it is being segmented",
-        )  # fmt: skip
+        return read_header(source)
     header = nib.Nifti1Image(np.zeros(shape, np.uint8), affine).header
     header.set_qform(affine, 1)
     header.set_sform(affine, 1)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 class RandSliceGeometryd(RandomizableTransform, MapTransform):
     """Moves a slice and its label map by one random grid, made by MONAI's affine and deformation grids.
 
-    Affine and elastic parts share one ``grid_sample``: bilinear for images, nearest for label maps, 0 outside. The grid is
-    kept under ``grid_key`` (H, W, 2): for each pixel of the result the place (x, y) it came from, in [-1, 1] with
+    Affine and elastic parts share one ``grid_sample``: bilinear for images, nearest for label maps, 0 outside. The grid
+    is kept under ``grid_key`` (H, W, 2): for each pixel of the result the place (x, y) it came from, in [-1, 1] with
     ``align_corners=False``; it is there whether or not anything was moved.
 
     Args:

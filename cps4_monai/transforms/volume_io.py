@@ -16,7 +16,7 @@ from cps4_monai.data.geometry import check_axes
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.normalise import percentile_normalise
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.data.volume import read_volume
+from cps4_monai.data.volume import finite_intensities, read_volume
 from cps4_monai.transforms.label_saving import SaveLabelsd
 
 __all__ = ["LoadVolumed", "RestoreLabelsd", "SaveLabelsd", "ToSagittalSlicesd"]
@@ -123,13 +123,15 @@ class ToSagittalSlicesd(MapTransform):
                 "with LoadImaged and ensure_channel_first=True"
             )
         affine = np.asarray(item.affine.detach().cpu(), dtype=np.float64)
-        check_axes(affine, str(item.meta.get("filename_or_obj", key)))
-        array = _finite(item.as_tensor().detach().cpu().numpy()[0])
+        name = str(item.meta.get("filename_or_obj", key))
+        array, warnings = finite_intensities(item.as_tensor().detach().cpu().numpy()[0], name)
+        check_axes(affine, name)
         grid = SagittalGrid.from_affine(array.shape, affine)
         slices = grid.to_slices(percentile_normalise(array, self.lower, self.upper))
         out = self.in_plane.image(slices, grid.spacing_mm[1:])
         meta = {
             **item.meta,
+            "warnings": "\n".join(filter(None, [item.meta.get("warnings", ""), *warnings, *grid.warnings])),
             IN_PLANE_KEY: json.dumps(self.in_plane.to_dict()),
             SOURCE_SHAPE_KEY: torch.tensor(array.shape),
             SOURCE_AFFINE_KEY: torch.from_numpy(affine),
@@ -192,15 +194,6 @@ class RestoreLabelsd(MapTransform):
         if pred.shape[0] == 1:
             return in_plane.restore_label(pred[0].to(torch.uint8), hw, spacing)
         return in_plane.restore_logits(pred.transpose(0, 1), hw, spacing, self.unannotated)
-
-
-def _finite(array: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(array)
-    if finite.all():
-        return array
-    if not finite.any():
-        raise ValueError("the image has no finite voxel; expected finite intensities: export the scan again")
-    return np.where(finite, array, array[finite].min())
 
 
 def _network_affine(grid: SagittalGrid, affine: np.ndarray, in_plane: InPlane) -> np.ndarray:
