@@ -134,6 +134,9 @@ def split_patients(
         "test": 0 if reserved else _number(test, len(names), "test"),
         "validation": _number(val, len(names), "val"),
     }
+    if not names:
+        raise DatalistError("no scan for training has a label map; expected *_dseg.nii.gz beside *_T2w.nii.gz, "
+                            "or nnU-Net's labelsTr: add label maps of the same names")  # fmt: skip
     if sum(wanted.values()) >= len(names):
         raise DatalistError(
             f"{wanted['test']} test and {wanted['validation']} validation patients asked for, but only {len(names)} "

@@ -183,7 +183,7 @@ def _share_key(share: str | int | float, path: Path) -> str:
     try:
         number = float(str(share).strip().removesuffix("%"))
     except ValueError as error:
-        raise DatalistError(f"{path}: labeled share {share!r} is not a number; expected a percentage, e.g. 10") from error
+        raise DatalistError(f"{path}: labeled share {share!r}; expected a percentage, e.g. 10") from error
     return f"{number:g}"
 
 
@@ -195,8 +195,8 @@ def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) 
     """
     if share not in subsets:
         raise DatalistError(
-            f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=float)}: choose one of them, or "
-            "build the datalist anew with 'cps4 datalist --labeled-share'"
+            f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=float)}: choose one of them, "
+            "or build the datalist anew with 'cps4 datalist --labeled-share'"
         )
     return set(subsets[share])
 
@@ -246,7 +246,7 @@ def _entry(
         raise DatalistError(f"{path}: {side!r} has the entry {raw!r}; expected an object with 'image'")
     label = raw.get("label")
     if label is not None and not isinstance(label, str):
-        raise DatalistError(f"{path}: {side!r} has the label {label!r} for {raw['image']}; expected a file name or none")
+        raise DatalistError(f"{path}: {side!r} has the label {label!r} for {raw['image']}; expected a file name")
     subject = str(raw.get("subject") or subject_of(raw["image"]))
     classes = raw.get("classes")
     used = label is not None and uses_label(raw, subject)

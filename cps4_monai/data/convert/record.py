@@ -1,0 +1,76 @@
+"""What a conversion did, file by file, and how it writes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ConvertedScan:
+    """One scan written.
+
+    Attributes:
+        subject: its new name.
+        source: the image it came from.
+        labeled: a label map was written, too.
+        classes: codes in the label map.
+        dropped: source value -> voxels that have no code here and became background.
+    """
+
+    subject: str
+    source: Path
+    labeled: bool
+    classes: tuple[int, ...] = ()
+    dropped: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """All scans of a conversion, and the scans that failed: (file, reason)."""
+
+    scans: tuple[ConvertedScan, ...]
+    failed: tuple[tuple[Path, str], ...] = ()
+
+    def write_table(self, path: str | Path) -> None:
+        """Writes ``conversion.csv``: one row per scan with its source, classes, and dropped voxels by value."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["subject", "source", "labeled", "classes", "dropped", "error"])
+            for scan in self.scans:
+                dropped = " ".join(f"{value}:{count}" for value, count in sorted(scan.dropped.items()))
+                classes = " ".join(map(str, scan.classes))
+                writer.writerow([scan.subject, scan.source.name, "yes" if scan.labeled else "no", classes, dropped, ""])
+            for source, reason in self.failed:
+                writer.writerow(["", source.name, "no", "", "", reason])
+
+
+def refuse_existing(files: list[Path], overwrite: bool) -> None:
+    """Checks that no output is there already.
+
+    Raises:
+        FileExistsError: a file exists and may not be overwritten.
+    """
+    there = [f for f in files if f.exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{there[0]} exists ({len(there)} of {len(files)} outputs do); expected an empty folder: choose another "
+            "one, or pass --overwrite"
+        )
+
+
+def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Writes a NIfTI-1 file with sform and qform, beside and renamed, so that no half-written file stays."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    nib.save(image, partial)
+    os.replace(partial, path)

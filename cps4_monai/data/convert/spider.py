@@ -1,0 +1,168 @@
+"""SPIDER (van der Graaf et al., Scientific Data 2024): `.mha` images and masks with codes of their own."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing, write_nifti
+from cps4_monai.data.convert.vertebral_bodies import NoCanalError, keep_bodies
+from cps4_monai.data.datalist import DatalistError
+
+logger = logging.getLogger(__name__)
+
+FILE = re.compile(r"(\d+)_(t1|t2|t2_SPACE)\.mha$", re.IGNORECASE)
+SEQUENCES = ("t2", "t2_SPACE", "t1")
+CANAL, HIGHEST_VERTEBRA, HIGHEST_DISC = 100, 9, 9
+
+
+def spider_codes(mask: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+    """Label map in our codes from a SPIDER mask.
+
+    Vertebra n from L5 up (1, 2, ...; 101, 102, ... where it is not whole) becomes 1 + n, disc n from L5/S up (201,
+    202, ...) becomes 10 + n, the canal (100) background. What lies above T9 has no code and becomes background.
+
+    Args:
+        mask: whole numbers, any shape.
+
+    Returns:
+        uint8 label map of the same shape, and the voxels without a code here: source value -> count.
+
+    Raises:
+        ValueError: values that are not whole numbers.
+    """
+    mask = np.asarray(mask)
+    if mask.dtype.kind == "f" and not (np.isfinite(mask).all() and np.all(mask == np.round(mask))):
+        raise ValueError("mask values are not whole numbers; expected SPIDER's codes: resample masks with nearest "
+                         "neighbour")  # fmt: skip
+    values, inverse, counts = np.unique(mask, return_inverse=True, return_counts=True)
+    codes = np.array([_code(int(v)) for v in values])
+    dropped = {int(v): int(n) for v, n, c in zip(values, counts, codes, strict=True) if c < 0}
+    return np.maximum(codes, 0).astype(np.uint8)[inverse].reshape(mask.shape), dropped
+
+
+def _code(value: int) -> int:
+    """Our code of a SPIDER value; -1 where there is none."""
+    if value in (0, CANAL):
+        return 0
+    if 1 <= value <= HIGHEST_VERTEBRA or CANAL < value <= CANAL + HIGHEST_VERTEBRA:
+        return value % CANAL + 1
+    if 2 * CANAL < value <= 2 * CANAL + HIGHEST_DISC:
+        return value - 2 * CANAL + HIGHEST_VERTEBRA + 1
+    return -1
+
+
+def convert_spider(
+    source: str | Path,
+    out: str | Path,
+    *,
+    sequence: str = "t2",
+    bodies_only: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Converts a SPIDER tree (``images/1_t2.mha``, ``masks/1_t2.mha``) to ``sub-001_T2w.nii.gz`` and ``_dseg``.
+
+    Args:
+        source: folder with ``images`` and ``masks``.
+        out: folder for the result; also gets ``conversion.csv``, with the voxels that have no code here.
+        sequence: t2, t2_SPACE or t1.
+        bodies_only: set the vertebrae's posterior elements to background, see :func:`keep_bodies`.
+        overwrite: replace files that exist.
+
+    Raises:
+        DatalistError: no image of that sequence.
+        ValueError: an unknown sequence.
+        FileExistsError: outputs exist already.
+        ImportError: SimpleITK is not installed.
+    """
+    source, out = Path(source), Path(out)
+    if sequence not in SEQUENCES:
+        raise ValueError(f"sequence is {sequence!r}; expected one of {list(SEQUENCES)}")
+    images, masks = _by_patient(source / "images", sequence), _by_patient(source / "masks", sequence)
+    if not images:
+        raise DatalistError(
+            f"{source}: no images/<number>_{sequence}.mha found; expected SPIDER's folders images and masks: unpack "
+            "images.zip and masks.zip there, or choose another sequence"
+        )
+    sitk = _simple_itk()
+    digits = max(3, *(len(str(n)) for n in images))
+    suffix = "T1w" if sequence == "t1" else "T2w"
+    targets = {n: [out / f"sub-{n:0{digits}d}_{s}.nii.gz" for s in (suffix, "dseg")] for n in images}
+    refuse_existing([t for pair in targets.values() for t in pair], overwrite)
+    out.mkdir(parents=True, exist_ok=True)
+    scans, failed = [], []
+    for number, image in sorted(images.items()):
+        try:
+            scans.append(_convert(sitk, f"sub-{number:0{digits}d}", image, masks.get(number), targets[number],
+                                  bodies_only))  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            logger.error("%s: %s", image, error)
+            failed.append((image, str(error)))
+    failed += [(masks[n], "a mask without its image") for n in sorted(set(masks) - set(images))]
+    result = Conversion(tuple(scans), tuple(failed))
+    result.write_table(out / "conversion.csv")
+    return result
+
+
+def _by_patient(folder: Path, sequence: str) -> dict[int, Path]:
+    found = {}
+    for path in sorted(folder.glob("*.mha")):
+        match = FILE.match(path.name)
+        if match is not None and match[2].lower() == sequence.lower():
+            found[int(match[1])] = path
+    return found
+
+
+def _simple_itk() -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise ImportError(
+            "SPIDER's .mha files need SimpleITK, which is not installed; to mend: pip install 'cps4-monai[dicom]'"
+        ) from error
+    return SimpleITK
+
+
+def _convert(
+    sitk: Any, subject: str, image: Path, mask: Path | None, targets: list[Path], bodies_only: bool
+) -> ConvertedScan:
+    array, affine = _read_mha(sitk, image)
+    label, classes, dropped = None, (), {}
+    if mask is not None:
+        codes, mask_affine = _read_mha(sitk, mask)
+        if codes.shape != array.shape or np.abs(mask_affine - affine).max() > 1e-3:
+            raise ValueError(
+                f"mask {mask} has {codes.shape} voxels or another position than its image ({array.shape}); expected "
+                "one grid: resample the mask (nearest neighbour)"
+            )
+        label, dropped = spider_codes(codes)
+        if bodies_only:
+            try:
+                label = keep_bodies(label, codes == CANAL, affine)
+            except NoCanalError as error:
+                raise ValueError(f"mask {mask}: {error}") from error
+        classes = tuple(int(c) for c in np.flatnonzero(np.bincount(label.ravel())) if c > 0)
+        if dropped:
+            logger.warning("%s: no code here for %s; set to background", mask, dropped)
+    write_nifti(array, affine, targets[0])
+    if label is not None:
+        write_nifti(label, affine, targets[1])
+    return ConvertedScan(subject, image, label is not None, classes, dropped)
+
+
+def _read_mha(sitk: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z) and the affine to RAS+ mm; ITK's world is LPS."""
+    image = sitk.ReadImage(str(path))
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(f"{path} has {image.GetDimension()} dimensions; expected a 3-D image with one value per voxel")
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    if array.dtype == np.int64 or array.dtype == np.uint64:
+        array = array.astype(np.int32)
+    return np.ascontiguousarray(array), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

@@ -1,0 +1,168 @@
+"""Reading datalists: labels only where they are used, nested shares, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.data.datalist import Datalist, DatalistError, Entry, load_datalist, subject_of
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for k in range(1, 7):
+        for suffix in ("T2w", "dseg"):
+            (tmp_path / f"sub-{k:03d}_{suffix}.nii.gz").write_bytes(b"not read here")
+    return tmp_path
+
+
+def entry(k: int, **more: object) -> dict:
+    return {"image": f"sub-{k:03d}_T2w.nii.gz", "label": f"sub-{k:03d}_dseg.nii.gz", "subject": f"sub-{k:03d}", **more}
+
+
+def write(folder: Path, **content: object) -> Path:
+    path = folder / "datalist.json"
+    path.write_text(json.dumps({"name": "six", "unannotated": [1], **content}))
+    return path
+
+
+def test_reads_sides_labels_and_unannotated(scans: Path) -> None:
+    training = [entry(1), {"image": "sub-002_T2w.nii.gz"}]
+    datalist = load_datalist(write(scans, training=training, validation=[entry(3)], test=[entry(4)]))
+    assert [e.subject for e in datalist.labeled] == ["sub-001"]
+    assert [e.subject for e in datalist.unlabeled] == ["sub-002"]
+    assert datalist.labeled[0].label == scans / "sub-001_dseg.nii.gz"
+    assert datalist.validation[0].label == scans / "sub-003_dseg.nii.gz"
+    assert datalist.unannotated == (1,) and datalist.name == "six" and datalist.warnings == ()
+
+
+def test_an_entry_marked_as_not_labeled_keeps_no_label(scans: Path) -> None:
+    datalist = load_datalist(write(scans, training=[entry(1), entry(2, labeled=False)]))
+    assert [e.label for e in datalist.unlabeled] == [None]
+
+
+@pytest.mark.parametrize("share", ["10", 10, 10.0, "10%"])
+def test_labeled_share_selects_the_recorded_subset(scans: Path, share: object) -> None:
+    path = write(scans, training=[entry(1), entry(2), entry(3)], subsets={"10": ["sub-002"]})
+    datalist = load_datalist(path, labeled_share=share)
+    assert [e.subject for e in datalist.labeled] == ["sub-002"]
+    assert all(e.label is None for e in datalist.unlabeled) and len(datalist.unlabeled) == 2
+
+
+def test_share_100_uses_every_label_even_of_entries_marked_unlabeled(scans: Path) -> None:
+    datalist = load_datalist(write(scans, training=[entry(1), entry(2, labeled=False)]), labeled_share=100)
+    assert len(datalist.labeled) == 2
+
+
+def test_paths_are_relative_to_dataset_dir(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("lists")
+    path = write(elsewhere, training=[entry(1)])
+    assert load_datalist(path, dataset_dir=scans).training[0].image == scans / "sub-001_T2w.nii.gz"
+    with pytest.raises(DatalistError, match=r"2 of 2 files are missing.*dataset_dir"):
+        load_datalist(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"training": "all"}, "'training' is a str"),
+        ({"training": [{"label": "x"}]}, "expected an object with 'image'"),
+        ({"training": [{"image": "sub-001_T2w.nii.gz", "label": 3}]}, "has the label 3"),
+        ({"training": [], "unannotated": ["S"]}, "'unannotated' is"),
+        ({"training": [], "subsets": []}, "'subsets' is a list"),
+        ({"training": [entry(1), entry(1)]}, "listed twice"),
+    ],
+)
+def test_wrong_forms_are_refused(scans: Path, content: dict, message: str) -> None:
+    with pytest.raises(DatalistError, match=message):
+        load_datalist(write(scans, **content))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": []}'])
+def test_files_that_are_no_datalist_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(DatalistError, match=r"bad\.json"):
+        load_datalist(path)
+
+
+def test_a_missing_datalist_names_its_path(tmp_path: Path) -> None:
+    with pytest.raises(DatalistError, match=r"nothing\.json.*cps4 datalist"):
+        load_datalist(tmp_path / "nothing.json")
+
+
+def test_an_unrecorded_share_lists_the_recorded_ones(scans: Path) -> None:
+    path = write(scans, training=[entry(1)], subsets={"5": ["sub-001"], "25": ["sub-001"]})
+    with pytest.raises(DatalistError, match=r"no labeled share '10'; the file records \['5', '25'\]"):
+        load_datalist(path, labeled_share=10)
+    with pytest.raises(DatalistError, match="expected a percentage"):
+        load_datalist(path, labeled_share="ten")
+
+
+def test_required_parts_must_have_entries(scans: Path) -> None:
+    path = write(scans, training=[entry(1)])
+    load_datalist(path, require=("labeled",))
+    with pytest.raises(DatalistError, match=r"no unlabeled subject.*supervised"):
+        load_datalist(path, require=("labeled", "unlabeled"))
+    path = write(scans, training=[{"image": "sub-001_T2w.nii.gz"}])
+    with pytest.raises(DatalistError, match="no labeled subject"):
+        load_datalist(path, require=("labeled",))
+
+
+def test_a_patient_labeled_in_one_session_and_unlabeled_in_another_warns_once(scans: Path) -> None:
+    for session in ("01", "02"):
+        (scans / f"sub-009_ses-{session}_T2w.nii.gz").touch()
+    training = [
+        {"image": "sub-009_ses-01_T2w.nii.gz", "label": "sub-001_dseg.nii.gz"},
+        {"image": "sub-009_ses-02_T2w.nii.gz"},
+    ]
+    datalist = load_datalist(write(scans, training=training))
+    assert datalist.warnings == ("1 patients are both labeled and unlabeled within training: sub-009",)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("sub-001_T2w.nii.gz", "sub-001"),
+        ("sub-001_ses-02_acq-sag_T2w.nii", "sub-001_ses-02"),
+        ("case7_T2w.nii.gz", "case7"),
+        ("spine_012_0000.nii.gz", "spine_012"),
+    ],
+)
+def test_subject_from_file_name(name: str, subject: str) -> None:
+    assert subject_of(name) == subject
+
+
+def test_labeled_and_unlabeled_partition_training() -> None:
+    datalist = Datalist(training=(Entry(Path("a"), Path("b"), "s1"), Entry(Path("c"), None, "s2")))
+    assert {*datalist.labeled, *datalist.unlabeled} == set(datalist.training)
+
+
+def test_reads_the_spider_splits_as_they_stand(spider_dir: Path) -> None:
+    datalist = load_datalist(spider_dir / "splits.json", labeled_share="10", require=("labeled", "unlabeled"))
+    assert [e.subject for e in datalist.labeled] == ["sub-209", "sub-161"]
+    assert (len(datalist.unlabeled), len(datalist.validation), len(datalist.test)) == (16 + 4, 3, 7)
+    assert datalist.unannotated == (1,)
+    more = load_datalist(spider_dir / "splits.json", labeled_share="10", unlabeled_slices=True)
+    held_out = {e.subject for e in (*more.validation, *more.test)}
+    assert len(more.unlabeled) == 20 + 144 and not held_out & {e.subject for e in more.training}
+
+
+def splits(**changes: object) -> dict:
+    content = {"train": ["sub-001", "sub-002"], "val": [], "test": [], "labeled": {"50": ["sub-001"]}}
+    return {**content, **changes}
+
+
+def test_spider_splits_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(splits(labeled={"50": ["sub-007"]})))
+    with pytest.raises(DatalistError, match=r"\['sub-007'\] are not in 'train'"):
+        load_datalist(path, labeled_share=50, check_files=False)
+    path.write_text(json.dumps(splits(val="sub-003")))
+    with pytest.raises(DatalistError, match="'val' is a str"):
+        load_datalist(path, check_files=False)
+    path.write_text(json.dumps(splits(test=["sub-002"])))
+    with pytest.raises(ValueError, match="the same patient is on two sides"):
+        load_datalist(path, check_files=False)

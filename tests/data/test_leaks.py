@@ -1,0 +1,60 @@
+"""The leak check: patients and voxels, whatever the file is called and however it is compressed."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cps4_monai.data.datalist import Datalist, Entry, check_leaks
+from cps4_monai.data.leaks import LeakError, patient_of, voxel_digest
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+@pytest.fixture
+def voxels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 900, (3, 8, 9)).astype(np.int16)
+
+
+def test_the_same_patient_in_training_and_test_is_refused_naming_both() -> None:
+    datalist = Datalist(
+        training=(Entry(Path("a.nii"), None, "sub-001_ses-01"),), test=(Entry(Path("b.nii"), None, "sub-001_ses-02"),)
+    )
+    with pytest.raises(LeakError, match=r"sub-001_ses-01 \(a.nii\) in training and sub-001_ses-02 \(b.nii\) in test"):
+        check_leaks(datalist, content=False)
+
+
+def test_a_renamed_recompressed_copy_is_recognised(tmp_path: Path, voxels: np.ndarray) -> None:
+    first = save(tmp_path / "sub-001_T2w.nii", voxels)
+    copy = tmp_path / "sub-002_T2w.nii.gz"
+    copy.write_bytes(gzip.compress(first.read_bytes(), compresslevel=1))
+    datalist = Datalist(training=(Entry(first, None, "sub-001"),), validation=(Entry(copy, None, "sub-002"),))
+    with pytest.raises(LeakError, match=r"image content.*sub-001 .*training and sub-002 .*validation"):
+        check_leaks(datalist)
+    check_leaks(datalist, content=False)
+
+
+def test_copies_on_one_side_are_no_leak(tmp_path: Path, voxels: np.ndarray) -> None:
+    files = [save(tmp_path / f"{k}.nii", voxels) for k in range(2)]
+    check_leaks(Datalist(training=tuple(Entry(f, None, f"s{k}") for k, f in enumerate(files))))
+
+
+def test_digest_follows_voxels_not_type_or_name(tmp_path: Path, voxels: np.ndarray) -> None:
+    one = voxel_digest(save(tmp_path / "a.nii", voxels))
+    assert one == voxel_digest(save(tmp_path / "b.nii.gz", voxels.astype(np.float64)))
+    changed = voxels.copy()
+    changed[1, 2, 3] += 1
+    assert one != voxel_digest(save(tmp_path / "c.nii", changed))
+    assert one != voxel_digest(save(tmp_path / "d.nii", voxels.reshape(3, 9, 8)))
+
+
+def test_sessions_belong_to_one_patient() -> None:
+    assert patient_of("sub-001_ses-02") == patient_of("sub-001") == "sub-001"
+    assert patient_of("case_7") == "case_7"
