@@ -1,0 +1,104 @@
+"""Training curves: read from `metrics.csv` or TensorBoard event files, drawn as one chart per kind of value."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = ("stage", "epoch", "iteration", "name", "value")
+
+
+class MetricsLog:
+    """Appends values to a `metrics.csv` in long form: ``stage,epoch,iteration,name,value``, one line per value.
+
+    Lines are written whole and at once, so a killed run loses none but the last ones.
+
+    Args:
+        path: file; made with its header where it is not there, continued where it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_file():
+            self.path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+
+    def write(self, stage: str, epoch: int, iteration: int, values: dict[str, float]) -> None:
+        """Append one line per value."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([stage, epoch, iteration, name, f"{value:.8g}"] for name, value in values.items())
+
+
+def read_metrics(path: str | Path, stage: str = "") -> pd.DataFrame:
+    """Values of a run in long form, columns ``COLUMNS``.
+
+    Where a run was resumed, the last value written for a (stage, name, iteration) counts.
+
+    Args:
+        path: a `metrics.csv`, or a folder with TensorBoard event files in it or below it.
+        stage: name given to values from event files at the folder's top; below it the subfolder's name is taken.
+
+    Raises:
+        ValueError: neither is found, or the CSV has other columns.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_events(path, stage)
+    if not path.is_file():
+        raise ValueError(f"{path}: not found; expected a metrics.csv or a folder with TensorBoard event files")
+    frame = pd.read_csv(path, dtype={"stage": str, "name": str}, on_bad_lines="skip")
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    if missing:
+        raise ValueError(f"{path}: columns {missing} are missing; expected {','.join(COLUMNS)}")
+    return _last_values(frame[list(COLUMNS)])
+
+
+def _read_events(folder: Path, stage: str) -> pd.DataFrame:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows: list[dict[str, Any]] = []
+    for directory in sorted({path.parent for path in folder.rglob("events.out.tfevents.*")}):
+        accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+        accumulator.Reload()
+        name_of_stage = stage if directory == folder else directory.relative_to(folder).as_posix()
+        for tag in accumulator.Tags()["scalars"]:
+            for event in accumulator.Scalars(tag):
+                rows.append(
+                    {"stage": name_of_stage, "epoch": -1, "iteration": event.step, "name": tag, "value": event.value}
+                )
+    if not rows:
+        raise ValueError(f"{folder}: no TensorBoard scalars in it or below it")
+    return _last_values(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _last_values(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.assign(
+        stage=frame["stage"].fillna(""), value=pd.to_numeric(frame["value"], errors="coerce")
+    ).drop_duplicates(["stage", "name", "iteration"], keep="last")
+    return frame.sort_values(["stage", "name", "iteration"], kind="stable").reset_index(drop=True)
+
+
+def is_score(name: str) -> bool:
+    """Whether a value is a score between 0 and 1 (higher is better) rather than a loss."""
+    return any(word in name.lower() for word in ("dice", "iou"))
+
+
+def by_chart(frame: pd.DataFrame, per_class: Iterable[str] = ()) -> dict[tuple[str, str], pd.DataFrame]:
+    """Split a run's values into charts: (stage, "losses" | "scores" | "other") -> values.
+
+    Args:
+        frame: from :func:`read_metrics`.
+        per_class: short names of structures; values that end in ``_<name>`` are left out, they would be twenty lines.
+    """
+    ends: Sequence[str] = tuple(f"_{name}" for name in per_class)
+    kept = frame[[not (ends and name.endswith(tuple(ends))) for name in frame["name"]]]
+    kinds = ["scores" if is_score(n) else "losses" if "loss" in n.lower() else "other" for n in kept["name"]]
+    charts = {}
+    for (stage, kind), group in kept.assign(kind=kinds).groupby(["stage", "kind"], sort=True):
+        charts[(str(stage), str(kind))] = group.drop(columns="kind")
+    return charts

@@ -1,0 +1,234 @@
+"""The report of an evaluation: headline numbers, tables, charts, and a picture of every case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cps4_monai import __version__
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.evaluation.folder import Evaluation
+from cps4_monai.metrics.bootstrap import Interval
+from cps4_monai.metrics.conventions import CONVENTION_TITLES, CONVENTIONS
+from cps4_monai.metrics.tables import STRUCTURE_METRICS, state_counts
+from cps4_monai.report.charts import learning_curve, method_bars, structure_boxes
+from cps4_monai.report.curves import by_chart
+from cps4_monai.report.page import (
+    Block,
+    Card,
+    Cards,
+    Cell,
+    Figure,
+    Gallery,
+    Section,
+    Table,
+    Text,
+    count,
+    number,
+    settings_table,
+    write_page,
+)
+from cps4_monai.report.palette import hex_colours
+
+CHART_TITLES = {"losses": "losses", "scores": "validation scores", "other": "other values"}
+
+
+@dataclass
+class ReportContent:
+    """What goes into the report; whatever is empty is left out of it.
+
+    Attributes:
+        evaluation: tables of the predictions.
+        anatomy: the classes.
+        unannotated: codes that were not scored.
+        title: of the page.
+        settings: name -> value of the run.
+        pictures: title -> PNG, each shown in full.
+        mosaics: title -> PNG, each behind its title.
+        attention: title -> PNG of ``report.attention.attention_figure``.
+        curves: values of the training run (``report.curves.read_metrics``).
+        comparison: method -> summary table, e.g. a trivial baseline, supervised, cps4.
+        attribution: where the scans are from and under which licence.
+    """
+
+    evaluation: Evaluation
+    anatomy: Anatomy = MRSPINESEG
+    unannotated: Sequence[int] = ()
+    title: str = "Spine segmentation report"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    mosaics: Mapping[str, bytes] = field(default_factory=dict)
+    attention: Mapping[str, bytes] = field(default_factory=dict)
+    curves: pd.DataFrame | None = None
+    comparison: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    attribution: str = ""
+
+
+def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
+    """Write the report as one HTML file that needs nothing else; returns its path."""
+    evaluation = content.evaluation
+    subjects = evaluation.cases["subject"].nunique()
+    subtitle = f"{len(evaluation.cases)} scans of {subjects} subjects scored on their own grids"
+    if len(evaluation.failures):
+        subtitle += f", {len(evaluation.failures)} files not scored"
+    sections = [
+        Section("Summary", _summary(content), "95 % percentile bootstrap intervals over subjects."),
+        Section("Methods side by side", _comparison(content), "Same test subjects, same convention."),
+        Section("By structure", _by_structure(content), _structure_intro(content)),
+        Section("By case", _by_case(content)),
+        Section("Pictures", [Gallery([Figure(p, t) for t, p in content.pictures.items()], wide=True)]
+                if content.pictures else []),
+        Section("All slices", [Gallery([Figure(p, t) for t, p in content.mosaics.items()], fold=True)]
+                if content.mosaics else [], "Label above, prediction below. Click to open."),
+        Section("Attention maps", [Gallery([Figure(p, t) for t, p in content.attention.items()], wide=True)]
+                if content.attention else [], "Attention to the prompt of each structure; its label is outlined."),
+        Section("Learning curves", _curves(content)),
+        Section("Not scored", _failures(content), "These files enter no number above."),
+        Section("Settings", [settings_table(content.settings)] if content.settings else []),
+        Section("How it is measured", [Text(text) for text in _method(content)]),
+    ]  # fmt: skip
+    footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
+    return write_page(path, content.title, subtitle, sections, footer)
+
+
+def _interval(row: pd.Series) -> Interval:
+    return Interval(float(row["mean"]), float(row["ci_low"]), float(row["ci_high"]), int(row["n"]))
+
+
+def _range(interval: Interval, digits: int = 3) -> str:
+    if np.isnan(interval.low):
+        return "no interval: fewer than two subjects"
+    return f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+
+
+def _summary(content: ReportContent) -> list[Block]:
+    evaluation = content.evaluation
+    cards = []
+    for convention in ("b", "a", "c"):
+        dice, iou = (_interval(evaluation.overall(f"{name}_{convention}")) for name in ("dice", "iou"))
+        cards.append(
+            Card(
+                f"Dice ({convention})", f"{dice.mean:.3f}" if dice.n else "–",
+                f"{_range(dice)} · IoU {iou.mean:.3f} · {CONVENTION_TITLES[convention]}", strong=convention == "b",
+            )
+        )  # fmt: skip
+    cases = evaluation.cases
+    measured, labeled = int(cases["num_measured"].sum()), int(cases["num_labeled"].sum())
+    hd95, assd = _interval(evaluation.overall("hd95_mm")), _interval(evaluation.overall("assd_mm"))
+    missed, false = int(cases["num_missed"].sum()), int(cases["num_false"].sum())
+    more = [
+        Card("HD95", f"{hd95.mean:.2f} mm" if hd95.n else "–", f"{_range(hd95, 2)} · {measured} of {labeled} measured"),
+        Card("ASSD", f"{assd.mean:.2f} mm" if assd.n else "–", f"{_range(assd, 2)} · {measured} of {labeled} measured"),
+        Card("Missed structures", str(missed), f"of {labeled} in the labels"),
+        Card("False structures", str(false), "in no label of that scan"),
+    ]
+    return [Cards(cards), Cards(more)]
+
+
+def _comparison(content: ReportContent) -> list[Block]:
+    if not content.comparison:
+        return []
+    metrics = [f"dice_{c}" for c in ("b", "a", "c")] + ["iou_b", "hd95_mm"]
+    rows = []
+    for method, summary in content.comparison.items():
+        overall = summary[summary["structure"] == "overall"].set_index("metric")
+        cells = [Cell(method, method)]
+        for metric in metrics:
+            if metric not in overall.index:
+                cells.append(number(float("nan")))
+                continue
+            interval = _interval(overall.loc[metric])
+            digits = 2 if metric.endswith("_mm") else 3
+            low_high = "" if np.isnan(interval.low) else f"  [{_range(interval, digits).replace(' to ', ', ')}]"
+            shown = number(interval.mean, digits)
+            cells.append(Cell(shown.text + low_high, shown.sort, shown.tone))
+        rows.append(cells)
+    table = Table(("method", "Dice (b)", "Dice (a)", "Dice (c)", "IoU (b)", "HD95 mm"), rows)
+    return [Figure(method_bars(content.comparison), alt="Dice by method"), table]
+
+
+def _structure_intro(content: ReportContent) -> str:
+    names = [content.anatomy[code].name for code in content.unannotated]
+    skipped = f" Not scored, because never labeled: {', '.join(names)}." if names else ""
+    return (
+        "Over the subjects whose label shows the structure; n in brackets. A missed structure is a Dice of 0." + skipped
+    )
+
+
+def _by_structure(content: ReportContent) -> list[Block]:
+    evaluation, colours = content.evaluation, hex_colours(content.anatomy)
+    if evaluation.structures.empty:
+        return []
+    summary = evaluation.summary.set_index(["structure", "metric"])
+    states = state_counts(evaluation.structures)
+    rows = []
+    for (code, name, kind), counts in states.iterrows():
+        cells = [Cell(name, float(code), swatch=colours[code]), Cell(kind, kind)]
+        cells += [count(counts["ok"] + counts["missed"]), count(counts["missed"], bad=True),
+                  count(counts["false"], bad=True)]  # fmt: skip
+        for metric in STRUCTURE_METRICS:
+            if (name, metric) not in summary.index:
+                cells.append(number(float("nan")))
+                continue
+            row = summary.loc[(name, metric)]
+            in_mm = metric.endswith("_mm")
+            shown = number(float(row["mean"]), 2 if in_mm else 3)
+            cells.append(Cell(f"{shown.text}  ({int(row['n'])})" if in_mm else shown.text, shown.sort, shown.tone))
+        rows.append(cells)
+    columns = ("structure", "kind", "labeled", "missed", "false", "Dice", "IoU", "HD95 mm (n)", "ASSD mm (n)")
+    boxes = Figure(structure_boxes(evaluation.structures, content.anatomy), alt="Dice by structure")
+    return [boxes, Table(columns, rows)]
+
+
+def _by_case(content: ReportContent) -> list[Block]:
+    columns: tuple[str, ...] = (
+        "case", "subject", "Dice (b)", "Dice (a)", "Dice (c)", "HD95 mm", "ASSD mm", "measured", "missed", "false",
+        "slices", "warnings",
+    )  # fmt: skip
+    rows = []
+    for row in content.evaluation.cases.sort_values("dice_b").to_dict("records"):
+        cells = [Cell(row["case"], row["case"]), Cell(row["subject"], row["subject"])]
+        cells += [number(row[f"dice_{c}"]) for c in ("b", "a", "c")]
+        cells += [number(row["hd95_mm"], 2), number(row["assd_mm"], 2)]
+        cells.append(Cell(f"{row['num_measured']} of {row['num_labeled']}", float(row["num_measured"])))
+        cells += [count(row["num_missed"], bad=True), count(row["num_false"], bad=True), count(row["num_slices"])]
+        rows.append([*cells, Cell(row["warnings"], row["warnings"], "warn")])
+    if not any(row[-1].text for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return [Table(columns, rows, "Lowest Dice first.")] if rows else []
+
+
+def _curves(content: ReportContent) -> list[Block]:
+    if content.curves is None or content.curves.empty:
+        return []
+    charts = by_chart(content.curves, content.anatomy.names)
+    figures = []
+    for (stage, kind), values in charts.items():
+        title = f"{stage}: {CHART_TITLES[kind]}" if stage else CHART_TITLES[kind]
+        figures.append(Figure(learning_curve(values, title), alt=title))
+    return [Gallery(figures)] if figures else []
+
+
+def _failures(content: ReportContent) -> list[Block]:
+    failures = content.evaluation.failures
+    if failures.empty:
+        return []
+    rows = [[Cell(row["case"], row["case"]), Cell(row["file"], row["file"]), Cell(row["reason"], tone="warn")]
+            for row in failures.fillna("").to_dict("records")]  # fmt: skip
+    return [Table(("case", "file", "reason"), rows)]
+
+
+def _method(content: ReportContent) -> list[str]:
+    lines = [f"Dice ({c}): {CONVENTION_TITLES[c]}." for c in CONVENTIONS]
+    lines.append(
+        "HD95 and ASSD are measured on the scan's own grid in millimetres, for structures that are in both label and "
+        "prediction; a structure that is missed or false has none, so how many were measured stands beside them. The "
+        "faces where the slab ends count as surface."
+    )
+    lines.append("Intervals draw subjects with replacement (a: with all their slices); the seed is fixed.")
+    return lines

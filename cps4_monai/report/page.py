@@ -1,0 +1,181 @@
+"""One static HTML page out of plain blocks: cards, sortable tables, figures. No network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from PIL import Image
+
+WEBP_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline number: title, value, and a line below it."""
+
+    title: str
+    value: str
+    note: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Headline numbers in a row."""
+
+    cards: Sequence[Card]
+    template: str = field(default="cards", init=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: text, what it is sorted by, tone ("", "muted", "warn" or "bad") and a colour swatch."""
+
+    text: str
+    sort: float | str = ""
+    tone: str = ""
+    swatch: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table sorted by a click on a column's head."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    template: str = field(default="table", init=False)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture (PNG bytes or an SVG element) with its title and caption.
+
+    PNG is stored in the page as WebP, a tenth of its size.
+    """
+
+    picture: bytes | str
+    title: str = ""
+    caption: str = ""
+    alt: str = ""
+    template: str = field(default="figure", init=False)
+
+    @property
+    def html(self) -> Markup:
+        """The element itself, with the picture inside."""
+        if isinstance(self.picture, bytes):
+            buffer = io.BytesIO()
+            Image.open(io.BytesIO(self.picture)).convert("RGB").save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
+            data = base64.b64encode(buffer.getvalue()).decode("ascii")
+            return Markup('<img loading="lazy" alt="{}" src="data:image/webp;base64,{}">').format(
+                self.alt or self.title, data
+            )
+        return Markup(self.picture)  # made by report.charts, never by users
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Figures that share the width, or, with ``fold``, each behind its title until it is opened."""
+
+    figures: Sequence[Figure]
+    fold: bool = False
+    wide: bool = False
+    template: str = field(default="gallery", init=False)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; tone "" or "warn"."""
+
+    text: str
+    tone: str = ""
+    template: str = field(default="text", init=False)
+
+
+Block = Cards | Table | Figure | Gallery | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, one sentence, and its blocks."""
+
+    title: str
+    blocks: Sequence[Block]
+    intro: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """Its place in the page's address."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+def number(value: float, digits: int = 3, *, missing: str = "–", tone: str = "") -> Cell:
+    """A cell with a number that sorts by its value; NaN is shown as a dash and sorted last."""
+    if value is None or math.isnan(value):
+        return Cell(missing, -math.inf, "muted")
+    return Cell(f"{value:.{digits}f}", value, tone)
+
+
+def count(value: int, *, bad: bool = False) -> Cell:
+    """A cell with a count; a zero is muted, and one that should be zero and is not stands out."""
+    return Cell(str(int(value)), float(value), "muted" if not value else "bad" if bad else "")
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Names and values as they were set."""
+    rows = [[Cell(str(name), str(name)), Cell(str(value), str(value))] for name, value in settings.items()]
+    return Table(("setting", "value"), rows)
+
+
+def render_page(title: str, subtitle: str, sections: Sequence[Section], footer: str = "") -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("cps4_monai.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    folder = resources.files("cps4_monai.report") / "templates"
+    return environment.get_template("page.html").render(
+        title=title,
+        subtitle=subtitle,
+        sections=[section for section in sections if section.blocks],
+        footer=footer,
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def write_page(path: str | Path, title: str, subtitle: str, sections: Sequence[Section], footer: str = "") -> Path:
+    """Write the page; it is there whole or not at all.
+
+    Args:
+        path: the .html file; its folder is made.
+        title: of the page.
+        subtitle: one line below it.
+        sections: those without blocks are left out.
+        footer: a last line, e.g. versions and the data's attribution.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = render_page(title, subtitle, sections, footer)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        file.write(text)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(file.name, 0o666 & ~umask)
+    os.replace(file.name, path)
+    return path

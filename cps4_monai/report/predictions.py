@@ -1,0 +1,174 @@
+"""From a folder of predictions to tables, pictures, label tables and the report: what `cps4 report` does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.data.datalist import load_datalist
+from cps4_monai.data.volume import check_pair, read_volume
+from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
+from cps4_monai.evaluation.matching import Case, Matching, match_entries, match_folder
+from cps4_monai.report.curves import read_metrics
+from cps4_monai.report.evaluation_report import ReportContent, write_evaluation_report
+from cps4_monai.report.label_tables import write_label_tables
+from cps4_monai.report.overlay import sagittal_slab
+from cps4_monai.report.pictures import side_by_side, slice_rows
+
+logger = logging.getLogger(__name__)
+SECTIONS = ("test", "validation", "training")
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What was written: the page, the folder of tables, and the tables themselves."""
+
+    html: Path
+    folder: Path
+    evaluation: Evaluation
+
+
+def find_cases(
+    predictions: str | Path, labels: str | Path, *, section: str = "test", dataset_dir: str | Path | None = None
+) -> tuple[Matching, tuple[int, ...]]:
+    """Cases to score, and the codes that the data never label.
+
+    Args:
+        predictions: folder of predicted label maps.
+        labels: folder of labels, or a datalist (JSON).
+        section: of the datalist: "test", "validation" or "training".
+        dataset_dir: folder that the datalist's paths are relative to; None: the datalist's own.
+
+    Raises:
+        ValueError: nothing is found, names are ambiguous, or no entry of the section has a label.
+    """
+    labels = Path(labels)
+    if labels.is_dir():
+        return match_folder(predictions, labels), ()
+    if section not in SECTIONS:
+        raise ValueError(f"section is {section!r}; expected one of {list(SECTIONS)}")
+    datalist = load_datalist(labels, dataset_dir)
+    entries = [(e.image, e.label, e.subject) for e in getattr(datalist, section) if e.label is not None]
+    if not entries:
+        raise ValueError(f"{labels}: no labeled entry in {section!r}; choose another section or datalist")
+    return match_entries(predictions, entries), tuple(datalist.unannotated)
+
+
+def case_pictures(case: Case, anatomy: Anatomy = MRSPINESEG) -> tuple[bytes, bytes]:
+    """Image, label and prediction side by side, and the mosaic of label over prediction, both PNG.
+
+    Without a scan (``case.image`` is None) the labels are drawn on black.
+
+    Raises:
+        ValueError: a file cannot be read, or grids differ.
+    """
+    if case.pred is None:
+        raise ValueError(f"{case.name} has no prediction to draw")
+    label = read_volume(case.label, is_label=True, num_classes=anatomy.num_classes)
+    pred = read_volume(case.pred, is_label=True, num_classes=anatomy.num_classes)
+    check_pair(label, pred)
+    image = label.array * 0.0
+    if case.image is not None:
+        scan = read_volume(case.image)
+        check_pair(scan, label)
+        image = scan.array
+    slab = sagittal_slab(image, {"label": label.array, "prediction": pred.array}, label.affine)
+    return side_by_side(slab, anatomy), slice_rows(slab, anatomy)
+
+
+def chosen_cases(evaluation: Evaluation, limit: int) -> list[Case]:
+    """Cases to draw, lowest Dice (b) first; beyond ``limit`` the lower half of it and an even choice of the rest."""
+    order = evaluation.cases.sort_values("dice_b")["case"].tolist()
+    by_name = {case.name: case for case in evaluation.scored}
+    if len(order) > limit:
+        worst, rest = order[: limit // 2], order[limit // 2 :]
+        wanted = limit - len(worst)
+        order = worst + [rest[round(i * (len(rest) - 1) / max(wanted - 1, 1))] for i in range(wanted)]
+    return [by_name[name] for name in order if name in by_name]
+
+
+def _draw(cases: Sequence[Case], anatomy: Anatomy, titles: Mapping[str, str], jobs: int) -> list[tuple[str, Any]]:
+    def one(case: Case) -> tuple[str, Any]:
+        try:
+            return titles[case.name], case_pictures(case, anatomy)
+        except (ValueError, OSError) as error:
+            logger.warning("no picture of %s: %s", case.name, error)
+            return titles[case.name], None
+
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        return list(pool.map(one, cases))
+
+
+def report_predictions(
+    predictions: str | Path,
+    labels: str | Path,
+    output: str | Path,
+    *,
+    anatomy: Anatomy = MRSPINESEG,
+    unannotated: Sequence[int] | None = None,
+    section: str = "test",
+    dataset_dir: str | Path | None = None,
+    title: str = "Spine segmentation report",
+    settings: Mapping[str, Any] | None = None,
+    attention: Mapping[str, bytes] | None = None,
+    metrics: str | Path | None = None,
+    comparison: Mapping[str, pd.DataFrame] | None = None,
+    attribution: str = "",
+    max_pictures: int = 30,
+    jobs: int = 2,
+) -> PredictionReport:
+    """Score predictions; write `structures`, `cases`, `summary` and `failures.csv`, label tables and `report.html`.
+
+    Args:
+        predictions: folder of predicted label maps.
+        labels: folder of labels (scans beside them are used for pictures), or a datalist (JSON).
+        output: folder to write into.
+        anatomy: the classes.
+        unannotated: codes that were never labeled; None: as the datalist says, or none.
+        section: of the datalist.
+        dataset_dir: of the datalist.
+        title: of the page.
+        settings: of the run, shown as a table.
+        attention: title -> PNG, shown as they are.
+        metrics: `metrics.csv` or TensorBoard folder of the training run.
+        comparison: method -> summary table.
+        attribution: where the scans are from and under which licence.
+        max_pictures: cases drawn, the worst first.
+        jobs: cases at a time.
+
+    Raises:
+        ValueError: nothing to score, ambiguous names, or not a single case could be scored.
+    """
+    matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
+    unannotated = declared if unannotated is None else tuple(unannotated)
+    evaluation = evaluate_cases(matching, anatomy, unannotated, jobs=jobs)
+    output = Path(output)
+    evaluation.save(output)
+    write_label_tables(output, anatomy)
+    if evaluation.cases.empty:
+        reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
+        raise ValueError(f"none of {len(matching.cases)} cases could be scored ({reasons}); see {output}/failures.csv")
+    by_case = evaluation.cases.set_index("case")["dice_b"]
+    titles = {name: f"{name}   Dice (b) {dice:.3f}" for name, dice in by_case.items()}
+    drawn = [(t, p) for t, p in _draw(chosen_cases(evaluation, max_pictures), anatomy, titles, jobs) if p is not None]
+    content = ReportContent(
+        evaluation=evaluation,
+        anatomy=anatomy,
+        unannotated=unannotated,
+        title=title,
+        settings=settings or {},
+        pictures={name: pair[0] for name, pair in drawn},
+        mosaics={name: pair[1] for name, pair in drawn},
+        attention=attention or {},
+        curves=None if metrics is None else read_metrics(metrics),
+        comparison=comparison or {},
+        attribution=attribution,
+    )
+    return PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation)
