@@ -1,0 +1,181 @@
+"""Building datalists: layouts, splits by patient, nested subsets and the cover of rare classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.data.build_datalist import build_datalist, missing_classes, order_for_cover, split_patients, subset_size
+from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
+from cps4_monai.data.scan_folder import Scan, find_scans
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+def image(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 500, (2, 6, 6)).astype(np.int16)
+
+
+def label(*codes: int) -> np.ndarray:
+    array = np.zeros((2, 6, 6), np.uint8)
+    array.ravel()[1 : 1 + len(codes)] = codes
+    return array
+
+
+def make_pairs(folder: Path, count: int, unlabeled: int = 0) -> Path:
+    for k in range(1, count + unlabeled + 1):
+        save(folder / f"sub-{k:03d}_T2w.nii.gz", image(k))
+        if k <= count:
+            save(folder / f"sub-{k:03d}_dseg.nii.gz", label(2, 3, 10 if k == 3 else 4))
+    return folder
+
+
+def test_plain_pairs_become_a_datalist_that_loads(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path, 8, unlabeled=3)
+    built = build_datalist(folder, tmp_path / "datalist.json", labeled_share=50, val=1, test=2, unannotated=[1])
+    assert (len(built.labeled), len(built.unlabeled), len(built.validation), len(built.test)) == (2, 3 + 3, 1, 2)
+    loaded = load_datalist(tmp_path / "datalist.json")
+    assert loaded == built and loaded.unannotated == (1,)
+    subjects = [e.subject for side in loaded.sides.values() for e in side]
+    assert sorted(subjects) == [f"sub-{k:03d}" for k in range(1, 12)]
+
+
+def test_the_same_seed_splits_alike_and_another_differently(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path, 12)
+    texts = []
+    for seed in (1, 1, 2):
+        build_datalist(folder, tmp_path / "datalist.json", seed=seed, check_content=False)
+        texts.append((tmp_path / "datalist.json").read_text().replace(f"seed {seed}", "seed"))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_subsets_are_nested_and_of_the_asked_sizes(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path, 20)
+    build_datalist(folder, tmp_path / "d.json", labeled_share=15, val=0, test=0, check_content=False)
+    subsets = json.loads((tmp_path / "d.json").read_text())["subsets"]
+    assert {s: len(v) for s, v in subsets.items()} == {"5": 1, "10": 2, "15": 3, "25": 5, "50": 10, "100": 20}
+    nested = [set(subsets[s]) for s in sorted(subsets, key=float)]
+    assert all(a < b for a, b in zip(nested, nested[1:], strict=False))
+    assert len(load_datalist(tmp_path / "d.json").labeled) == 3
+    assert len(load_datalist(tmp_path / "d.json", labeled_share=25).labeled) == 5
+
+
+def test_the_patient_with_the_only_rare_class_is_labeled_and_stays_in_training(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path, 12)
+    for seed in range(4):
+        built = build_datalist(folder, tmp_path / "d.json", labeled=2, seed=seed, val=2, test=3, check_content=False)
+        assert "sub-003" in {e.subject for e in built.labeled}
+        assert not [w for w in built.warnings if "(T9)" in w or "(L3)" in w]
+
+
+def test_cover_takes_rare_classes_first_then_balances() -> None:
+    shown = {"a": {1, 2}, "b": {1, 2}, "c": {1, 2, 3}, "d": {4}}
+    order = order_for_cover(shown, np.random.default_rng(0))
+    assert order[:2] == ["c", "d"] and sorted(order) == ["a", "b", "c", "d"]
+
+
+def test_warns_for_each_class_that_no_labeled_subject_shows(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", label(*range(2, 19)))
+    datalist = Datalist(training=(Entry(path, path, "a"),), unannotated=(1,))
+    warnings = missing_classes(datalist)
+    assert warnings == ("class 19 (T9/T10): no labeled subject shows it, so it cannot be learned",)
+
+
+def test_recorded_classes_spare_reading_and_unlabeled_labels_are_never_read(tmp_path: Path) -> None:
+    gone = tmp_path / "not_there.nii"
+    everything = tuple(range(1, MRSPINESEG.num_classes))
+    assert missing_classes(Datalist(training=(Entry(gone, gone, "a", everything), Entry(gone, None, "b")))) == ()
+
+
+def test_sessions_of_a_patient_stay_on_one_side(tmp_path: Path) -> None:
+    for k in range(1, 7):
+        for session in ("01", "02"):
+            stem = f"sub-{k:02d}_ses-{session}"
+            save(tmp_path / f"sub-{k:02d}" / f"ses-{session}" / "anat" / f"{stem}_T2w.nii.gz", image(10 * k + int(session)))
+            save(tmp_path / "derivatives" / "manual" / f"sub-{k:02d}" / f"{stem}_dseg.nii.gz", label(2))
+    built = build_datalist(tmp_path, tmp_path / "d.json", val=1, test=2, labeled=2)
+    assert (len(built.validation), len(built.test), len(built.labeled), len(built.unlabeled)) == (2, 4, 4, 2)
+    assert len({e.subject for e in built.test}) == 4 and len({e.subject[:6] for e in built.test}) == 2
+
+
+def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for k in range(4):
+        save(tmp_path / "imagesTr" / f"case_{k}_0000.nii.gz", image(k))
+        save(tmp_path / "labelsTr" / f"case_{k}.nii.gz", label(2))
+    for k in (7, 8):
+        save(tmp_path / "imagesTs" / f"case_{k}_0000.nii.gz", image(k))
+    save(tmp_path / "labelsTs" / "case_7.nii.gz", label(2))
+    built = build_datalist(tmp_path, tmp_path / "d.json", val=1)
+    assert [e.subject for e in built.test] == ["case_7"]
+    assert (len(built.labeled), len(built.validation)) == (3, 1)
+    assert "1 test scans have no label map" in caplog.text
+
+
+def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: Path) -> None:
+    for k in range(4):
+        save(tmp_path / f"sub-{k}_T2w.nii.gz", image(0))
+        save(tmp_path / f"sub-{k}_dseg.nii.gz", label(2))
+    with pytest.raises(LeakError, match="the same image content is on two sides"):
+        build_datalist(tmp_path, tmp_path / "d.json", val=0, test=2)
+    assert not list(tmp_path.glob("d.json*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labeled_share": 0}, "labeled share is 0"),
+        ({"labeled_share": 120}, "labeled share is 120"),
+        ({"labeled": 9}, "9 labeled patients asked for; expected 1 to 4"),
+        ({"val": 2.5}, "val is 2.5"),
+        ({"test": -1}, "test is -1"),
+        ({"val": 3, "test": 2}, "only 5 patients have labels"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    make_pairs(tmp_path, 5)
+    with pytest.raises(DatalistError, match=message):
+        build_datalist(tmp_path, tmp_path / "d.json", **{"val": 1, "test": 0, **settings})
+
+
+def test_folders_without_scans_or_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatalistError, match="no such folder"):
+        find_scans(tmp_path / "none")
+    with pytest.raises(DatalistError, match=r"no scan found.*cps4 convert"):
+        find_scans(tmp_path)
+    save(tmp_path / "a_T2w.nii.gz", image(0))
+    with pytest.raises(DatalistError, match="no scan for training has a label map"):
+        build_datalist(tmp_path, tmp_path / "d.json")
+
+
+def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "x" / "sub-1_T2w.nii.gz", image(0))
+    save(tmp_path / "y" / "sub-1_T2w.nii.gz", image(1))
+    with pytest.raises(DatalistError, match="two scans are called sub-1"):
+        find_scans(tmp_path)
+
+
+def test_codes_outside_the_anatomy_name_the_file(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 3)
+    save(tmp_path / "sub-002_dseg.nii.gz", label(201))
+    with pytest.raises(ValueError, match=r"sub-002_dseg.*201"):
+        build_datalist(tmp_path, tmp_path / "d.json")
+
+
+def test_scans_reserved_for_testing_are_not_drawn_from() -> None:
+    scans = [Scan(Path(f"{n}.nii"), Path(f"{n}_l.nii"), n, held_out=n == "t") for n in "abct"]
+    sides = split_patients(scans, {n: (2,) for n in "abct"}, val=1, test=2, rng=np.random.default_rng(0))
+    assert sides["t"] == "test" and sorted(sides.values()).count("test") == 1
+
+
+def test_a_subset_has_at_least_one_patient() -> None:
+    assert [subset_size(18, share) for share in (5, 10, 25, 50, 100)] == [1, 2, 4, 9, 18]
+    assert subset_size(3, 5) == 1
