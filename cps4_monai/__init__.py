@@ -18,10 +18,15 @@ _LAZY = {
     "CPS4Workflow": "cps4_monai.workflow",
 }
 
+# Subpackages that bundle configs reach by attribute, as in "$cps4_monai.networks.finetune_from(...)".
+_ROOMS = ("data", "handlers", "losses", "methods", "metrics", "networks", "prompt_map", "text", "vision", "vlm")
+
 __all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"cps4_monai.{name}")
     raise AttributeError(f"module 'cps4_monai' has no attribute {name!r}")

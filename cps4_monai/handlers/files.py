@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def plain(value: Any, where: str = "state") -> Any:
         return OrderedDict(pairs) if isinstance(value, OrderedDict) else dict(pairs)
     if isinstance(value, (list, tuple)):
         return type(value)([plain(item, f"{where}[{index}]") for index, item in enumerate(value)])
-    if isinstance(value, (str, int, float)):  # subclasses, as the members of a string enumeration
+    if isinstance(value, Enum):
+        return plain(value.value, where)
+    if isinstance(value, (str, int, float)):  # subclasses of them
         return next(kind(value) for kind in (str, int, float) if isinstance(value, kind))
     raise TypeError(
         f"{where} is a {type(value).__name__}; a checkpoint holds tensors and plain types only: "

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ignite.distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 from cps4_monai.handlers.files import write_atomically
 from cps4_monai.handlers.progress import scalars_of
@@ -35,7 +36,9 @@ class MetricsLog:
         ValueError: ``every`` below 1.
     """
 
-    def __init__(self, path: str | Path, stage: str, evaluators: Mapping[str, Engine | None], every: int = 20) -> None:
+    def __init__(
+        self, path: str | Path, stage: str, evaluators: Mapping[str, Workflow | None], every: int = 20
+    ) -> None:
         if every < 1:
             raise ValueError(f"every is {every}; expected 1 or more iterations")
         self.path = Path(path)
@@ -44,14 +47,14 @@ class MetricsLog:
         self.every = every
         self._started = False
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Registers with a trainer; among several processes, the first one writes."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.EPOCH_STARTED, self.start)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.losses)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.metrics)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Workflow) -> None:
         """At the first epoch of this process: writes the header, or drops the rows of this epoch and later ones."""
         if self._started:
             return
@@ -63,17 +66,17 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, lambda beside: _write(beside, kept))
 
-    def losses(self, engine: Engine) -> None:
+    def losses(self, engine: Workflow) -> None:
         """Rows ``train_loss``, ``train_loss_...``: the only read of the device between validations."""
         self._append(engine, ((f"train_{k}", v) for k, v in scalars_of(engine.state.output).items()))
 
-    def metrics(self, engine: Engine) -> None:
+    def metrics(self, engine: Workflow) -> None:
         """Rows of the evaluators that ran in this epoch."""
         for prefix, evaluator in self.evaluators.items():
             if evaluator.state.epoch == engine.state.epoch:
                 self._append(engine, ((prefix + k, v) for k, v in evaluator.state.metrics.items()))
 
-    def _append(self, engine: Engine, values: Iterator[tuple[str, float]]) -> None:
+    def _append(self, engine: Workflow, values: Iterator[tuple[str, float]]) -> None:
         state = engine.state
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

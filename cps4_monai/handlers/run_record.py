@@ -22,7 +22,7 @@ from cps4_monai.handlers.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("torch", "torchvision", "monai", "pytorch-ignite", "timm", "transformers", "numpy", "nibabel")
+_PACKAGES = ("torchvision", "monai", "pytorch-ignite", "timm", "transformers", "numpy", "nibabel")
 
 
 def versions() -> dict[str, str]:
@@ -33,6 +33,7 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    found["torch"] = torch.__version__  # with the build, which the package metadata lacks
     found["cuda"] = torch.version.cuda or "none"
     commit = git_commit()
     return {**found, "commit": commit} if commit else found
