@@ -1,0 +1,122 @@
+"""What a person should look at: flags of one result, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.levels.margin import LevelMargin
+from cps4_monai.levels.settings import LevelThresholds
+from cps4_monai.levels.statistics import StructureStatistics
+
+FLAGS = (
+    "no_spine_found",
+    "level_ambiguous",
+    "gap",
+    "cut_structure",
+    "partial_width",
+    "low_confidence",
+    "unusual_height",
+)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: one of ``FLAGS``.
+        detail: a sentence for the report.
+        structures: short names of the structures concerned.
+    """
+
+    name: str
+    detail: str
+    structures: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return {**asdict(self), "structures": list(self.structures)}
+
+
+def level_flags(
+    statistics: Sequence[StructureStatistics],
+    anatomy: Anatomy,
+    margin: LevelMargin | None = None,
+    unannotated: Sequence[int] = (),
+    thresholds: LevelThresholds | None = None,
+) -> tuple[Flag, ...]:
+    """Flags of a result, in the order of ``FLAGS``.
+
+    Args:
+        statistics: of every structure.
+        anatomy: the structures.
+        margin: of the decoding; None (a mask made elsewhere, or raw output) leaves `level_ambiguous` out.
+        unannotated: codes that the training labels never show.
+        thresholds: see :class:`cps4_monai.levels.settings.LevelThresholds`.
+    """
+    thresholds = thresholds or LevelThresholds()
+    by_code = {s.code: s for s in statistics}
+    chain = [by_code[s.code] for s in anatomy.along_spine() if s.code not in unannotated and s.code in by_code]
+    found = [s for s in chain if s.state in ("present", "cut")]
+    has_vertebrae = any(s.kind == "vertebra" for s in chain)
+    vertebrae = sum(s.kind == "vertebra" for s in found)
+    if len(found) < thresholds.min_structures or (has_vertebrae and vertebrae < thresholds.min_vertebrae):
+        return (Flag("no_spine_found", f"{len(found)} structures found, {vertebrae} of them vertebrae"),)
+    flags = [
+        _ambiguous(margin, thresholds),
+        _named("gap", "not found between structures that were found", _missing(chain)),
+        _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
+        _partial(found, thresholds),
+        _named("low_confidence", f"mean probability below {thresholds.low_confidence:g}",
+               [s for s in found if s.confidence is not None and s.confidence < thresholds.low_confidence]),
+        _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
+    ]  # fmt: skip
+    return tuple(flag for flag in flags if flag is not None)
+
+
+def _named(name: str, what: str, structures: Sequence[StructureStatistics]) -> Flag | None:
+    names = tuple(s.name for s in structures)
+    return Flag(name, f"{', '.join(names)}: {what}", names) if names else None
+
+
+def _ambiguous(margin: LevelMargin | None, thresholds: LevelThresholds) -> Flag | None:
+    if margin is None or not np.isfinite(margin.margin):
+        return None
+    limit = thresholds.ambiguous_margin if margin.anchored else thresholds.unanchored_margin
+    if margin.margin >= limit:
+        return None
+    direction = "up" if margin.score_up >= margin.score_down else "down"
+    anchor = "" if margin.anchored else "; the lowest structure to count from is not in view"
+    return Flag("level_ambiguous", f"one level {direction} is nearly as likely: margin {margin.margin:.2f} nats per "
+                f"structure, expected {limit:g}{anchor}")  # fmt: skip
+
+
+def _missing(chain: Sequence[StructureStatistics]) -> list[StructureStatistics]:
+    rows = [i for i, s in enumerate(chain) if s.state in ("present", "cut")]
+    return [s for s in chain[rows[0] : rows[-1] + 1] if s.state not in ("present", "cut")]
+
+
+def _partial(found: Sequence[StructureStatistics], thresholds: LevelThresholds) -> Flag | None:
+    total = sum(s.volume_ml for s in found)
+    share = sum(s.volume_ml for s in found if s.lateral) / total
+    if share < thresholds.partial_share:
+        return None
+    return Flag("partial_width", f"{100 * share:.0f} % of the volume belongs to structures that reach the first or the "
+                "last slice: volumes are those within the slab")  # fmt: skip
+
+
+def _unusual(found: Sequence[StructureStatistics], thresholds: LevelThresholds) -> list[StructureStatistics]:
+    """Whole vertebrae against the median of up to four neighbours (whole ones, the nearest two on each side)."""
+    whole = [s for s in found if s.kind == "vertebra" and s.state == "present" and s.height_mm is not None]
+    low, high = thresholds.height_ratio
+    unusual = []
+    for i, structure in enumerate(whole):
+        near = [s.height_mm for s in whole[max(0, i - 2) : i] + whole[i + 1 : i + 3] if s.height_mm is not None]
+        if len(near) >= 2 and not low <= (structure.height_mm or 0.0) / float(np.median(near)) <= high:
+            unusual.append(structure)
+    return unusual

@@ -1,0 +1,99 @@
+"""Every threshold of the level logic, in one place, each with its unit and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LevelThresholds:
+    """Thresholds of component finding, chain decoding and flags.
+
+    Sizes come from the label maps of the train and val subjects of the SPIDER derivative (vertebral bodies 22 to 45 mm
+    high, discs 6 to 16 mm, adjoining structures 13 to 26 mm apart). Thresholds on probabilities depend on the network:
+    :func:`cps4_monai.levels.calibration.calibrate` sets them from its own decodings.
+
+    Attributes:
+        island_mm3: a component below this volume is an island, whatever the scan.
+        island_share: so is one below this share of its kind's typical volume (the volume-weighted median).
+        absorb_share: an island joins the structure that holds at least this share of its surface, else it is removed.
+        tall_ratio: a component taller than this times its kind's typical height may hold two structures: it is taken
+            apart, and two pieces whose union would be taller are never one structure.
+        disc_slack_mm: discs differ in height far more than bodies, so this is added to what a disc may have; two discs
+            that leak into one another are a body's height apart.
+        depth_ratio: pieces of one structure lie within this share of the kind's anterior-posterior depth.
+        vertebra_height_mm: range that the typical height of a vertebral body is clipped to.
+        disc_height_mm: range that the typical height of a disc is clipped to.
+        step_mm: range that the distance between adjoining structures (body to disc) is clipped to.
+        probability_floor: smallest class probability counted, so that no structure outvotes the rest of the chain.
+        full_weight_share: a component weighs 1 from this share of its kind's typical volume on, less below.
+        anchor_weight: weight of a component that looks like one of the two lowest trained structures and has the view
+            to prove it; these adjoin the sacrum and look unlike the others, which are told apart by counting.
+        anchor_room_mm: view that must lie below the lowest trained structure (the sacrum fills it) to count from it.
+        skip_penalty: cost of dropping a component of weight 1, in nats, beyond its probability of being background.
+        gap_penalty: cost of each level without a component where the view would show one, in nats.
+        merge_penalty: cost of taking two components for one structure, in nats.
+        spacing_tolerance: difference between levels counted and distance walked that is free, in steps.
+        spacing_penalty: cost of each step of difference beyond it, in nats; nearly a hard constraint.
+        off_curve_mm: distance of a centroid from the fitted spine that is free.
+        off_curve_penalty: cost of each further millimetre, in nats.
+        ambiguous_margin: flag `level_ambiguous` below this margin (nats per structure) where the chain is anchored.
+        unanchored_margin: the same where the lowest trained structure is not in view with room below it.
+        low_confidence: flag `low_confidence` for a structure whose mean class probability is below this.
+        partial_share: flag `partial_width` from this share of structures (by volume) that reach the first or last
+            slice on.
+        min_structures: flag `no_spine_found` below this number of structures.
+        min_vertebrae: and below this number of vertebrae.
+        height_ratio: flag `unusual_height` for a whole vertebra whose height over its neighbours' is outside this
+            range.
+        border_voxels: a structure within this many voxels of the border of the view touches it.
+    """
+
+    island_mm3: float = 30.0
+    island_share: float = 0.04
+    absorb_share: float = 0.5
+    tall_ratio: float = 1.45
+    disc_slack_mm: float = 10.0
+    depth_ratio: float = 0.75
+    vertebra_height_mm: tuple[float, float] = (14.0, 45.0)
+    disc_height_mm: tuple[float, float] = (4.0, 16.0)
+    step_mm: tuple[float, float] = (9.0, 28.0)
+    probability_floor: float = 0.01
+    full_weight_share: float = 0.5
+    anchor_weight: float = 3.0
+    anchor_room_mm: float = 20.0
+    skip_penalty: float = 3.0
+    gap_penalty: float = 1.0
+    merge_penalty: float = 0.2
+    spacing_tolerance: float = 0.75
+    spacing_penalty: float = 40.0
+    off_curve_mm: float = 15.0
+    off_curve_penalty: float = 0.2
+    ambiguous_margin: float = 1.0
+    unanchored_margin: float = 2.0
+    low_confidence: float = 0.6
+    partial_share: float = 0.5
+    min_structures: int = 2
+    min_vertebrae: int = 1
+    height_ratio: tuple[float, float] = (0.7, 1.4)
+    border_voxels: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low = value[0] if isinstance(value, tuple) else value
+            if not low >= 0 or (isinstance(value, tuple) and not value[0] <= value[1]):
+                raise ValueError(
+                    f"{field.name} is {value!r}; expected a number that is not negative, or (lower, upper) in order"
+                )
+        if not 0 < self.probability_floor < 0.5:
+            raise ValueError(f"probability_floor is {self.probability_floor}; expected a value in (0, 0.5), e.g. 0.01")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for the sidecar of a result."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def height_range(self, kind: str) -> tuple[float, float]:
+        """Range in mm that the typical height of a kind is clipped to; unbounded for kinds but vertebra and disc."""
+        return {"vertebra": self.vertebra_height_mm, "disc": self.disc_height_mm}.get(kind, (0.0, float("inf")))

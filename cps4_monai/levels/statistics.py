@@ -1,0 +1,152 @@
+"""Per-structure statistics of a label map: state, volume, place, height and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.levels.curve import SpineCurve
+from cps4_monai.levels.heights import structure_heights
+from cps4_monai.levels.moments import measure
+from cps4_monai.levels.settings import LevelThresholds
+
+STATES = ("present", "cut", "absent", "not_trained")
+View = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class StructureStatistics:
+    """What one scan shows of one structure.
+
+    Attributes:
+        code: label.
+        name: short name.
+        kind: kind of structure.
+        state: ``present``; ``cut``: it touches the superior, inferior, anterior or posterior border of the view;
+            ``absent``; ``not_trained``: the training labels never show it.
+        cut_at: the borders touched, of "superior", "inferior", "anterior", "posterior".
+        lateral: it reaches the first or the last slice, so part of its width may lie outside the slab.
+        volume_ml: volume within the slab.
+        centroid_mm: in the scanner's coordinates (RAS), through the affine; None if not in the map.
+        centroid_voxels: in voxels of the scan (of the slices where no scan affine was given); None likewise.
+        height_mm: extent along the spine, see :mod:`cps4_monai.levels.heights`; None if not in the map.
+        confidence: mean probability of its label over its voxels, in [0, 1]; None where unknown.
+    """
+
+    code: int
+    name: str
+    kind: str
+    state: str
+    cut_at: tuple[str, ...]
+    lateral: bool
+    volume_ml: float
+    centroid_mm: tuple[float, float, float] | None
+    centroid_voxels: tuple[float, float, float] | None
+    height_mm: float | None
+    confidence: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for JSON and CSV."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def structure_statistics(
+    labels: np.ndarray,
+    affine: np.ndarray,
+    anatomy: Anatomy,
+    *,
+    confidence: Mapping[int, float] | None = None,
+    unannotated: Sequence[int] = (),
+    scan_affine: np.ndarray | None = None,
+    view: View | None = None,
+    thresholds: LevelThresholds | None = None,
+) -> tuple[StructureStatistics, ...]:
+    """Statistics of every structure of the anatomy, by code, background left out.
+
+    Args:
+        labels: (D, H, W) integer codes, H superior to inferior, W anterior to posterior.
+        affine: (4, 4) from indices (d, h, w) to scanner coordinates (RAS) in mm.
+        anatomy: the structures.
+        confidence: mean probability per code, where known.
+        unannotated: codes that the training labels never show.
+        scan_affine: (4, 4) of the scan's own grid, for ``centroid_voxels``.
+        view: (first H, end H, first W, end W), end exclusive: the part of the grid that shows the scan, where slices
+            are padded; None for all of it.
+        thresholds: ``border_voxels``.
+
+    Raises:
+        ValueError: labels that are not (D, H, W) or outside the anatomy, or an affine that is not (4, 4).
+    """
+    thresholds = thresholds or LevelThresholds()
+    check_labels(labels, anatomy)
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise ValueError(f"affine has shape {affine.shape}; expected (4, 4), from (d, h, w) to millimetres")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+    moments = measure(labels, anatomy.num_classes - 1, spacing_mm)
+    found = moments.voxels > 0
+    chain = found & np.array([s.order is not None for s in anatomy.foreground])
+    curve = SpineCurve.fit(moments.centroid_mm[chain][:, 1:], np.sqrt(moments.volume_mm3[chain]))
+    heights = np.full(len(found), np.nan)
+    kinds = np.array([s.kind for s in anatomy.foreground])
+    tangent = curve.locate(moments.centroid_mm[found][:, 1:])[2]
+    heights[found] = structure_heights(moments.covariance_mm2[found], kinds[found], tangent)
+    to_scan = affine if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
+    boxes = ndimage.find_objects(labels, max_label=anatomy.num_classes - 1)
+    result = []
+    for row, structure in enumerate(anatomy.foreground):
+        box = boxes[row]
+        if box is None:
+            state = "not_trained" if structure.code in unannotated else "absent"
+            result.append(StructureStatistics(structure.code, structure.name, structure.kind, state, (), False, 0.0,
+                                              None, None, None, None))  # fmt: skip
+            continue
+        voxel = moments.centroid_mm[row] / spacing
+        mm = affine[:3, :3] @ voxel + affine[:3, 3]
+        scan_voxel = voxel if scan_affine is None else np.linalg.solve(to_scan[:3, :3], mm - to_scan[:3, 3])
+        cut_at = _borders(box, labels.shape, view, thresholds.border_voxels)
+        lateral = box[0].start == 0 or box[0].stop == labels.shape[0]
+        state = "not_trained" if structure.code in unannotated else "cut" if cut_at else "present"
+        result.append(StructureStatistics(
+            structure.code, structure.name, structure.kind, state, cut_at, bool(lateral),
+            float(moments.volume_mm3[row]) / 1000.0, _triple(mm), _triple(scan_voxel), float(heights[row]),
+            None if confidence is None else confidence.get(structure.code),
+        ))  # fmt: skip
+    return tuple(result)
+
+
+def check_labels(labels: np.ndarray, anatomy: Anatomy) -> None:
+    """Refuse what is no label map of the anatomy.
+
+    Raises:
+        ValueError: not three-dimensional, empty, or with codes outside the anatomy.
+        TypeError: not of an integer type.
+    """
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels are {labels.dtype}; expected integer codes: round and convert them, e.g. to uint8")
+    if labels.ndim != 3 or labels.size == 0:
+        raise ValueError(f"labels have shape {labels.shape}; expected (D, H, W), none of them 0")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= anatomy.num_classes:
+        raise ValueError(f"labels run from {low} to {high}; expected codes 0 to {anatomy.num_classes - 1}")
+
+
+def _borders(box: tuple[slice, ...], shape: tuple[int, ...], view: View | None, within: int) -> tuple[str, ...]:
+    h0, h1, w0, w1 = view or (0, shape[1], 0, shape[2])
+    touched = {
+        "superior": box[1].start < h0 + within,
+        "inferior": box[1].stop > h1 - within,
+        "anterior": box[2].start < w0 + within,
+        "posterior": box[2].stop > w1 - within,
+    }
+    return tuple(name for name, touches in touched.items() if touches)
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    return (float(values[0]), float(values[1]), float(values[2]))
