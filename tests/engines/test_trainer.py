@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.engines.precision import Precision
-from cps4_monai.engines.trainer import batch_to_device
-from cps4_monai.methods import CPS4, SemiSupervisedMethod, Supervised
-from cps4_monai.networks import ResUNet
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.engines.precision import Precision
+from cps4_monai.engines.trainer import batch_to_device
+from cps4_monai.methods import CPS4, SemiSupervisedMethod, Supervised
+from cps4_monai.networks import ResUNet
 
 
 class Loader(list):
@@ -95,7 +96,7 @@ def joined(parts):
             return torch.cat(items)
         if isinstance(items[0], dict):
             return {key: cat([item[key] for item in items]) for key in items[0]}
-        return sum(items, [])
+        return [entry for item in items for entry in item]
 
     return cat(parts)
 

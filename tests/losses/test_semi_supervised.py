@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from cps4_monai.losses.semi_supervised import (
     consistency_mse,
     enhance_cross_entropy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from cps4_monai.losses.semi_supervised import (
     consistency_mse,
     enhance_cross_entropy,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cps4_monai.networks import ResUNet, ema_decay, ema_update, make_teacher, unwrap
 from torch import nn
+
+from cps4_monai.networks import ResUNet, ema_decay, ema_update, make_teacher, unwrap
 
 
 def test_update_by_hand():
@@ -66,5 +67,5 @@ def test_compiled_student_is_unwrapped():
 
 
 def test_decay_outside_0_to_1_is_refused():
-    with pytest.raises(ValueError, match="decay is 1.5"):
+    with pytest.raises(ValueError, match=r"decay is 1\.5"):
         ema_update(nn.Linear(1, 1), nn.Linear(1, 1), 1.5)

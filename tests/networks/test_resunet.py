@@ -6,6 +6,7 @@ import io
 
 import pytest
 import torch
+
 from cps4_monai.networks import ResUNet
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from cps4_monai.networks import ResUNet, finetune_from, load_weights
 
 

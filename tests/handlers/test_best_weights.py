@@ -1,0 +1,79 @@
+"""Best weights: written when better, unwrapped, bad metrics named; early stopping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from torch import nn
+
+from cps4_monai.handlers import BestWeights, EarlyStop
+
+
+def validate(handler, scores, network=None):
+    """Runs an evaluator that reports `scores`, one an epoch; yields after each."""
+    network = network or nn.Linear(1, 1)
+    evaluator = SupervisedEvaluator("cpu", [{"image": torch.ones(1, 1)}], network, val_handlers=[handler])
+    score = {}
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update(score))
+    for epoch, value in enumerate(scores, start=1):
+        score["dice"] = value
+        evaluator.run(epoch)
+        yield
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", (0.9, 2)), ("min", (0.3, 3))])
+def test_weights_of_the_best_epoch_stay(tmp_path, mode, best):
+    network = nn.Linear(1, 1)
+    handler = BestWeights(tmp_path / "models" / "model.pt", network, metric="dice", mode=mode)
+    for number, _ in enumerate(validate(handler, [0.5, 0.9, 0.3, float("nan"), 0.6], network), start=1):
+        nn.init.constant_(network.weight, number)  # what the next validation sees
+    assert (handler.best_score, handler.best_epoch) == best
+    saved = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert set(saved) == {"weight", "bias"} and saved["weight"].item() == best[1] - 1
+
+
+def test_nan_is_never_the_best(tmp_path):
+    handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
+    list(validate(handler, [float("nan")]))
+    assert handler.best_score is None and not (tmp_path / "m.pt").exists()
+
+
+def test_save_function_writes_instead(tmp_path):
+    handler = BestWeights(tmp_path / "m.pt", metric="dice", save=lambda path: path.write_text("prompted"))
+    list(validate(handler, [0.1]))
+    assert (tmp_path / "m.pt").read_text() == "prompted"
+
+
+def test_a_metric_that_is_not_there_is_named(tmp_path):
+    handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="iou")
+    with pytest.raises(ValueError, match=r"'iou', the evaluator has \['dice'\]"):
+        list(validate(handler, [0.1]))
+
+
+def test_a_metric_that_is_no_scalar_is_named(tmp_path):
+    handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
+    with pytest.raises(ValueError, match="no scalar"):
+        list(validate(handler, [torch.zeros(3)]))
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="mode is 'best'"):
+        BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), mode="best")
+    with pytest.raises(ValueError, match="exactly one"):
+        BestWeights(tmp_path / "m.pt")
+
+
+def test_early_stop_ends_the_trainer_after_patience_validations():
+    evaluator, trainer = Engine(lambda e, b: None), Engine(lambda e, b: None)
+    scores = [0.5, 0.6, 0.6, 0.55, 0.9]
+
+    @trainer.on(Events.EPOCH_COMPLETED(every=2))
+    def validate_every_second_epoch(engine):
+        evaluator.state.epoch = engine.state.epoch
+        evaluator.state.metrics = {"dice": scores[engine.state.epoch // 2 - 1]}
+
+    EarlyStop(evaluator, patience=2, metric="dice").attach(trainer)
+    trainer.run([0], max_epochs=10)
+    assert trainer.state.epoch == 8

@@ -1,0 +1,220 @@
+"""Checkpoints: a resumed run is the uninterrupted one, bit for bit; damaged and foreign files are refused."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from cps4_monai.handlers import CheckpointError, EpochSeed, ResumeHandler
+from cps4_monai.handlers.resume import random_state, set_random_state
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: no handler of ours may tidy up after it."""
+
+
+def kill_at(run, iteration):
+    @run.trainer.on("ITERATION_COMPLETED")
+    def kill(engine):
+        if engine.state.iteration == iteration:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run.run()
+
+
+def assert_same(run, other):
+    (tensors, plain), (other_tensors, other_plain) = run.bits(), other.bits()
+    assert plain == other_plain
+    assert tensors.keys() == other_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], other_tensors[name])] == []
+
+
+@pytest.mark.parametrize("iteration", [1, 4, 6, 8, 11])
+def test_killed_in_any_epoch_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, make_run, iteration):
+    whole = make_run(tmp_path / "whole").run()
+    kill_at(make_run(tmp_path / "killed"), iteration)
+    resumed = make_run(tmp_path / "killed").run()
+    assert_same(resumed, whole)
+    best = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
+
+
+def test_killed_twice(tmp_path, make_run):
+    whole = make_run(tmp_path / "whole").run()
+    kill_at(make_run(tmp_path / "killed"), 4)
+    kill_at(make_run(tmp_path / "killed"), 8)
+    assert_same(make_run(tmp_path / "killed").run(), whole)
+
+
+def test_only_the_epochs_that_are_left_are_run(tmp_path, make_run):
+    kill_at(make_run(tmp_path), 8)
+    resumed = make_run(tmp_path).run()
+    assert resumed.trainer.data_loader.epochs == [3, 4]
+
+
+def test_a_finished_run_trains_nothing_when_started_again(tmp_path, make_run):
+    done = make_run(tmp_path).run()
+    again = make_run(tmp_path).run()
+    assert again.trainer.data_loader.epochs == []
+    assert_same(again, done)
+
+
+def test_more_epochs_may_be_asked_for_later(tmp_path, make_run):
+    make_run(tmp_path, epochs=2, scores=[0.1, 0.2]).run()
+    longer = make_run(tmp_path, epochs=4).run()
+    assert longer.trainer.data_loader.epochs == [3, 4]
+    assert_same(longer, make_run(tmp_path / "whole", epochs=4).run())
+
+
+def test_kill_while_writing_leaves_the_last_good_checkpoint(tmp_path, make_run, monkeypatch):
+    whole = make_run(tmp_path / "whole").run()
+    run, save, written = make_run(tmp_path / "killed"), torch.save, []
+
+    def half(state, path):
+        written.append(path)
+        if len(written) == 6:  # weights and checkpoint alternate: the checkpoint of the third epoch
+            path.write_bytes(b"half a checkpoint")
+            raise KilledError
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KilledError):
+        run.run()
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "killed" / "resume.pt", weights_only=True)["trainer"]["epoch"] == 2
+    assert_same(make_run(tmp_path / "killed").run(), whole)
+
+
+def test_what_a_kill_left_beside_the_checkpoint_is_no_hindrance(tmp_path, make_run):
+    (tmp_path / ".resume.pt.partial").write_bytes(b"half")
+    make_run(tmp_path).run()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "resume.pt"]
+
+
+def test_best_score_survives_so_worse_epochs_do_not_overwrite_better_weights(tmp_path, make_run):
+    scores = [0.5, 0.9, 0.3, 0.4]
+    kill_at(make_run(tmp_path, scores=scores), 8)
+    best = (tmp_path / "model.pt").read_bytes()
+    resumed = make_run(tmp_path, scores=scores).run()
+    assert (resumed.best.best_score, resumed.best.best_epoch) == (0.9, 2)
+    assert (tmp_path / "model.pt").read_bytes() == best
+
+
+def test_early_stop_is_counted_across_a_resume_and_stays_stopped(tmp_path, make_run):
+    settings = {"epochs": 6, "scores": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "patience": 3}
+    kill_at(make_run(tmp_path, **settings), 8)
+    resumed = make_run(tmp_path, **settings).run()
+    assert resumed.trainer.data_loader.epochs == [3, 4]
+    again = make_run(tmp_path, **settings).run()
+    assert again.trainer.data_loader.epochs == [] and again.trainer.state.epoch == 4
+
+
+def test_checkpoint_loads_with_weights_only_and_holds_everything(tmp_path, make_run):
+    make_run(tmp_path).run()
+    checkpoint = torch.load(tmp_path / "resume.pt", weights_only=True)
+    assert set(checkpoint["states"]) == {"method", "scheduler", "best"}
+    assert set(checkpoint["states"]["method"]["networks"]) == {"student", "teacher"}
+    assert checkpoint["trainer"] == {"epoch": 4, "iteration": 12, "epoch_length": 3, "stopped": False}
+
+
+def test_other_settings_are_named(tmp_path, make_run):
+    make_run(tmp_path, epochs=1, settings={"seed": 7, "classes": 3}).run()
+    with pytest.raises(CheckpointError, match=r"classes was 3, is 4; seed was 7, is None.*another output folder"):
+        make_run(tmp_path, epochs=2, settings={"classes": 4}).run()
+
+
+def test_another_epoch_length_is_named(tmp_path, make_run):
+    run = make_run(tmp_path, epochs=1)
+    run.run()
+    other = make_run(tmp_path, epochs=2)
+    other.trainer.state.epoch_length = 2
+    with pytest.raises(CheckpointError, match="had 3 iterations, now it has 2"):
+        other.run()
+
+
+@pytest.mark.parametrize("content", [b"", b"half a checkpoint", None])
+def test_damaged_checkpoint_is_named_and_not_trained_over(tmp_path, make_run, content):
+    make_run(tmp_path, epochs=1).run()
+    path = tmp_path / "resume.pt"
+    path.write_bytes(path.read_bytes()[:500] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"resume\.pt: not a readable checkpoint.*delete this file"):
+        make_run(tmp_path, epochs=2).run()
+
+
+def test_every_writes_some_epochs_and_the_last(tmp_path, make_run):
+    run, epochs = make_run(tmp_path), []
+    run.resume.every = 3
+    run.trainer.add_event_handler("EPOCH_COMPLETED", lambda e: epochs.append((tmp_path / "resume.pt").exists()))
+    run.run()
+    assert epochs == [False, False, True, True]
+    assert torch.load(tmp_path / "resume.pt", weights_only=True)["trainer"]["epoch"] == 4
+
+
+def test_disabled_reads_and_writes_nothing(tmp_path):
+    network = nn.Linear(1, 1)
+    handler = ResumeHandler(tmp_path / "resume.pt", {"network": network}, enabled=False)
+    stage_one(network, 1, handler).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def stage_one(network, epochs, *handlers):
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    loader = [{"image": torch.ones(2, 1) * i, "label": torch.ones(2, 1)} for i in range(3)]
+    trainer = SupervisedTrainer(
+        "cpu",
+        epochs,
+        loader,
+        network,
+        optimizer,
+        nn.functional.mse_loss,
+        train_handlers=list(handlers),
+        decollate=False,
+    )
+    return trainer
+
+
+def test_stage_one_with_plateau_scheduler_resumes_bit_for_bit(tmp_path):
+    def start(epochs, folder):
+        torch.manual_seed(0)
+        network = nn.Linear(1, 1)
+        trainer = stage_one(network, epochs, EpochSeed(3))
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(trainer.optimizer, patience=0)
+        # A NumPy score, which metrics like to be and which weights_only would not load.
+        trainer.add_event_handler("EPOCH_COMPLETED", lambda e: scheduler.step(np.float64(1.0)))
+        states = {"network": network, "optimizer": trainer.optimizer, "scheduler": scheduler}
+        ResumeHandler(tmp_path / folder / "resume.pt", states).attach(trainer)
+        trainer.run()
+        return network.weight, scheduler.state_dict()
+
+    start(2, "halves")
+    (weight, state), (whole_weight, whole_state) = start(5, "halves"), start(5, "whole")
+    assert torch.equal(weight, whole_weight) and state == whole_state
+
+
+def test_random_state_of_all_three_generators_comes_back():
+    state = random_state()
+    first = (random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item())
+    set_random_state(state)
+    assert (random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()) == first
+
+
+def test_scheduler_state_keeps_its_counter_type():
+    from cps4_monai.handlers.files import plain
+
+    assert type(plain({"milestones": Counter([2, 2])})["milestones"]) is Counter
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected one state or more"):
+        ResumeHandler(tmp_path / "r.pt", {})
+    with pytest.raises(ValueError, match="every 0"):
+        ResumeHandler(tmp_path / "r.pt", {"n": nn.Linear(1, 1)}, every=0)
+    with pytest.raises(TypeError, match=r"settings\.path is a PosixPath"):
+        ResumeHandler(tmp_path / "r.pt", {"n": nn.Linear(1, 1)}, settings={"path": tmp_path})
