@@ -216,12 +216,11 @@ def _read_own(content: Mapping[str, Any], folder: Path, path: Path, share: str |
         chosen = chosen_subset(subsets, share, path)
         uses_label = lambda raw, subject: subject in chosen  # noqa: E731
     training = tuple(_entry(raw, folder, path, "training", uses_label) for raw in lists["training"])
-    held_out = {
-        side: tuple(_entry(raw, folder, path, side, lambda raw, subject: True) for raw in lists[side])
-        for side in SIDES[1:]
-    }
+    validation, test = (
+        tuple(_entry(raw, folder, path, side, lambda raw, subject: True) for raw in lists[side]) for side in SIDES[1:]
+    )
     return Datalist(
-        training=training, unannotated=codes(content, path), name=str(content.get("name", "")), **held_out
+        training, validation, test, unannotated=codes(content, path), name=str(content.get("name", ""))
     )
 
 

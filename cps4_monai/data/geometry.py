@@ -61,7 +61,8 @@ def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
         forms["sform"] = np.asarray(header.get_sform(), dtype=np.float64)
     if int(header["qform_code"]) > 0:
         try:
-            forms["qform"] = np.asarray(header.get_qform(), dtype=np.float64)
+            with np.errstate(all="ignore"):
+                forms["qform"] = np.asarray(header.get_qform(), dtype=np.float64)
         except (HeaderDataError, ValueError):  # the quaternion is no rotation, or the spacing is negative
             return forms
         if not np.isfinite(forms["qform"]).all():

@@ -35,49 +35,55 @@ def upsampled_argmax(
     if not kept or num_classes > 256:
         raise ValueError(f"{num_classes} classes, {len(kept)} of them annotated; expected 1 to 256 annotated classes")
     device = scores.device
-    codes = torch.tensor(kept, dtype=torch.uint8, device=device)
+    channels = torch.tensor(kept, device=device)
     upsampler = _SliceUpsampler(height, width, device)
-    labels = torch.empty((scores.shape[0], height.target_size, width.target_size), dtype=torch.uint8, device=device)
+    labels = torch.zeros((scores.shape[0], height.target_size, width.target_size), dtype=torch.uint8, device=device)
     for index in range(scores.shape[0]):  # slices, one at a time: 20 upsampled float channels never exist at once
-        one = scores[index]
-        if len(kept) < num_classes:
-            one = one[torch.tensor(kept, device=device)]
-        labels[index] = codes[upsampler(one.float())]
-    return labels * upsampler.inside
+        one = scores[index] if len(kept) == num_classes else scores[index, channels]
+        winner = upsampler(one.float())
+        labels[index, upsampler.rows, upsampler.columns] = (
+            winner if len(kept) == num_classes else channels.to(torch.uint8)[winner.long()]
+        )
+    return labels
 
 
 class _SliceUpsampler:
-    """The interpolation weights of one geometry, made once for all slices."""
+    """The interpolation weights of one geometry, made once for all slices; only targets in the field of view count."""
 
     def __init__(self, height: AxisMap, width: AxisMap, device: torch.device) -> None:
-        (row, row_weight), (column, column_weight) = height.linear_pair(), width.linear_pair()
-        self.row, self.row_weight = row.to(device), row_weight.to(device)
-        self.column, self.column_weight = column.to(device), column_weight.to(device)
-        self.row_step, self.column_step = min(1, height.source_size - 1), min(1, width.source_size - 1)
+        self.rows, self.columns = _run(height.inside()), _run(width.inside())
+        row, row_weight = (t[self.rows].to(device) for t in height.linear_pair())
+        column, column_weight = (t[self.columns].to(device) for t in width.linear_pair())
+        self.row, self.row_weight, self.column, self.column_weight = row, row_weight, column, column_weight
+        self.down, self.right = min(1, height.source_size - 1), min(1, width.source_size - 1)
         self.source_width = width.source_size
-        inside = height.inside()[:, None] & width.inside()[None]
-        self.inside = inside.to(device=device, dtype=torch.uint8)
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
-        """(C, H, W) to (H0, W0), indices of the winning channel."""
-        winner = scores.argmax(dim=0)
-        corners = [self._corner(winner, dr, dc) for dr in (0, 1) for dc in (0, 1)]
-        label = corners[0]
-        differs = torch.stack([label != other for other in corners[1:]]).any(dim=0)
-        rows, columns = differs.nonzero(as_tuple=True)
+        """(C, H, W) to the winning channels of the targets in the field of view, uint8."""
+        winner = scores.argmax(dim=0).to(torch.uint8)
+        first = winner[: winner.shape[0] - self.down or None, : winner.shape[1] - self.right or None]
+        mixed = torch.zeros_like(first, dtype=torch.bool)
+        for down, right in ((self.down, 0), (0, self.right), (self.down, self.right)):
+            mixed |= first != winner[down : down + first.shape[0], right : right + first.shape[1]]
+        label = first[self.row][:, self.column]
+        rows, columns = mixed[self.row][:, self.column].nonzero(as_tuple=True)
         pixels = scores.permute(1, 2, 0).reshape(-1, scores.shape[0])  # (H * W, C): a corner is one contiguous row
-        for part_rows, part_columns in zip(rows.split(65536), columns.split(65536), strict=True):
-            label[part_rows, part_columns] = self._interpolate(pixels, part_rows, part_columns).argmax(dim=1)
+        for part_rows, part_columns in zip(rows.split(16384), columns.split(16384), strict=True):
+            best = self._interpolate(pixels, part_rows, part_columns).argmax(dim=1)
+            label[part_rows, part_columns] = best.to(torch.uint8)
         return label
-
-    def _corner(self, winner: torch.Tensor, down: int, right: int) -> torch.Tensor:
-        return winner[self.row + down * self.row_step][:, self.column + right * self.column_step]
 
     def _interpolate(self, pixels: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """(n, C) scores at n target pixels."""
-        first = self.row[rows] * self.source_width + self.column[columns]
-        down, right = self.row_step * self.source_width, self.column_step
+        corner = self.row[rows] * self.source_width + self.column[columns]
         across = self.column_weight[columns][:, None]
-        upper = torch.lerp(pixels[first], pixels[first + right], across)
-        lower = torch.lerp(pixels[first + down], pixels[first + down + right], across)
+        upper = torch.lerp(pixels[corner], pixels[corner + self.right], across)
+        corner = corner + self.down * self.source_width
+        lower = torch.lerp(pixels[corner], pixels[corner + self.right], across)
         return torch.lerp(upper, lower, self.row_weight[rows][:, None])
+
+
+def _run(inside: torch.Tensor) -> slice:
+    """The run of true values as a slice; a field of view is always one run."""
+    places = inside.nonzero()[:, 0]
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)

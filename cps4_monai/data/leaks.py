@@ -49,7 +49,7 @@ def voxel_digest(path: str | Path) -> str:
     elif (narrow := voxels.astype(np.float32)).astype(np.float64).tobytes() == voxels.tobytes():
         voxels = narrow
     digest = hashlib.sha256(repr(voxels.shape).encode())
-    digest.update(np.ascontiguousarray(voxels.T))
+    digest.update(np.ascontiguousarray(voxels.T).data)
     return digest.hexdigest()
 
 

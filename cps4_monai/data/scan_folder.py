@@ -73,7 +73,7 @@ def _pairs(folder: Path) -> list[Scan]:
             raise DatalistError(
                 f"{image}: {len(found)} label maps fit: {', '.join(map(str, found))}; expected one: remove the others"
             )
-        scans.append(Scan(image, (beside or found or [None])[0], subject_of(image)))
+        scans.append(Scan(image, next(iter(beside or found), None), subject_of(image)))
     return scans
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -64,7 +65,7 @@ def test_subsets_are_nested_and_of_the_asked_sizes(tmp_path: Path) -> None:
     subsets = json.loads((tmp_path / "d.json").read_text())["subsets"]
     assert {s: len(v) for s, v in subsets.items()} == {"5": 1, "10": 2, "15": 3, "25": 5, "50": 10, "100": 20}
     nested = [set(subsets[s]) for s in sorted(subsets, key=float)]
-    assert all(a < b for a, b in zip(nested, nested[1:], strict=False))
+    assert all(a < b for a, b in pairwise(nested))
     assert len(load_datalist(tmp_path / "d.json").labeled) == 3
     assert len(load_datalist(tmp_path / "d.json", labeled_share=25).labeled) == 5
 
@@ -100,7 +101,8 @@ def test_sessions_of_a_patient_stay_on_one_side(tmp_path: Path) -> None:
     for k in range(1, 7):
         for session in ("01", "02"):
             stem = f"sub-{k:02d}_ses-{session}"
-            save(tmp_path / f"sub-{k:02d}" / f"ses-{session}" / "anat" / f"{stem}_T2w.nii.gz", image(10 * k + int(session)))
+            anat = tmp_path / f"sub-{k:02d}" / f"ses-{session}" / "anat"
+            save(anat / f"{stem}_T2w.nii.gz", image(10 * k + int(session)))
             save(tmp_path / "derivatives" / "manual" / f"sub-{k:02d}" / f"{stem}_dseg.nii.gz", label(2))
     built = build_datalist(tmp_path, tmp_path / "d.json", val=1, test=2, labeled=2)
     assert (len(built.validation), len(built.test), len(built.labeled), len(built.unlabeled)) == (2, 4, 4, 2)

@@ -131,7 +131,9 @@ def _convert(
     sitk: Any, subject: str, image: Path, mask: Path | None, targets: list[Path], bodies_only: bool
 ) -> ConvertedScan:
     array, affine = _read_mha(sitk, image)
-    label, classes, dropped = None, (), {}
+    label: np.ndarray | None = None
+    classes: tuple[int, ...] = ()
+    dropped: dict[int, int] = {}
     if mask is not None:
         codes, mask_affine = _read_mha(sitk, mask)
         if codes.shape != array.shape or np.abs(mask_affine - affine).max() > 1e-3:

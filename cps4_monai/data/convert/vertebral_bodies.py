@@ -57,7 +57,7 @@ def _height_mm(affine: np.ndarray, to_rpi: np.ndarray) -> float:
 
 def _anterior_wall(canal: np.ndarray, height_mm: float) -> np.ndarray:
     """Posterior index of the canal's anterior wall at each height, (Z,) float; canal is (R, P, I) bool."""
-    profile = canal.any(0)
+    profile = np.asarray(canal.any(0))
     rows = np.flatnonzero(profile.any(0))
     front = profile[:, rows].argmax(0).astype(float)
     # A stray voxel must not move the wall.

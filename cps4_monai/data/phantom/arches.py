@@ -44,9 +44,9 @@ def _paint_spinous(
     reach = 27.0 * float(spine.scale)
     between = lowest(behind + 1, reach + 4 - behind, 8 - lateral, above_sacrum)
     paint(image, fields.cover(between, 2) * 0.8, 0.3 + 0.14 * texture + 0.12 * warp[0])
-    pad = lowest(behind + 3.5, 5 - behind, np.abs(along) - 7.5 * size, 9 - lateral, above_sacrum)
+    pad = lowest(behind + 3.5, 5 - behind, np.abs(along) - 8.5 * size, 9 - lateral, above_sacrum)
     paint(image, fields.cover(pad, 2), FAT)
-    plate = rounded_box(along, 9.2 * size + 0.07 * behind, behind - reach / 2, reach / 2, 4.5)
+    plate = rounded_box(along, 10.2 * size + 0.07 * behind, behind - reach / 2, reach / 2, 4.5)
     # Thinner than a slice: beside the midline the process fades by partial volume instead of turning into cortex.
     under = image.copy()
     paint_bone(fields, image, np.minimum(plate, above_sacrum), marrow)
@@ -67,9 +67,10 @@ def _paint_pillars(
     paint(image, fields.cover(foramen, 2), FAT * 0.85)
     nerve = 2.6 - np.hypot(beside - 5, fields.disc_t - 6)
     paint(image, fields.cover(np.minimum(nerve, foramen)), 0.3)
-    pedicle = np.minimum(0.27 * 2 * fields.half_height - np.abs(fields.t - 4 * size), foramen + 2)
-    paint_bone(fields, image, pedicle, marrow)
-    behind = fields.arch_behind + 1.5 * warp[0]
-    shifted = fields.disc_t + 2 - 0.45 * behind + 1.5 * warp[1]
-    pillar = lowest(7 * size - np.abs(behind - 3), 7 - np.abs(lateral - 13), np.abs(shifted) - 1.2, above_sacrum)
-    paint_bone(fields, image, pillar, marrow * 0.85)
+    behind = fields.arch_behind + 2 * warp[0]
+    shifted = fields.t + 4 * size + 0.45 * behind + 2 * warp[1]
+    half_length = fields.half_height + fields.half_gap + 1
+    pillar = rounded_box(shifted, half_length, behind - 3, 8.0 * float(fields.spine.scale), 5)
+    paint_bone(fields, image, lowest(pillar, 7 - np.abs(lateral - 13), above_sacrum), marrow * 0.8)
+    high = rounded_box(fields.t - 4 * size + warp[1], 0.54 * fields.half_height, beside - 6 + warp[0], 9.0, 3.5)
+    paint_bone(fields, image, lowest(high, 8 - np.abs(lateral - 16), above_sacrum), marrow)

@@ -29,8 +29,10 @@ def paint_canal(fields: Fields, image: np.ndarray, x_mm: float, roots: np.ndarra
     width = wide * 1.45 * np.maximum(taper, 0.05)
     inside = (1 - np.hypot(across, lateral / width)) * np.minimum(radius, width)
 
-    fat = wide + 1.5 + 1.5 * np.clip(1 - s / 60, 0, 1) - np.hypot(fields.n - fields.canal - 1, lateral / 1.5)
-    paint(image, fields.cover(np.minimum(fat, s - float(spine.sacrum_ends[3])), 1.5), FAT * 0.9)
+    bottom = float(spine.sacrum_ends[3])
+    room = (wide + 1.5 + 1.5 * np.clip(1 - s / 60, 0, 1)) * np.sqrt(np.clip((s - bottom) / -bottom, 0, 1))
+    fat = room - np.hypot(fields.n - fields.canal - 1, lateral / 1.5)
+    paint(image, fields.cover(np.minimum(fat, s - bottom), 1.5), FAT * 0.9)
     paint(image, fields.cover(inside + 1.0), CORTEX)
     paint(image, fields.cover(inside), CSF)
 

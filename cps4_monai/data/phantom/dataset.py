@@ -78,7 +78,7 @@ def write_phantom_dataset(
 
 
 def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:
-    drawn: Sequence[int] = np.random.default_rng([seed, subjects]).permutation(subjects)
+    drawn = np.random.default_rng([seed, subjects]).permutation(subjects)
     return {int(k) for k in drawn[: round(share * subjects)]}
 
 

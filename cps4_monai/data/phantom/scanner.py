@@ -19,7 +19,7 @@ def coil_sensitivity(rng: np.random.Generator, skin_mm: np.ndarray) -> np.ndarra
     Returns:
         (H, W) float32, about 1 at the spine.
     """
-    reach = rng.uniform(70, 220)
+    reach = rng.uniform(110, 320)
     falling = np.exp(-np.clip(skin_mm - 70, -70, 200) / reach)
     wave = smooth_noise(rng, (4, 4), skin_mm.shape)
     return falling * np.exp(rng.uniform(0.03, 0.13) * wave)

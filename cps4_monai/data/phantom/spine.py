@@ -122,6 +122,6 @@ def draw_spine(rng: np.random.Generator) -> Spine:
 
 def _draw_degeneration(rng: np.random.Generator, levels: int) -> np.ndarray:
     """Degeneration of each disc, 0 healthy to 1 collapsed; most at L4/L5 and L5/S, more in some subjects."""
-    age = rng.uniform(0, 1)
+    age = rng.uniform(0.1, 1.1)
     load = np.array([1, 1, 0.7, 0.55, 0.45] + [0.4] * (levels - 5))
     return np.clip(age * load + rng.normal(0, 0.16, levels), 0, 1)

@@ -76,7 +76,7 @@ def make_phantom(
         bones = shape_bones(fields, x)
         label[index] = label_slice(fields, bones)
         image[index] = _paint_slice(fields, body, bones, index, x, roots, modic) * sensitivity
-    scan = digitise(rng, rician(rng, image, rng.uniform(0.01, 0.045)))
+    scan = digitise(rng, rician(rng, image, rng.uniform(0.012, 0.055)))
     to_file = (0, 2, 1)
     affine = _oblique_affine(rng, (thickness_mm, pixel_mm, pixel_mm), (count, width, height))
     return Phantom(scan.transpose(to_file).copy(), label.transpose(to_file).copy(), affine)
