@@ -176,13 +176,21 @@ def _is_argument(setting: str, layers: Sequence[Mapping[str, Any]]) -> bool:
 def _raise_if_unknown(
     settings: Iterable[str], known: set[str], referenced: set[str], layers: Sequence[Mapping[str, Any]], where: str
 ) -> None:
+    read = referenced | {ref.rpartition("#")[0] for ref in referenced}
     for setting in settings:
         plain = setting.removeprefix("+").removeprefix("~")
-        if plain in known or plain in referenced or plain.startswith("_") or _is_argument(plain, layers):
+        if plain in known or plain in read or plain.startswith("_") or _is_argument(plain, layers):
+            continue
+        if any(_is_run_id(layer.get(plain)) for layer in layers):
             continue
         near = difflib.get_close_matches(plain, sorted(known), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see the configs for the settings there are"
         raise ValueError(f"{where} sets {setting!r}, which no config defines or reads: {hint}")
+
+
+def _is_run_id(value: Any) -> bool:
+    """Whether a value is a list of expressions: something to run, which nothing else need refer to."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v[:1] in "$@" for v in value)
 
 
 def _setting_ids(node: Any, prefix: str = "") -> Iterator[str]:

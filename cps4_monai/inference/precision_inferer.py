@@ -15,8 +15,8 @@ from cps4_monai.engines.precision import Precision
 class PrecisionInferer(Inferer):
     """Runs another inferer under the autocast of the device; the output is float32 again.
 
-    ``SupervisedTrainer`` and ``SupervisedEvaluator`` know ``torch.autocast("cuda")`` only; on a GPU their own ``amp`` is
-    used and this one passes through.
+    ``SupervisedTrainer`` and ``SupervisedEvaluator`` know ``torch.autocast("cuda")`` only; on a GPU their own ``amp``
+    is used and this one passes through.
 
     Args:
         device: where the network is.

@@ -1,0 +1,130 @@
+"""The whole chain on a phantom: data, stage 1, stage 2, inference, evaluation, and one report that compares."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cps4_monai.data.phantom import write_phantom_dataset
+from cps4_monai.evaluation.trivial import write_mean_label_maps
+from cps4_monai.report.attention_pictures import attention_pictures
+from cps4_monai.report.predictions import PredictionReport, report_predictions
+from cps4_monai.workflow import CPS4Workflow
+
+logger = logging.getLogger(__name__)
+
+SUBJECTS = {"labeled": 4, "unlabeled": 12, "validation": 2, "test": 4}
+OVERLAYS = ("small", "demo")
+TRIVIAL = "mean label map"
+
+
+@dataclass
+class Demo:
+    """One demo run in a folder; every step can be resumed, and is skipped when it is done.
+
+    Args:
+        output: folder for the data, the runs and the report.
+        seed: of the phantom and of the training.
+        device: "auto", "cpu", "cuda:N" or "mps".
+        settings: overrides for the configs, e.g. to make it shorter.
+        size: pixels of the phantom in plane.
+        say: takes one line of progress for the user.
+    """
+
+    output: Path
+    seed: int = 0
+    device: str = "auto"
+    settings: dict[str, Any] = field(default_factory=dict)
+    size: int = 512
+    say: Callable[[str], None] = logger.info
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of the phantom."""
+        return self.output / "phantom"
+
+    def run(self) -> PredictionReport:
+        """All steps; returns the report of CPS4 with the other methods beside it."""
+        steps = {
+            "phantom": self.make_phantom,
+            "stage 1": lambda: self.train("cps4", "training_stage1"),
+            "supervised": lambda: self.train("supervised", "training_stage2"),
+            "stage 2, cps4": lambda: self.train("cps4", "training_stage2"),
+        }
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            self.say(f"{name}: {time.perf_counter() - started:.0f} s")
+        started = time.perf_counter()
+        report = self.evaluate()
+        self.say(f"inference, evaluation, report: {time.perf_counter() - started:.0f} s")
+        return report
+
+    def make_phantom(self) -> None:
+        """Writes the seeded phantom, unless it is there."""
+        if (self.data_dir / "datalist.json").is_file():
+            return
+        write_phantom_dataset(
+            self.data_dir,
+            subjects=sum(SUBJECTS.values()),
+            seed=self.seed,
+            size=self.size,
+            labeled=SUBJECTS["labeled"],
+            val=SUBJECTS["validation"],
+            test=SUBJECTS["test"],
+        )
+
+    def workflow(self, method: str, run_id: str, *more: str) -> CPS4Workflow:
+        """The bundle's workflow with the demo's overlays and one method's."""
+        workflow = CPS4Workflow(
+            overlays=[*OVERLAYS, f"methods/{method}", *more],
+            run_id=run_id,
+            dataset_dir=str(self.data_dir),
+            datalist=str(self.data_dir / "datalist.json"),
+            output_dir=str(self.output / "runs" / method),
+            cache_dir=str(self.output / "cache"),
+            stage1_checkpoint=str(self.output / "runs" / "cps4" / "stage1" / "prompted_vision.pt"),
+            seed=self.seed,
+            device_name=self.device,
+            **self.settings,
+        )
+        workflow.initialize()
+        return workflow
+
+    def train(self, method: str, run_id: str) -> None:
+        """One training stage; resumes, or ends at once when it is finished."""
+        self.workflow(method, run_id).run()
+
+    def evaluate(self) -> PredictionReport:
+        """Predicts and scores the held-out subjects with each method."""
+        summaries: dict[str, pd.DataFrame] = {}
+        workflow = self.workflow("cps4", "predict", "evaluate")
+        parsed = workflow.parser.get_parsed_content
+        data, cache, anatomy = parsed("data"), parsed("cache"), parsed("anatomy")
+        trivial = self.output / "runs" / "mean_label_map" / "evaluation"
+        write_mean_label_maps(data.labeled, data.test, cache, anatomy.num_classes, trivial / "predictions")
+        summaries[TRIVIAL] = self.score(trivial).evaluation.summary
+        self.workflow("supervised", "predict", "evaluate").run()
+        summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary
+        workflow.run()
+        pictures = attention_pictures(
+            parsed("stage1_checkpoint"), data.test, cache, anatomy, parsed("pictured_structures"), parsed("device")
+        )
+        return self.score(
+            self.output / "runs" / "cps4" / "evaluation",
+            title="CPS4 on a phantom",
+            settings=parsed("settings"),
+            attention=pictures,
+            metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
+            comparison=summaries,
+        )
+
+    def score(self, folder: Path, **content: Any) -> PredictionReport:
+        """Tables and report of the predictions in ``folder``."""
+        return report_predictions(folder / "predictions", self.data_dir / "datalist.json", folder, **content)
