@@ -14,6 +14,7 @@ import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
+from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
 from cps4_monai.data.volume import read_volume
 
@@ -60,13 +61,14 @@ def build_datalist(
         DatalistError: no scans, too few patients with labels, or settings out of range.
         LeakError: the same patient or the same image content on two sides.
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+        FileExistsError: ``out`` is a file that was not made here.
     """
     out = Path(out)
     scans = find_scans(folder)
     classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=test, rng=rng)
-    shown = _classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
+    shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
     order = order_for_cover(shown, rng)
     if not order:
         raise DatalistError(f"{folder}: no training patient has a label map; expected at least one: lower val and test")
@@ -75,6 +77,15 @@ def build_datalist(
     subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
     content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
+    datalist = _write_checked(content, out, check_content)
+    missing = missing_classes(datalist, anatomy)
+    return replace(datalist, warnings=(*datalist.warnings, *missing))
+
+
+def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -> Datalist:
+    """Writes beside and renames once the datalist loads and shows no leak."""
+    if out.exists() and b'"subsets"' not in out.read_bytes():
+        raise FileExistsError(f"{out} exists and is no datalist made here; expected a new file: choose another name")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     partial.write_text(_lines(content), encoding="utf-8")
@@ -86,8 +97,7 @@ def build_datalist(
         partial.unlink()
         raise
     partial.replace(out)
-    missing = missing_classes(datalist, anatomy)
-    return replace(datalist, warnings=(*datalist.warnings, *missing))
+    return replace(datalist, name=content["name"])
 
 
 def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[str, ...]:
@@ -106,87 +116,6 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
     return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
 
 
-def split_patients(
-    scans: Sequence[Scan],
-    classes: Mapping[str, Sequence[int]],
-    *,
-    val: float,
-    test: float,
-    rng: np.random.Generator,
-) -> dict[str, str]:
-    """Side (training, validation or test) of each patient.
-
-    Args:
-        scans: all scans.
-        classes: subject -> class codes of its label map; subjects without label map are left out.
-        val: see :func:`build_datalist`.
-        test: see :func:`build_datalist`.
-        rng: random generator.
-
-    Raises:
-        DatalistError: a negative share or number, or fewer patients with labels than asked for.
-    """
-    sides = {s.patient: "test" if s.held_out else "training" for s in scans}
-    reserved = any(s.held_out for s in scans)
-    shown = _classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
-    names = sorted(shown)
-    wanted = {
-        "test": 0 if reserved else _number(test, len(names), "test"),
-        "validation": _number(val, len(names), "val"),
-    }
-    if not names:
-        raise DatalistError("no scan for training has a label map; expected *_dseg.nii.gz beside *_T2w.nii.gz, "
-                            "or nnU-Net's labelsTr: add label maps of the same names")  # fmt: skip
-    if sum(wanted.values()) >= len(names):
-        raise DatalistError(
-            f"{wanted['test']} test and {wanted['validation']} validation patients asked for, but only {len(names)} "
-            "patients have labels; expected at least one left for training: lower --test or --val, or add scans"
-        )
-    holders: dict[int, int] = {}
-    for codes in shown.values():
-        for code in codes:
-            holders[code] = holders.get(code, 0) + 1
-    drawn = [names[i] for i in rng.permutation(len(names))]
-    # Patients that alone show a class go last, so that they stay in training wherever enough others are there.
-    for side, number in wanted.items():
-        for _ in range(number):
-            spare = next((p for p in drawn if all(holders[c] > 1 for c in shown[p])), drawn[0])
-            drawn.remove(spare)
-            sides[spare] = side
-            for code in shown[spare]:
-                holders[code] -= 1
-    return sides
-
-
-def order_for_cover(shown: Mapping[str, set[int]], rng: np.random.Generator) -> list[str]:
-    """Patients in an order whose every prefix covers the classes well (greedy cover).
-
-    The next patient is the one whose classes weigh most, a class weighing 1 over the number of patients that show it
-    and over how often it has been covered, to the second power; ties are drawn.
-
-    Args:
-        shown: patient -> class codes.
-        rng: random generator.
-    """
-    names = sorted(shown)
-    codes = sorted(set().union(*shown.values())) if shown else []
-    table = np.array([[c in shown[p] for c in codes] for p in names], float).reshape(len(names), len(codes))
-    rarity = 1 / np.maximum(table.sum(0), 1)
-    tie = rng.permutation(len(names)) * 1e-9
-    covered, left, order = np.zeros(len(codes)), list(range(len(names))), []
-    while left:
-        gain = table[left] @ (rarity / (1 + covered) ** 2) + tie[left]
-        chosen = left.pop(int(np.argmax(gain)))
-        covered += table[chosen]
-        order.append(names[chosen])
-    return order
-
-
-def subset_size(count: int, share: float) -> int:
-    """Patients in a labeled subset: the share of ``count``, rounded, at least one."""
-    return max(1, round(count * share / 100))
-
-
 def _labeled_count(count: int, share: float, labeled: int | None) -> int:
     if labeled is not None:
         if not 1 <= labeled <= count:
@@ -198,23 +127,9 @@ def _labeled_count(count: int, share: float, labeled: int | None) -> int:
     return subset_size(count, share)
 
 
-def _number(value: float, count: int, name: str) -> int:
-    if value < 0 or (value >= 1 and value != int(value)):
-        raise DatalistError(f"{name} is {value:g}; expected a share below 1, or a whole number of patients")
-    return int(value) if value >= 1 else round(value * count)
-
-
 def _classes_of(label: Path, anatomy: Anatomy) -> tuple[int, ...]:
     volume = read_volume(label, is_label=True, num_classes=anatomy.num_classes)
     return tuple(int(c) for c in np.flatnonzero(np.bincount(volume.array.ravel())) if c > 0)
-
-
-def _classes_by_patient(scans: Sequence[Scan], classes: Mapping[str, Sequence[int]]) -> dict[str, set[int]]:
-    shown: dict[str, set[int]] = {}
-    for scan in scans:
-        if scan.subject in classes:
-            shown.setdefault(scan.patient, set()).update(classes[scan.subject])
-    return shown
 
 
 def _lines(content: Mapping[str, Any]) -> str:

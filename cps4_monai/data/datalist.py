@@ -5,94 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, chosen_subset, codes
 from cps4_monai.data.leaks import LeakError, check_contents, check_patients, patient_of
+from cps4_monai.data.spider_splits import read_splits
 
 __all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist", "subject_of"]
 
-SIDES = ("training", "validation", "test")
 ENDINGS = (".nii.gz", ".nii", ".mha")
-
-
-class DatalistError(ValueError):
-    """A datalist that cannot be used; the message names the file, what was found and how to mend it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One scan of a datalist.
-
-    Attributes:
-        image: the scan's file.
-        label: its label map; None where it has none or must not use it.
-        subject: name of the subject, with its session where there is one.
-        classes: codes that the label map shows, where the datalist records them.
-    """
-
-    image: Path
-    label: Path | None
-    subject: str
-    classes: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Datalist:
-    """Scans by side of the split.
-
-    Attributes:
-        training: labeled entries and, with ``label`` None, unlabeled ones.
-        validation: labeled entries that choose the best weights.
-        test: labeled entries kept out of every choice.
-        unannotated: class codes that are in view but never labeled.
-        warnings: one sentence for each thing worth knowing.
-        name: the datalist's name.
-    """
-
-    training: tuple[Entry, ...] = ()
-    validation: tuple[Entry, ...] = ()
-    test: tuple[Entry, ...] = ()
-    unannotated: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = field(default=(), compare=False)
-    name: str = ""
-
-    @property
-    def labeled(self) -> tuple[Entry, ...]:
-        """Training entries that are used with their label."""
-        return tuple(e for e in self.training if e.label is not None)
-
-    @property
-    def unlabeled(self) -> tuple[Entry, ...]:
-        """Training entries that are used without a label."""
-        return tuple(e for e in self.training if e.label is None)
-
-    @property
-    def sides(self) -> dict[str, tuple[Entry, ...]]:
-        """Entries by the name of their side."""
-        return {side: getattr(self, side) for side in SIDES}
-
-    def require(self, *parts: str) -> None:
-        """Checks that each of the named parts has an entry.
-
-        Args:
-            parts: any of labeled, unlabeled, training, validation, test.
-
-        Raises:
-            DatalistError: a part is empty.
-        """
-        mends = {
-            "labeled": "give training entries a 'label', or choose a larger labeled share",
-            "unlabeled": "add training entries without 'label', choose a smaller labeled share, or train with the "
-            "method 'supervised', which uses none",
-        }
-        for part in parts:
-            if not getattr(self, part):
-                raise DatalistError(
-                    f"datalist {self.name or '(unnamed)'}: no {part} subject; expected at least one: "
-                    f"{mends.get(part, f'add entries to {part!r}')}"
-                )
 
 
 def check_leaks(datalist: Datalist, content: bool = True) -> None:
@@ -136,8 +59,6 @@ def load_datalist(
     folder = Path(dataset_dir) if dataset_dir is not None else path.parent
     share = None if labeled_share is None else _share_key(labeled_share, path)
     if "train" in content and "labeled" in content:
-        from cps4_monai.data.spider_splits import read_splits
-
         datalist = read_splits(content, folder, path, share, unlabeled_slices)
     else:
         if unlabeled_slices:
@@ -187,20 +108,6 @@ def _share_key(share: str | int | float, path: Path) -> str:
     return f"{number:g}"
 
 
-def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) -> set[str]:
-    """Subjects of a recorded subset.
-
-    Raises:
-        DatalistError: the file does not record that share.
-    """
-    if share not in subsets:
-        raise DatalistError(
-            f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=float)}: choose one of them, "
-            "or build the datalist anew with 'cps4 datalist --labeled-share'"
-        )
-    return set(subsets[share])
-
-
 def _read_own(content: Mapping[str, Any], folder: Path, path: Path, share: str | None) -> Datalist:
     lists = {side: content.get(side, []) for side in SIDES}
     for side, entries in lists.items():
@@ -222,18 +129,6 @@ def _read_own(content: Mapping[str, Any], folder: Path, path: Path, share: str |
     return Datalist(
         training, validation, test, unannotated=codes(content, path), name=str(content.get("name", ""))
     )
-
-
-def codes(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:
-    """The ``unannotated`` class codes of a datalist.
-
-    Raises:
-        DatalistError: not a list of whole numbers above 0.
-    """
-    values = content.get("unannotated", [])
-    if not isinstance(values, list) or not all(type(v) is int and v > 0 for v in values):
-        raise DatalistError(f"{path}: 'unannotated' is {values!r}; expected a list of class codes, e.g. [1]")
-    return tuple(sorted(set(values)))
 
 
 def _entry(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.datalist import Datalist, DatalistError, Entry, chosen_subset, codes
+from cps4_monai.data.entries import Datalist, DatalistError, Entry, chosen_subset, codes
 
 LISTS = ("train", "val", "test", "unlabeled_only")
 

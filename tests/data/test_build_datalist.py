@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.data.build_datalist import build_datalist, missing_classes, order_for_cover, split_patients, subset_size
+from cps4_monai.data.build_datalist import build_datalist, missing_classes
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
+from cps4_monai.data.patient_split import order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
 
 
@@ -181,3 +182,11 @@ def test_scans_reserved_for_testing_are_not_drawn_from() -> None:
 def test_a_subset_has_at_least_one_patient() -> None:
     assert [subset_size(18, share) for share in (5, 10, 25, 50, 100)] == [1, 2, 4, 9, 18]
     assert subset_size(3, 5) == 1
+
+
+def test_a_file_that_is_no_datalist_is_not_overwritten(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 3)
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"notes\.json exists and is no datalist"):
+        build_datalist(tmp_path, tmp_path / "notes.json", val=1, test=0)
+    assert (tmp_path / "notes.json").read_text() == "{}"
