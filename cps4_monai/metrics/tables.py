@@ -100,6 +100,7 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
 
 def _by_subject(frame: pd.DataFrame, metric: str, weight: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean per subject: two scans of one patient are one draw of the bootstrap. Weights add up over the scans."""
+    frame = frame.astype({metric: float})  # an empty table has no types yet
     kept = frame[np.isfinite(frame[metric])]
     if weight is None:
         return kept.groupby("subject", sort=True)[metric].mean().to_numpy(), None

@@ -41,7 +41,8 @@ def _svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cps4", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
-    return re.sub(r'(width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'(width|height)="[\d.]+pt"', "", text, count=2)
 
 
 def structure_boxes(structures: pd.DataFrame, anatomy: Anatomy, metric: str = "dice", title: str = "Dice") -> str:
@@ -58,7 +59,7 @@ def structure_boxes(structures: pd.DataFrame, anatomy: Anatomy, metric: str = "d
     order = [s for s in reversed(anatomy.along_spine()) if s.code in values]
     order += [s for s in anatomy.foreground if s.order is None and s.code in values]
     colours = hex_colours(anatomy)
-    figure, axes = _figure(7.6, 0.55 + 0.27 * max(len(order), 1))
+    figure, axes = _figure(10.4, 0.55 + 0.27 * max(len(order), 1))
     rng = np.random.default_rng(0)
     for place, structure in enumerate(order):
         data = values[structure.code]
@@ -115,7 +116,7 @@ def method_bars(summaries: Mapping[str, pd.DataFrame], metric: str = "dice_b", t
         metric: which overall metric.
         title: of the axis.
     """
-    figure, axes = _figure(7.6, 0.6 + 0.36 * max(len(summaries), 1))
+    figure, axes = _figure(10.4, 0.6 + 0.36 * max(len(summaries), 1))
     for place, summary in enumerate(summaries.values()):
         row = summary[(summary["structure"] == "overall") & (summary["metric"] == metric)]
         if row.empty or not np.isfinite(row["mean"].iloc[0]):

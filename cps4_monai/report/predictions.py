@@ -156,7 +156,7 @@ def report_predictions(
         reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
         raise ValueError(f"none of {len(matching.cases)} cases could be scored ({reasons}); see {output}/failures.csv")
     by_case = evaluation.cases.set_index("case")["dice_b"]
-    titles = {name: f"{name}   Dice (b) {dice:.3f}" for name, dice in by_case.items()}
+    titles = {name: f"{name} · Dice (b) {dice:.3f}" for name, dice in by_case.items()}
     drawn = [(t, p) for t, p in _draw(chosen_cases(evaluation, max_pictures), anatomy, titles, jobs) if p is not None]
     content = ReportContent(
         evaluation=evaluation,

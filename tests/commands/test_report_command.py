@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from cps4_monai.commands.report import report
+from cps4_monai.report.curves import MetricsLog
+
+
+@pytest.fixture()
+def data(tmp_path):
+    """Two subjects with scan, label and prediction; the second prediction lacks a disc."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([4.0, -1.0, 1.0, 1.0])
+    for subject in ("sub-1", "sub-2"):
+        label = np.zeros((4, 32, 48), np.uint8)
+        label[:, 8:20, 8:18], label[:, 8:20, 18:22], label[:, 8:20, 22:32] = 2, 12, 3
+        pred = label.copy()
+        pred[pred == 12] = 12 if subject == "sub-1" else 0
+        image = rng.normal(100, 10, label.shape).astype(np.float32)
+        for folder, name, array in (("labels", "T2w", image), ("labels", "dseg", label), ("pred", "T2w_dseg", pred)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, affine), tmp_path / folder / f"{subject}_{name}.nii.gz")
+    return tmp_path
+
+
+def _run(data, *more, labels="labels"):
+    arguments = ["-p", str(data / "pred"), "-l", str(data / labels), "-o", str(data / "out"), *more]
+    return CliRunner().invoke(report, arguments)
+
+
+def test_folder_of_predictions_becomes_tables_and_a_page(data):
+    log = MetricsLog(data / "metrics.csv")
+    log.write("stage2", 0, 1, {"loss": 1.0, "dice_b": 0.2})
+    result = _run(data, "--unannotated", "S", "--metrics", str(log.path), "--attribution", "Scans: made up.")
+    assert result.exit_code == 0, result.output
+    assert result.output.strip().endswith("report.html")
+    page = (data / "out" / "report.html").read_text(encoding="utf-8")
+    for words in ("Dice (a)", "Dice (b)", "Dice (c)", "L4/L5", "Missed structures", "sub-2 · Dice (b) 0.667", "made up",
+                  "Learning curves", "never labeled: S", "data:image/webp"):  # fmt: skip
+        assert words in page, words
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    structures = pd.read_csv(data / "out" / "structures.csv")
+    assert len(structures) == 2 * 18 and structures["state"].value_counts()["missed"] == 1
+    assert (data / "out" / "labels.ctbl").is_file() and (data / "out" / "failures.csv").is_file()
+
+
+def test_another_report_stands_beside_it(data):
+    assert _run(data).exit_code == 0
+    result = _run(data, "--compare", f"supervised={data / 'out'}")
+    assert result.exit_code == 0, result.output
+    assert "Methods side by side" in (data / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_datalist_names_cases_and_unannotated_classes(data):
+    entry = {"image": "labels/sub-1_T2w.nii.gz", "label": "labels/sub-1_dseg.nii.gz", "subject": "sub-1"}
+    (data / "list.json").write_text(json.dumps({"test": [entry], "unannotated": [1]}))
+    result = _run(data, labels="list.json")
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(data / "out" / "structures.csv")) == 18
+    assert "1 not scored" in result.output  # the other prediction has no label in the datalist
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--unannotated", "C1"), "no structure is called 'C1'"),
+        (("--compare", "supervised"), "expected NAME=FOLDER"),
+        (("--compare", "a=/nowhere"), "not found"),
+        (("--metrics", "/nowhere.csv"), "not found"),
+    ],
+)
+def test_wrong_settings_are_told_without_a_traceback(data, more, words):
+    result = _run(data, *more)
+    assert result.exit_code == 1 and words in result.output
+
+
+def test_nothing_that_could_be_scored_is_an_error_with_the_reason(data):
+    for path in (data / "pred").iterdir():
+        path.write_bytes(b"")
+    result = _run(data)
+    assert result.exit_code == 1 and "none of 2 cases could be scored" in result.output

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+from html.parser import HTMLParser
+
+from cps4_monai.report.page import (
+    Card,
+    Cards,
+    Cell,
+    Figure,
+    Section,
+    Table,
+    Text,
+    count,
+    number,
+    render_page,
+    write_page,
+)
+
+PNG = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00\x90wS\xde"
+    b"\x00\x00\x00\x0cIDATx\x9cc\xf8\xcf\xc0\x00\x00\x03\x01\x01\x00\xc9\xfe\x92\xef\x00\x00\x00\x00IEND\xaeB`\x82"
+)
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+def _page(*blocks):
+    return render_page("A title", "", [Section("One", blocks), Section("Empty", [])])
+
+
+def test_page_needs_nothing_from_elsewhere():
+    parser = _Links()
+    parser.feed(_page(Figure(PNG, "scan"), Text("words")))
+    assert parser.links == ["#one", parser.links[1]]
+    assert parser.links[1].startswith("data:image/webp;base64,")
+
+
+def test_sections_without_blocks_are_left_out():
+    assert "Empty" not in _page(Text("words"))
+
+
+def test_names_are_escaped_and_charts_are_not():
+    page = _page(
+        Table(("<b>",), [[Cell("<script>alert(1)</script>")]]), Figure("<svg><g/></svg>"), Cards([Card("a&b", "1")])
+    )
+    assert "<script>alert" not in page and "<svg><g/></svg>" in page and "a&amp;b" in page
+
+
+def test_cells_sort_by_value_and_missing_ones_are_dashes():
+    assert number(0.12345).text == "0.123" and number(0.12345).sort == 0.12345
+    assert number(math.nan).text == "–" and number(math.nan).sort == -math.inf
+    assert count(0, bad=True).tone == "muted" and count(2, bad=True).tone == "bad"
+    assert 'data-sort="0.5"' in _page(Table(("x",), [[number(0.5)]]))
+
+
+def test_page_is_written_whole(tmp_path):
+    path = write_page(tmp_path / "new" / "report.html", "A title", "", [Section("One", [Text("words")])], "the end")
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import numpy as np
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
+from cps4_monai.report.label_tables import (
+    bids_dseg_table,
+    itksnap_label_descriptions,
+    slicer_colour_table,
+    write_label_tables,
+)
+from cps4_monai.report.palette import hex_colours, oklch_to_rgb, structure_colours
+
+
+def test_each_structure_has_a_colour_of_its_own():
+    colours = hex_colours(MRSPINESEG)
+    assert colours[0] == "#000000" and len(set(colours)) == 20
+
+
+def test_neighbours_along_the_spine_are_far_apart():
+    colours = structure_colours(MRSPINESEG).astype(float)
+    along = [s for s in MRSPINESEG.along_spine() if s.kind == "vertebra"]
+    for lower, upper in pairwise(along):
+        assert np.linalg.norm(colours[lower.code] - colours[upper.code]) > 60
+
+
+def test_discs_are_lighter_than_vertebrae():
+    luminance = structure_colours(MRSPINESEG) @ np.array([0.2126, 0.7152, 0.0722])
+    by_kind = {k: [luminance[s.code] for s in MRSPINESEG.foreground if s.kind == k] for k in ("vertebra", "disc")}
+    assert min(by_kind["disc"]) > max(by_kind["vertebra"])
+
+
+def test_grey_has_no_hue():
+    red, green, blue = oklch_to_rgb(0.5, 0.0, 123.0)
+    assert red == green == blue
+
+
+def test_other_anatomy_has_its_colours():
+    other = Anatomy([Structure(0, "background", "background", "background"), Structure(1, "canal", "canal", "other"),
+                     Structure(2, "C2", "axis", "vertebra", 0)])  # fmt: skip
+    assert len(set(hex_colours(other))) == 3
+
+
+def test_label_tables_hold_every_structure_and_agree_on_colours(tmp_path):
+    colours = structure_colours(MRSPINESEG)
+    slicer = [line.split() for line in slicer_colour_table(MRSPINESEG).splitlines() if not line.startswith("#")]
+    assert len(slicer) == 20 and slicer[12][1] == "L4_L5" and slicer[0][-1] == "0"
+    assert all([int(v) for v in row[2:5]] == colours[int(row[0])].tolist() for row in slicer)
+    snap = re.findall(
+        r'^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+1\s+1\s+1\s+"(.+)"$', itksnap_label_descriptions(MRSPINESEG), re.M
+    )
+    assert [row[-1] for row in snap] == MRSPINESEG.names[1:]
+    bids = [line.split("\t") for line in bids_dseg_table(MRSPINESEG).splitlines()]
+    assert bids[0] == ["index", "name", "abbreviation", "color"] and bids[3][2] == "L5"
+    assert [row[3] for row in bids[1:]] == hex_colours(MRSPINESEG)
+    assert all(path.is_file() for path in write_label_tables(tmp_path, MRSPINESEG))
