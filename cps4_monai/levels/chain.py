@@ -20,7 +20,9 @@ class Candidates:
         kind: (n,) kinds.
         place_mm: (n,) arc length of the centroid along the spine, not descending.
         across_mm: (n,) signed distance of the centroid from the spine's curve.
-        slack_mm: (n,) by how much the centroid of a structure cut by the view may lie nearer than a whole one's.
+        shortfall_mm: (n,) half of what is missing to a typical height: by so much the centroid of a part may lie
+            nearer to its neighbour than that of the whole.
+        at_border: (n,) whether the superior or inferior border of the view cuts the candidate.
         union_height_mm: (n, n) extent along the spine of each pair taken as one structure.
         room_below_mm: (n,) view below the centroid.
         room_above_mm: (n,) view above it.
@@ -32,7 +34,8 @@ class Candidates:
     kind: np.ndarray
     place_mm: np.ndarray
     across_mm: np.ndarray
-    slack_mm: np.ndarray
+    shortfall_mm: np.ndarray
+    at_border: np.ndarray
     union_height_mm: np.ndarray
     room_below_mm: np.ndarray
     room_above_mm: np.ndarray
@@ -119,7 +122,11 @@ def _step_cost(
     delta = np.arange(levels)
     kind = str(candidates.kind[i])
     distance = candidates.place_mm[i] - candidates.place_mm[:i]
-    longest = distance + candidates.slack_mm[:i] + candidates.slack_mm[i]
+    # a cut structure is a part for sure; two small pieces of one kind may be parts of one, so only discs vouch for them
+    part = candidates.at_border | (candidates.kind != kind)
+    other_kind = candidates.kind[:i] != kind
+    longest = distance + candidates.shortfall_mm[:i] * part[:i]
+    longest += candidates.shortfall_mm[i] * (candidates.at_border[i] | other_kind)
     misfit = np.maximum(distance[:, None] / scale.step_mm - delta, delta - longest[:, None] / scale.step_mm)
     misfit -= thresholds.spacing_tolerance
     judged = ~np.isin(candidates.kind[:i], scale.free_kinds) & (kind not in scale.free_kinds)

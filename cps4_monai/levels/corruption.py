@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
@@ -68,12 +70,14 @@ def split_structure(
     return result
 
 
-def add_islands(labels: np.ndarray, num_classes: int, rng: np.random.Generator, count: int = 12) -> np.ndarray:
+def add_islands(
+    labels: np.ndarray, codes: Sequence[int], rng: np.random.Generator, count: int = 12
+) -> np.ndarray:
     """Put small boxes of random labels anywhere, structures included.
 
     Args:
         labels: (D, H, W) codes.
-        num_classes: C.
+        codes: labels to draw from.
         rng: draws places, sizes (1 to 2 slices, 2 to 5 pixels) and labels.
         count: how many.
     """
@@ -82,7 +86,7 @@ def add_islands(labels: np.ndarray, num_classes: int, rng: np.random.Generator, 
         size = (int(rng.integers(1, 3)), int(rng.integers(2, 6)), int(rng.integers(2, 6)))
         start = [int(rng.integers(0, max(1, n - s))) for n, s in zip(labels.shape, size, strict=True)]
         box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
-        result[box] = rng.integers(1, num_classes)
+        result[box] = codes[int(rng.integers(len(codes)))]
     return result
 
 

@@ -152,6 +152,7 @@ def _assign(
     room_below = (bottom - 0.5 - h_index) * moments.spacing_mm[1]
     room_above = (h_index - (top - 0.5)) * moments.spacing_mm[1]
     height = structure_heights(moments.covariance_mm2, components.kinds, tangent)[rows]
+    usual = np.array([scale.height_mm.get(k, 0.0) for k in components.kinds[rows].tolist()])
     anchors = _anchor_room(levels, scale.step_mm, thresholds)
     bonus = (probability * (room_below[:, None] >= anchors[None, :])).sum(axis=1)
     candidates = Candidates(
@@ -161,7 +162,8 @@ def _assign(
         kind=components.kinds[rows],
         place_mm=place[rows],
         across_mm=across[rows],
-        slack_mm=_slack(components.kinds[rows], height, np.minimum(room_below, room_above), scale),
+        shortfall_mm=0.5 * np.maximum(usual - height, 0.0),
+        at_border=np.minimum(room_below, room_above) <= 0.5 * height + _AT_BORDER_MM,
         union_height_mm=structure_heights(
             union_covariance(moments, rows), components.kinds[rows][None, :], tangent[rows][None, :]
         ),
@@ -172,12 +174,6 @@ def _assign(
     assigned[rows] = chosen
     anchored = bool(np.any((chosen >= 0) & (room_below >= anchors[chosen]) & _is_anchor(levels)[chosen]))
     return assigned, shift_margin(candidates, chosen, _vertebral_step(levels), anchored), score
-
-
-def _slack(kinds: np.ndarray, height: np.ndarray, room: np.ndarray, scale: ChainScale) -> np.ndarray:
-    """(n,) mm by which the centroid of a structure cut by the view lies nearer to its neighbours than the whole's."""
-    whole = np.array([scale.height_mm.get(k, 0.0) for k in kinds.tolist()])
-    return np.where(room <= 0.5 * height + _AT_BORDER_MM, 0.5 * np.maximum(whole - height, 0.0), 0.0)
 
 
 def _anchor_room(levels: Sequence[Structure], step_mm: float, thresholds: LevelThresholds) -> np.ndarray:

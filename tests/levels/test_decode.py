@@ -74,7 +74,7 @@ def test_bodies_that_touch_under_one_label_are_parted(spine, spacing, code):
     labels = spine()
     fused = corruption.fuse_bodies(labels, code("L3/L4"), code("L4"), 0.4, np.random.default_rng(0))
     rows = np.unique(np.nonzero(labels == code("L3/L4"))[1])
-    columns = np.unique(np.nonzero((fused != labels))[2])
+    columns = np.unique(np.nonzero(fused != labels)[2])
     fused[:, rows.min() - 2 : rows.max() + 3, columns.min() : columns.max() + 1] = code("L4")  # bridge the rims too
     fused[fused == code("L3")] = code("L4")
     result = decode_levels(fused, None, spacing, unannotated=UNTRAINED)

@@ -1,0 +1,113 @@
+"""Per-structure statistics, and the flags made from them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.levels.flags import level_flags
+from cps4_monai.levels.margin import LevelMargin
+from cps4_monai.levels.statistics import structure_statistics
+
+AFFINE = np.array([[4.0, 0, 0, -4], [0, 0, 1, -80], [0, -1, 0, 320], [0, 0, 0, 1]])
+SURE = LevelMargin(3.0, -0.2, -3.2, -3.5, 10, True)
+
+
+def stats(labels, **keywords):
+    return {s.name: s for s in structure_statistics(labels, AFFINE, MRSPINESEG, unannotated=(1,), **keywords)}
+
+
+def names(labels, margin=SURE, **keywords):
+    found = structure_statistics(labels, AFFINE, MRSPINESEG, unannotated=(1,), **keywords)
+    return {f.name: f for f in level_flags(found, MRSPINESEG, margin, (1,))}
+
+
+@pytest.fixture
+def inner(spine):
+    """A whole spine with an empty slice on both sides."""
+    return np.pad(spine(), ((1, 1), (0, 0), (0, 0)))
+
+
+def test_sizes_and_places_are_in_mm(inner, code):
+    l3 = stats(inner)["L3"]
+    where = np.argwhere(inner == code("L3"))
+    assert l3.volume_ml == pytest.approx(len(where) * 4.0 / 1000.0)
+    assert l3.centroid_voxels == pytest.approx(where.mean(axis=0))
+    d, h, w = where.mean(axis=0)
+    assert l3.centroid_mm == pytest.approx((4 * d - 4, w - 80, 320 - h))
+    assert l3.height_mm == pytest.approx(24.0, abs=0.6)
+    assert stats(inner)["L3/L4"].height_mm == pytest.approx(8.0, abs=0.6)
+
+
+def test_centroid_voxels_follow_the_scan(inner):
+    scan = np.diag([2.0, 2.0, 2.0, 1.0])
+    l3 = stats(inner, scan_affine=scan)["L3"]
+    assert l3.centroid_voxels == pytest.approx(np.array(l3.centroid_mm) / 2.0)
+
+
+def test_states(inner, code):
+    found = stats(inner, confidence={code("L3"): 0.8})
+    assert found["L3"].state == "present" and found["L3"].confidence == 0.8 and found["L2"].confidence is None
+    assert found["T9"].state == "absent" and found["T9"].centroid_mm is None
+    assert found["S"].state == "not_trained"
+    assert not found["L3"].lateral and stats(inner[1:])["L3"].lateral
+
+
+@pytest.mark.parametrize(
+    ("crop", "border", "name"),
+    [
+        ((slice(150, None), slice(None)), "superior", "L2"),
+        ((slice(None), slice(70, None)), "anterior", "L3"),
+        ((slice(None), slice(0, 90)), "posterior", "L3"),
+        ((slice(0, 263), slice(None)), "inferior", "L5"),
+    ],
+)
+def test_cut_structures_name_the_border(inner, crop, border, name):
+    found = stats(np.ascontiguousarray(inner[(slice(None), *crop)]))[name]
+    assert found.state == "cut" and found.cut_at == (border,)
+
+
+def test_the_view_is_the_border_where_slices_are_padded(inner):
+    padded = np.pad(inner[:, 150:], ((0, 0), (20, 0), (0, 0)))
+    assert stats(padded)["L2"].state == "present"
+    view = (20, padded.shape[1], 0, 160)
+    assert stats(padded, view=view)["L2"].cut_at == ("superior",)
+
+
+def test_a_whole_spine_has_no_flag(inner):
+    assert names(inner) == {}
+
+
+def test_each_flag_has_its_cause(inner, spine, code):
+    assert set(names(np.zeros_like(inner))) == {"no_spine_found"}
+    gap = np.where(inner == code("L3/L4"), 0, inner)
+    assert names(gap)["gap"].structures == ("L3/L4",)
+    assert names(np.ascontiguousarray(inner[:, 150:]))["cut_structure"].structures == ("L2",)
+    assert set(names(inner[1:-1])) == {"partial_width"}
+    assert names(inner, confidence={code("L3"): 0.4, code("L4"): 0.9})["low_confidence"].structures == ("L3",)
+    flat = inner.copy()
+    rows = np.unique(np.nonzero(inner == code("L3"))[1])
+    flat[:, rows[:12]] = 0
+    assert names(flat)["unusual_height"].structures == ("L3",)
+
+
+def test_level_ambiguous_depends_on_margin_and_anchor(inner):
+    assert "level_ambiguous" in names(inner, LevelMargin(0.3, -1.0, -1.3, -2.0, 10, True))
+    middling = LevelMargin(1.5, -1.0, -2.5, -3.0, 10, True)
+    assert "level_ambiguous" not in names(inner, middling)
+    assert "level_ambiguous" in names(inner, LevelMargin(1.5, -1.0, -2.5, -3.0, 10, False))
+    assert "level_ambiguous" not in names(inner, None)
+
+
+def test_statistics_and_flags_are_plain(inner):
+    found = structure_statistics(inner, AFFINE, MRSPINESEG)
+    json.dumps([s.to_dict() for s in found])
+    json.dumps([f.to_dict() for f in level_flags(found, MRSPINESEG, SURE)])
+
+
+def test_a_bad_affine_is_refused(inner):
+    with pytest.raises(ValueError, match="affine"):
+        structure_statistics(inner, np.eye(3), MRSPINESEG)
