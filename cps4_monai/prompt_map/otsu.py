@@ -27,32 +27,43 @@ def otsu_threshold(maps: torch.Tensor, bins: int = 256) -> torch.Tensor:
         raise ValueError(f"maps is {tuple(maps.shape)} of {maps.dtype}; expected floats (B, C, H, W) with H, W >= 1")
     if not 2 <= bins <= 256:
         raise ValueError(f"bins is {bins}; expected 2 to 256")
-    values = maps.flatten(2)
+    B, C = maps.shape[:2]
+    values = maps.flatten(2).flatten(0, 1)  # (B * C, N)
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
-    low, high = values.aminmax(dim=2)  # (B, C) each
-    counts = _histogram(values, low, high, bins)  # (B, C, bins)
-    best = _best_split(counts)
-    # Centre of the bin; weighing low and high, not adding to low, keeps it finite where high - low overflows.
+    low, high = values.amin(1), values.amax(1)  # (B * C,) each
+    width = (high - low) / bins
+    splits = (width > 0) & width.isfinite()  # false for constant maps and for values that are not finite
+    width = torch.where(splits, width, 1)
+    count = _count_map_by_map if maps.device.type == "cpu" else _count_at_once
+    best = _best_split(count(values, low, width, bins))
+    # Centre of the bin; weighing low and high, not adding to low, keeps the ends exact.
     position = (best.to(low.dtype) + 0.5) / bins
-    return torch.where(high > low, low * (1 - position) + high * position, high - (high - low))
+    return torch.where(splits, low * (1 - position) + high * position, high + (low - low)).view(B, C)
 
 
-def _histogram(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bins: int) -> torch.Tensor:
-    """Counts (B, C, bins) int64 of values (B, C, N) in equal bins from low to high."""
-    B, C, _ = values.shape
-    span = high - low
-    span = torch.where(span > 0, span, torch.ones_like(span)).unsqueeze(-1)
-    # uint8 holds whatever a value that is not finite becomes, so that no index leaves its map's bins.
-    index = ((values - low.unsqueeze(-1)) / span).mul_(bins).clamp_(0, bins - 1).to(torch.uint8)
-    offset = torch.arange(B * C, device=values.device).view(B, C, 1) * 256
-    counts = torch.zeros(B * C * 256, dtype=torch.int64, device=values.device)
-    index = (index + offset).flatten()
-    counts.scatter_add_(0, index, torch.ones((), dtype=torch.int64, device=values.device).expand_as(index))
-    return counts.view(B, C, 256)[..., :bins]
+def _count_at_once(values: torch.Tensor, low: torch.Tensor, width: torch.Tensor, bins: int) -> torch.Tensor:
+    """Counts (M, bins) int64 of values (M, N) in bins from low (M,), in one launch and without a word to the host.
+
+    uint8 holds whatever a value that is not finite becomes, so no index leaves the 256 places of its map.
+    """
+    index = values.sub(low[:, None]).div_(width[:, None]).clamp_(max=bins - 1).to(torch.uint8)
+    offset = torch.arange(len(values), device=values.device) * 256
+    places = (index + offset[:, None]).flatten()
+    counts = torch.zeros(len(values) * 256, dtype=torch.int64, device=values.device)
+    counts.scatter_add_(0, places, torch.ones((), dtype=torch.int64, device=values.device).expand_as(places))
+    return counts.view(-1, 256)[:, :bins]
+
+
+def _count_map_by_map(values: torch.Tensor, low: torch.Tensor, width: torch.Tensor, bins: int) -> torch.Tensor:
+    """The same counts for the CPU, where counting bytes map by map beats building 64-bit places for all of them."""
+    position = values.sub(low[:, None]).div_(width[:, None]).clamp_(max=bins - 1)
+    index = position.to(torch.uint8)
+    counts = torch.stack([torch.bincount(row, minlength=256) for row in index])
+    return counts[:, :bins]
 
 
 def _best_split(counts: torch.Tensor) -> torch.Tensor:
-    """Index (B, C) of the last bin of the lower side, from counts (B, C, bins); the first of equals."""
+    """Index (M,) of the last bin of the lower side, from counts (M, bins); the first of equals."""
     counts = counts.double()
     centres = torch.arange(counts.shape[-1], device=counts.device, dtype=torch.float64)
     below = counts.cumsum(-1)[..., :-1]

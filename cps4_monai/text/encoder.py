@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -121,6 +122,6 @@ def _load(what: str, loader: Any, name_or_path: str) -> Any:
     logger.info("loading %s from %s %s", what, place, source)
     try:
         return loader.from_pretrained(source, local_files_only=folder.is_dir())
-    except (OSError, ValueError, KeyError, ImportError) as error:  # OSError is also what the hub's errors derive from
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{what} {name_or_path!r} cannot be loaded from {place} ({reason}); {mend}") from error

@@ -14,11 +14,22 @@ import numpy as np
 import timm
 import timm.data
 import torch
+from safetensors import SafetensorError
 from timm.models import adapt_input_conv, load_state_dict
 from torch import nn
 
 logger = logging.getLogger(__name__)
 
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 
 
@@ -184,7 +195,7 @@ def _load_checkpoint(model: Any, path: Path) -> None:
         heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
         state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
         model.load_state_dict(state)
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(
             f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {mend}"

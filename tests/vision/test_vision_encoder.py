@@ -1,0 +1,140 @@
+"""ViT of timm as patch encoder: shapes, order of the tokens, weights from a file, and errors with their mend."""
+
+from __future__ import annotations
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+
+from cps4_monai.vision.encoder import VisionEncoder
+
+SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+
+
+def small(image_size=(32, 16), name="vit_tiny_patch16_224", **options) -> VisionEncoder:
+    return VisionEncoder(name, image_size, pretrained=False, **{**SMALL, **options}).eval()
+
+
+def test_patch_tokens_of_a_non_square_slice():
+    encoder = small()
+    assert encoder(torch.rand(3, 1, 32, 16)).shape == (3, 24, 4, 2)
+    assert (encoder.grid_size, encoder.embed_dim, encoder.pretrained) == ((4, 2), 24, False)
+
+
+def test_each_token_lies_where_its_patch_lies():
+    encoder = small(image_size=(24, 40), depth=0)  # no attention: a token sees its own patch only
+    image = torch.full((1, 1, 24, 40), 0.5)
+    changed = image.clone()
+    changed[..., 8:16, 32:40] = 1.0  # row 1, column 4 of the grid
+    moved = (encoder(changed) - encoder(image)).abs().amax(1)[0] > 1e-4
+    assert moved.nonzero().tolist() == [[1, 4]]
+
+
+def test_images_are_normalised_as_in_pretraining():
+    encoder = small()
+    assert (float(encoder.mean), float(encoder.std)) == (0.5, 0.5)
+    seen = []
+    encoder.model.patch_embed.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    encoder(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).expand(1, 1, 32, 2).repeat(1, 1, 1, 8))
+    assert (seen[0].amin().item(), seen[0].amax().item()) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "vit_medium_patch16_reg4_gap_256"])
+def test_prefix_tokens_are_dropped_and_no_parameter_is_idle(name):
+    encoder = small(name=name)
+    tokens = encoder(torch.rand(1, 1, 32, 16))
+    assert tokens.shape == (1, 24, 4, 2)
+    tokens.square().sum().backward()
+    assert not [key for key, p in encoder.named_parameters() if p.grad is None]
+
+
+def test_arguments_rebuild_the_same_architecture():
+    encoder = small()
+    again = VisionEncoder(**encoder.arguments).eval()
+    again.load_state_dict(encoder.state_dict())
+    image = torch.rand(1, 1, 32, 16)
+    assert torch.equal(again(image), encoder(image))
+
+
+@pytest.fixture(scope="module")
+def rgb_weights(tmp_path_factory):
+    """Weights as the hub gives them: three channels, a square grid, a classifier."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64)
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save(model.state_dict(), path)
+    return path, model
+
+
+def test_weights_from_a_file_are_adapted_to_one_channel_and_the_grid(rgb_weights):
+    path, model = rgb_weights
+    for where in (path, path.parent):  # the file, or its folder
+        encoder = VisionEncoder("vit_tiny_patch16_224", (128, 64), checkpoint_path=where)
+        assert encoder.pretrained
+        assert encoder(torch.rand(1, 1, 128, 64)).shape == (1, 192, 8, 4)
+    conv = model.patch_embed.proj.weight
+    torch.testing.assert_close(encoder.model.patch_embed.proj.weight, conv.sum(1, keepdim=True))
+    torch.testing.assert_close(encoder.model.blocks[3].attn.qkv.weight, model.blocks[3].attn.qkv.weight)
+    assert encoder.model.pos_embed.shape == (1, 1 + 8 * 4, 192)
+
+
+def test_same_grid_keeps_the_position_embeddings(rgb_weights):
+    path, model = rgb_weights
+    encoder = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path)
+    torch.testing.assert_close(encoder.model.pos_embed, model.pos_embed)
+
+
+def test_weights_of_another_vit_are_refused(rgb_weights):
+    with pytest.raises(ValueError, match="does not hold weights of VisionTransformer"):
+        VisionEncoder("vit_small_patch16_224", (64, 64), checkpoint_path=rgb_weights[0])
+
+
+def test_files_that_hold_no_weights_are_refused(tmp_path):
+    for bad in (tmp_path / "bad.pth", tmp_path / "bad.safetensors"):
+        bad.write_text("no weights")
+        with pytest.raises(ValueError, match=rf"{bad.name} does not hold weights"):
+            VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=bad)
+    with pytest.raises(ValueError, match="does not exist; pass as checkpoint_path"):
+        VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=tmp_path / "missing.pth")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds none of \['model.safetensors'"):
+        VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=tmp_path / "empty")
+
+
+def test_offline_error_says_how_to_pass_a_file(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="pass checkpoint_path, a local file or folder"):
+        VisionEncoder("vit_tiny_patch16_224.augreg_in21k", (64, 64), pretrained=True)
+
+
+def test_unknown_names_get_suggestions():
+    with pytest.raises(ValueError, match="vit_base_patch16_224"):
+        VisionEncoder("vit_base_patch16_22", pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_models_that_are_no_vit_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        VisionEncoder(name, (64, 64), pretrained=False)
+
+
+@pytest.mark.parametrize("image_size", [(30, 16), (32, 12)])
+def test_sizes_that_are_no_multiple_of_the_patch_are_refused(image_size):
+    with pytest.raises(ValueError, match=r"multiples of the patch size \(8, 8\)"):
+        small(image_size)
+
+
+@pytest.mark.parametrize("image_size", [(32,), (32, 0), (32.5, 16)])
+def test_sizes_that_are_no_sizes_are_refused(image_size):
+    with pytest.raises(ValueError, match="two positive whole numbers"):
+        small(image_size)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 1, 16, 32\); expected \(B, 1, 32, 16\)"):
+        small()(torch.rand(1, 1, 16, 32))
+
+
+def test_architecture_overrides_with_pretrained_weights_are_refused():
+    with pytest.raises(ValueError, match="pretrained=False"):
+        VisionEncoder("vit_tiny_patch16_224", (32, 16), pretrained=True, depth=2)
