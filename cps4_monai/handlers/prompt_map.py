@@ -20,10 +20,12 @@ class PromptMapHandler:
     to no checkpoint.
 
     Args:
-        provider: images (B, 1, H, W) -> {"prompt_map": (B, 1, H, W) int64, "attention_logits": (B, C, h, w)}, frozen.
+        provider: a :class:`cps4_monai.prompt_map.provider.PseudoLabelProvider`, frozen: images (B, 1, H, W) ->
+            {"prompt_map": (B, 1, H, W) int64, "attention_logits": (B, C, h, w)}. Entries of the unlabeled batch that
+            its ``batch_keys`` name are passed to it too.
     """
 
-    def __init__(self, provider: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
+    def __init__(self, provider: Callable[..., Mapping[str, Tensor]]) -> None:
         self.provider = provider
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
@@ -47,8 +49,9 @@ class PromptMapHandler:
             )
         unlabeled = batch["unlabeled"]
         images = unlabeled["image"].to(engine.state.device, non_blocking=engine.non_blocking)
+        extra = {key: unlabeled[key] for key in getattr(self.provider, "batch_keys", ()) if key in unlabeled}
         with engine.autocast():
-            provided = self.provider(images)
+            provided = self.provider(images, **extra)
         if "prompt_map" not in provided:
             raise ValueError(f"the provider returned {sorted(provided)}; expected a 'prompt_map' among them")
         engine.state.batch = {**batch, "unlabeled": {**unlabeled, "image": images, **provided}}

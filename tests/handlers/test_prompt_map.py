@@ -52,6 +52,17 @@ def test_provider_runs_without_gradient_and_in_the_engines_precision(amp):
     assert provider.calls[0][1:] == (False, amp)
 
 
+def test_provider_gets_the_entries_that_it_names():
+    class Keyed:
+        batch_keys = ("image_strong", "absent")
+
+        def __call__(self, images, **extra):
+            assert set(extra) == {"image_strong"} and torch.equal(extra["image_strong"], images + 1)
+            return {"prompt_map": torch.zeros_like(images, dtype=torch.long)}
+
+    trainer_of(PromptMapHandler(Keyed())).run()
+
+
 def test_methods_without_a_prompt_map_do_not_pay_for_one():
     provider = Provider()
     trainer_of(PromptMapHandler(provider), cls=MeanTeacher).run()
