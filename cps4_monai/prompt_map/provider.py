@@ -90,7 +90,7 @@ class CachedVLMProvider(VLMProvider):
         ValueError: num_slices or batch_size below 1.
     """
 
-    batch_keys: tuple[str, ...] = ("slice_id", "affine_grid")
+    batch_keys: tuple[str, ...] = ("slice_id", "grid")
 
     def __init__(
         self,
@@ -125,11 +125,11 @@ class CachedVLMProvider(VLMProvider):
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
-        """As :class:`PseudoLabelProvider`, with the keyword arguments ``slice_id`` and ``affine_grid``.
+        """As :class:`PseudoLabelProvider`, with the keyword arguments ``slice_id`` and ``grid``.
 
         Args:
             images: (B, 1, H, W), the augmented images; only their size and device are used.
-            extra: ``slice_id`` (B,) int64, position of each slice in the data set; ``affine_grid`` (B, H, W, 2), for
+            extra: ``slice_id`` (B,) int64, position of each slice in the data set; ``grid`` (B, H, W, 2), for
                 each pixel of the augmented image its place in the unaugmented slice, x before y in [-1, 1]
                 (align_corners false), also for transforms that are not affine. Places outside become background.
 
@@ -143,7 +143,7 @@ class CachedVLMProvider(VLMProvider):
                 "them, or set cache: false"
             )
         ids = extra["slice_id"].to(images.device, non_blocking=True)
-        grid = extra["affine_grid"].to(images.device, torch.float32, non_blocking=True)
+        grid = extra["grid"].to(images.device, torch.float32, non_blocking=True)
         logits = self.fill(images.device).index_select(0, ids).float()
         prompt_map = self.mapper(logits, images.shape[2:], grid)
         outside = (grid.abs() > 1).any(-1).unsqueeze(1)  # (B, 1, H, W)

@@ -58,7 +58,7 @@ def test_direct_provider_takes_images_only(model, slices):
 def test_cache_and_direct_agree_without_spatial_transform(model, slices):
     direct = VLMProvider(model, PromptMapper())(slices)
     ids = torch.tensor([4, 0, 6])
-    result = cached(model, slices, batch_size=3)(slices[ids], slice_id=ids, affine_grid=identity_grid(3))
+    result = cached(model, slices, batch_size=3)(slices[ids], slice_id=ids, grid=identity_grid(3))
     torch.testing.assert_close(result["attention_logits"], direct["attention_logits"][ids], rtol=1e-4, atol=1e-4)
     assert (result["prompt_map"] == direct["prompt_map"][ids]).double().mean() > 0.999
 
@@ -66,8 +66,8 @@ def test_cache_and_direct_agree_without_spatial_transform(model, slices):
 def test_cache_follows_the_spatial_transform(model, slices):
     provider = cached(model, slices)
     ids = torch.arange(7)
-    plain = provider(slices, slice_id=ids, affine_grid=identity_grid(7))
-    flipped = provider(slices.flip(3), slice_id=ids, affine_grid=identity_grid(7).flip(2))
+    plain = provider(slices, slice_id=ids, grid=identity_grid(7))
+    flipped = provider(slices.flip(3), slice_id=ids, grid=identity_grid(7).flip(2))
     assert (flipped["prompt_map"] == plain["prompt_map"].flip(3)).double().mean() > 0.999
     torch.testing.assert_close(flipped["attention_logits"], plain["attention_logits"].flip(3), rtol=1e-4, atol=1e-4)
 
@@ -75,7 +75,7 @@ def test_cache_follows_the_spatial_transform(model, slices):
 def test_what_comes_from_outside_the_slice_is_background(model, slices):
     grid = identity_grid(1)
     grid[..., 1] += 1.0  # half of the image lies below the slice
-    result = cached(model, slices)(slices[:1], slice_id=torch.tensor([0]), affine_grid=grid)
+    result = cached(model, slices)(slices[:1], slice_id=torch.tensor([0]), grid=grid)
     assert not result["prompt_map"][:, :, 16:].any()
 
 
@@ -88,19 +88,19 @@ def test_every_slice_is_asked_for_once(model, slices):
 
     provider = CachedVLMProvider(model, PromptMapper(), load, len(slices), batch_size=2)
     for _ in range(3):
-        provider(slices[:2], slice_id=torch.tensor([5, 1]), affine_grid=identity_grid(2))
+        provider(slices[:2], slice_id=torch.tensor([5, 1]), grid=identity_grid(2))
     assert asked == list(range(7))
 
 
 def test_half_precision_cache_is_close(model, slices):
     ids = torch.arange(7)
-    full = cached(model, slices)(slices, slice_id=ids, affine_grid=identity_grid(7))
-    half = cached(model, slices, dtype=torch.float16)(slices, slice_id=ids, affine_grid=identity_grid(7))
+    full = cached(model, slices)(slices, slice_id=ids, grid=identity_grid(7))
+    half = cached(model, slices, dtype=torch.float16)(slices, slice_id=ids, grid=identity_grid(7))
     torch.testing.assert_close(half["attention_logits"], full["attention_logits"], rtol=2e-3, atol=2e-2)
 
 
 def test_missing_keys_name_the_setting(model, slices):
-    with pytest.raises(ValueError, match=r"no \['affine_grid'\].*cache: false"):
+    with pytest.raises(ValueError, match=r"no \['grid'\].*cache: false"):
         cached(model, slices)(slices, slice_id=torch.arange(7))
     with pytest.raises(ValueError, match="num_slices is 0"):
         CachedVLMProvider(model, PromptMapper(), lambda ids: slices, 0)
