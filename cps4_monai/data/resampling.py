@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +45,17 @@ class AxisMap:
     def linear_matrix(self, *, zero_outside: bool = True) -> torch.Tensor:
         """(target_size, source_size) weights of linear interpolation, float32; each row sums to 1 inside.
 
-        Where the axis shrinks (step above 1), the triangle is widened to the step, which is antialiasing. Rows of
-        pixels outside the field of view are zero, or those of its nearest pixel.
+        Where the axis shrinks (step above 1), the interpolated line is averaged over a window, which is antialiasing:
+        sqrt(2 (step^2 - 1)) pixels wide, so that the kernel has the variance of the usual triangle of that step, but
+        keeps a ramp where it is. Rows of pixels outside the field of view are zero, or those of its nearest pixel.
         """
         source = torch.arange(self.source_size, dtype=torch.float64)
-        positions = self.positions().clamp(0.0, self.source_size - 1.0)
-        weights = (1 - (source[None] - positions[:, None]).abs() / max(1.0, self.step)).clamp_(min=0)
+        away = self.positions().clamp(0.0, self.source_size - 1.0)[:, None] - source[None]
+        window = math.sqrt(2 * max(0.0, self.step**2 - 1))
+        if window < 1e-3:
+            weights = (1 - away.abs()).clamp_(min=0)
+        else:
+            weights = _hat_integral(away + window / 2) - _hat_integral(away - window / 2)
         weights /= weights.sum(dim=1, keepdim=True)
         if zero_outside:
             weights *= self.inside()[:, None]
@@ -60,3 +66,9 @@ class AxisMap:
         positions = self.positions().clamp(0.0, self.source_size - 1.0)
         low = torch.floor(positions).long().clamp_(0, max(0, self.source_size - 2))
         return low, (positions - low).float()
+
+
+def _hat_integral(x: torch.Tensor) -> torch.Tensor:
+    """Integral from minus infinity to x of the hat function max(0, 1 - |t|)."""
+    x = x.clamp(-1.0, 1.0)
+    return torch.where(x < 0, (1 + x) ** 2 / 2, 1 - (1 - x) ** 2 / 2)

@@ -120,11 +120,15 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         return matrix.float()
 
     def _elastic(self, size: tuple[int, int]) -> torch.Tensor:
-        control = convert_to_tensor(self.deform_grid(spatial_size=size), track_meta=False).float()
+        # Only the displacements are upsampled: bicubic weights would put ripples into the coordinates themselves.
+        self.deform_grid.randomize([-(-n // pixels) + 4 for n, pixels in zip(size, self.elastic_spacing, strict=True)])
+        control = torch.from_numpy(self.deform_grid.rand_mag * self.deform_grid.random_offset).float()
         spacing = [float(s) for s in self.elastic_spacing]
         dense = F.interpolate(control[None], scale_factor=spacing, mode="bicubic", align_corners=False)[0]
         top, left = ((have - want) // 2 for have, want in zip(dense.shape[-2:], size, strict=True))
-        return dense[:, top : top + size[0], left : left + size[1]]
+        grid = _identity(size)
+        grid[:2] += dense[:, top : top + size[0], left : left + size[1]]
+        return grid
 
     @staticmethod
     def _resample(item: torch.Tensor, grid: torch.Tensor, is_label: bool) -> torch.Tensor:

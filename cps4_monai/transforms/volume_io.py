@@ -137,6 +137,7 @@ class ToSagittalSlicesd(MapTransform):
             SOURCE_AFFINE_KEY: torch.from_numpy(affine),
         }
         network_affine = torch.from_numpy(_network_affine(grid, affine, self.in_plane))
+        meta.pop("affine", None)
         return MetaTensor(out[None], affine=network_affine, meta=meta)
 
 

@@ -1,0 +1,133 @@
+"""The network's in-plane grid: nothing is shifted, nothing aliases, and the way back is the same geometry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cps4_monai.data.in_plane import InPlane
+from cps4_monai.data.resampling import AxisMap
+
+
+def blob(hw, centre_mm, spacing_mm, radius_mm=12.0):
+    """Disc of scores about a place in mm from the slice's centre."""
+    y, x = (((torch.arange(n) - (n - 1) / 2) * mm) for n, mm in zip(hw, spacing_mm, strict=True))
+    return radius_mm - torch.hypot(y[:, None] - centre_mm[0], x[None] - centre_mm[1])
+
+
+@pytest.mark.parametrize("settings", [
+    {"size": (40, 32), "spacing_mm": 2.0}, {"spacing_mm": 1.7}, {"size": (100, 90), "spacing_mm": 0.7}, {"spacing_mm": 0.35},
+    {"size": (33, 21), "mode": "central_half"},
+])  # fmt: skip
+def test_a_ramp_keeps_its_place(settings):
+    hw, spacing = (80, 63), (0.9, 1.1)
+    in_plane = InPlane(**settings)
+    height, width = in_plane.axis_maps(hw, spacing)
+    y, x = (torch.arange(n, dtype=torch.float32) for n in hw)
+    ramp = (2 * y[:, None] + 3 * x[None])[None]
+    got = in_plane.image(ramp, spacing)[0]
+    expected = 2 * height.positions()[:, None] + 3 * width.positions()[None]
+    # Within two steps of the border the widened kernel is cut off on one side.
+    deep_y = (height.positions() >= 2 * height.step) & (height.positions() <= hw[0] - 1 - 2 * height.step)
+    deep_x = (width.positions() >= 2 * width.step) & (width.positions() <= hw[1] - 1 - 2 * width.step)
+    deep = deep_y[:, None] & deep_x[None]
+    assert deep.any()
+    torch.testing.assert_close(got[deep], expected.float()[deep], atol=1e-3, rtol=0)
+
+
+def test_a_blob_there_and_back_stays_within_a_tenth_of_a_pixel():
+    hw, spacing = (161, 120), (0.5, 0.6)
+    score = blob(hw, (6.3, -4.1), spacing)
+    in_plane = InPlane((64, 64), 1.5)
+    network = in_plane.image(score[None], spacing)
+    back = in_plane.restore_logits(torch.stack([-network, network], dim=1), hw, spacing)[0]
+    truth = score > 0
+    centre = [(axis.float().mean()).item() for axis in back.nonzero(as_tuple=True)]
+    expected = [(axis.float().mean()).item() for axis in truth.nonzero(as_tuple=True)]
+    assert np.abs(np.subtract(centre, expected)).max() < 0.1
+    assert 2 * (truth & (back > 0)).sum() / (truth.sum() + back.sum()) > 0.99
+
+
+def test_shrinking_is_antialiased():
+    stripes = (torch.arange(64) % 2).float().expand(1, 64, 64)
+    assert InPlane(spacing_mm=4.0).image(stripes, (1, 1))[0, 2:-2, 2:-2].sub(0.5).abs().max() < 0.05
+
+
+def test_the_same_grid_changes_nothing_and_padding_is_zero():
+    slices = torch.rand(2, 10, 12)
+    torch.testing.assert_close(InPlane().image(slices, (0.7, 0.9)), slices)
+    padded = InPlane((14, 16), 1.0).image(slices, (1, 1))
+    torch.testing.assert_close(padded[:, 2:-2, 2:-2], slices)
+    assert padded.sum() == pytest.approx(slices.sum().item(), rel=1e-5)
+
+
+def test_central_half_is_resized_to_the_size():
+    slices = torch.zeros(1, 32, 64)
+    slices[:, :, 16:48] = 1
+    out = InPlane((16, 8), mode="central_half").image(slices, (1, 1))
+    assert out.shape == (1, 16, 8) and out[:, :, 1:-1].min() > 0.999
+    restored = InPlane((16, 8), mode="central_half").restore_label(
+        torch.ones(1, 16, 8, dtype=torch.uint8), (32, 64), (1, 1)
+    )
+    assert torch.equal(restored[0, 0].nonzero()[:, 0], torch.arange(16, 48))
+
+
+def test_labels_keep_their_codes_and_type():
+    label = torch.randint(0, 20, (2, 30, 20), dtype=torch.uint8)
+    in_plane = InPlane((60, 40), 0.5)
+    big = in_plane.label(label, (1, 1))
+    assert big.dtype == torch.uint8 and torch.equal(big, label.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert torch.equal(in_plane.restore_label(big, (30, 20), (1, 1)), label)
+
+
+@pytest.mark.parametrize("hw", [(64, 48), (16, 12), (1, 1), (50, 7)])
+def test_restoring_equals_interpolating_everything(hw):
+    logits = torch.randn(3, 5, 16, 12)
+    in_plane = InPlane((16, 12), 64.0 / hw[0] * 1.0)
+    spacing = (16 * in_plane.spacing_mm / hw[0], 12 * in_plane.spacing_mm / hw[1])
+    dense = F.interpolate(logits, size=hw, mode="bilinear", align_corners=False).argmax(dim=1).to(torch.uint8)
+    assert torch.equal(in_plane.restore_logits(logits, hw, spacing), dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_restoring_takes_any_floating_type(dtype):
+    logits = torch.zeros(1, 3, 8, 8, dtype=dtype)
+    logits[:, 2] = 1
+    assert (InPlane((8, 8), 1.0).restore_logits(logits, (8, 8), (1, 1)) == 2).all()
+
+
+def test_outside_the_crop_is_background_and_unannotated_classes_never_win():
+    logits = torch.zeros(1, 3, 8, 8)
+    logits[:, 1], logits[:, 2] = 5, 1
+    in_plane = InPlane((8, 8), 1.0)
+    out = in_plane.restore_logits(logits, (12, 10), (1, 1), unannotated=(1,))[0]
+    assert (out[2:-2, 1:-1] == 2).all() and out.sum() == 2 * 64
+    with pytest.raises(ValueError, match="annotated"):
+        in_plane.restore_logits(logits, (12, 10), (1, 1), unannotated=(0, 1, 2))
+
+
+def test_other_grids_are_refused():
+    with pytest.raises(ValueError, match="forward pass"):
+        InPlane((8, 8), 1.0).restore_logits(torch.zeros(1, 3, 9, 8), (12, 10), (1, 1))
+    with pytest.raises(ValueError, match=r"D, C, H, W"):
+        InPlane((8, 8), 1.0).restore_logits(torch.zeros(3, 8, 8), (12, 10), (1, 1))
+
+
+@pytest.mark.parametrize("settings", [{"size": (0, 4)}, {"spacing_mm": -1}, {"mode": "x"}, {"mode": "central_half"},
+                                      {"spacing_mm": float("nan")}])  # fmt: skip
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="expected|give size"):
+        InPlane(**settings)
+
+
+def test_settings_survive_a_dictionary():
+    for in_plane in (InPlane((4, 5), 1.5), InPlane(), InPlane((4, 5), mode="central_half")):
+        assert InPlane.from_dict(in_plane.to_dict()) == in_plane
+
+
+def test_an_axis_map_and_its_inverse_cancel():
+    axis = AxisMap(30, 12, 1.3, 2.2)
+    there = axis.start + axis.step * (axis.inverse().start + axis.inverse().step * torch.arange(30.0))
+    torch.testing.assert_close(there, torch.arange(30.0))

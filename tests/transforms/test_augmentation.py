@@ -1,0 +1,121 @@
+"""Augmentation: what it may touch, what it depends on, and the two views."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cps4_monai.transforms.augmentation import (
+    StrongViewd,
+    geometric_augmentation,
+    intensity_augmentation,
+    labeled_augmentation,
+    unlabeled_augmentation,
+)
+from cps4_monai.transforms.slice_geometry import RandSliceGeometryd
+
+STILL = {"affine_prob": 0.0, "elastic_prob": 0.0}
+ALL_INTENSITIES = {"contrast_prob": 1, "scale_prob": 1, "bias_prob": 1, "noise_prob": 1, "low_resolution_prob": 1}
+
+
+def item(size=(40, 30)):
+    torch.manual_seed(0)
+    smooth = F.interpolate(torch.rand(1, 1, 5, 4), size=size, mode="bicubic")[0].clamp(0, 1)
+    return {"image": smooth, "label": (smooth * 5).to(torch.uint8)}
+
+
+def test_label_and_image_move_together():
+    start = {"image": torch.zeros(1, 60, 60), "label": torch.zeros(1, 60, 60, dtype=torch.uint8)}
+    start["image"][:, 10:30, 20:45], start["label"][:, 10:30, 20:45] = 1, 7
+    for seed in range(5):
+        moved = geometric_augmentation(affine_prob=1, elastic_prob=1).set_random_state(seed)(start)
+        assert moved["label"].dtype == torch.uint8 and set(moved["label"].unique().tolist()) <= {0, 7}
+        agree = ((moved["image"] > 0.5) == (moved["label"] == 7)).float().mean()
+        assert agree > 0.97 and not torch.equal(moved["label"], start["label"])
+
+
+@pytest.mark.parametrize("settings", [STILL, {"rotate_deg": 0, "scale": 0, "translate_pixels": (0, 0), "affine_prob": 1,
+                                              "elastic_prob": 1, "elastic_magnitude": (0, 0)}])  # fmt: skip
+def test_nothing_drawn_moves_nothing(settings):
+    start = item()
+    moved = geometric_augmentation(**settings).set_random_state(0)(start)
+    torch.testing.assert_close(moved["image"], start["image"], atol=1e-4, rtol=0)
+    identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, 40, 30], align_corners=False)[0]
+    torch.testing.assert_close(moved["grid"], identity, atol=1e-5, rtol=0)
+
+
+def test_rotation_keeps_its_angle_scale_its_size_and_shift_its_pixels():
+    only = {"elastic_prob": 0, "affine_prob": 1, "rotate_deg": 0, "scale": 0, "translate_pixels": (0, 0)}
+    for seed in range(8):
+        grid = RandSliceGeometryd("image", **{**only, "rotate_deg": 15}).set_random_state(seed)(item((40, 40)))["grid"]
+        along = grid[20, 30] - grid[20, 10]
+        angle = torch.rad2deg(torch.atan2(along[1], along[0])).abs()
+        assert angle <= 15 and along.norm() == pytest.approx(1.0, abs=1e-4)
+        grid = RandSliceGeometryd("image", **{**only, "scale": 0.2}).set_random_state(seed)(item((40, 40)))["grid"]
+        across, down = grid[20, 30, 0] - grid[20, 10, 0], grid[30, 20, 1] - grid[10, 20, 1]
+        assert 0.8 <= across <= 1.2 and across == pytest.approx(down.item())
+        grid = RandSliceGeometryd("image", **{**only, "translate_pixels": (4, 0)}).set_random_state(seed)(item())[
+            "grid"
+        ]
+        still = RandSliceGeometryd("image", **STILL)(item())["grid"]
+        shift = (grid - still) * torch.tensor([15.0, 20.0])
+        assert shift[..., 0].abs().max() < 1e-4 and shift[..., 1].abs().max() <= 4.001 and shift[..., 1].std() < 1e-4
+
+
+def test_flips_happen_only_when_asked_for():
+    start = item()
+    flipped = geometric_augmentation(**STILL, flip_prob=(0, 1)).set_random_state(0)(start)
+    torch.testing.assert_close(flipped["image"], start["image"].flip(-1), atol=1e-4, rtol=0)
+    assert RandSliceGeometryd("image").flip_prob == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("one", ["contrast_prob", "scale_prob", "bias_prob", "noise_prob", "low_resolution_prob"])
+def test_each_intensity_part_changes_the_image_alone_and_within_range(one):
+    start = item()
+    out = intensity_augmentation(**{**dict.fromkeys(ALL_INTENSITIES, 0), one: 1}).set_random_state(1)(start)
+    assert type(out["image"]) is torch.Tensor and out["image"].dtype == torch.float32
+    assert not torch.equal(out["image"], start["image"]) and torch.equal(out["label"], start["label"])
+    assert out["image"].min() >= 0 and out["image"].max() <= 1 and out["image"].isfinite().all()
+
+
+def test_no_intensity_part_changes_nothing():
+    start = item()
+    assert torch.equal(intensity_augmentation(**dict.fromkeys(ALL_INTENSITIES, 0))(start)["image"], start["image"])
+
+
+def test_weak_and_strong_views_share_their_geometry():
+    transform = unlabeled_augmentation(intensity={"noise_prob": 1, "noise_std": 0.1})
+    out = transform.set_random_state(4)({"image": item()["image"]})
+    geometry = RandSliceGeometryd("image")
+    assert not torch.equal(out["image"], out["image_strong"])
+    moved = F.grid_sample(item()["image"][None], out["grid"][None], align_corners=False)[0]
+    torch.testing.assert_close(out["image"], moved)  # the weak view has no intensity noise
+    assert (out["image"] - out["image_strong"]).abs().mean() < 0.3 and geometry.keys == ("image",)
+
+
+def test_one_view_for_all_networks():
+    out = unlabeled_augmentation("same", intensity=ALL_INTENSITIES).set_random_state(4)({"image": item()["image"]})
+    assert out["image_strong"] is out["image"] and not torch.equal(out["image"], item()["image"])
+
+
+@pytest.mark.parametrize("make", [labeled_augmentation, unlabeled_augmentation])
+def test_seeds_decide_everything(make):
+    def draw(seed):
+        out = make(intensity=ALL_INTENSITIES).set_random_state(seed)(item())
+        return out.get("image_strong", out["image"])
+
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="views"):
+        StrongViewd(views="both")
+    with pytest.raises(ValueError, match="one key"):
+        StrongViewd(keys=("image", "label"))
+    with pytest.raises(ValueError, match="probabilities"):
+        RandSliceGeometryd("image", affine_prob=2)
+    with pytest.raises(ValueError, match="scale"):
+        RandSliceGeometryd("image", scale=1.0)
+    with pytest.raises(TypeError):
+        geometric_augmentation(rotation=3)
