@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
@@ -43,6 +44,8 @@ class SliceBatchInferer(Inferer):
         """
         if inputs.ndim != 5:
             raise ValueError(f"inputs have shape {tuple(inputs.shape)}; expected volumes (B, channels, D, H, W)")
+        if isinstance(inputs, MetaTensor):  # meta data follow every operation; slices of one volume do not need them
+            inputs = inputs.as_tensor()
         batch, channels, depth, height, width = inputs.shape
         slices = inputs.transpose(1, 2).reshape(batch * depth, channels, height, width)
         logits: Tensor | None = None
