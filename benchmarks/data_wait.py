@@ -1,8 +1,8 @@
 """Share of time that a training step waits for data, slices per second, and peak memory; prints a table.
 
-    python benchmarks/data_wait.py --dataset-dir ../shared/data/spider [--workers 0 1 2] [--steps 40] [--step-seconds 0.5]
+    python benchmarks/data_wait.py --dataset-dir FOLDER [--workers 0 1 2] [--steps 40] [--step-seconds 0.5]
 
-The step is stood for by a busy loop of matrix products of the given length on all cores but the workers'.
+A busy loop of matrix products of the given length stands for the step; run it on an otherwise idle machine.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class SaveLabelsd(SaveImaged):
         named = isinstance(item, MetaTensor) and item.meta.get("filename_or_obj")
         if not named or item.ndim != 4 or item.shape[0] != 1:
             raise ValueError(
-                f"{key!r} is no label map on a scan's grid; expected a MetaTensor (1, X, Y, Z) that names its scan: put "
-                "RestoreLabelsd before"
+                f"{key!r} is no label map on a scan's grid; expected a MetaTensor (1, X, Y, Z) that names its scan: "
+                "put RestoreLabelsd before"
             )
         source = str(item.meta["filename_or_obj"])
         path = self.label_path(source)
