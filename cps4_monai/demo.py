@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cps4_monai.data.phantom import write_phantom_dataset
-from cps4_monai.evaluation.trivial import write_mean_label_maps
+from cps4_monai.evaluation.trivial_baseline import write_mean_label_maps
 from cps4_monai.report.attention_pictures import attention_pictures
 from cps4_monai.report.predictions import PredictionReport, report_predictions
 from cps4_monai.workflow import CPS4Workflow
@@ -108,7 +108,7 @@ class Demo:
         parsed = workflow.parser.get_parsed_content
         data, cache, anatomy = parsed("data"), parsed("cache"), parsed("anatomy")
         trivial = self.output / "runs" / "mean_label_map" / "evaluation"
-        write_mean_label_maps(data.labeled, data.test, cache, anatomy.num_classes, trivial / "predictions")
+        write_mean_label_maps(data.labeled, data.test, cache.in_plane, trivial / "predictions", anatomy.num_classes)
         summaries[TRIVIAL] = self.score(trivial).evaluation.summary
         self.workflow("supervised", "predict", "evaluate").run()
         summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-COLUMNS = ("stage", "epoch", "iteration", "name", "value")
-
-
-class MetricsLog:
-    """Appends values to a `metrics.csv` in long form: ``stage,epoch,iteration,name,value``, one line per value.
-
-    Lines are written whole and at once, so a killed run loses none but the last ones.
-
-    Args:
-        path: file; made with its header where it is not there, continued where it is.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.is_file():
-            self.path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-
-    def write(self, stage: str, epoch: int, iteration: int, values: dict[str, float]) -> None:
-        """Append one line per value."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([stage, epoch, iteration, name, f"{value:.8g}"] for name, value in values.items())
+from cps4_monai.metrics.run_log import COLUMNS
 
 
 def read_metrics(path: str | Path, stage: str = "") -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cps4_monai.commands.report import report
-from cps4_monai.report.curves import MetricsLog
+from cps4_monai.metrics.run_log import RunLog
 
 
 @pytest.fixture()
@@ -35,7 +35,7 @@ def _run(data, *more, labels="labels"):
 
 
 def test_folder_of_predictions_becomes_tables_and_a_page(data):
-    log = MetricsLog(data / "metrics.csv")
+    log = RunLog(data / "metrics.csv")
     log.write("stage2", 0, 1, {"loss": 1.0, "dice_b": 0.2})
     result = _run(data, "--unannotated", "S", "--metrics", str(log.path), "--attribution", "Scans: made up.")
     assert result.exit_code == 0, result.output

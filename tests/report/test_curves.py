@@ -3,27 +3,28 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from cps4_monai.report.curves import MetricsLog, by_chart, read_metrics
+from cps4_monai.metrics.run_log import RunLog
+from cps4_monai.report.curves import by_chart, read_metrics
 
 
 def test_what_is_written_is_read(tmp_path):
-    log = MetricsLog(tmp_path / "run" / "metrics.csv")
+    log = RunLog(tmp_path / "run" / "metrics.csv")
     log.write("stage2", 0, 1, {"loss": 2.0, "dice_b": 0.1})
-    MetricsLog(tmp_path / "run" / "metrics.csv").write("stage2", 1, 2, {"loss": 1.0})  # a resumed run goes on
+    RunLog(tmp_path / "run" / "metrics.csv").write("stage2", 1, 2, {"loss": 1.0})  # a resumed run goes on
     frame = read_metrics(log.path)
     loss = frame[frame["name"] == "loss"]
     assert loss["iteration"].tolist() == [1, 2] and loss["value"].tolist() == [2.0, 1.0]
 
 
 def test_repeated_iterations_of_a_resumed_run_count_once(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.csv")
+    log = RunLog(tmp_path / "metrics.csv")
     for value in (2.0, 5.0):
         log.write("stage1", 0, 1, {"loss": value})
     assert read_metrics(log.path)["value"].tolist() == [5.0]
 
 
 def test_half_written_last_line_is_no_harm(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.csv")
+    log = RunLog(tmp_path / "metrics.csv")
     log.write("stage1", 0, 1, {"loss": 2.0})
     with log.path.open("a") as file:
         file.write("stage1,0,2")

@@ -1,0 +1,43 @@
+"""The numbers of a training run in one CSV file, in long form: what handlers write and reports draw."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+COLUMNS = ("stage", "epoch", "iteration", "name", "value")
+
+
+class RunLog:
+    """Appends values to a ``metrics.csv`` with the columns ``COLUMNS``, one line per value.
+
+    Args:
+        path: file; made with its header where it is not there, continued where it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_file():
+            self.path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+
+    def write(self, stage: str, epoch: int, iteration: int, values: Mapping[str, float]) -> None:
+        """Appends one line per finite value."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for name, value in values.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    writer.writerow([stage, epoch, iteration, name, f"{value:.8g}"])
+
+    def drop_from(self, stage: str, epoch: int) -> None:
+        """Drops the lines of ``stage`` from ``epoch`` on: a resumed run writes them again."""
+        with self.path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["stage"] != stage or int(row["epoch"]) < epoch]
+        beside = self.path.with_name(f".{self.path.name}.part")
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        beside.replace(self.path)
