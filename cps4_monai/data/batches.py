@@ -28,15 +28,29 @@ class _Sources(Dataset):
 class _Schedule:
     """Which slices, with which seeds, make up each batch of an epoch.
 
+    With several processes, the draws are those of one process with batches ``world_size`` times as large, of which
+    each process takes its part.
+
     Args:
         lengths: slices of each source.
-        batch_sizes: slices taken of each source for one batch.
+        batch_sizes: slices taken of each source for one batch of one process.
         iterations: batches of an epoch.
         seed: of all draws.
+        rank: of this process.
+        world_size: number of processes.
     """
 
-    def __init__(self, lengths: dict[str, int], batch_sizes: dict[str, int], iterations: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: dict[str, int],
+        batch_sizes: dict[str, int],
+        iterations: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.lengths, self.batch_sizes, self.iterations, self.seed = lengths, batch_sizes, iterations, seed
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -44,13 +58,14 @@ class _Schedule:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         parts = [
-            self._draws(stream, name, self.batch_sizes[name] * self.iterations)
+            self._draws(stream, name, self.batch_sizes[name] * self.world_size * self.iterations)
             for stream, name in enumerate(self.lengths)
         ]
         for step in range(self.iterations):
             batch: list[Draw] = []
             for draws, size in zip(parts, self.batch_sizes.values(), strict=True):
-                batch += draws[step * size : (step + 1) * size]
+                start = (step * self.world_size + self.rank) * size
+                batch += draws[start : start + size]
             yield batch
 
     def _draws(self, stream: int, name: str, count: int) -> list[Draw]:
@@ -121,9 +136,11 @@ class StageOneLoader(_EpochLoader):
         num_workers: processes that make batches; 0 makes them in this one. Has no influence on the batches.
         pin_memory: page-locked batches, for copies to a GPU.
         iterations_per_epoch: batches of an epoch; None is one pass over the data set.
+        rank: of this process, from 0; its batches are its part of the global ones.
+        world_size: number of processes.
 
     Raises:
-        ValueError: a size below 1, or a negative seed or number of workers.
+        ValueError: a size below 1, a negative seed or number of workers, or a rank outside the world.
     """
 
     def __init__(
@@ -134,9 +151,13 @@ class StageOneLoader(_EpochLoader):
         num_workers: int = 0,
         pin_memory: bool = False,
         iterations_per_epoch: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         _at_least_one(batch_size=batch_size, iterations_per_epoch=iterations_per_epoch)
-        schedule = _schedule({"labeled": dataset}, [batch_size], "labeled", iterations_per_epoch, seed)
+        schedule = _schedule(
+            {"labeled": dataset}, [batch_size], "labeled", iterations_per_epoch, seed, rank, world_size
+        )
         super().__init__({"labeled": dataset}, schedule, num_workers, pin_memory, _flat)
 
 
@@ -156,9 +177,12 @@ class SemiSupervisedLoader(_EpochLoader):
         num_workers: processes that make batches; 0 makes them in this one. Has no influence on the batches.
         iterations_per_epoch: batches of an epoch; None is one pass.
         pin_memory: page-locked batches, for copies to a GPU.
+        rank: of this process, from 0; its batches are its part of the global ones.
+        world_size: number of processes.
 
     Raises:
-        ValueError: a size below 1, a negative seed or number of workers, or ``labeled`` without labels.
+        ValueError: a size below 1, a negative seed or number of workers, a rank outside the world, or ``labeled``
+            without labels.
     """
 
     def __init__(
@@ -171,6 +195,8 @@ class SemiSupervisedLoader(_EpochLoader):
         num_workers: int = 0,
         iterations_per_epoch: int | None = None,
         pin_memory: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         _at_least_one(
             batch_size_labeled=batch_size_labeled,
@@ -182,23 +208,31 @@ class SemiSupervisedLoader(_EpochLoader):
             sources["unlabeled"] = unlabeled
         pace = "labeled" if unlabeled is None else "unlabeled"
         sizes = [batch_size_labeled, batch_size_unlabeled][: len(sources)]
-        schedule = _schedule(sources, sizes, pace, iterations_per_epoch, seed)
+        schedule = _schedule(sources, sizes, pace, iterations_per_epoch, seed, rank, world_size)
         super().__init__(sources, schedule, num_workers, pin_memory, _by_source)
 
 
 def _schedule(
-    sources: dict[str, SliceDataset], sizes: Sequence[int], pace: str, iterations: int | None, seed: int
+    sources: dict[str, SliceDataset],
+    sizes: Sequence[int],
+    pace: str,
+    iterations: int | None,
+    seed: int,
+    rank: int,
+    world_size: int,
 ) -> _Schedule:
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected 0 or more")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of world_size {world_size}; expected 0 to world_size - 1")
     if not sources["labeled"].labeled:
         raise ValueError("the labeled data set gives no labels; make it with labeled=True")
     lengths = {name: len(dataset) for name, dataset in sources.items()}
     batch_sizes = dict(zip(lengths, sizes, strict=True))
     if iterations is None:
-        batch_sizes[pace] = min(batch_sizes[pace], lengths[pace])
-        iterations = lengths[pace] // batch_sizes[pace]
-    return _Schedule(lengths, batch_sizes, iterations, seed)
+        batch_sizes[pace] = min(batch_sizes[pace], max(1, lengths[pace] // world_size))
+        iterations = max(1, lengths[pace] // (batch_sizes[pace] * world_size))
+    return _Schedule(lengths, batch_sizes, iterations, seed, rank, world_size)
 
 
 def _at_least_one(**numbers: int | None) -> None:

@@ -103,3 +103,24 @@ def test_labeled_slices_must_have_labels():
         StageOneLoader(Slices(3, labeled=False))
     with pytest.raises(ValueError, match="epoch is -1"):
         StageOneLoader(Slices(3)).set_epoch(-1)
+
+
+def test_all_ranks_together_make_the_batches_of_one_process_with_larger_ones():
+    def loader(size, rank=0, world_size=1, **more):
+        labeled, unlabeled = Slices(7), Slices(23, False)
+        return SemiSupervisedLoader(labeled, unlabeled, 2 * size, 3 * size, seed=4, rank=rank, world_size=world_size,
+                                    **more)  # fmt: skip
+
+    for more in ({}, {"iterations_per_epoch": 5}):
+        whole, ranks = pass_over(loader(2, **more), 3), [pass_over(loader(1, rank, 2, **more), 3) for rank in (0, 1)]
+        assert len(whole) == len(ranks[0]) == len(ranks[1])
+        for batch, *parts in zip(whole, *ranks, strict=True):
+            for name in ("labeled", "unlabeled"):
+                assert torch.equal(batch[name]["image"], torch.cat([part[name]["image"] for part in parts]))
+    (first,), (second,) = (list(StageOneLoader(Slices(3), 8, rank=rank, world_size=2)) for rank in (0, 1))
+    assert len(first["slice_id"]) == len(second["slice_id"]) == 1 and first["slice_id"] != second["slice_id"]
+
+
+def test_a_rank_outside_the_world_is_refused():
+    with pytest.raises(ValueError, match="rank is 2 of world_size 2"):
+        StageOneLoader(Slices(3), rank=2, world_size=2)
