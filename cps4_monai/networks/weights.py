@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 from collections.abc import Mapping
@@ -16,12 +17,13 @@ from cps4_monai.networks.ema import unwrap
 logger = logging.getLogger(__name__)
 
 
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(network: nn.Module, path: str | Path, *, content: bytes | None = None) -> nn.Module:
     """Fills a network from a state-dict file (``model.pt`` form), half precision included.
 
     Args:
         network: changed in place; stays on its device and in its precision.
         path: file written by :class:`cps4_monai.handlers.BestWeights` or shipped in a bundle's ``models``.
+        content: bytes of that file where they have been read (and checked) already; ``path`` is then only its name.
 
     Returns:
         The same network.
@@ -30,10 +32,11 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         ValueError: the file is missing, not a state dict, or made for another network.
     """
     path = Path(path)
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise ValueError(f"{path}: no such file; expected weights of a trained network (a bundle's models/model.pt)")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        source = path if content is None else io.BytesIO(content)
+        state: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as a state dict ({error}); is the file complete?") from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
