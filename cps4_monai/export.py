@@ -74,12 +74,15 @@ def settings_of_run(run_dir: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         ValueError: the folder holds no finished stage 2.
     """
-    weights, config = Path(run_dir) / "stage2" / "model.pt", Path(run_dir) / "stage2" / "settings.json"
-    for path in (weights, config):
+    weights, record = Path(run_dir) / "stage2" / "model.pt", Path(run_dir) / "stage2" / "run.json"
+    for path in (weights, record):
         if not path.is_file():
             raise ValueError(f"{path} is not there; pass the output folder of a run whose stage 2 has validated once")
-    content = json.loads(config.read_text(encoding="utf-8"))
-    return weights, {key: content[key] for key in SETTINGS_OF_THE_WEIGHTS if key in content}
+    content = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["settings"]
+    settings = {key: content[key] for key in SETTINGS_OF_THE_WEIGHTS if key in content}
+    if settings.get("anatomy_source") is not None:  # a file on this machine: the table itself travels instead
+        settings["anatomy_source"] = content["anatomy"]
+    return weights, settings
 
 
 def stage_bundle(root: Path, folder: Path, weights: str | Path | None, settings: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ def export(run_dir: Path | None, output: Path, bundle_root: Path | None, name: s
     from cps4_monai.export import BUNDLE_NAME, export_bundle, settings_of_run
     from cps4_monai.workflow import find_bundle_root
 
-    weights, settings = (None, {}) if run_dir is None else settings_of_run(run_dir)
     try:
+        weights, settings = (None, {}) if run_dir is None else settings_of_run(run_dir)
         path = export_bundle(bundle_root or find_bundle_root(), output, weights, settings, name or BUNDLE_NAME)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
