@@ -1,0 +1,108 @@
+"""Imports point one way, and what must stay light imports nothing heavy (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "cps4_monai"
+
+# Room -> the rooms that it may import. Anything not listed is an error, a room that is not listed too.
+ALLOWED: dict[str, set[str]] = {
+    "anatomy": set(),
+    "bundle_root": set(),
+    "device": set(),
+    "text": set(),
+    "losses": set(),
+    "networks": set(),
+    "metrics": {"anatomy"},
+    "levels": {"anatomy"},
+    "vision": {"anatomy"},
+    "vlm": {"text", "vision"},
+    "prompt_map": {"vision"},
+    "methods": {"losses", "networks"},
+    "engines": {"methods"},
+    "handlers": {"engines", "losses", "metrics", "networks"},
+    "data": {"anatomy"},
+    "transforms": {"anatomy", "data"},
+    "evaluation": {"anatomy", "data", "metrics"},
+    "report": {"anatomy", "data", "evaluation", "levels", "metrics", "vision"},
+    "preflight": {"anatomy", "data", "handlers"},
+    "inference": {
+        "anatomy", "bundle_root", "data", "device", "engines", "levels", "metrics", "networks", "report", "transforms",
+    },
+    "workflow": {"bundle_root"},
+    "export": {"bundle_root"},
+    "demo": {"data", "evaluation", "report", "workflow"},
+    "commands": {
+        "anatomy", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report", "workflow",
+    },
+    "cli": {"commands"},
+}  # fmt: skip
+HEAVY = {"torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "numpy", "nibabel", "scipy"}
+
+
+def module_name(file: Path) -> str:
+    parts = list(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Rooms that a file imports, at its top or within functions."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import in line {node.lineno}; imports here are absolute"
+            # "from cps4_monai import data" names a room, "from cps4_monai import __version__" does not.
+            names = [f"{node.module}.{alias.name}" for alias in node.names if alias.name in ALLOWED]
+            modules += names if node.module == PACKAGE.name else [str(node.module)]
+    return {room_of(module) for module in modules if module.split(".")[0] == PACKAGE.name} - {""}
+
+
+def test_the_table_itself_has_no_cycle():
+    order = tuple(graphlib.TopologicalSorter(ALLOWED).static_order())
+    assert set(order) == set(ALLOWED)
+
+
+def test_every_room_is_in_the_table():
+    rooms = {room_of(module_name(file)) for file in PACKAGE.rglob("*.py")} - {""}
+    assert rooms == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_lies_before_it(room):
+    files = [file for file in PACKAGE.rglob("*.py") if room_of(module_name(file)) == room]
+    wrong = {
+        f"{file.relative_to(PACKAGE)} imports {other}"
+        for file in files
+        for other in imported_rooms(file) - ALLOWED[room] - {room}
+    }
+    assert not wrong, "move the code, or change the table and docs/architecture.md"
+
+
+def test_package_and_command_line_import_nothing_heavy():
+    code = (
+        "import sys, importlib, pkgutil, cps4_monai, cps4_monai.cli, cps4_monai.commands as commands\n"
+        "for module in pkgutil.iter_modules(commands.__path__):\n"
+        "    importlib.import_module('cps4_monai.commands.' + module.name)\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_architecture_page_shows_every_room():
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [room for room in ALLOWED if f"`{room}" not in page] == []
