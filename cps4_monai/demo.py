@@ -83,7 +83,7 @@ class Demo:
     def workflow(self, method: str, run_id: str, *more: str) -> CPS4Workflow:
         """The bundle's workflow with the demo's overlays and one method's."""
         workflow = CPS4Workflow(
-            overlays=[*OVERLAYS, f"methods/{method}", *more],
+            overlays=[f"methods/{method}", *OVERLAYS, *more],
             run_id=run_id,
             dataset_dir=str(self.data_dir),
             datalist=str(self.data_dir / "datalist.json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -65,14 +65,18 @@ def check_patients(sides: Mapping[str, Sequence[HasImage]]) -> None:
     _refuse("patient", sides, {s: [(patient_of(e.subject), e) for e in entries] for s, entries in sides.items()})
 
 
-def check_contents(sides: Mapping[str, Sequence[HasImage]]) -> None:
+def check_contents(sides: Mapping[str, Sequence[HasImage]], digest: Callable[[Path], str] = voxel_digest) -> None:
     """Checks that no image, by its voxels, is on two sides; reads each image file once.
+
+    Args:
+        sides: name of a side (training, validation, test) -> its entries.
+        digest: image file -> digest of its voxels.
 
     Raises:
         LeakError: names the files and both sides.
         InvalidVolumeError: an image cannot be read.
     """
-    _refuse("image content", sides, {s: [(voxel_digest(e.image), e) for e in es] for s, es in sides.items()})
+    _refuse("image content", sides, {s: [(digest(e.image), e) for e in es] for s, es in sides.items()})
 
 
 def _refuse(

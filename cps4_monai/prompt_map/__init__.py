@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cps4_monai.prompt_map.mapper import PromptMapper
 from cps4_monai.prompt_map.otsu import otsu_threshold
-from cps4_monai.prompt_map.provider import CachedVLMProvider, PseudoLabelProvider, VLMProvider
+from cps4_monai.prompt_map.provider import CachedVLMProvider, PseudoLabelProvider, VLMProvider, make_provider
 from cps4_monai.prompt_map.stacking import stack_prompt_maps
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "PromptMapper",
     "PseudoLabelProvider",
     "VLMProvider",
+    "make_provider",
     "otsu_threshold",
     "stack_prompt_maps",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -150,3 +151,23 @@ class CachedVLMProvider(VLMProvider):
         coarse = F.adaptive_avg_pool2d(grid.movedim(-1, 1), self.model.grid_size).movedim(1, -1)  # (B, h, w, 2)
         warped = F.grid_sample(logits, coarse, mode="bilinear", padding_mode="border", align_corners=False)
         return {"prompt_map": prompt_map.masked_fill(outside, 0), "attention_logits": warped}
+
+
+def make_provider(model: PromptedVision, mapper: PromptMapper, cached_slices: Any | None = None) -> VLMProvider:
+    """The provider that a config asks for.
+
+    Args:
+        model: the frozen image side.
+        mapper: attention logits to the prompt map.
+        cached_slices: the unlabeled data set, for :class:`CachedVLMProvider`, which reads its slices without their
+            transform; None: every augmented batch goes through the model.
+    """
+    if cached_slices is None:
+        return VLMProvider(model, mapper)
+    plain = copy.copy(cached_slices)
+    plain.transform, plain.with_grid = None, False
+
+    def load_slices(ids: Sequence[int]) -> torch.Tensor:
+        return torch.stack([plain[index]["image"] for index in ids])
+
+    return CachedVLMProvider(model, mapper, load_slices, num_slices=len(plain))
