@@ -19,6 +19,16 @@ def percentile_normalise(array: np.ndarray, lower: float = 0.5, upper: float = 9
     Raises:
         ValueError: percentiles out of order or range, or an empty array.
     """
+    array = np.asarray(array)
+    return scale_to_window(array, percentile_window(array, lower, upper))
+
+
+def percentile_window(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
+    """The intensities that :func:`percentile_normalise` maps to 0 and 1; equal for a constant volume.
+
+    Raises:
+        ValueError: see :func:`percentile_normalise`.
+    """
     if not 0 <= lower < upper <= 100:
         raise ValueError(f"percentiles are {lower} and {upper}; expected 0 <= lower < upper <= 100")
     array = np.asarray(array)
@@ -27,6 +37,12 @@ def percentile_normalise(array: np.ndarray, lower: float = 0.5, upper: float = 9
     low, high = (float(v) for v in np.percentile(array, (lower, upper)))
     if not high > low:
         low, high = float(array.min()), float(array.max())
+    return low, high
+
+
+def scale_to_window(array: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """A volume, or slices of it, with the window's ends at 0 and 1, clipped, float32; zeros for an empty window."""
+    low, high = window
     if not high > low:
         return np.zeros(array.shape, dtype=np.float32)
     working: np.ndarray = array.astype(np.float32 if array.dtype != np.float64 else np.float64)

@@ -149,8 +149,8 @@ def _open_root(weights: str | Path | None) -> _Root:
         raise ValueError(f"{path}: cannot be read as a bundle ({error}); copy or export it again") from error
     found = "no such file or folder" if not path.exists() else f"no bundle (it has no {CONFIG})"
     raise ValueError(
-        f"weights {path}: {found}; expected a bundle's folder or zip, so that classes, spacing and normalisation travel "
-        "with the weights: 'cps4 export' makes one"
+        f"weights {path}: {found}; expected a bundle's folder or zip, so that classes, spacing and normalisation "
+        "travel with the weights: 'cps4 export' makes one"
     )
 
 
@@ -162,7 +162,7 @@ def _check_digest(root: _Root, digest: str) -> None:
     expected = recorded.decode("ascii", errors="replace").split()
     if not expected or expected[0].lower() != digest:
         raise ValueError(
-            f"{root.path}: {MODEL} has SHA-256 {digest}, its {MODEL}.sha256 says {' '.join(expected[:1]) or 'nothing'}; "
+            f"{root.path}: {MODEL} has SHA-256 {digest}, but its .sha256 says {' '.join(expected[:1]) or 'nothing'}: "
             "the weights are damaged or were changed: download or export the bundle again"
         )
 

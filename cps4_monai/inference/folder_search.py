@@ -1,0 +1,102 @@
+"""Scans in a folder: NIfTI files and DICOM series; label maps and other files are passed over, and said so."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cps4_monai.data.label_ownership import full_stem
+
+NIFTI = (".nii.gz", ".nii")
+LABEL_WORDS = ("seg", "_mask", "-mask")  # "seg" covers dseg
+BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")
+MAX_LABEL_VALUES = 50
+_NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".md", ".png", ".jpg", ".html", ".zip", ".gz", ".pdf", ".bval", ".bvec")
+
+
+@dataclass
+class Search:
+    """What a folder holds: NIfTI scans, folders with DICOM files, and files and folders passed over, with reasons."""
+
+    scans: list[Path] = field(default_factory=list)
+    dicom: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Search:
+    """Searches a folder and its subfolders, sorted by path.
+
+    A BIDS data set (a ``dataset_description.json`` at its top) gives its ``anat/*_T2w`` scans, its derivatives left
+    out. Elsewhere every NIfTI file counts whose name does not say label map.
+
+    Args:
+        folder: to search; links to folders are not followed.
+        leave_out: a folder inside that is not searched (the output folder).
+    """
+    folder, search = Path(folder), Search()
+    outside = None if leave_out is None else Path(os.path.abspath(leave_out))
+    bids = (folder / "dataset_description.json").is_file()
+    other_suffixes: Counter[str] = Counter()
+
+    def unreadable(error: OSError) -> None:
+        where = Path(error.filename or folder)
+        search.failures.append((where, f"folder cannot be read ({error.strerror}); change its permissions"))
+
+    for place, subfolders, files in os.walk(folder, onerror=unreadable):
+        here = Path(place)
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".")
+            and not (bids and here == folder and name in BIDS_OUTSIDE)
+            and Path(os.path.abspath(here / name)) != outside
+        )
+        visible = sorted(name for name in files if not name.startswith("."))
+        for name in (n for n in visible if n.lower().endswith(NIFTI)):
+            path = here / name
+            if names_label_map(path):
+                search.skipped.append((path, "its name says label map"))
+            elif bids and not full_stem(path).endswith("_T2w"):
+                other_suffixes[full_stem(path).rpartition("_")[2]] += 1
+                search.skipped.append((path, "not a T2w scan of this BIDS data set; name the file to segment it"))
+            else:
+                search.scans.append(path)
+        if any(is_dicom(here / n) for n in _sample(visible)):
+            search.dicom.append(here)
+    return search
+
+
+def names_label_map(path: str | Path) -> bool:
+    """Whether a file's name says that it is a label map."""
+    stem = full_stem(path).lower()
+    return any(word in stem for word in LABEL_WORDS) or stem.startswith("mask") or stem.endswith("mask")
+
+
+def looks_like_label_map(array: np.ndarray) -> bool:
+    """Whether a volume holds whole numbers, and only a few different ones."""
+    sample = array.reshape(-1)[:: max(1, array.size // 20000)]
+    if len(np.unique(sample)) > MAX_LABEL_VALUES:
+        return False
+    values = np.unique(array)
+    return len(values) <= MAX_LABEL_VALUES and bool((values == np.round(values)).all()) and float(values[0]) >= 0
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file has DICOM's mark behind its preamble."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _sample(names: Sequence[str]) -> list[str]:
+    """A few files of a folder that may be DICOM; DICOMDIR is a table of contents."""
+    possible = [n for n in names if not n.lower().endswith((*NIFTI, *_NO_DICOM)) and n.upper() != "DICOMDIR"]
+    return possible[:5] + possible[-1:]

@@ -1,0 +1,125 @@
+"""A scan read, checked and cut into the network's slices; what the way back needs travels along."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from cps4_monai.data.in_plane import InPlane
+from cps4_monai.data.nifti_file import InvalidVolumeError
+from cps4_monai.data.normalise import percentile_window, scale_to_window
+from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.volume import Volume, read_volume
+
+MAX_FIELD_MM = 2000.0
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan on the network's grid.
+
+    Attributes:
+        path: where it came from.
+        header: its header, for the label map.
+        affine: 4 x 4, its voxels to RAS+ mm.
+        grid: how its axes lie in the slices.
+        content_key: SHA-256 of its file.
+        warnings: what was mended or looks unusual.
+        slices: (D, H, W) float32 in [0, 1], the network's input.
+        grey: (X, Y, Z) uint8 grey values for pictures; None where none was asked for.
+        seconds: time taken by each part.
+    """
+
+    path: Path
+    header: nib.Nifti1Header
+    affine: np.ndarray
+    grid: SagittalGrid
+    content_key: str
+    warnings: tuple[str, ...]
+    slices: torch.Tensor
+    grey: np.ndarray | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def load_scan(path: str | Path, assume_spacing: Sequence[float] | float | None = None) -> Volume:
+    """A scan from a NIfTI file or from a folder with one DICOM series.
+
+    Raises:
+        InvalidVolumeError: it cannot be used.
+        ImportError: DICOM without the extra that reads it.
+    """
+    spacing = [float(assume_spacing)] if isinstance(assume_spacing, int | float) else assume_spacing
+    if Path(path).is_dir():
+        from cps4_monai.inference.dicom import read_dicom
+
+        return read_dicom(path, spacing)
+    return read_volume(path, assume_spacing=spacing)
+
+
+def prepare_scan(
+    volume: Volume, in_plane: InPlane, percentiles: tuple[float, float] = (0.5, 99.5), *, keep_grey: bool = True
+) -> PreparedScan:
+    """Normalises a scan by its percentiles and resamples it, slice by slice, onto the network's grid.
+
+    Slice by slice, because each whole-volume step would need the memory of a float volume.
+
+    Args:
+        volume: the scan.
+        in_plane: the network's slice geometry.
+        percentiles: of the volume, that become 0 and 1.
+        keep_grey: keep grey values on the scan's own grid, for pictures.
+
+    Raises:
+        InvalidVolumeError: a field of view above two metres, which is a wrong spacing.
+    """
+    started = time.perf_counter()
+    grid = SagittalGrid.from_affine(volume.shape, volume.affine)
+    slices, spacing = grid.to_slices(volume.array), grid.spacing_mm[1:]
+    field_mm = max(n * mm for n, mm in zip(grid.slices_shape, grid.spacing_mm, strict=True))
+    if field_mm > MAX_FIELD_MM:
+        raise InvalidVolumeError(
+            volume.path, f"a field of view of {field_mm:.0f} mm", f"at most {MAX_FIELD_MM:.0f} mm",
+            f"correct the spacing ({' x '.join(f'{s:g}' for s in volume.spacing_mm)} mm) in the header",
+        )  # fmt: skip
+    window = percentile_window(volume.array, *percentiles)
+    grey = np.empty(volume.shape, dtype=np.uint8) if keep_grey else None
+    grey_slices = None if grey is None else grid.to_slices(grey)  # a view
+    made: list[torch.Tensor] = []
+    for index in range(len(slices)):
+        one = scale_to_window(slices[index : index + 1], window)
+        made.append(in_plane.image(one, spacing)[0])
+        if grey_slices is not None:
+            grey_slices[index] = one[0] * 255.0
+    return PreparedScan(
+        path=volume.path,
+        header=volume.header,
+        affine=volume.affine,
+        grid=grid,
+        content_key=volume.content_key,
+        warnings=(*volume.warnings, *grid.warnings),
+        slices=torch.stack(made),
+        grey=grey,
+        seconds={"prepare": time.perf_counter() - started},
+    )
+
+
+def read_and_prepare(
+    path: str | Path,
+    in_plane: InPlane,
+    percentiles: tuple[float, float] = (0.5, 99.5),
+    *,
+    assume_spacing: Sequence[float] | float | None = None,
+    keep_grey: bool = True,
+) -> PreparedScan:
+    """:func:`load_scan` and :func:`prepare_scan`, timed."""
+    started = time.perf_counter()
+    volume = load_scan(path, assume_spacing)
+    read = time.perf_counter() - started
+    scan = prepare_scan(volume, in_plane, percentiles, keep_grey=keep_grey)
+    return replace(scan, seconds={"read": read, **scan.seconds})

@@ -1,0 +1,144 @@
+"""A scan's output files: where they go, whether they are there already, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cps4_monai.data.label_file import label_bytes, write_atomically
+from cps4_monai.data.label_ownership import (
+    GENERATOR,
+    ForeignFileError,
+    check_may_write,
+    sidecar_of,
+    write_owned_label,
+)
+from cps4_monai.inference.segmentation import Segmentation
+
+_PNG_START = 33  # signature and IHDR, the chunk that comes first
+_MARK = b"tEXtSource\0" + GENERATOR.encode()
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """Paths of a scan's label map, its JSON and its picture."""
+
+    label: Path
+    sidecar: Path
+    picture: Path
+
+    @classmethod
+    def at(cls, output: str | Path, name: str) -> ScanFiles:
+        """Files of the scan ``name`` (``subfolder/stem``) below the output folder."""
+        label = Path(output) / f"{name}_dseg.nii.gz"
+        return cls(label, sidecar_of(label), label.with_name(f"{Path(name).name}_qc.png"))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the sidecar says; empty where there is none."""
+        try:
+            return json.loads(self.sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def finished(
+    files: ScanFiles, source_key: str, settings: Mapping[str, Any], *, overwrite: bool = False
+) -> tuple[dict[str, Any], str] | None:
+    """Record of a label map of ours that is there and stays, with a note where it was made otherwise.
+
+    Args:
+        files: of the scan.
+        source_key: SHA-256 of the scan.
+        settings: of this run, see :attr:`Segmenter.settings`.
+        overwrite: it is to be replaced.
+
+    Returns:
+        None: it is still to be made.
+
+    Raises:
+        ForeignFileError: a file that is not ours is there, or the label map of another scan.
+    """
+    there = check_may_write(files.label)
+    check_picture(files.picture)
+    if not there or overwrite:
+        return None
+    record = files.record
+    if record.get("SourceSha256", source_key) != source_key:
+        raise ForeignFileError(
+            f"{files.label}: holds the label map of another scan, or of this one before it was changed "
+            f"({', '.join(record.get('Sources', []))}). To mend: choose another output folder, or replace it with "
+            "--overwrite (overwrite=True)"
+        )
+    same = record.get("Settings") == dict(settings)
+    return record, "" if same else "kept, though made with other weights or settings; --overwrite replaces it"
+
+
+def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: bool = False, qc: bool = True) -> None:
+    """Writes the files of a scan, the label map last: where it is, the others are.
+
+    The time taken is added to the record.
+
+    Raises:
+        ForeignFileError: see :func:`finished`; without ``overwrite`` also where a label map of ours is there.
+        OSError: the folder cannot be written to.
+    """
+    if check_may_write(files.label) and not overwrite:
+        raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
+    started = time.perf_counter()
+    files.label.parent.mkdir(parents=True, exist_ok=True)
+    content = label_bytes(files.label.name, result.labels, result.header)
+    seconds = result.record["Seconds"]
+    seconds["write"] = time.perf_counter() - started
+    if qc:
+        started = time.perf_counter()
+        picture = result.qc_picture()
+        seconds["picture"] = time.perf_counter() - started
+        write_picture(files.picture, picture)
+    write_owned_label(files.label, content, result.record)
+
+
+def write_picture(path: Path, png: bytes) -> None:
+    """Writes a picture with a mark that makes it ours.
+
+    Raises:
+        ForeignFileError: another picture has that name.
+    """
+    check_picture(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunk = struct.pack(">I", len(_MARK) - 4) + _MARK + struct.pack(">I", zlib.crc32(_MARK))
+    write_atomically(path, png[:_PNG_START] + chunk + png[_PNG_START:])
+
+
+def check_picture(path: Path) -> None:
+    """Checks that a picture may be written to a path.
+
+    Raises:
+        ForeignFileError: a file without our mark is there.
+    """
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        start = file.read(_PNG_START + 8 + len(_MARK))
+    if _MARK not in start:
+        raise ForeignFileError(
+            f"{path}: found a file that {GENERATOR} did not write; it is never overwritten. To mend: choose another "
+            "output folder, or move the file away"
+        )
+
+
+def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: np.ndarray, anatomy: Any) -> None:
+    """The picture of a label map that is there, with the flags of its record."""
+    from cps4_monai.report.pictures import sagittal_mosaic
+
+    flags = [flag["name"] for flag in files.record.get("Flags", [])]
+    title = files.picture.name.removesuffix("_qc.png")
+    write_picture(files.picture, sagittal_mosaic(grey, labels, affine, anatomy, title=title, flags=flags))

@@ -1,0 +1,219 @@
+"""Segment one scan, from Python: `segment("scan.nii.gz")`; and a `Segmenter` that loads its weights once for many."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import torch
+
+from cps4_monai import __version__
+from cps4_monai.data.volume import Volume, volume_from_nifti
+from cps4_monai.device import select_device
+from cps4_monai.inference.bundle import Bundle, open_bundle
+from cps4_monai.inference.network_pass import ScanScores, run_network
+from cps4_monai.inference.prepared import PreparedScan, prepare_scan, read_and_prepare
+from cps4_monai.inference.restore import restore_labels
+from cps4_monai.inference.segmentation import Segmentation, plain
+from cps4_monai.inference.test_time import TestTimeAugmented
+from cps4_monai.levels import LevelThresholds, level_flags, structure_statistics
+
+logger = logging.getLogger(__name__)
+
+
+def segment(
+    scan: str | Path | nib.Nifti1Image | Volume,
+    output: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    overwrite: bool = False,
+    qc: bool = True,
+    tta: bool = False,
+    raw: bool = False,
+    assume_spacing: Sequence[float] | float | None = None,
+) -> Segmentation:
+    """Segments one spine MRI.
+
+    >>> from cps4_monai import segment
+    >>> result = segment("scan.nii.gz")            # doctest: +SKIP
+    >>> result.labels.shape, result.volumes_ml     # doctest: +SKIP
+    >>> result.save("out")                         # doctest: +SKIP
+
+    For several scans use :class:`Segmenter`, which loads the weights once, or
+    :func:`cps4_monai.inference.batch.segment_scans`, which writes files, tables and a report as `cps4 segment` does.
+
+    Args:
+        scan: a NIfTI file, a folder with one DICOM series, a nibabel image, or a volume read before.
+        output: folder for the label map, its JSON and its picture; None writes nothing.
+        weights: folder or zip of a bundle; None: the one that comes with this package.
+        device: "auto", "cpu", "cuda:N" or "mps".
+        batch_size: slices at a time.
+        overwrite: replace files of ours in ``output``.
+        qc: keep what the picture needs and, with ``output``, write it.
+        tta: average over five views of each slice; five times slower.
+        raw: the plain argmax, levels not decoded.
+        assume_spacing: spacing in mm along X, Y and Z (or one number), for headers without a usable one.
+
+    Raises:
+        InvalidVolumeError: the scan cannot be used; the message says why and how to mend it.
+        ValueError: weights or settings that cannot be used.
+        ForeignFileError: an output file is there already.
+    """
+    segmenter = Segmenter(
+        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing
+    )
+    result = segmenter(scan, qc=qc)
+    if output is not None:
+        result.save(output, overwrite=overwrite, qc=qc)
+    return result
+
+
+class Segmenter:
+    """Segments scans with weights that are loaded once, when the first scan needs them.
+
+    Its three steps may run in different threads, one scan behind the other: :meth:`prepare`, :meth:`scores` (the
+    network, one thread at a time) and :meth:`finish`.
+
+    Args:
+        weights: see :func:`segment`.
+        device: see :func:`segment`.
+        batch_size: see :func:`segment`.
+        tta: see :func:`segment`.
+        raw: see :func:`segment`.
+        assume_spacing: see :func:`segment`.
+        thresholds: of the level logic.
+
+    Raises:
+        ValueError: no usable bundle, no such device, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        device: str = "auto",
+        batch_size: int = 8,
+        tta: bool = False,
+        raw: bool = False,
+        assume_spacing: Sequence[float] | float | None = None,
+        thresholds: LevelThresholds | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 or more slices")
+        self.device = select_device(device)
+        self.bundle: Bundle = open_bundle(weights)
+        self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
+        self.thresholds = thresholds or LevelThresholds()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """The network on its device, with test-time augmentation if that was asked for."""
+        started = time.perf_counter()
+        network = self.bundle.build_network(self.device)
+        logger.info("loaded %s in %.1f s", self.bundle.path, time.perf_counter() - started)
+        return TestTimeAugmented(network).eval() if self.tta else network
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What, with the weights, decides the labels: results with the same are not made again."""
+        return plain(
+            {
+                "WeightsSha256": self.bundle.sha256,
+                "Raw": self.raw,
+                "TestTimeAugmentation": self.tta,
+                "AssumeSpacing": self.assume_spacing,
+                "LevelThresholds": self.thresholds.to_dict(),
+            }
+        )
+
+    def __call__(self, scan: str | Path | nib.Nifti1Image | Volume, *, qc: bool = True) -> Segmentation:
+        """Segments one scan, see :func:`segment`."""
+        prepared = self.prepare(scan, keep_grey=qc)
+        return self.finish(prepared, self.scores(prepared))
+
+    def prepare(self, scan: str | Path | nib.Nifti1Image | Volume, *, keep_grey: bool = True) -> PreparedScan:
+        """Reads and checks a scan and cuts it into the network's slices.
+
+        Raises:
+            InvalidVolumeError: the scan cannot be used.
+        """
+        bundle = self.bundle
+        if isinstance(scan, nib.Nifti1Image):
+            spacing = [self.assume_spacing] if isinstance(self.assume_spacing, int | float) else self.assume_spacing
+            scan = volume_from_nifti(scan, path=scan.get_filename() or "image", assume_spacing=spacing)
+        if isinstance(scan, Volume):
+            return prepare_scan(scan, bundle.in_plane, bundle.percentiles, keep_grey=keep_grey)
+        return read_and_prepare(
+            scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey
+        )
+
+    def scores(self, scan: PreparedScan) -> ScanScores:
+        """The network's answer; the time it takes is added to the scan's."""
+        with self._lock:
+            network = self.network
+            started = time.perf_counter()
+            scores = run_network(
+                network, scan.slices, device=self.device, batch_size=self.batch_size,
+                unannotated=self.bundle.unannotated,
+            )  # fmt: skip
+        if scores.num_classes != self.bundle.anatomy.num_classes:
+            raise ValueError(
+                f"{self.bundle.path}: the network has {scores.num_classes} classes, its anatomy "
+                f"{self.bundle.anatomy.num_classes}; export the bundle again"
+            )
+        scan.seconds["network"] = time.perf_counter() - started
+        return scores
+
+    def finish(self, scan: PreparedScan, scores: ScanScores) -> Segmentation:
+        """Levels, labels on the scan's grid, statistics and flags."""
+        bundle, grid = self.bundle, scan.grid
+        restored = restore_labels(
+            scores, bundle.in_plane, grid, bundle.anatomy, bundle.unannotated, raw=self.raw, thresholds=self.thresholds
+        )
+        started = time.perf_counter()
+        structures = structure_statistics(
+            restored.slices, grid.slices_affine(scan.affine), bundle.anatomy, confidence=restored.confidence,
+            unannotated=bundle.unannotated, scan_affine=scan.affine, view=restored.view, thresholds=self.thresholds,
+        )  # fmt: skip
+        margin = restored.levels.margin if restored.levels else None
+        flags = level_flags(structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds)
+        scan.seconds.update(restored.seconds)
+        scan.seconds["statistics"] = time.perf_counter() - started
+        levels = None if restored.levels is None else plain(restored.levels.to_dict())
+        found: dict[str, Any] = {
+            "Warnings": list(scan.warnings),
+            "Flags": [flag.to_dict() for flag in flags],
+            "Levels": levels,
+            "Structures": [structure.to_dict() for structure in structures],
+        }
+        return Segmentation(
+            path=scan.path, labels=grid.from_slices(restored.slices), affine=scan.affine, header=scan.header,
+            anatomy=bundle.anatomy, structures=structures, flags=flags, levels=levels, warnings=scan.warnings,
+            record=plain({**self._provenance(scan), **found}), grey=scan.grey,
+        )  # fmt: skip
+
+    def _provenance(self, scan: PreparedScan) -> Mapping[str, Any]:
+        return {
+            "Sources": [str(scan.path)],
+            "SourceSha256": scan.content_key,
+            "Weights": {"Name": self.bundle.path.name, "Version": self.bundle.version, "Sha256": self.bundle.sha256},
+            "Settings": self.settings,
+            "Software": {"cps4_monai": __version__, **{n: importlib.metadata.version(n) for n in ("torch", "monai")}},
+            "Device": device_name(self.device),
+            "Seconds": scan.seconds,
+        }
+
+
+def device_name(device: torch.device) -> str:
+    """Device with the GPU's name, as in ``cuda:0 (NVIDIA ...)``."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

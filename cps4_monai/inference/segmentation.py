@@ -1,0 +1,97 @@
+"""The result of one scan: labels on its own grid, what they show, how sure that is, and the files made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_ownership import full_stem
+from cps4_monai.levels import Flag, StructureStatistics
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One segmented scan.
+
+    Attributes:
+        path: the scan.
+        labels: (X, Y, Z) uint8 codes on the scan's own grid.
+        affine: 4 x 4, voxel indices to RAS+ mm, the scan's.
+        header: the scan's.
+        anatomy: names of the codes.
+        structures: state, volume, centroid, height and confidence of each structure.
+        flags: what a person should look at.
+        levels: how the levels were numbered: ``margin``, ``anchored``, ``renamed``, ...; None for the plain argmax.
+        warnings: about the scan.
+        record: what the sidecar says: sources, weights, settings, versions, and all of the above.
+        grey: (X, Y, Z) uint8 grey values for pictures, where they were kept.
+    """
+
+    path: Path
+    labels: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header
+    anatomy: Anatomy
+    structures: tuple[StructureStatistics, ...]
+    flags: tuple[Flag, ...]
+    levels: Mapping[str, Any] | None
+    warnings: tuple[str, ...]
+    record: dict[str, Any] = field(repr=False)
+    grey: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume within the slab in ml, by name, of the structures that were found."""
+        return {s.name: s.volume_ml for s in self.structures if s.volume_ml > 0}
+
+    def qc_picture(self) -> bytes:
+        """PNG: sagittal mosaic with the labels named at their level and the flags above.
+
+        Raises:
+            ValueError: the grey values were not kept.
+        """
+        from cps4_monai.report.pictures import sagittal_mosaic
+
+        if self.grey is None:
+            raise ValueError("this segmentation was made without grey values; segment with qc=True")
+        names = [flag.name for flag in self.flags]
+        title = full_stem(self.path) if self.path.suffix else self.path.name
+        return sagittal_mosaic(self.grey, self.labels, self.affine, self.anatomy, title=title, flags=names)
+
+    def save(self, output: str | Path, name: str | None = None, *, overwrite: bool = False, qc: bool = True) -> Path:
+        """Writes ``<name>_dseg.nii.gz``, its JSON and its picture; each appears whole or not at all.
+
+        Args:
+            output: folder, made where it is missing.
+            name: default: the scan's file name without ending.
+            overwrite: replace files of ours.
+            qc: write the picture.
+
+        Returns:
+            Path of the label map.
+
+        Raises:
+            ForeignFileError: a file that is not ours, or without ``overwrite`` one of ours, is there.
+            OSError: the folder cannot be written to.
+        """
+        from cps4_monai.inference.scan_files import ScanFiles, write_segmentation
+
+        files = ScanFiles.at(output, name or full_stem(self.path))
+        write_segmentation(self, files, overwrite=overwrite, qc=qc)
+        return files.label
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready: numbers that are not finite become None, tuples lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,136 @@
+"""From what the user names (files, folders, BIDS, DICOM, datalists) to scans, each with a place for its outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from cps4_monai.data.label_ownership import full_stem
+from cps4_monai.inference.folder_search import Search, search_folder
+
+NIFTI = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One scan to segment.
+
+    Attributes:
+        path: a NIfTI file, or a folder with one DICOM series.
+        kind: "nifti" or "dicom".
+        root: the folder whose subfolders are mirrored.
+        searched: found by a folder search, so that a label map among the scans is skipped.
+        name: place of its outputs below the output folder, ``subfolder/stem``.
+    """
+
+    path: Path
+    kind: str
+    root: Path
+    searched: bool = False
+    name: str = ""
+
+
+@dataclass
+class Sources:
+    """What was found.
+
+    Attributes:
+        scans: to segment, in order, each with a name of its own.
+        skipped: files of a folder search that are no scans, with the reason.
+        failures: inputs that cannot be used, with the reason.
+    """
+
+    scans: list[Source] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def find_sources(inputs: Iterable[str | Path], output: str | Path | None = None) -> Sources:
+    """Scans of any mix of NIfTI files, folders, BIDS data sets, DICOM series folders and datalist JSONs.
+
+    Args:
+        inputs: paths; a folder is searched with its subfolders, a datalist gives its test scans (all, if it has none).
+        output: the output folder, left out of folder searches unless it is an input itself.
+
+    Returns:
+        Scans in the order of the inputs, each file once; what was passed over; and inputs that cannot be used.
+    """
+    found = Sources()
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            _add_folder(path, found, None if output is None else Path(output))
+        elif not path.exists():
+            found.failures.append((path, "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
+                                         "datalist JSON: correct the path"))  # fmt: skip
+        elif path.name.lower().endswith(NIFTI):
+            found.scans.append(Source(path, "nifti", path.parent))
+        elif path.suffix.lower() == ".json":
+            _add_datalist(path, found)
+        else:
+            reason = (
+                "no scan; expected NIfTI (.nii, .nii.gz), a folder, or a datalist JSON. To mend: convert it to NIfTI"
+            )
+            found.failures.append((path, f"{reason}; for DICOM pass the folder of the series"))
+    found.scans = _each_once(found.scans)
+    _name(found)
+    return found
+
+
+def _add_folder(path: Path, found: Sources, output: Path | None) -> None:
+    search: Search = search_folder(path, output)
+    found.scans += [Source(p, "nifti", path, searched=True) for p in search.scans]
+    found.scans += [Source(p, "dicom", path.parent if p == path else path, searched=True) for p in search.dicom]
+    found.skipped += search.skipped
+    found.failures += search.failures
+    if not search.scans and not search.dicom and not search.failures:
+        found.failures.append((path, "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
+                                     f"({len(search.skipped)} files were skipped)"))  # fmt: skip
+
+
+def _add_datalist(path: Path, found: Sources) -> None:
+    from cps4_monai.data.datalist import load_datalist
+
+    try:
+        datalist = load_datalist(path, check_files=False)
+    except ValueError as error:
+        found.failures.append((path, str(error)))
+        return
+    entries = datalist.test or (*datalist.training, *datalist.validation)
+    if not entries:
+        found.failures.append((path, "no scan in this datalist; add entries to 'test'"))
+    found.scans += [Source(entry.image, "nifti", path.parent) for entry in entries]
+
+
+def _each_once(scans: Sequence[Source]) -> list[Source]:
+    by_file: dict[str, Source] = {}
+    for scan in scans:
+        by_file.setdefault(os.path.realpath(scan.path), scan)
+    return list(by_file.values())
+
+
+def _name(found: Sources) -> None:
+    """Gives each scan its name: subfolders mirrored, and more of them where two inputs would share a file."""
+    by_name: dict[str, list[Source]] = {}
+    for scan in found.scans:
+        by_name.setdefault(_mirrored(scan, scan.root).casefold(), []).append(scan)
+    shared = {scan.root for scans in by_name.values() if len({s.root for s in scans}) > 1 for scan in scans}
+    common = Path(os.path.commonpath([os.path.abspath(root) for root in shared])) if shared else None
+    named: dict[str, Source] = {}
+    for scan in found.scans:
+        root = common if common is not None and scan.root in shared else scan.root
+        name = _mirrored(scan, root)
+        other = named.setdefault(name.casefold(), replace(scan, name=name))
+        if other.path != scan.path:
+            reason = f"its outputs would have the names of those of {other.path}; expected one file for each"
+            found.failures.append((scan.path, f"{reason}: rename one, or use another output folder"))
+    found.scans = list(named.values())
+
+
+def _mirrored(scan: Source, root: Path) -> str:
+    stem = full_stem(scan.path) if scan.kind == "nifti" else Path(os.path.abspath(scan.path)).name
+    parent, top = Path(os.path.abspath(scan.path.parent)), Path(os.path.abspath(root))
+    folder = parent.relative_to(top) if parent.is_relative_to(top) else Path()
+    return str(PurePosixPath(*folder.parts) / stem)
