@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.handlers.files import write_atomically
+from cps4_monai.handlers.non_finite import NonFiniteLossError
+from cps4_monai.known_settings import refuse_unknown_settings
+from cps4_monai.preflight import check_output_dir
 
 DEFAULT_CONFIG = "train.json"
-_REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
+RUN_CONFIG = "config.json"
 
 
 def resolve_config(name: str | Path, bundle_root: Path) -> Path:
@@ -39,6 +39,8 @@ def resolve_config(name: str | Path, bundle_root: Path) -> Path:
 class CPS4Workflow(ConfigWorkflow):
     """``ConfigWorkflow`` that needs no path and lets no unknown setting pass.
 
+    A training or evaluation run keeps the merged config as ``config.json`` in its folder: what `cps4 evaluate` reads.
+
     Args:
         config_file: configs merged in order, by path or by name; default ``train.json`` of the bundle.
         bundle_root: the bundle's folder; default: the one found beside the package.
@@ -46,7 +48,8 @@ class CPS4Workflow(ConfigWorkflow):
         check_settings: refuse settings that the configs neither define nor refer to.
         run_id: expression to run, e.g. ``training_stage1``.
         workflow_type: "train" or "inference": which properties MONAI expects of the configs.
-        tracking: as MONAI's; "mlflow" follows the engines of the stage that runs.
+        tracking: as MONAI's; "mlflow" takes the bundle's ``configs/mlflow.json``, which follows both stages. (MONAI's
+            own settings follow ``train#trainer`` and ``validate#evaluator`` only, which here are stage 2.)
         override: id-value pairs, e.g. ``dataset_dir="data"`` or ``**{"stage1#max_epochs": 10}``.
 
     Raises:
@@ -70,29 +73,41 @@ class CPS4Workflow(ConfigWorkflow):
         extra = [overlays] if isinstance(overlays, str) else list(overlays)
         files = [str(resolve_config(name, root)) for name in [*names, *extra]]
         if check_settings:
-            _refuse_unknown_settings(files, override)
+            refuse_unknown_settings(files, override)
         super().__init__(
             config_file=files if len(files) > 1 else files[0],
             run_id=run_id,
             workflow_type=workflow_type,
-            tracking=tracking_settings(run_id) if tracking == "mlflow" else tracking,
-            **{"meta_file": str(root / "configs" / "metadata.json"), "bundle_root": str(root), **override},
+            tracking=str(root / "configs" / "mlflow.json") if tracking == "mlflow" else tracking,
+            **{**_beside_configs(root), "bundle_root": str(root), **override},
+        )
+
+    def run(self) -> Any:
+        """Writes the merged config into the run's folder, then runs.
+
+        Raises:
+            ValueError: the folder cannot be written.
+        """
+        if self.workflow_type == "train":
+            self._write_config()
+        return super().run()
+
+    def _write_config(self) -> None:
+        parsed = self.parser.get_parsed_content
+        if "rank" in self.parser and parsed("rank") > 0:
+            return
+        folder = check_output_dir(parsed("evaluation_dir" if "evaluation_dir" in self.parser else "output_dir"), 0)
+        content = self.parser.get()
+        write_atomically(
+            folder / RUN_CONFIG, lambda beside: ConfigParser.export_config_file(content, str(beside), "json", indent=1)
         )
 
 
-def tracking_settings(run_id: str) -> dict[str, Any]:
-    """MONAI's MLflow settings with the engines of the stage that runs.
-
-    MONAI patches only ``train#trainer`` and ``validate#evaluator``, which here are stage 2; stage 1 has ids of its own.
-    """
-    settings = copy.deepcopy(DEFAULT_EXP_MGMT_SETTINGS["mlflow"])
-    if run_id == "training_stage1":
-        settings["handlers_id"] = {
-            "trainer": {"id": "stage1#train#trainer", "handlers": "stage1#train#handlers"},
-            "validator": {"id": "stage1#validate#evaluator", "handlers": "stage1#validate#handlers"},
-        }
-        settings["configs"]["trainer"]["output_transform"] = "$monai.handlers.from_engine(['loss'], first=True)"
-    return settings
+def _beside_configs(root: Path) -> dict[str, str]:
+    """MONAI looks for both files beside the first config, which may be that of an earlier run."""
+    logging_file = root / "configs" / "logging.conf"
+    settings = {"meta_file": str(root / "configs" / "metadata.json")}
+    return {**settings, "logging_file": str(logging_file)} if logging_file.is_file() else settings
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -114,86 +129,11 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def user_error(error: BaseException) -> BaseException | None:
-    """The ValueError, TypeError or OSError behind what MONAI's config parser raised, if there is one."""
+    """The ValueError, TypeError or OSError behind what MONAI's config parser raised, if there is one.
+
+    It is the outermost one: what it was raised from says less to a user.
+    """
     cause: BaseException | None = error
-    found = None
-    while cause is not None:
-        if isinstance(cause, ValueError | TypeError | OSError):
-            found = cause
+    while cause is not None and not isinstance(cause, ValueError | TypeError | OSError | NonFiniteLossError):
         cause = cause.__cause__
-    return found
-
-
-_CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
-
-
-def _refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -> None:
-    layers = [json.loads(Path(f).read_text(encoding="utf-8")) for f in files]
-    known: set[str] = set()
-    referenced: set[str] = set()
-    for file, layer in zip(files, layers, strict=True):
-        referenced |= set(_references(layer))
-        if known:
-            _raise_if_unknown(layer, known, referenced, layers, f"config {file}")
-        known |= set(_setting_ids(layer))
-    for value in override.values():
-        referenced |= set(_references(value))
-    pairs = [key for key in override if key not in _CONSTRUCTOR_ARGUMENTS]
-    _raise_if_unknown(pairs, known, referenced, layers, "the command")
-
-
-def _is_argument(setting: str, layers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the setting is an argument of an object that a config builds: its own class checks the name."""
-    parent = setting.rpartition("#")[0]
-    for layer in layers:
-        node: Any = layer
-        for part in parent.split("#") if parent else ():
-            node = node.get(part) if isinstance(node, Mapping) else None
-        if parent and isinstance(node, Mapping) and "_target_" in node:
-            return True
-    return False
-
-
-def _raise_if_unknown(
-    settings: Iterable[str], known: set[str], referenced: set[str], layers: Sequence[Mapping[str, Any]], where: str
-) -> None:
-    read = referenced | {ref.rpartition("#")[0] for ref in referenced}
-    for setting in settings:
-        plain = setting.removeprefix("+").removeprefix("~")
-        if plain in known or plain in read or plain.startswith("_") or _is_argument(plain, layers):
-            continue
-        if any(_is_run_id(layer.get(plain)) for layer in layers):
-            continue
-        near = difflib.get_close_matches(plain, sorted(known), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see the configs for the settings there are"
-        raise ValueError(f"{where} sets {setting!r}, which no config defines or reads: {hint}")
-
-
-def _is_run_id(value: Any) -> bool:
-    """Whether a value is a list of expressions: something to run, which nothing else need refer to."""
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v[:1] in "$@" for v in value)
-
-
-def _setting_ids(node: Any, prefix: str = "") -> Iterator[str]:
-    items: Iterator[tuple[str, Any]]
-    if isinstance(node, Mapping):
-        items = iter(node.items())
-    elif isinstance(node, list):
-        items = ((str(i), v) for i, v in enumerate(node))
-    else:
-        return
-    for key, value in items:
-        path = f"{prefix}#{key}" if prefix else str(key)
-        yield path
-        yield from _setting_ids(value, path)
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield from (m.rstrip(".").split(".")[0] for m in _REFERENCE.findall(node))
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _references(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _references(value)
+    return cause

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "inference": {
         "anatomy", "bundle_root", "data", "device", "engines", "levels", "metrics", "networks", "report", "transforms",
     },
-    "workflow": {"bundle_root"},
+    "known_settings": set(),
+    "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},
     "export": {"bundle_root"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "commands": {

@@ -1,0 +1,64 @@
+"""`cps4 evaluate`: predictions, tables and a report of a training run's weights on a datalist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--datalist", type=click.Path(path_type=Path), help="Datalist JSON; default: the one of the training.")
+@click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the scans; default: the datalist's.")
+@click.option("--section", type=click.Choice(["test", "validation", "training"]), default="test", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder for the results; default: RUN/evaluation."
+)
+@click.option("--set", "settings", multiple=True, metavar="ID=VALUE", help="One setting, e.g. report_title=Spines.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
+def evaluate(
+    run_dir: Path,
+    datalist: Path | None,
+    dataset_dir: Path | None,
+    section: str,
+    output: Path | None,
+    settings: tuple[str, ...],
+    device: str,
+) -> None:
+    """Segment and score a section of a datalist with the best weights of the training run in the folder RUN.
+
+    \b
+    Examples:
+      cps4 evaluate runs/cps4
+      cps4 evaluate runs/cps4 --datalist other/datalist.json --section test -o other/evaluation
+    """
+    import warnings
+
+    # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    from cps4_monai.workflow import RUN_CONFIG, CPS4Workflow, parse_settings, user_error
+
+    config = run_dir / RUN_CONFIG
+    if not config.is_file():
+        raise click.ClickException(f"{config} is not there; expected the output folder of `cps4 train` as RUN")
+    override = {"output_dir": str(run_dir.resolve()), "section": section, "device_name": device}
+    if datalist is not None:
+        override |= {
+            "datalist": str(datalist.resolve()),
+            "dataset_dir": str((dataset_dir or datalist.parent).resolve()),
+        }
+    elif dataset_dir is not None:
+        override["dataset_dir"] = str(dataset_dir.resolve())
+    folder = output or run_dir / "evaluation"
+    override["evaluation_dir"] = str(folder.resolve())
+    try:
+        workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **parse_settings(settings)})
+        workflow.initialize()
+        workflow.run()
+    except Exception as error:
+        cause = user_error(error)
+        if cause is None:
+            raise
+        raise click.ClickException(str(cause)) from error
+    click.echo(f"report: {folder / 'report.html'}")

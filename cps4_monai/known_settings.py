@@ -1,0 +1,135 @@
+"""Which settings a run of the bundle knows: a name that nothing reads is refused, with the names nearest to it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+_REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
+# Arguments of MONAI's ConfigWorkflow, which `python -m monai.bundle run` passes on with the overrides.
+_CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
+
+
+def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -> None:
+    """Checks the overlays among ``files`` and the overrides against what is configured before them.
+
+    A setting is known if the configs so far define it, if something in its own layer or before refers to it, if it is
+    an argument of an object that they build, or if it is a list of expressions (a run id).
+
+    Args:
+        files: configs in the order in which they are merged; the first one defines the settings.
+        override: id -> value of the command.
+
+    Raises:
+        ValueError: a setting that is none of these; says where, and the nearest names.
+    """
+    for count in range(1, len(files)):
+        layer = json.loads(Path(files[count]).read_text(encoding="utf-8"))
+        merged = ConfigParser.load_config_files(list(files[:count]))
+        _check_layer(layer, merged, f"config {files[count]}")
+    pairs = {key: value for key, value in override.items() if key not in _CONSTRUCTOR_ARGUMENTS}
+    _check_layer(pairs, ConfigParser.load_config_files(list(files)), "the command")
+
+
+def _check_layer(layer: Mapping[str, Any], merged: Any, where: str) -> None:
+    config = merged.get() if isinstance(merged, ConfigParser) else merged
+    known = set(_setting_ids(config))
+    referenced = {*_references(config), *_references(layer)}
+    read = referenced | {reference.rpartition("#")[0] for reference in referenced}
+    for key, value in layer.items():
+        setting = key.removeprefix("+").removeprefix("~")
+        for name in (setting, *_nested(setting, value, config)):
+            _check(name, value, config, known, read, where)
+
+
+def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str], where: str) -> None:
+    parent, _, leaf = setting.rpartition("#")
+    if setting in known or setting in read or leaf.startswith("_") or _is_run_id(value):
+        return
+    owner = _node(config, parent) if parent else None
+    if isinstance(owner, Mapping) and "_target_" in owner:
+        accepted = _arguments(str(owner["_target_"]))
+        if accepted is None or leaf in accepted:
+            return
+        candidates = {f"{parent}#{argument}" for argument in accepted}
+    else:
+        candidates = known
+    near = difflib.get_close_matches(setting, sorted(candidates), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see the configs for the settings there are"
+    raise ValueError(f"{where} sets {setting!r}, which no config defines or reads: {hint}")
+
+
+def _nested(setting: str, value: Any, config: Any) -> Iterator[str]:
+    """Ids within a mapping that replaces or extends a mapping of settings (not an object's description)."""
+    node = _node(config, setting)
+    if isinstance(value, Mapping) and isinstance(node, Mapping) and "_target_" not in {*value, *node}:
+        for key, item in value.items():
+            inner = f"{setting}#{key}"
+            yield inner
+            yield from _nested(inner, item, config)
+
+
+def _node(config: Any, setting: str) -> Any:
+    for part in setting.split("#"):
+        if isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _arguments(target: str) -> set[str] | None:
+    """Names of the arguments that a class or function takes; None where it takes any, or is not found."""
+    called = locate(target) if "." in target else None
+    if called is None:
+        return None
+    functions = (
+        [vars(c)["__init__"] for c in called.__mro__ if "__init__" in vars(c)] if inspect.isclass(called) else []
+    )
+    names: set[str] = set()
+    for function in functions or [called]:
+        if not callable(function) or function is object.__init__:
+            return None
+        parameters = inspect.signature(function).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names
+    return None
+
+
+def _is_run_id(value: Any) -> bool:
+    """Whether a value is a list of expressions: something to run, which nothing else need refer to."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v[:1] in "$@" for v in value)
+
+
+def _setting_ids(node: Any, prefix: str = "") -> Iterator[str]:
+    items: Iterable[tuple[str, Any]]
+    if isinstance(node, Mapping):
+        items = node.items()
+    elif isinstance(node, list):
+        items = ((str(i), v) for i, v in enumerate(node))
+    else:
+        return
+    for key, value in items:
+        path = f"{prefix}#{key}" if prefix else str(key)
+        yield path
+        yield from _setting_ids(value, path)
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield from (m.rstrip(".").split(".")[0] for m in _REFERENCE.findall(node))
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)
