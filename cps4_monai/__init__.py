@@ -16,6 +16,9 @@ _LAZY = {
     "MRSPINESEG": "cps4_monai.anatomy",
     "load_anatomy": "cps4_monai.anatomy",
     "CPS4Workflow": "cps4_monai.workflow",
+    "segment": "cps4_monai.inference.segment",
+    "Segmenter": "cps4_monai.inference.segment",
+    "segment_scans": "cps4_monai.inference.batch",
 }
 
 # Subpackages that bundle configs reach by attribute, as in "$cps4_monai.networks.finetune_from(...)".

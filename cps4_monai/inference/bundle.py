@@ -65,7 +65,8 @@ class Bundle:
         if not isinstance(network, torch.nn.Module):
             raise ValueError(f"{self.path}: its inference.json has no 'network_def'; export the bundle again")
         load_weights(network, self.path, content=self.content)
-        return network.float().to(device, memory_format=torch.channels_last).eval()
+        network = network.float().to(device).eval()
+        return network.to(memory_format=torch.channels_last)
 
 
 def open_bundle(weights: str | Path | None = None) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,19 @@ def load_scan(path: str | Path, assume_spacing: Sequence[float] | float | None =
 
         return read_dicom(path, spacing)
     return read_volume(path, assume_spacing=spacing)
+
+
+def source_key(path: str | Path) -> str:
+    """SHA-256 of a scan's file, or of the files of its DICOM series: the ``content_key`` without reading the volume.
+
+    Raises:
+        OSError: not readable.
+    """
+    if Path(path).is_dir():
+        from cps4_monai.inference.dicom import folder_key
+
+        return folder_key(path)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def prepare_scan(

@@ -1,0 +1,134 @@
+"""`cps4 segment`: new scans in, label maps, pictures, tables and a report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cps4_monai.inference.batch import SegmentationRun
+
+SHOWN = 5
+
+
+def _spacing(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    if value is None:
+        return None
+    try:
+        numbers = [float(part) for part in value.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(0 < n < float("inf") for n in numbers):
+        raise click.BadParameter(f"{value!r}; expected one or three positive numbers of mm, e.g. 4,0.6,0.6")
+    return numbers
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for all results; subfolders of the inputs are mirrored.")  # fmt: skip
+@click.option("-w", "--weights", type=click.Path(path_type=Path),
+              help="Bundle folder or zip ('cps4 export'); default: the one that comes with this package.")  # fmt: skip
+@click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("-b", "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Slices at a time.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), default=2, show_default=True,
+              help="Scans read ahead and written behind at a time.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Make results of ours again; other files are never replaced.")
+@click.option("--no-qc", is_flag=True, help="No pictures.")
+@click.option("--tta", is_flag=True, help="Average over five views of each slice; five times slower.")
+@click.option("--raw", is_flag=True, help="The plain argmax: levels are not decoded, islands stay.")
+@click.option("--assume-spacing", callback=_spacing, metavar="MM or X,Y,Z",
+              help="Spacing of scans whose header has none.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+def segment(
+    inputs: tuple[Path, ...],
+    output: Path,
+    weights: Path | None,
+    device: str,
+    batch_size: int,
+    jobs: int,
+    overwrite: bool,
+    no_qc: bool,
+    tta: bool,
+    raw: bool,
+    assume_spacing: list[float] | None,
+    verbose: bool,
+) -> None:
+    """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
+
+    INPUT is any mix of NIfTI files, folders (searched), BIDS data sets, DICOM series folders and datalist JSONs.
+    One bad scan does not stop the others; the exit code is 1 if any failed. Called again, it does what is missing.
+
+    \b
+    Examples:
+      cps4 segment scan.nii.gz -o out
+      cps4 segment data/bids -o data/bids/derivatives/cps4 --device cuda:0
+      cps4 segment patient1/dicom patient2/dicom -o out --weights spine.zip
+      cps4 segment scans more/scan.nii -o out --tta --jobs 4
+    """
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI calls its own deprecated arguments
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
+    from cps4_monai.inference.batch import segment_scans
+
+    with _Progress() as on_scan:
+        try:
+            run = segment_scans(
+                inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
+                qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, on_scan=on_scan,
+            )  # fmt: skip
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+    _tell(run)
+    if run.failures:
+        raise SystemExit(1)
+
+
+class _Progress:
+    """A bar on a terminal; a line for each scan elsewhere."""
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.bar.start()
+        task = self.bar.add_task("reading, loading weights", total=None)
+
+        def on_scan(outcome: Any, done: int, total: int) -> None:
+            self.bar.update(task, completed=done, total=total, description=Path(outcome.name).name)
+            if not console.is_terminal:
+                click.echo(f"[{done}/{total}] {outcome.name}: {outcome.status}", err=True)
+
+        return on_scan
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+
+def _tell(run: SegmentationRun) -> None:
+    """The last lines: what failed and was skipped, what needs a look, and where the report is."""
+    skipped = [one for one in run.outcomes if one.status == "skipped"]
+    for one in skipped[:SHOWN]:
+        click.echo(f"skipped {one.source}: {one.reason}", err=True)
+    if len(skipped) > SHOWN:
+        click.echo(f"skipped {len(skipped) - SHOWN} more, listed in the report", err=True)
+    for one in run.failures:
+        click.echo(f"failed {one.source}: {one.reason}", err=True)
+    notes = {one.reason for one in run.segmented if one.status == "kept" and one.reason}
+    for note in sorted(notes):
+        count = sum(one.reason == note for one in run.segmented)
+        click.echo(f"{count} {note}", err=True)
+    done = sum(one.status == "done" for one in run.outcomes)
+    kept = sum(one.status == "kept" for one in run.outcomes)
+    flagged = sum(one.needs_a_look for one in run.segmented)
+    click.echo(f"{done} segmented, {kept} kept, {len(run.failures)} failed; {flagged} to look at, see their flags")
+    click.echo(f"report: {run.report}")

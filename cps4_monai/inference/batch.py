@@ -1,0 +1,222 @@
+"""Many scans with one load of the weights: reading ahead, the network, and writing behind, in threads of their own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cps4_monai.data.volume import read_volume
+from cps4_monai.inference.folder_search import looks_like_label_map
+from cps4_monai.inference.outcome import ScanOutcome
+from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
+from cps4_monai.inference.run_files import RunFiles
+from cps4_monai.inference.run_report import run_report
+from cps4_monai.inference.run_tables import TABLES, run_tables
+from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
+from cps4_monai.inference.segment import Segmenter, device_name
+from cps4_monai.inference.sources import Source, find_sources
+from cps4_monai.preflight import check_output_dir
+
+logger = logging.getLogger(__name__)
+REPORT = "report.html"
+OnScan = Callable[[ScanOutcome, int, int], None]
+
+
+@dataclass(frozen=True)
+class SegmentationRun:
+    """What a run made.
+
+    Attributes:
+        outcomes: of every input, in their order; skipped files last.
+        output: the output folder.
+        report: its page.
+    """
+
+    outcomes: tuple[ScanOutcome, ...]
+    output: Path
+    report: Path
+
+    @property
+    def failures(self) -> list[ScanOutcome]:
+        """Inputs that could not be segmented, each with its reason."""
+        return [one for one in self.outcomes if one.status == "failed"]
+
+    @property
+    def segmented(self) -> list[ScanOutcome]:
+        """Scans whose label map is there, made now or before."""
+        return [one for one in self.outcomes if one.status in ("done", "kept")]
+
+
+def segment_scans(
+    inputs: str | Path | Iterable[str | Path],
+    output: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    overwrite: bool = False,
+    qc: bool = True,
+    tta: bool = False,
+    jobs: int = 2,
+    raw: bool = False,
+    assume_spacing: Sequence[float] | float | None = None,
+    on_scan: OnScan | None = None,
+) -> SegmentationRun:
+    """Segments scans into a folder: label maps, JSONs, pictures, tables and a report; what `cps4 segment` does.
+
+    A scan that cannot be used is recorded with its reason and the rest goes on. Called again, it does what is missing.
+
+    Args:
+        inputs: NIfTI files, folders (searched), BIDS data sets, DICOM series folders and datalist JSONs.
+        output: folder, made where it is missing; subfolders of the inputs are mirrored.
+        weights: see :func:`cps4_monai.inference.segment.segment`.
+        device: likewise.
+        batch_size: likewise.
+        overwrite: make label maps of ours again; files that are not ours are never replaced.
+        qc: draw a picture of each scan.
+        tta: see :func:`cps4_monai.inference.segment.segment`.
+        jobs: scans read ahead, and scans written behind, at a time; each holds its volume in memory.
+        raw: see :func:`cps4_monai.inference.segment.segment`.
+        assume_spacing: likewise.
+        on_scan: called after each scan with its outcome, how many are done and how many there are.
+
+    Raises:
+        ValueError: settings or weights that cannot be used, or an output folder that cannot be written.
+        ForeignFileError: a table or report that is not ours is in the output folder.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}; expected 1 or more threads")
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    output = check_output_dir(output, min_free_gib=0.0)
+    run_files = RunFiles(output)
+    run_files.check((*TABLES, REPORT))
+    segmenter = Segmenter(
+        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing
+    )
+    sources = find_sources(given, output)
+    outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
+    for outcome in outcomes:
+        logger.warning("%s: %s", outcome.source, outcome.reason)
+    batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan)
+    outcomes += batch.run(sources.scans, jobs)
+    outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
+    settings = {"weights": segmenter.bundle.path, **segmenter.settings, "device": device_name(segmenter.device)}
+    contents = run_tables(outcomes, segmenter.bundle.anatomy)
+    contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=settings)
+    run_files.write(contents)
+    return SegmentationRun(tuple(outcomes), output, output / REPORT)
+
+
+class _Batch:
+    """The line of work: readers ahead, the network here, writers behind; never more than ``jobs`` scans wait."""
+
+    def __init__(
+        self, segmenter: Segmenter, output: Path, overwrite: bool, qc: bool, total: int, on_scan: OnScan | None
+    ) -> None:
+        self.segmenter, self.output, self.overwrite, self.qc = segmenter, output, overwrite, qc
+        self.total, self.done, self.on_scan = total, 0, on_scan
+        self.outcomes: dict[str, ScanOutcome] = {}
+
+    def run(self, scans: Sequence[Source], jobs: int) -> list[ScanOutcome]:
+        """Outcomes in the order of the scans."""
+        ahead: deque[tuple[Source, Future[PreparedScan | ScanOutcome]]] = deque()
+        behind: deque[Future[ScanOutcome]] = deque()
+        waiting = deque(scans)
+        readers, writers = (ThreadPoolExecutor(jobs, thread_name_prefix=name) for name in ("read", "write"))
+        try:
+            while waiting or ahead:
+                while waiting and len(ahead) < jobs:
+                    source = waiting.popleft()
+                    ahead.append((source, readers.submit(self._begin, source)))
+                source, reading = ahead.popleft()
+                begun = reading.result()
+                del reading
+                if isinstance(begun, ScanOutcome):
+                    self._report(begun)
+                    continue
+                while len(behind) >= jobs:
+                    self._report(behind.popleft().result())
+                behind.append(self._segment(source, begun, writers))
+                del begun  # the scan's memory goes with its last step
+            while behind:
+                self._report(behind.popleft().result())
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
+        return [self.outcomes[source.name] for source in scans]
+
+    def _begin(self, source: Source) -> PreparedScan | ScanOutcome:
+        """Reads a scan, or says why there is nothing to do."""
+        files = ScanFiles.at(self.output, source.name)
+        try:
+            key = source_key(source.path) if files.label.exists() and not self.overwrite else ""
+            there = finished(files, key, self.segmenter.settings, overwrite=self.overwrite)
+            if there is not None:
+                if self.qc and not files.picture.exists():
+                    self._draw(source, files)
+                picture = _there(files.picture)
+                return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, there[0])
+            started = time.perf_counter()
+            volume = load_scan(source.path, self.segmenter.assume_spacing)
+            seconds = time.perf_counter() - started
+            if source.searched and source.kind == "nifti" and looks_like_label_map(volume.array):
+                return ScanOutcome(source.path, source.name, "skipped", "whole numbers, few of them: a label map")
+            scan = self.segmenter.prepare(volume, keep_grey=self.qc)
+            scan.seconds["read"] = seconds
+            return scan
+        except Exception as error:
+            return _failed(source, error)
+
+    def _draw(self, source: Source, files: ScanFiles) -> None:
+        """The picture of a label map that is there without one."""
+        scan = self.segmenter.prepare(source.path)
+        labels = read_volume(files.label, is_label=True, assume_spacing=scan.grid.spacing_mm).array
+        assert scan.grey is not None
+        draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)
+
+    def _segment(self, source: Source, scan: PreparedScan, writers: ThreadPoolExecutor) -> Future[ScanOutcome]:
+        """Runs the network now and the rest in a writer."""
+        try:
+            scores = self.segmenter.scores(scan)
+        except Exception as error:
+            failed: Future[ScanOutcome] = Future()
+            failed.set_result(_failed(source, error))
+            return failed
+
+        def finish() -> ScanOutcome:
+            files = ScanFiles.at(self.output, source.name)
+            try:
+                result = self.segmenter.finish(scan, scores)
+                write_segmentation(result, files, overwrite=self.overwrite, qc=self.qc)
+                return ScanOutcome(
+                    source.path, source.name, "done", "", files.label, _there(files.picture), result.record
+                )
+            except Exception as error:
+                return _failed(source, error)
+
+        return writers.submit(finish)
+
+    def _report(self, outcome: ScanOutcome) -> None:
+        self.outcomes[outcome.name] = outcome
+        self.done += 1
+        if outcome.status == "failed":
+            logger.warning("%s: %s", outcome.source, outcome.reason)
+        if self.on_scan is not None:
+            self.on_scan(outcome, self.done, self.total)
+
+
+def _failed(source: Source, error: Exception) -> ScanOutcome:
+    """One bad scan never stops the others, whatever is wrong with it."""
+    logger.debug("%s failed", source.path, exc_info=error)
+    expected = isinstance(error, ValueError | OSError | ImportError)
+    reason = str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
+    return ScanOutcome(source.path, source.name, "failed", reason)
+
+
+def _there(path: Path) -> Path | None:
+    return path if path.exists() else None

@@ -1,0 +1,146 @@
+"""The page of a run: what to look at first, every scan in one sortable table, and the pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cps4_monai import __version__
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.inference.outcome import NOTES, ScanOutcome, by_urgency
+from cps4_monai.inference.run_tables import found_levels
+from cps4_monai.report.page import (
+    Card,
+    Cards,
+    Cell,
+    Figure,
+    Gallery,
+    Section,
+    Table,
+    Text,
+    number,
+    render_page,
+    settings_table,
+)
+from cps4_monai.report.palette import hex_colours
+
+logger = logging.getLogger(__name__)
+
+MAX_PICTURES = 40
+SUBTITLE = "Research software, not a medical device: check the numbering of the levels before any use."
+
+
+def run_report(
+    outcomes: Sequence[ScanOutcome],
+    anatomy: Anatomy,
+    *,
+    title: str = "Spine segmentation",
+    settings: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The page as bytes.
+
+    Args:
+        outcomes: of all inputs.
+        anatomy: the classes.
+        title: of the page.
+        settings: of the run, shown as a table.
+    """
+    listed = by_urgency([one for one in outcomes if one.status != "skipped"])
+    skipped = [one for one in outcomes if one.status == "skipped"]
+    sections = [
+        Section("Overview", [_cards(listed, skipped)]),
+        Section("Scans", [_scan_table(listed, anatomy)] if listed else [],
+                "What needs a look comes first. Margin: nats per structure by which this numbering beats its shifts."),
+        Section("Pictures", _pictures(listed)),
+        Section("Structures", [_structure_table(listed, anatomy)] if any(o.structures for o in listed) else []),
+        Section("Skipped", [Table(("file", "reason"), [[_text(o.source), _text(o.reason)] for o in skipped])]
+                if skipped else [], "Files of the searched folders that were taken for no scans."),
+        Section("Settings", [settings_table(settings)] if settings else []),
+    ]  # fmt: skip
+    page = render_page(title, SUBTITLE, sections, f"Made by cps4_monai {__version__}.")
+    return page.encode("utf-8")
+
+
+def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Cards:
+    counts = Counter(one.status for one in listed)
+    flagged = sum(one.needs_a_look and one.status != "failed" for one in listed)
+    times = [one.seconds for one in listed if one.status == "done"]
+    noted = ", ".join(f"{counts[s]} {s}" for s in ("done", "kept", "mask") if counts[s])
+    return Cards(
+        [
+            Card("Scans", str(len(listed) - counts["failed"]), noted, strong=True),
+            Card("To look at", str(flagged), "flags that question the result"),
+            Card("Failed", str(counts["failed"]), "reasons in the table and in failures.csv"),
+            Card("Skipped", str(len(skipped)), "files that are no scans"),
+            Card("Time per scan", f"{np.median(times):.1f} s" if times else "–", "median, all parts"),
+        ]
+    )
+
+
+def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
+    rows = []
+    for place, one in enumerate(listed):
+        lowest, topmost, count = found_levels(one, anatomy)
+        margin = (one.record.get("Levels") or {}).get("margin")
+        told = one.reason if one.status == "failed" else "; ".join(one.warnings)
+        rows.append([
+            Cell(one.name, one.name),
+            Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
+            Cell(", ".join(one.flags) or "–", place, _tone(one.flags)),
+            Cell(f"{lowest} to {topmost}" if count else "–", count),
+            number(float("nan") if margin is None else margin, 2),
+            number(one.seconds if one.record else float("nan"), 1),
+            Cell(told, told, "bad" if one.status == "failed" else "muted"),
+        ])  # fmt: skip
+    return Table(("scan", "status", "flags", "levels", "margin", "seconds", "reason or warnings"), rows)
+
+
+def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
+    colours, rows = hex_colours(anatomy), []
+    for structure in anatomy.foreground:
+        found = [s for o in listed for s in o.structures if s["code"] == structure.code]
+        states = Counter(s["state"] for s in found)
+        whole = [s["volume_ml"] for s in found if s["state"] == "present"]
+        sure = [s["confidence"] for s in found if s["confidence"] is not None]
+        rows.append([
+            Cell(structure.name, structure.code, "", colours[structure.code]),
+            *(Cell(str(states[s]), states[s], "" if states[s] else "muted")
+              for s in ("present", "cut", "absent", "not_trained")),
+            number(float(np.median(whole)) if whole else float("nan"), 1),
+            number(float(np.mean(sure)) if sure else float("nan"), 2),
+        ])  # fmt: skip
+    columns = ("structure", "present", "cut", "absent", "not trained", "median ml (whole)", "mean confidence")
+    return Table(columns, rows, "Volumes are those within the slab.")
+
+
+def _pictures(listed: Sequence[ScanOutcome]) -> list[Any]:
+    drawn = [one for one in listed if one.picture is not None]
+    figures = []
+    for one in drawn[:MAX_PICTURES]:
+        png = _read(one.picture)
+        if png is not None:
+            figures.append(Figure(png, one.name, ", ".join(f for f in one.flags if f not in NOTES), alt=one.name))
+    more = len(drawn) - MAX_PICTURES
+    rest = [Text(f"{more} more lie beside their label maps (*_qc.png).")] if more > 0 else []
+    return [Gallery(figures, wide=True), *rest] if figures else []
+
+
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        logger.warning("no picture in the report: %s", error)
+        return None
+
+
+def _tone(flags: Sequence[str]) -> str:
+    return "warn" if any(flag not in NOTES for flag in flags) else "muted"
+
+
+def _text(value: object) -> Cell:
+    return Cell(str(value), str(value))
