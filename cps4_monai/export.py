@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from cps4_monai.anatomy import Anatomy, load_anatomy
 
 BUNDLE_NAME = "spine_mri_cps4_segmentation"
 # What a run may have changed that its weights depend on; the same ids in train.json and inference.json.
@@ -32,6 +35,7 @@ def export_bundle(
     weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     name: str = BUNDLE_NAME,
+    half: bool = False,
 ) -> Path:
     """Stage the bundle with the package inside, and zip it.
 
@@ -44,6 +48,7 @@ def export_bundle(
         weights: state dict to ship as ``models/model.pt``; default: the bundle's own, where there is one.
         settings: values of ``SETTINGS_OF_THE_WEIGHTS`` that the weights were trained with.
         name: name of the folder inside the zip.
+        half: ship the weights in half precision; every loader converts them back to the network's own.
 
     Returns:
         Path of the zip.
@@ -61,7 +66,7 @@ def export_bundle(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
-        stage_bundle(root, folder, weights, settings or {})
+        stage_bundle(root, folder, weights, settings or {}, half)
         unfinished = Path(staging) / output.name
         _zip_folder(folder, unfinished)
         os.replace(unfinished, output)
@@ -85,32 +90,73 @@ def settings_of_run(run_dir: str | Path) -> tuple[Path, dict[str, Any]]:
     return weights, settings
 
 
-def stage_bundle(root: Path, folder: Path, weights: str | Path | None, settings: Mapping[str, Any]) -> None:
-    """Copy bundle, package and weights to ``folder`` and write the settings into its configs."""
+def stage_bundle(
+    root: Path, folder: Path, weights: str | Path | None, settings: Mapping[str, Any], half: bool = False
+) -> None:
+    """Copy bundle, package and weights to ``folder`` and write the settings into its configs and metadata.
+
+    Training crops slices to ``slice_size``; inference takes the whole field of view, so that ``inference.json`` keeps
+    null, save for the mode "central_half", whose slices are resized to that size.
+    """
     shutil.copytree(root, folder, ignore=_LEFT_OUT)
     package = Path(__file__).resolve().parent
     if not (folder / package.name).exists():
         shutil.copytree(package, folder / package.name, ignore=_LEFT_OUT)
-    if weights is not None:
-        (folder / "models").mkdir(exist_ok=True)
-        shutil.copyfile(weights, folder / "models" / "model.pt")
-    for config in ("train.json", "inference.json"):
-        _write_settings(folder / "configs" / config, settings)
+    _refuse_other_settings(settings)
+    of_inference = dict(settings)
+    if settings.get("in_plane_mode", "spacing") == "spacing":
+        of_inference.pop("slice_size", None)
+    _write_settings(folder / "configs" / "inference.json", of_inference)
+    _write_settings(folder / "configs" / "train.json", {k: v for k, v in settings.items() if k != "unannotated"})
+    if settings.get("anatomy_source") is not None:
+        _write_classes(folder / "configs" / "metadata.json", load_anatomy(settings["anatomy_source"]))
     model = folder / "models" / "model.pt"
+    if weights is not None:
+        model.parent.mkdir(exist_ok=True)
+        shutil.copyfile(weights, model)
     if model.is_file():
+        if half:
+            _halve(model)
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
-        (folder / "models" / "model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
+        model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
 
 
-def _write_settings(config: Path, settings: Mapping[str, Any]) -> None:
+def _refuse_other_settings(settings: Mapping[str, Any]) -> None:
     unknown = sorted(set(settings) - set(SETTINGS_OF_THE_WEIGHTS))
     if unknown:
         raise ValueError(
             f"settings {unknown} do not travel with weights; expected some of {list(SETTINGS_OF_THE_WEIGHTS)}"
         )
-    content = json.loads(config.read_text(encoding="utf-8"))
-    content.update({key: value for key, value in settings.items() if key in content})
-    config.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+
+def _write_settings(config: Path, settings: Mapping[str, Any]) -> None:
+    """Replaces values in place, so that the file keeps the layout in which people read it."""
+    text = config.read_text(encoding="utf-8")
+    for key, value in settings.items():
+        pattern = re.compile(rf'^(    "{re.escape(key)}": ).*?(,?)$', re.MULTILINE)
+        found = pattern.search(text)
+        if found is None or len(pattern.findall(text)) != 1:
+            raise ValueError(f"{config.name} does not set {key!r} on one line of its own at the top level; correct it")
+        text = f"{text[: found.start()]}{found[1]}{json.dumps(value)}{found[2]}{text[found.end() :]}"
+    json.loads(text)
+    config.write_text(text, encoding="utf-8")
+
+
+def _write_classes(metadata: Path, anatomy: Anatomy) -> None:
+    content = json.loads(metadata.read_text(encoding="utf-8"))
+    codes = ", ".join(f"{code} {name}" for code, name in enumerate(anatomy.names))
+    content["label_classes"] = f"one channel, codes: {codes}"
+    content["pred_classes"] = f"{anatomy.num_classes} channels, one logit per class, by code"
+    output = content["network_data_format"]["outputs"]["pred"]
+    output["num_channels"], output["channel_def"] = anatomy.num_classes, anatomy.channel_def()
+    metadata.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+
+def _halve(model: Path) -> None:
+    import torch
+
+    state = torch.load(model, map_location="cpu", weights_only=True)
+    torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, model)
 
 
 def _zip_folder(folder: Path, path: Path) -> None:

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "known_settings": set(),
     "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},
-    "export": {"bundle_root"},
+    "export": {"anatomy"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "commands": {
         "anatomy", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report", "workflow",

@@ -12,7 +12,8 @@ import click
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Zip to write.")
 @click.option("--bundle-root", type=click.Path(path_type=Path), help="Bundle folder; default: the package's own.")
 @click.option("--name", default=None, help="Name of the folder inside the zip.")
-def export(run_dir: Path | None, output: Path, bundle_root: Path | None, name: str | None) -> None:
+@click.option("--half/--full", default=False, show_default=True, help="Weights in half precision, or as they are.")
+def export(run_dir: Path | None, output: Path, bundle_root: Path | None, name: str | None, half: bool) -> None:
     """Stage a self-contained MONAI bundle and zip it.
 
     \b
@@ -20,12 +21,12 @@ def export(run_dir: Path | None, output: Path, bundle_root: Path | None, name: s
       cps4 export -o spine.zip                      the bundle with its own weights
       cps4 export --run runs/cps4 -o spine.zip      with the best weights of a run
     """
+    from cps4_monai.bundle_root import find_bundle_root
     from cps4_monai.export import BUNDLE_NAME, export_bundle, settings_of_run
-    from cps4_monai.workflow import find_bundle_root
 
     try:
         weights, settings = (None, {}) if run_dir is None else settings_of_run(run_dir)
-        path = export_bundle(bundle_root or find_bundle_root(), output, weights, settings, name or BUNDLE_NAME)
-    except ValueError as error:
+        path = export_bundle(bundle_root or find_bundle_root(), output, weights, settings, name or BUNDLE_NAME, half)
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"bundle: {path}")

@@ -1,0 +1,175 @@
+"""The shipped train.json on tiny volumes: both stages, resuming, overlays, tracking, other anatomies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+
+CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_both_stages_leave_weights_numbers_and_the_merged_config(tiny_run: Path) -> None:
+    assert (tiny_run / "stage1" / "prompted_vision.pt").is_file() and (tiny_run / "stage2" / "model.pt").is_file()
+    assert "prompt_map_dice" in (tiny_run / "stage1" / "metrics.csv").read_text()
+    assert "val_dice" in (tiny_run / "stage2" / "metrics.csv").read_text()
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["features"] == [4, 8] and config["output_dir"] == str(tiny_run)
+    assert not any("text_encoder" in key for key in torch.load(tiny_run / "stage2" / "resume.pt")["states"])
+
+
+def test_mlflow_follows_both_stages(tiny_run: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    from monai.utils import path_to_sqlite_uri
+
+    client = mlflow.MlflowClient(path_to_sqlite_uri(str(tiny_run / "mlruns.db")))
+    (experiment,) = [e for e in client.search_experiments() if e.name == "cps4"]
+    runs = {run.info.run_name: run for run in client.search_runs(experiment.experiment_id)}
+    assert set(runs) == {"stage1", "stage2"}
+    assert {"train_loss", "prompt_map_dice", "loss"} <= set(runs["stage1"].data.metrics)
+    assert {"train_loss", "val_dice"} <= set(runs["stage2"].data.metrics)
+    assert len(client.get_metric_history(runs["stage1"].info.run_id, "train_loss")) == 2
+    assert runs["stage2"].data.params["features"] == "[4, 8]"
+
+
+@pytest.mark.parametrize(
+    ("run_id", "trainer", "result"),
+    [("training_stage1", "stage1#train#trainer", "stage1"), ("training_stage2", "train#trainer", "stage2")],
+)
+def test_a_killed_run_started_again_ends_with_the_same_weights(run_id, trainer, result, run_tiny, tiny_run, tmp_path):
+    more = {"stage1#max_epochs": 3, "max_epochs": 3}
+    if run_id == "training_stage2":
+        more["stage1_checkpoint"] = str(tiny_run / "stage1" / "prompted_vision.pt")
+    run_tiny(run_id, tmp_path / "straight", **more)
+    workflow = run_tiny(run_id, tmp_path / "killed", run=False, **more)
+
+    def kill(engine: object) -> None:
+        raise Killed
+
+    workflow.parser.get_parsed_content(trainer).add_event_handler(Events.ITERATION_COMPLETED(once=4), kill)
+    with pytest.raises(Killed):
+        workflow.run()
+    run_tiny(run_id, tmp_path / "killed", **more)
+    straight, resumed = (weights(tmp_path / name / result / "resume.pt") for name in ("straight", "killed"))
+    assert resumed["trainer"]["iteration"] == 6 and str(straight["states"]) == str(resumed["states"])
+    name = "prompted_vision.pt" if result == "stage1" else "model.pt"
+    first, second = (weights(tmp_path / run / result / name) for run in ("straight", "killed"))
+    assert same(first.get("weights", first), second.get("weights", second))
+    networks = [s["states"]["network"] if result == "stage1" else s["states"]["method"]["networks"]["teacher"]
+                for s in (straight, resumed)]  # fmt: skip
+    assert same(*networks)
+
+
+def test_a_longer_run_goes_on_with_the_milestones_it_began_with(run_tiny, tmp_path):
+    short = {"overlays": ("methods/supervised",), "max_epochs": 3}
+    run_tiny("training_stage2", tmp_path, **short)
+    run_tiny("training_stage2", tmp_path, **{**short, "max_epochs": 6})
+    state = weights(tmp_path / "stage2" / "resume.pt")
+    assert state["trainer"]["epoch"] == 6 and sorted(state["states"]["lr_scheduler"]["milestones"]) == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "mt_ce", "supervised"])
+def test_every_method_overlay_trains(method, run_tiny, tiny_run, tmp_path):
+    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
+    run_tiny("training_stage2", tmp_path, (method,), stage1_checkpoint=checkpoint, iterations_per_epoch=1)
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("method", ["methods/cps4", "methods/cps4_paper"])
+def test_the_rows_of_the_paper_page_train_both_stages(method, run_tiny, tmp_path):
+    own = {"in_plane_mode": "central_half", "spacing_mm": None} if method.endswith("paper") else {}
+    workflow = run_tiny("run", tmp_path, (method,), iterations_per_epoch=1, **own)
+    parsed = workflow.parser.get_parsed_content
+    paper = method.endswith("paper")
+    assert workflow.parser["stage1#loss#negatives"] == ("present" if paper else "all")
+    assert parsed("prompt_map").of == ("similarity" if paper else "sigmoid")
+    assert parsed("prompt_map").presence_threshold == (None if paper else 0.5)
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_cps4_repeats_the_defaults_and_both_overlays_name_the_same_rows() -> None:
+    from monai.bundle import ConfigParser
+
+    cps4, paper = (json.loads((CONFIGS / "methods" / f"{name}.json").read_text()) for name in ("cps4", "cps4_paper"))
+    defaults = ConfigParser(json.loads((CONFIGS / "train.json").read_text()))
+    assert cps4 == {key: defaults[key] for key in cps4}
+    assert cps4.keys() == paper.keys()
+    departures = {key for key in cps4 if cps4[key] != paper[key]}
+    assert departures == {
+        "stage1#loss#binarise", "stage1#loss#negatives", "prompt_map#of", "prompt_map#presence_threshold",
+        "stage1#lr_new", "features", "spacing_mm", "in_plane_mode", "views",
+    }  # fmt: skip
+
+
+def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
+    import nibabel as nib
+    import numpy as np
+
+    table = {"prompt_template": "spine MRI, {name}", "structures": [
+        {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
+        {"code": 1, "name": "bone", "long_name": "vertebral bone", "kind": "vertebra", "order": 0},
+        {"code": 2, "name": "disc", "long_name": "intervertebral disc", "kind": "disc", "order": 1}]}  # fmt: skip
+    (tmp_path / "three.json").write_text(json.dumps(table))
+    data = tmp_path / "data"
+    data.mkdir()
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    content.pop("subsets")
+    for entry in [e for side in ("training", "validation", "test") for e in content[side]]:
+        entry["image"] = str(tiny_data / entry["image"])
+        entry.pop("classes", None)
+        if "label" in entry:
+            label = nib.load(tiny_data / entry["label"])
+            codes = np.asarray(label.dataobj)
+            merged = np.where(codes > 10, 2, np.minimum(codes, 1)).astype(np.uint8)
+            nib.save(nib.Nifti1Image(merged, label.affine), data / entry["label"])
+    (data / "datalist.json").write_text(json.dumps(content))
+    three = {
+        "anatomy_source": str(tmp_path / "three.json"),
+        "prompt_template": None,
+        "datalist": str(data / "datalist.json"),
+        "dataset_dir": str(data),
+        "pictured_structures": ["bone"],
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    run_tiny("run", tmp_path / "run", iterations_per_epoch=1, **{**three, "stage1#iterations_per_epoch": 1})
+    assert weights(tmp_path / "run" / "stage1" / "prompted_vision.pt")["weights"]["embeddings"].shape[0] == 3
+    workflow = run_tiny("predict", tmp_path / "run", ("evaluate",), **three)
+    assert workflow.parser.get_parsed_content("network_def").out_channels == 3
+    predictions = list((tmp_path / "run" / "evaluation" / "predictions").glob("*.nii.gz"))
+    assert len(predictions) == 2 and np.asarray(nib.load(predictions[0]).dataobj).max() <= 2
+
+
+def test_training_can_start_from_the_weights_of_a_bundle_folder(run_tiny, tiny_run, tmp_path):
+    (tmp_path / "models").mkdir()
+    model = weights(tiny_run / "stage2" / "model.pt")
+    torch.save({key: value.half() if value.is_floating_point() else value for key, value in model.items()},
+               tmp_path / "models" / "model.pt")  # fmt: skip
+    workflow = run_tiny("training_stage2", tmp_path / "run", ("supervised",), run=False, finetune_from=str(tmp_path))
+    network = workflow.parser.get_parsed_content("train#network")
+    assert all(torch.allclose(value, model[key], atol=1e-3) for key, value in network.state_dict().items())
+
+
+def test_cached_and_fresh_prompt_maps_agree_without_spatial_transforms(run_tiny, tiny_run, tmp_path):
+    still = {"geometry": {"affine_prob": 0.0, "elastic_prob": 0.0}, "prompt_map#presence_threshold": None,
+             "stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt")}  # fmt: skip
+    workflows = [run_tiny("training_stage2", tmp_path / str(cached), cache_prompt_logits=cached, **still)
+                 for cached in (False, True)]  # fmt: skip
+    fresh, cached = (w.parser.get_parsed_content("train#trainer").state.batch["unlabeled"] for w in workflows)
+    assert torch.equal(fresh["image"], cached["image"]) and fresh["prompt_map"].unique().numel() > 1
+    assert (fresh["prompt_map"] == cached["prompt_map"]).float().mean() > 0.999
+    assert workflows[1].parser.get_parsed_content("train#provider").batch_keys == ("slice_id", "grid")
