@@ -20,6 +20,7 @@ from cps4_monai.workflow import CPS4Workflow
 logger = logging.getLogger(__name__)
 
 SUBJECTS = {"labeled": 4, "unlabeled": 12, "validation": 2, "test": 4}
+VARIATION = 0.25
 OVERLAYS = ("small", "demo")
 TRIVIAL = "mean label map"
 
@@ -75,6 +76,8 @@ class Demo:
             subjects=sum(SUBJECTS.values()),
             seed=self.seed,
             size=self.size,
+            sacrum_free_share=0.0,
+            variation=VARIATION,
             labeled=SUBJECTS["labeled"],
             val=SUBJECTS["validation"],
             test=SUBJECTS["test"],

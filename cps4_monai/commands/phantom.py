@@ -18,6 +18,8 @@ import click
 @click.option("--slices", type=click.IntRange(1, 200), help="Sagittal slices; default: 12 to 18, drawn for each.")
 @click.option("--sacrum-free-share", type=click.FloatRange(0, 1), default=0.1, show_default=True,
               help="Share of subjects without the sacrum in view.")  # fmt: skip
+@click.option("--variation", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+              help="How far size, posture and field of view stray from their means.")  # fmt: skip
 def phantom(
     out: Path,
     subjects: int,
@@ -28,6 +30,7 @@ def phantom(
     in_plane: int,
     slices: int | None,
     sacrum_free_share: float,
+    variation: float,
 ) -> None:
     """Make a seeded phantom data set of spine MRIs with labels in the folder OUT.
 
@@ -40,7 +43,7 @@ def phantom(
     try:
         datalist = write_phantom_dataset(
             out, subjects, seed, size=in_plane, slices=slices, sacrum_free_share=sacrum_free_share,
-            labeled=labeled, val=val, test=test,
+            variation=variation, labeled=labeled, val=val, test=test,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

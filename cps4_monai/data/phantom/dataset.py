@@ -25,6 +25,7 @@ def write_phantom_dataset(
     size: int | tuple[int, int] = 512,
     slices: int | None = None,
     sacrum_free_share: float = 0.1,
+    variation: float = 1.0,
     labeled: int | None = None,
     val: float = 0.1,
     test: float = 0.2,
@@ -41,6 +42,7 @@ def write_phantom_dataset(
         slices: number of slices; None draws 12 to 18 for each subject.
         sacrum_free_share: share, 0 to 1, of the subjects whose field of view lies above the sacrum; marked in
             ``participants.tsv``.
+        variation: of size, posture and field of view, 0 to 1, see :func:`make_phantom`.
         labeled: number of labeled training subjects; None: a quarter of the training subjects.
         val: subjects for validation, a share or a number.
         test: subjects for testing, a share or a number.
@@ -61,7 +63,7 @@ def write_phantom_dataset(
     free = _sacrum_free(subjects, sacrum_free_share, seed)
     rows = []
     for k, name in enumerate(names):
-        phantom = make_phantom([seed, k], size, slices, sacrum=k not in free)
+        phantom = make_phantom([seed, k], size, slices, sacrum=k not in free, variation=variation)
         _save(phantom.image, phantom.affine, out / f"{name}_T2w.nii.gz")
         _save(phantom.label, phantom.affine, out / f"{name}_dseg.nii.gz")
         classes = np.unique(phantom.label)

@@ -73,12 +73,17 @@ class Spine:
         return -np.cumsum(self.sacrum_length)
 
 
-def draw_spine(rng: np.random.Generator) -> Spine:
-    """Draws one subject: stature, posture, degenerate discs (dark, thin, bulging) and, in some, wedge fractures."""
+def draw_spine(rng: np.random.Generator, variation: float = 1.0) -> Spine:
+    """Draws one subject: stature, posture, degenerate discs (dark, thin, bulging) and, in some, wedge fractures.
+
+    Args:
+        rng: where the draws come from.
+        variation: factor on how far stature and posture stray from their means.
+    """
     levels = len(_VERTEBRA_HEIGHT)
-    scale = rng.uniform(0.86, 1.1)
-    lordosis = rng.uniform(0.65, 1.3)
-    kyphosis = rng.uniform(0.5, 1.3)
+    scale = 0.98 + variation * rng.uniform(-0.12, 0.12)
+    lordosis = 0.975 + variation * rng.uniform(-0.325, 0.325)
+    kyphosis = 0.9 + variation * rng.uniform(-0.4, 0.4)
     jitter = lambda spread: rng.normal(1, spread, levels)  # noqa: E731
     degeneration = _draw_degeneration(rng, levels)
     height = np.array(_VERTEBRA_HEIGHT) * scale * jitter(0.02)

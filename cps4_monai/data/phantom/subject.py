@@ -37,6 +37,7 @@ def make_phantom(
     size: int | tuple[int, int] = 512,
     slices: int | None = None,
     sacrum: bool = True,
+    variation: float = 1.0,
 ) -> Phantom:
     """Makes one subject.
 
@@ -46,19 +47,22 @@ def make_phantom(
             depend on it.
         slices: number of sagittal slices; None draws 12 to 18.
         sacrum: the sacrum is in view; False places the field of view above it.
+        variation: how far size, tilt and the field of view stray from their means, from 0 (not at all) to 1.
 
     Raises:
-        ValueError: fewer than 16 pixels or 1 slice.
+        ValueError: fewer than 16 pixels or 1 slice, or a variation outside 0 to 1.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 16 or (slices is not None and slices < 1):
         raise ValueError(
             f"phantom of {height} x {width} pixels and {slices} slices; expected at least 16 x 16 pixels and 1 slice"
         )
+    if not 0 <= variation <= 1:
+        raise ValueError(f"variation is {variation}; expected a number from 0 (all alike) to 1")
     rng = np.random.default_rng(subject_seed)
-    spine = draw_spine(rng)
-    curve = trace_centreline(spine, tilt=np.deg2rad(rng.uniform(-6, 6)))
-    pixel_mm, down_mm, back_mm = _place_view(rng, spine, curve, height, width, sacrum)
+    spine = draw_spine(rng, variation)
+    curve = trace_centreline(spine, tilt=np.deg2rad(variation * rng.uniform(-6, 6)))
+    pixel_mm, down_mm, back_mm = _place_view(rng, spine, curve, height, width, sacrum, variation)
     drawn_slices, thickness_mm = int(rng.integers(12, 19)), rng.uniform(3.8, 4.8)
     count = drawn_slices if slices is None else slices
     x_mm = (np.arange(count) - (count - 1) / 2) * thickness_mm + rng.uniform(-2, 2)
@@ -83,12 +87,12 @@ def make_phantom(
 
 
 def _place_view(
-    rng: np.random.Generator, spine: Spine, curve: Centreline, height: int, width: int, sacrum: bool
+    rng: np.random.Generator, spine: Spine, curve: Centreline, height: int, width: int, sacrum: bool, variation: float
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Pixel size and the positions of rows and columns: what of the spine is in view."""
-    view_mm = rng.uniform(270, 350)
+    view_mm = 310 + variation * rng.uniform(-40, 40)
     pixel_mm = view_mm / height
-    below_mm, cut, across = rng.uniform(28, 120), rng.uniform(0, 1), rng.uniform(0.40, 0.60)
+    below_mm, cut, across = 74 + variation * rng.uniform(-46, 46), rng.uniform(0, 1), 0.5 + variation * rng.uniform(-0.1, 0.1)
     if sacrum:
         bottom = below_mm
     else:
