@@ -1,0 +1,96 @@
+"""The commands of the README, as they are written: from the bundle's folder, from elsewhere, without a path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import pytest
+import torch
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+
+
+@pytest.fixture
+def arguments(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
+    """What every run is told."""
+    return {"dataset_dir": str(tiny_data), "datalist": str(tiny_data / "datalist.json"), "output_dir": str(tmp_path),
+            "cache_dir": str(tiny_data / "cache")}  # fmt: skip
+
+
+def python(*command: str, cwd: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+def options(arguments: dict[str, Any]) -> list[str]:
+    return [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+
+
+def test_stage_1_from_the_bundles_folder(arguments: dict, tiny_overlay: Path, tmp_path: Path) -> None:
+    configs = f"['configs/train.json','{tiny_overlay}']"
+    command = ["-m", "monai.bundle", "run", "training_stage1", "--config_file", configs, *options(arguments)]
+    python(*command, cwd=BUNDLE)
+    assert (tmp_path / "stage1" / "prompted_vision.pt").is_file()
+
+
+def test_stage_2_from_elsewhere_with_bundle_root(
+    arguments: dict, tiny_overlay: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    configs = [str(BUNDLE / "configs" / "train.json"), str(tiny_overlay)]
+    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
+    monai.bundle.run("training_stage2", config_file=configs, bundle_root=str(BUNDLE), stage1_checkpoint=checkpoint,
+                     **arguments)  # fmt: skip
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_both_stages_without_a_path(
+    arguments: dict, tiny_overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monai.bundle.run("run", workflow_name="cps4_monai.CPS4Workflow", overlays=str(tiny_overlay), **arguments)
+    assert (tmp_path / "stage1" / "prompted_vision.pt").is_file() and (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_inference_from_the_bundles_folder(
+    arguments: dict, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(BUNDLE)
+    del arguments["cache_dir"]
+    monai.bundle.run(config_file="configs/inference.json", checkpoint=str(tiny_run / "stage2" / "model.pt"),
+                     features=[4, 8], spacing_mm=7.5, device_name="cpu", **arguments)  # fmt: skip
+    assert len(list(tmp_path.glob("*_dseg.nii.gz"))) == 2
+
+
+def test_evaluation_from_the_bundles_folder(
+    arguments: dict, tiny_overlay: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(BUNDLE)
+    configs = ["configs/train.json", str(tiny_overlay), "configs/evaluate.json"]
+    arguments |= {"output_dir": str(tiny_run), "evaluation_dir": str(tmp_path)}
+    monai.bundle.run(config_file=configs, **arguments)
+    report = (tmp_path / "report.html").read_text()
+    assert "data:image/" in report and (tmp_path / "summary.csv").is_file()
+
+
+def test_two_processes_train_together(arguments: dict, tiny_overlay: Path, run_tiny: Callable, tmp_path: Path) -> None:
+    configs = f"['configs/train.json','{tiny_overlay}','configs/multi_gpu_train.json']"
+    arguments |= {"output_dir": str(tmp_path / "two"), "device_name": "cpu"}
+    python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
+           "--config_file", configs, *options(arguments), cwd=BUNDLE)  # fmt: skip
+    assert len(list((tmp_path / "two" / "stage2").glob("events*"))) == 3  # trainer, evaluator, pictures: of one process
+    assert (tmp_path / "two" / "stage2" / "model.pt").is_file()
+    # Two processes with batches of 2 are one process with batches of 4; stage 1 has no BatchNorm to tell them apart.
+    run_tiny("training_stage1", tmp_path / "one", **{"stage1#batch_size": 4})
+    two, one = (torch.load(tmp_path / n / "stage1" / "prompted_vision.pt", weights_only=True)["weights"]
+                for n in ("two", "one"))  # fmt: skip
+    apart = torch.cat([(two[key] - one[key]).abs().flatten() for key in one])
+    assert (apart < 1e-5).float().mean() > 0.99

@@ -1,0 +1,129 @@
+"""What would fail hours later fails before training starts (issue, section 10)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.data.datalist import load_datalist
+from cps4_monai.data.leaks import LeakError
+from cps4_monai.preflight import check_data, check_output_dir
+from cps4_monai.workflow import user_error
+
+
+def message(run: Callable, *arguments: object, **settings: object) -> str:
+    """What the user is told when a run is refused."""
+    with pytest.raises(Exception) as caught:  # MONAI wraps it in several ways
+        run(*arguments, **settings)
+    cause = user_error(caught.value)
+    assert cause is not None, caught.value
+    return str(cause)
+
+
+def test_the_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    assert check_output_dir(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_an_unwritable_output_and_a_full_disk_name_the_setting(run_tiny: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    text = message(run_tiny, "training_stage1", tmp_path / "file" / "run")
+    assert "output_dir" in text and "cannot be written" in text
+    text = message(run_tiny, "training_stage1", tmp_path / "run", min_free_gib=1e9)
+    assert "GiB free" in text and "lower min_free_gib" in text
+
+
+def test_a_gpu_that_is_not_there(run_tiny: Callable, tmp_path: Path) -> None:
+    assert "set device to auto or cpu" in message(run_tiny, "training_stage1", tmp_path, device_name="cuda:77")
+
+
+def test_a_stage_1_checkpoint_of_other_prompts_or_classes(run_tiny: Callable, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
+    text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=checkpoint, prompt_template="CT of {name}")
+    assert "prompt" in text and "CT of background" in text and "run training_stage1 again" in text
+    table = MRSPINESEG.to_dict()
+    table["structures"][1]["name"] = "sacrum"
+    text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=checkpoint, anatomy_source=table,
+                   pictured_structures=["L5"])  # fmt: skip
+    assert "classes" in text and "anatomy" in text
+    text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=str(tmp_path / "no.pt"))
+    assert "does not exist" in text and "stage1_checkpoint" in text
+
+
+def edited(tiny_data: Path, folder: Path, change: Callable[[dict], None]) -> dict[str, str]:
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    change(content)
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return {"datalist": str(folder / "datalist.json")}
+
+
+def test_no_labeled_and_no_unlabeled_subject(run_tiny: Callable, tiny_data: Path, tiny_run: Path, tmp_path: Path):
+    def only(labeled: bool) -> Callable[[dict], None]:
+        return lambda c: c.update(training=[e for e in c["training"] if e["labeled"] == labeled])
+
+    text = message(run_tiny, "training_stage1", tmp_path / "a", **edited(tiny_data, tmp_path, only(False)))
+    assert "no labeled subject" in text and "labeled share" in text
+    checkpoint = {"stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt")}
+    datalist = edited(tiny_data, tmp_path, only(True))
+    text = message(run_tiny, "training_stage2", tmp_path / "b", **datalist, **checkpoint)
+    assert "no unlabeled subject" in text and "'supervised'" in text
+    run_tiny("training_stage2", tmp_path / "c", ("supervised",), **datalist)
+
+
+def test_a_copied_image_on_two_sides_stops_training_before_it_starts(run_tiny, tiny_data, tmp_path):
+    def copy(content: dict) -> None:
+        shutil.copy(tiny_data / content["training"][0]["image"], tmp_path / "sub-900_T2w.nii.gz")
+        label = str(tiny_data / content["test"][0]["label"])
+        content["test"].append({"image": str(tmp_path / "sub-900_T2w.nii.gz"), "label": label, "subject": "sub-900"})
+
+    text = message(run_tiny, "training_stage1", tmp_path / "run", **edited(tiny_data, tmp_path, copy))
+    assert "the same image content is on two sides" in text and "sub-900" in text
+    assert not (tmp_path / "run" / "stage1").exists()
+
+
+def without_the_lowest_disc(content: dict) -> None:
+    """Labels as if no labeled subject showed class 11."""
+    for entry in content["training"]:
+        entry["classes"] = [code for code in entry.get("classes", []) if code != 11]
+
+
+def test_classes_that_no_labeled_subject_shows_are_named(run_tiny, tiny_data, tmp_path, capsys):
+    run_tiny("training_stage1", tmp_path / "run", **edited(tiny_data, tmp_path, without_the_lowest_disc))
+    assert "WARNING - datalist: class 11 (L5/S): no labeled subject shows it" in capsys.readouterr().out
+
+
+def test_digests_are_kept_and_read_anew_only_where_a_file_changed(tiny_data, tmp_path, monkeypatch):
+    path = edited(tiny_data, tmp_path, without_the_lowest_disc)["datalist"]
+    datalist = load_datalist(path, tiny_data)
+    memory = tmp_path / "digests.json"
+    first = check_data(datalist, memory=memory)
+    kept = json.loads(memory.read_text())
+    assert len(kept) == 10 and "class 11 (L5/S): no labeled subject shows it, so it cannot be learned" in first
+
+    def unexpected(path: Path) -> str:
+        raise AssertionError(f"{path} was read again")
+
+    monkeypatch.setattr("cps4_monai.preflight.voxel_digest", unexpected)
+    assert check_data(datalist, memory=memory) == first
+    key = next(iter(kept))
+    kept[key][1] += 1
+    memory.write_text(json.dumps(kept))
+    with pytest.raises(AssertionError, match="was read again"):
+        check_data(datalist, memory=memory)
+
+
+def test_a_remembered_leak_is_still_a_leak(tiny_data, tmp_path):
+    datalist = load_datalist(tiny_data / "datalist.json")
+    memory = tmp_path / "digests.json"
+    check_data(datalist, memory=memory)
+    kept = json.loads(memory.read_text())
+    train, test = (str(side[0].image.absolute()) for side in (datalist.training, datalist.test))
+    kept[train][2] = kept[test][2]
+    memory.write_text(json.dumps(kept))
+    with pytest.raises(LeakError, match="image content"):
+        check_data(datalist, memory=memory)

@@ -1,0 +1,116 @@
+"""Settings that the workflow knows and refuses, and the configs that it finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.workflow import CPS4Workflow, parse_settings, resolve_config, user_error
+
+
+def build(*overlays: str, **settings: Any) -> CPS4Workflow:
+    return CPS4Workflow(overlays=overlays, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "near"),
+    [
+        ({"learning_rte": 0.1}, "learning_rate"),
+        ({"stage1#max_epoch": 3}, "stage1#max_epochs"),
+        ({"train#trainer#max_epoch": 3}, "train#trainer#max_epochs"),
+        ({"train#method#ema_decy": 0.9}, "train#method#ema_decay"),
+        ({"stage1#loss#negative": "all"}, "stage1#loss#negatives"),
+        ({"geometry": {"rotate_degs": 3.0}}, "geometry#rotate_deg"),
+        ({"intensity#gama": [0.5, 2.0]}, "intensity#gamma"),
+        ({"zzz": 3.0}, "see the configs"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_names(settings: dict[str, Any], near: str) -> None:
+    with pytest.raises(ValueError, match="which no config defines or reads") as caught:
+        build(**settings)
+    assert near in str(caught.value) and "the command sets" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 0.1},
+        {"stage1#max_epochs": 3},
+        {"train#trainer#accumulation_steps": 2},
+        {"train#method#deployed": "student"},
+        {"stage1#image_encoder#patch_size": 4},
+        {"stage1#image_encoder#drop_path_rate": 0.1},
+        {"geometry": {"rotate_deg": 3.0}},
+        {"stage1#loss#_disabled_": False},
+    ],
+)
+def test_known_settings_and_arguments_of_objects_pass(settings: dict[str, Any]) -> None:
+    (key, value), *_ = settings.items()
+    assert build(**settings).parser[key] == value
+
+
+def test_an_overlay_may_add_what_it_reads_itself_and_nothing_else(tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.json"
+    overlay.write_text(json.dumps({"patience": 4, "early_stopping_patience": "@patience"}))
+    assert build(str(overlay)).parser.get_parsed_content("early_stopping_patience") == 4
+    overlay.write_text(json.dumps({"early_stoping_patience": 4}))
+    with pytest.raises(ValueError, match=r"mine.json sets 'early_stoping_patience'.*early_stopping_patience"):
+        build(str(overlay))
+    overlay.write_text(json.dumps({"+stage1": {"max_epoch": 4}}))
+    with pytest.raises(ValueError, match=r"'stage1#max_epoch'"):
+        build(str(overlay))
+
+
+def test_settings_belong_to_the_method_that_the_overlay_chooses() -> None:
+    assert build("mean_teacher", consistency_weight=3.0).parser["consistency_weight"] == 3.0
+    with pytest.raises(ValueError, match="train#method#enhance_weight"):
+        build("supervised", **{"train#method#enhance_weight": 0.1})
+
+
+def test_the_check_can_be_turned_off() -> None:
+    assert build(check_settings=False, anything=1).parser["anything"] == 1
+
+
+def test_every_shipped_config_is_known_to_the_ones_before_it() -> None:
+    configs = find_bundle_root() / "configs"
+    for overlay in ("small", "demo", "evaluate", "multi_gpu_train", *(p.stem for p in configs.glob("methods/*.json"))):
+        build(overlay)
+    build("small", "demo", "mean_teacher", "multi_gpu_train")
+    CPS4Workflow("inference.json", workflow_type="inference", checkpoint="model.pt")
+
+
+def test_bundle_root_and_metadata_need_no_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    workflow = build()
+    assert workflow.parser["bundle_root"] == str(find_bundle_root())
+    assert workflow.parser["_meta_#version"] in workflow.parser["_meta_#changelog"]
+
+
+def test_configs_are_found_by_path_by_file_and_by_name(tmp_path: Path) -> None:
+    root = find_bundle_root()
+    own = tmp_path / "own.json"
+    own.write_text("{}")
+    assert resolve_config(own, root) == own
+    assert resolve_config("train.json", root) == root / "configs" / "train.json"
+    assert resolve_config("mean_teacher", root) == root / "configs" / "methods" / "mean_teacher.json"
+    with pytest.raises(FileNotFoundError, match=r"no config called 'men_teacher'.*methods/mean_teacher.json"):
+        resolve_config("men_teacher", root)
+
+
+def test_command_line_values_are_json_where_they_are_json() -> None:
+    assert parse_settings(["a=3", "b#c=[1, 2]", "d=text", "e=null", "f=x=y"]) == {
+        "a": 3, "b#c": [1, 2], "d": "text", "e": None, "f": "x=y"}  # fmt: skip
+    with pytest.raises(ValueError, match="'learning_rate' is not of the form ID=VALUE"):
+        parse_settings(["learning_rate"])
+
+
+def test_the_users_error_is_the_outermost_one_of_ours() -> None:
+    wrapped = RuntimeError("Failed to evaluate")
+    wrapped.__cause__ = ValueError("no labeled subject")
+    wrapped.__cause__.__cause__ = ValueError("Expecting value: line 1")
+    assert str(user_error(wrapped)) == "no labeled subject"
+    assert user_error(RuntimeError("out of memory")) is None
