@@ -177,7 +177,9 @@ def checkpoint(vlm, tmp_path, unannotated=()):
 
 def test_other_classes_are_refused(vlm, tmp_path):
     two = Anatomy(STRUCTURES[:2])
-    with pytest.raises(ValueError, match="set `anatomy` to the one that stage 1 used, or run training_stage1 again"):
+    with pytest.raises(
+        ValueError, match="set `anatomy_source` to the one that stage 1 used, or run training_stage1 again"
+    ):
         load_prompted_vision(checkpoint(vlm, tmp_path), two)
 
 
@@ -195,7 +197,7 @@ def test_classes_that_stage_1_left_out_must_be_left_out(vlm, tmp_path):
 
 
 def test_another_image_size_is_refused(vlm, tmp_path):
-    with pytest.raises(ValueError, match=r"`image_size` is \(64, 16\)"):
+    with pytest.raises(ValueError, match=r"`slice_size` is \(64, 16\)"):
         load_prompted_vision(checkpoint(vlm, tmp_path), image_size=(64, 16))
 
 

@@ -136,13 +136,13 @@ def _check_settings(
         if stored.num_classes != anatomy.num_classes or stored.names != anatomy.names:
             raise ValueError(
                 f"stage-1 checkpoint {path} has the {stored.num_classes} classes {stored.names}; this run's anatomy "
-                f"has {anatomy.num_classes}, {anatomy.names}: set `anatomy` to the one that stage 1 used, {mend}"
+                f"has {anatomy.num_classes}, {anatomy.names}: set `anatomy_source` to the one that stage 1 used, {mend}"
             )
         for code, (theirs, ours) in enumerate(zip(stored.prompts, anatomy.prompts, strict=True)):
             if theirs != ours:
                 raise ValueError(
                     f"stage-1 checkpoint {path} was trained with the prompt {theirs!r} for class {code}; this run has "
-                    f"{ours!r}: set `prompt_template` and the long names of `anatomy` to those of stage 1, {mend}"
+                    f"{ours!r}: set `prompt_template` and `anatomy_source` to those of stage 1, {mend}"
                 )
     if unannotated is not None:
         untrained = sorted(set(content["unannotated"]) - set(unannotated))
@@ -155,6 +155,6 @@ def _check_settings(
             )
     if image_size is not None and list(image_size) != list(content["image_size"]):
         raise ValueError(
-            f"stage-1 checkpoint {path} takes slices of {tuple(content['image_size'])} (H, W); this run's `image_size` "
+            f"stage-1 checkpoint {path} takes slices of {tuple(content['image_size'])} (H, W); this run's `slice_size` "
             f"is {tuple(image_size)}: set it to stage 1's, {mend}"
         )
