@@ -16,7 +16,7 @@ import click
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for the results; default: RUN/evaluation."
 )
 @click.option("--set", "settings", multiple=True, metavar="ID=VALUE", help="One setting, e.g. report_title=Spines.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
+@click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
 def evaluate(
     run_dir: Path,
     datalist: Path | None,
@@ -24,7 +24,7 @@ def evaluate(
     section: str,
     output: Path | None,
     settings: tuple[str, ...],
-    device: str,
+    device: str | None,
 ) -> None:
     """Segment and score a section of a datalist with the best weights of the training run in the folder RUN.
 
@@ -42,7 +42,9 @@ def evaluate(
     config = run_dir / RUN_CONFIG
     if not config.is_file():
         raise click.ClickException(f"{config} is not there; expected the output folder of `cps4 train` as RUN")
-    override = {"output_dir": str(run_dir.resolve()), "section": section, "device_name": device}
+    override = {"output_dir": str(run_dir.resolve()), "section": section}
+    if device is not None:
+        override["device_name"] = device
     if datalist is not None:
         override |= {
             "datalist": str(datalist.resolve()),

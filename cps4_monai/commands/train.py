@@ -19,7 +19,7 @@ RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run
     "--overlay", "overlays", multiple=True, help="Config merged over train.json: a name or a path; repeatable."
 )
 @click.option("--set", "settings", multiple=True, metavar="ID=VALUE", help="One setting, e.g. stage1#max_epochs=50.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
+@click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
 @click.option("--tracking", help="mlflow, or a file with tracking settings.")
 def train(
     stage: str,
@@ -29,7 +29,7 @@ def train(
     labeled_share: str | None,
     overlays: tuple[str, ...],
     settings: tuple[str, ...],
-    device: str,
+    device: str | None,
     tracking: str | None,
 ) -> None:
     """Train STAGE (stage1, stage2, or all). The same command resumes a run that was stopped.
@@ -46,7 +46,7 @@ def train(
         "datalist": str(datalist.resolve()),
         "dataset_dir": str((dataset_dir or datalist.parent).resolve()),
         "output_dir": str(output.resolve()),
-        "device_name": device,
+        **({} if device is None else {"device_name": device}),
         **({} if labeled_share is None else {"labeled_share": labeled_share}),
     }
     try:

@@ -21,7 +21,7 @@ class EarlyStop:
 
     Args:
         evaluator: whose metric is read, after each of its runs.
-        patience: validations without improvement until the run stops.
+        patience: validations without improvement until the run stops; None: it never does.
         metric: by default the evaluator's key metric.
         mode: "max" if larger is better, "min" for losses.
         threshold: an improvement must exceed it.
@@ -30,14 +30,15 @@ class EarlyStop:
     def __init__(
         self,
         evaluator: Workflow,
-        patience: int,
+        patience: int | None,
         metric: str | None = None,
         mode: Literal["max", "min"] = "max",
         threshold: float = 0.0,
     ) -> None:
         self.evaluator = evaluator
+        self.patience = patience
         self._stopping = EarlyStopping(
-            patience=patience,
+            patience=1 if patience is None else patience,
             score_function=lambda _: metric_of(evaluator, metric, "EarlyStop"),
             trainer=evaluator,
             threshold=threshold,
@@ -47,7 +48,8 @@ class EarlyStop:
     def attach(self, engine: Workflow) -> None:
         """Registers with the trainer at EPOCH_COMPLETED."""
         self._stopping.trainer = engine
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if self.patience is not None:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:
         """Looks at the metric in the epochs in which the evaluator ran."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 from ignite.engine import Events
 
+from cps4_monai.workflow import user_error
+
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 
 
@@ -81,6 +83,21 @@ def test_a_longer_run_goes_on_with_the_milestones_it_began_with(run_tiny, tmp_pa
     run_tiny("training_stage2", tmp_path, **{**short, "max_epochs": 6})
     state = weights(tmp_path / "stage2" / "resume.pt")
     assert state["trainer"]["epoch"] == 6 and sorted(state["states"]["lr_scheduler"]["milestones"]) == [1, 2]
+
+
+def test_a_run_with_other_settings_is_not_taken_for_the_same(run_tiny, tmp_path):
+    run_tiny("training_stage2", tmp_path, ("supervised",))
+    with pytest.raises(Exception, match="Failed to evaluate") as caught:
+        run_tiny("training_stage2", tmp_path, ("supervised",), learning_rate=0.5, max_epochs=2)
+    assert "learning_rate was 0.0001, is 0.5" in str(user_error(caught.value))
+
+
+def test_early_stopping_counts_on_after_a_kill(run_tiny, tmp_path):
+    patient = {"overlays": ("supervised",), "early_stopping_patience": 2, "learning_rate": 0.0}
+    run_tiny("training_stage2", tmp_path, **patient, max_epochs=2)
+    assert weights(tmp_path / "stage2" / "resume.pt")["states"]["early_stop"]["counter"] == 1
+    run_tiny("training_stage2", tmp_path, **patient, max_epochs=9)
+    assert weights(tmp_path / "stage2" / "resume.pt")["trainer"]["epoch"] == 3
 
 
 @pytest.mark.parametrize("method", ["mean_teacher", "mt_ce", "supervised"])
