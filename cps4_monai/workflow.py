@@ -17,6 +17,7 @@ from cps4_monai.preflight import check_output_dir
 
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
+_PATHS = ("datalist", "dataset_dir", "output_dir", "cache_dir", "stage1_checkpoint", "anatomy_source", "finetune_from")
 
 
 def resolve_config(name: str | Path, bundle_root: Path) -> Path:
@@ -97,7 +98,10 @@ class CPS4Workflow(ConfigWorkflow):
         if "rank" in self.parser and parsed("rank") > 0:
             return
         folder = check_output_dir(parsed("evaluation_dir" if "evaluation_dir" in self.parser else "output_dir"), 0)
-        content = self.parser.get()
+        content = dict(self.parser.get())
+        for key in _PATHS:  # read again from another working directory
+            if isinstance(content.get(key), str) and Path(content[key]).exists():
+                content[key] = str(Path(content[key]).resolve())
         write_atomically(
             folder / RUN_CONFIG, lambda beside: ConfigParser.export_config_file(content, str(beside), "json", indent=1)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,15 @@ def test_bundle_root_and_metadata_need_no_path(monkeypatch: pytest.MonkeyPatch, 
     workflow = build()
     assert workflow.parser["bundle_root"] == str(find_bundle_root())
     assert workflow.parser["_meta_#version"] in workflow.parser["_meta_#changelog"]
+
+
+def test_paths_in_a_runs_config_do_not_depend_on_the_working_directory(
+    run_tiny: Callable, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_data)
+    run_tiny("check_data", tmp_path, datalist="datalist.json", dataset_dir=".")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["datalist"], config["dataset_dir"]) == (str(tiny_data / "datalist.json"), str(tiny_data))
 
 
 def test_configs_are_found_by_path_by_file_and_by_name(tmp_path: Path) -> None:

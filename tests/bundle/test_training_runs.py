@@ -157,7 +157,6 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
     (data / "datalist.json").write_text(json.dumps(content))
     three = {
         "anatomy_source": str(tmp_path / "three.json"),
-        "prompt_template": None,
         "datalist": str(data / "datalist.json"),
         "dataset_dir": str(data),
         "pictured_structures": ["bone"],
@@ -166,6 +165,7 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
     run_tiny("run", tmp_path / "run", iterations_per_epoch=1, **{**three, "stage1#iterations_per_epoch": 1})
     assert weights(tmp_path / "run" / "stage1" / "prompted_vision.pt")["weights"]["embeddings"].shape[0] == 3
     workflow = run_tiny("predict", tmp_path / "run", ("evaluate",), **three)
+    assert workflow.parser.get_parsed_content("anatomy").prompts[1] == "spine MRI, vertebral bone"
     assert workflow.parser.get_parsed_content("network_def").out_channels == 3
     predictions = list((tmp_path / "run" / "evaluation" / "predictions").glob("*.nii.gz"))
     assert len(predictions) == 2 and np.asarray(nib.load(predictions[0]).dataobj).max() <= 2
