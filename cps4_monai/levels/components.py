@@ -12,6 +12,8 @@ from cps4_monai.anatomy import Anatomy
 from cps4_monai.levels.moments import Moments, measure, weighted_median
 from cps4_monai.levels.settings import LevelThresholds
 
+MAX_REGIONS = 1500
+
 
 @dataclass(frozen=True)
 class Components:
@@ -110,7 +112,20 @@ def find_components(
     shape = (labels.shape[0], labels.shape[1], labels.shape[2])
     moments = measure(ids, len(kinds), spacing_mm, origin)
     found_all = Components(ids, occupied, shape, np.array(kinds, dtype="<U16"), np.array(fixed, np.int64), moments)
-    return _without_islands(found_all, thresholds)
+    return _without_islands(_largest(found_all), thresholds)
+
+
+def _largest(components: Components) -> Components:
+    """The ``MAX_REGIONS`` largest: a label map of noise has ten thousands, and what follows compares each with each."""
+    surplus = len(components) - MAX_REGIONS
+    if surplus <= 0:
+        return components
+    order = np.argsort(np.where(components.fixed_code > 0, np.inf, components.moments.voxels), kind="stable")
+    keep = np.sort(order[surplus:])
+    new_id = np.zeros(len(components) + 1, dtype=np.int64)
+    new_id[keep + 1] = np.arange(1, len(keep) + 1)
+    kept = components.renumbered(new_id, len(keep), components.kinds[keep], components.fixed_code[keep])
+    return replace(kept, removed_islands=surplus)
 
 
 def contacts(ids: np.ndarray, count: int) -> sparse.csr_matrix:
@@ -168,4 +183,4 @@ def _without_islands(components: Components, thresholds: LevelThresholds) -> Com
     share = faces[np.arange(len(faces)), best] / np.maximum(faces.sum(axis=1), 1)
     new_id[1:][small] = np.where(share >= thresholds.absorb_share, new_id[best], 0)
     kept = components.renumbered(new_id, int((~small).sum()), components.kinds[~small], components.fixed_code[~small])
-    return replace(kept, removed_islands=int(small.sum()))
+    return replace(kept, removed_islands=components.removed_islands + int(small.sum()))

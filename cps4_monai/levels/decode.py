@@ -19,6 +19,7 @@ from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import View, check_labels
 
 _AT_BORDER_MM = 4.0
+MAX_CANDIDATES = 150  # the largest; a spine has 19, and each is compared with each
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def _assign(
     if len(rows) == 0 or not levels:
         return assigned, NO_CHAIN, 0.0
     moments = components.moments
+    rows = rows[np.argsort(-moments.voxels[rows], kind="stable")[:MAX_CANDIDATES]]
     place, across, tangent = fit_spine(components).locate(moments.centroid_mm[:, 1:])
     rows = rows[np.lexsort((moments.voxels[rows], components.kinds[rows], place[rows]))]
     typical = np.array([components.typical_volume_mm3(str(k)) for k in components.kinds[rows]])

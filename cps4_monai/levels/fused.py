@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from cps4_monai.levels.components import Components, contacts, one_hot_shares
+from cps4_monai.levels.components import MAX_REGIONS, Components, contacts, one_hot_shares
 from cps4_monai.levels.curve import SpineCurve
 from cps4_monai.levels.heights import height_limits, structure_heights, typical_heights
 from cps4_monai.levels.moments import measure, weighted_median
@@ -65,6 +65,12 @@ def _by_label(components: Components, labels: np.ndarray) -> Components:
         codes = np.flatnonzero(shares[row])
         for code in codes[codes != np.argmax(shares[row])].tolist():  # the first label keeps the id
             found, pieces = ndimage.label(inside & (part == code))
+            if len(parent) + pieces > MAX_REGIONS:  # noise: what has no room stays with the first label
+                sizes = np.bincount(found.reshape(-1))[1:]
+                largest = np.argsort(-sizes, kind="stable")[: max(0, MAX_REGIONS - len(parent))]
+                new = np.zeros(pieces + 1, dtype=found.dtype)
+                new[largest + 1] = np.arange(1, len(largest) + 1)
+                found, pieces = new[found], len(largest)
             view[found > 0] = found[found > 0] + len(parent)
             parent += [row] * pieces
     if len(parent) == count:
