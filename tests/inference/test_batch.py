@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cps4_monai import segment_scans
+from cps4_monai.data.label_ownership import ForeignFileError, is_ours
+from cps4_monai.inference.run_tables import TABLES
+
+RUN_FILES = {"report.html", "cps4_files.json", *TABLES}
+
+
+@pytest.fixture()
+def run(bundle_dir):
+    """Function that segments with the coded bundle."""
+
+    def call(inputs, output, **settings):
+        return segment_scans(inputs, output, **{"weights": bundle_dir, "device": "cpu", "qc": False, **settings})
+
+    return call
+
+
+def _rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _stamps(folder):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.rglob("*_T2w_*") if p.is_file()}
+
+
+def test_one_bad_scan_is_recorded_and_the_rest_goes_on(run, make_scan, tmp_path):
+    data = tmp_path / "in"
+    for name in ("a", "c"):
+        make_scan().save(data / f"{name}_T2w.nii.gz")
+    (data / "b_T2w.nii.gz").write_bytes(b"\x1f\x8bbroken")
+    result = run([data], tmp_path / "out")
+    assert [(o.name, o.status) for o in result.outcomes] == [("a_T2w", "done"), ("b_T2w", "failed"), ("c_T2w", "done")]
+    failures = _rows(tmp_path / "out/failures.csv")
+    assert len(failures) == 1 and "damaged gzip" in failures[0]["reason"] and failures[0]["scan"] == "b_T2w"
+    assert not (tmp_path / "out/b_T2w_dseg.nii.gz").exists()
+    scans = _rows(tmp_path / "out/scans.csv")
+    assert [row["status"] for row in scans] == ["done", "failed", "done"]
+    assert scans[0]["lowest"] == "L5/S" and scans[0]["flags"] == "cut_structure" and float(scans[0]["margin"]) > 1
+    structures = _rows(tmp_path / "out/structures.csv")
+    assert len(structures) == 2 * 19 and {row["state"] for row in structures} == {
+        "present", "cut", "absent", "not_trained",
+    }  # fmt: skip
+    assert {p.name for p in (tmp_path / "out").iterdir() if "T2w" not in p.name} == RUN_FILES
+
+
+def test_the_report_shows_what_needs_a_look_first(run, make_scan, tmp_path):
+    data = tmp_path / "in"
+    for name in ("a", "b"):
+        make_scan().save(data / f"{name}.nii.gz")
+    blank = make_scan()
+    blank.image[:] = np.random.default_rng(0).integers(0, 20, blank.image.shape)
+    blank.image[:, :3, :20] = 1000 + np.arange(60).reshape(3, 20)  # one bright block, no spine
+    blank.save(data / "z_none.nii.gz")
+    (data / "zz_bad.nii.gz").write_bytes(b"")
+    result = run([data], tmp_path / "out", qc=True)
+    page = result.report.read_text(encoding="utf-8")
+    places = [page.index(f'data-sort="{name}"') for name in ("zz_bad", "z_none", "a", "b")]
+    assert places == sorted(places) and "no_spine_found" in page and page.count("data:image/webp") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert [o.name for o in result.failures] == ["zz_bad"]
+
+
+def test_the_same_call_again_does_only_what_is_missing(run, make_scan, tmp_path):
+    data, out = tmp_path / "in", tmp_path / "out"
+    for name in "abc":
+        make_scan(seed=ord(name)).save(data / f"{name}_T2w.nii.gz")
+    run([data], out, qc=True)
+    for lost in ("b_T2w_dseg.nii.gz", "c_T2w_qc.png"):
+        (out / lost).unlink()
+    before = _stamps(out)
+    result = run([data], out, qc=True)
+    assert [o.status for o in result.outcomes] == ["kept", "done", "kept"]
+    after = _stamps(out)
+    assert {p.name for p in after if after[p] != before.get(p)} == {
+        "b_T2w_dseg.nii.gz", "b_T2w_dseg.json", "b_T2w_qc.png", "c_T2w_qc.png",
+    }  # fmt: skip
+    assert len(_rows(out / "structures.csv")) == 3 * 19  # kept scans are in the tables
+    assert not [o.reason for o in result.outcomes if o.reason]
+
+
+def test_a_run_that_is_killed_leaves_whole_files_and_can_go_on(run, make_scan, tmp_path):
+    data, out = tmp_path / "in", tmp_path / "out"
+    for name in "abcd":
+        make_scan(slices=3).save(data / f"{name}_T2w.nii.gz")
+
+    def kill(outcome, done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([data], out, on_scan=kill)
+    there = sorted(out.glob("*_dseg.nii.gz"))
+    assert 2 <= len(there) <= 4 and all(is_ours(p) for p in there) and not list(out.glob(".*.part"))
+    result = run([data], out)
+    assert [o.status for o in result.outcomes][:2] == ["kept", "kept"] and len(result.segmented) == 4
+
+
+def test_a_kill_between_the_files_of_a_scan_is_mended(run, make_scan, tmp_path, monkeypatch):
+    data, out = tmp_path / "in", tmp_path / "out"
+    make_scan().save(data / "a_T2w.nii.gz")
+    from cps4_monai.inference import scan_files
+
+    def killed(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(scan_files, "write_owned_label", killed)
+    result = run([data], out, qc=True)
+    assert "no space left" in result.failures[0].reason and (out / "a_T2w_qc.png").exists()
+    monkeypatch.undo()
+    assert run([data], out, qc=True).outcomes[0].status == "done"
+
+
+def test_other_weights_or_settings_are_told_and_overwrite_replaces(run, make_scan, tmp_path):
+    data, out = tmp_path / "in", tmp_path / "out"
+    make_scan().save(data / "a_T2w.nii.gz")
+    run([data], out)
+    result = run([data], out, raw=True)
+    assert result.outcomes[0].status == "kept" and "other weights or settings" in result.outcomes[0].reason
+    result = run([data], out, raw=True, overwrite=True)
+    assert result.outcomes[0].status == "done" and result.outcomes[0].record["Levels"] is None
+    assert run([data], out, raw=True).outcomes[0].reason == ""
+
+
+def test_the_label_map_of_another_scan_is_no_result_of_this_one(run, make_scan, tmp_path):
+    first, second = make_scan(seed=1).save(tmp_path / "x/s.nii.gz"), make_scan(seed=2).save(tmp_path / "y/s.nii.gz")
+    run([first], tmp_path / "out")
+    result = run([second], tmp_path / "out")
+    assert "label map of another scan" in result.failures[0].reason
+    assert run([second], tmp_path / "out", overwrite=True).outcomes[0].status == "done"
+
+
+def test_two_scans_of_one_name_in_two_folders(run, make_scan, tmp_path):
+    inputs = [make_scan(seed=s).save(tmp_path / s_dir / "scan.nii.gz") for s, s_dir in ((1, "a"), (2, "b"))]
+    run(inputs, tmp_path / "out")
+    assert (tmp_path / "out/a/scan_dseg.nii.gz").exists() and (tmp_path / "out/b/scan_dseg.nii.gz").exists()
+
+
+@pytest.mark.parametrize("name", ["Wirbelsäule Müller (T2) 2.nii.gz", "脊椎 扫描.nii.gz", "a.b.c.nii"])
+def test_names_with_spaces_and_other_letters(run, make_scan, tmp_path, name):
+    data = tmp_path / "Ordner mit Lücke"
+    make_scan(slices=3).save(data / name)
+    result = run([data], tmp_path / "Ausgabe ü", qc=True)
+    stem = name.removesuffix(".gz").removesuffix(".nii")
+    assert not result.failures
+    assert (tmp_path / "Ausgabe ü" / f"{stem}_dseg.nii.gz").exists() and _rows(
+        tmp_path / "Ausgabe ü/scans.csv"
+    )[0]["scan"] == stem  # fmt: skip
+    assert json.loads((tmp_path / "Ausgabe ü" / f"{stem}_dseg.json").read_text("utf-8"))["Sources"] == [
+        str(data / name)
+    ]
+    assert (tmp_path / "Ausgabe ü" / f"{stem}_qc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_output_folder_equal_to_input_folder_spares_the_ground_truth(run, make_scan, tmp_path):
+    scan = make_scan()
+    scan.save(tmp_path / "sub-1_T2w.nii.gz")
+    nib.save(nib.Nifti1Image(scan.label, scan.affine), tmp_path / "sub-1_dseg.nii.gz")
+    truth = (tmp_path / "sub-1_dseg.nii.gz").read_bytes()
+    for _ in range(2):
+        result = run([tmp_path], tmp_path)
+        assert [o.name for o in result.segmented] == ["sub-1_T2w"] and not result.failures
+    assert (tmp_path / "sub-1_dseg.nii.gz").read_bytes() == truth
+    assert (tmp_path / "sub-1_T2w_dseg.nii.gz").exists()
+
+
+@pytest.mark.parametrize("foreign", ["s_dseg.nii.gz", "s_dseg.json", "s_qc.png"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_are_never_overwritten(run, make_scan, tmp_path, foreign, overwrite):
+    scan = make_scan().save(tmp_path / "in/s.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / foreign).write_bytes(b'{"by": "someone else"}')
+    result = run([scan], tmp_path / "out", overwrite=overwrite, qc=True)
+    assert "never" in result.failures[0].reason
+    assert (tmp_path / "out" / foreign).read_bytes() == b'{"by": "someone else"}'
+
+
+@pytest.mark.parametrize("foreign", ["report.html", "scans.csv", "dseg.tsv"])
+def test_tables_of_others_stop_the_run_before_any_work(run, make_scan, tmp_path, foreign):
+    scan = make_scan().save(tmp_path / "in/s.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / foreign).write_text("mine")
+    with pytest.raises(ForeignFileError, match="never overwritten"):
+        run([scan], tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [foreign]
+
+
+def test_an_edited_label_map_is_somebodys_work_and_stays(run, make_scan, tmp_path):
+    scan = make_scan().save(tmp_path / "in/s.nii.gz")
+    run([scan], tmp_path / "out")
+    label = tmp_path / "out/s_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(label).dataobj) * 0, nib.load(label).affine), label)
+    edited = label.read_bytes()
+    assert run([scan], tmp_path / "out", overwrite=True).failures and label.read_bytes() == edited
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write")
+def test_an_output_folder_that_cannot_be_written_is_told_at_once(run, make_scan, tmp_path):
+    with pytest.raises(ValueError, match="cannot be written"):
+        run([make_scan().save(tmp_path / "s.nii.gz")], "/proc/cps4_out")
+
+
+def test_label_maps_among_the_scans_of_a_folder_are_skipped_by_their_content(run, make_scan, tmp_path):
+    scan = make_scan()
+    scan.save(tmp_path / "in/case1.nii.gz")
+    nib.save(nib.Nifti1Image(scan.label.astype(np.float32), scan.affine), tmp_path / "in/case1_truth.nii.gz")
+    result = run([tmp_path / "in"], tmp_path / "out")
+    assert [(o.name, o.status) for o in result.outcomes] == [("case1", "done"), ("case1_truth", "skipped")]
+    assert "case1_truth" in result.report.read_text("utf-8") and len(_rows(tmp_path / "out/scans.csv")) == 1
+
+
+def test_any_number_of_jobs_gives_the_same_files(run, make_scan, tmp_path):
+    for name in "abcde":
+        make_scan(slices=3, seed=ord(name)).save(tmp_path / f"in/{name}.nii.gz")
+    for jobs in (1, 4):
+        run([tmp_path / "in"], tmp_path / str(jobs), jobs=jobs)
+    for path in (tmp_path / "1").glob("*_dseg.nii.gz"):
+        assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes()
+    with pytest.raises(ValueError, match="jobs is 0"):
+        run([tmp_path / "in"], tmp_path / "0", jobs=0)

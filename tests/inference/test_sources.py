@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cps4_monai.inference.folder_search import looks_like_label_map, names_label_map
+from cps4_monai.inference.sources import find_sources
+
+
+@pytest.fixture()
+def touch(tmp_path):
+    def make(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"x")
+        return tmp_path
+
+    return make
+
+
+def _names(found):
+    return [scan.name for scan in found.scans]
+
+
+def test_folders_are_searched_and_mirrored(touch):
+    root = touch("a/scan.nii.gz", "b/c/scan.nii", "b/notes.txt", ".hidden/scan.nii.gz", "a/._scan.nii.gz")
+    found = find_sources([root])
+    assert _names(found) == ["a/scan", "b/c/scan"] and not found.failures and not found.skipped
+
+
+def test_label_maps_are_skipped_by_name_and_said_so(touch):
+    root = touch("s_T2w.nii.gz", "s_dseg.nii.gz", "s_mask.nii.gz", "mask_case1.nii.gz", "Segmentation.nii.gz")
+    found = find_sources([root])
+    assert _names(found) == ["s_T2w"]
+    assert len(found.skipped) == 4 and all("label map" in reason for _, reason in found.skipped)
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_name(touch):
+    root = touch("s_dseg.nii.gz")
+    assert _names(find_sources([root / "s_dseg.nii.gz"])) == ["s_dseg"]
+
+
+@pytest.mark.parametrize(("name", "is_label"), [
+    ("sub-1_T2w_dseg.nii.gz", True), ("x-mask.nii", True), ("brainmask.nii", True), ("Case1.nii.gz", False),
+    ("T2w_SAG.nii.gz", False), ("masked_scan.nii.gz", True), ("damask_T2.nii.gz", False),
+])  # fmt: skip
+def test_names_of_label_maps(name, is_label):
+    assert names_label_map(name) == is_label
+
+
+def test_contents_of_label_maps():
+    label = np.zeros((4, 30, 30), np.float32)
+    label[1:3, 5:20, 5:20] = 7
+    assert looks_like_label_map(label) and looks_like_label_map(label.astype(np.float32) * 2)
+    assert not looks_like_label_map(label + 0.5) and not looks_like_label_map(label - 1)
+    assert not looks_like_label_map(np.arange(3600).reshape(4, 30, 30).astype(np.float32))
+
+
+def test_bids_gives_its_t2w_scans_and_leaves_derivatives_out(touch):
+    root = touch(
+        "dataset_description.json", "sub-1/anat/sub-1_T2w.nii.gz", "sub-1/anat/sub-1_T1w.nii.gz",
+        "sub-2/ses-1/anat/sub-2_ses-1_T2w.nii.gz", "derivatives/x/sub-1_T2w.nii.gz", "sourcedata/sub-1_T2w.nii.gz",
+    )  # fmt: skip
+    found = find_sources([root])
+    assert _names(found) == ["sub-1/anat/sub-1_T2w", "sub-2/ses-1/anat/sub-2_ses-1_T2w"]
+    assert [p.name for p, _ in found.skipped] == ["sub-1_T1w.nii.gz"]
+
+
+def test_the_output_folder_inside_an_input_is_not_searched(touch):
+    root = touch("scan.nii.gz", "out/old.nii.gz")
+    assert _names(find_sources([root], root / "out")) == ["scan"]
+    assert _names(find_sources([root], root)) == ["scan", "out/old"]
+
+
+def test_one_name_in_two_folders_gets_two_files(touch):
+    root = touch("a/scan.nii.gz", "b/scan.nii.gz", "c/x/scan.nii.gz")
+    assert _names(find_sources([root / "a/scan.nii.gz", root / "b/scan.nii.gz"])) == ["a/scan", "b/scan"]
+    assert _names(find_sources([root / "a", root / "b/scan.nii.gz"])) == ["a/scan", "b/scan"]
+    assert _names(find_sources([root / "a", root / "c"])) == ["scan", "x/scan"]
+    assert _names(find_sources([root / "a/scan.nii.gz"])) == ["scan"]
+
+
+def test_two_sites_with_the_same_tree_are_kept_apart(touch):
+    root = touch("site1/sub-1/s.nii.gz", "site1/sub-2/s.nii.gz", "site2/sub-1/s.nii.gz")
+    assert _names(find_sources([root / "site1", root / "site2"])) == ["site1/sub-1/s", "site1/sub-2/s", "site2/sub-1/s"]
+
+
+def test_two_files_that_would_share_one_output_are_told(touch):
+    root = touch("scan.nii", "scan.nii.gz")
+    found = find_sources([root])
+    assert len(found.scans) == 1 and "expected one file for each" in found.failures[0][1]
+
+
+def test_a_file_named_twice_is_segmented_once(touch, monkeypatch):
+    root = touch("a/scan.nii.gz")
+    monkeypatch.chdir(root)
+    assert _names(find_sources([root, root / "a/scan.nii.gz", "a/scan.nii.gz"])) == ["a/scan"]
+
+
+def test_datalists_give_their_test_scans(touch):
+    root = touch("x/1.nii.gz", "x/2.nii.gz")
+    entries = {"training": [{"image": "x/1.nii.gz"}], "test": [{"image": "x/2.nii.gz"}, {"image": "x/gone.nii.gz"}]}
+    (root / "list.json").write_text(json.dumps(entries))
+    assert _names(find_sources([root / "list.json"])) == ["x/2", "x/gone"]  # the missing one fails when it is read
+    (root / "list.json").write_text(json.dumps({"training": [{"image": "x/1.nii.gz"}]}))
+    assert _names(find_sources([root / "list.json"])) == ["x/1"]
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("gone.nii.gz", "no such file"), ("scan.mha", "expected NIfTI"), ("empty", "no scan in this folder"),
+    ("other.json", "expected an object with the lists"),
+])  # fmt: skip
+def test_inputs_that_cannot_be_used_are_told_and_the_rest_goes_on(touch, name, words):
+    root = touch("scan.nii.gz", "scan.mha")
+    (root / "empty").mkdir()
+    (root / "other.json").write_text("{}")
+    found = find_sources([root / name, root / "scan.nii.gz"])
+    assert _names(found) == ["scan"] and words in found.failures[0][1]
