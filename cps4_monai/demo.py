@@ -25,6 +25,21 @@ OVERLAYS = ("small", "demo")
 TRIVIAL = "mean label map"
 
 
+@dataclass(frozen=True)
+class DemoResult:
+    """The report, and the summary table of each method, the trivial baseline first."""
+
+    html: Path
+    summaries: dict[str, pd.DataFrame]
+
+    def headline(self, metric: str = "dice_b") -> dict[str, pd.Series]:
+        """Method -> row (mean, ci_low, ci_high, ...) of one metric over all held-out subjects."""
+        return {
+            name: table[(table["structure"] == "overall") & (table["metric"] == metric)].iloc[0]
+            for name, table in self.summaries.items()
+        }
+
+
 @dataclass
 class Demo:
     """One demo run in a folder; every step can be resumed, and is skipped when it is done.
@@ -50,8 +65,8 @@ class Demo:
         """Folder of the phantom."""
         return self.output / "phantom"
 
-    def run(self) -> PredictionReport:
-        """All steps; returns the report of CPS4 with the other methods beside it."""
+    def run(self) -> DemoResult:
+        """All steps; the report is that of CPS4 with the other methods beside it."""
         steps = {
             "phantom": self.make_phantom,
             "stage 1": lambda: self.train("cps4", "training_stage1"),
@@ -63,9 +78,9 @@ class Demo:
             step()
             self.say(f"{name}: {time.perf_counter() - started:.0f} s")
         started = time.perf_counter()
-        report = self.evaluate()
+        result = self.evaluate()
         self.say(f"inference, evaluation, report: {time.perf_counter() - started:.0f} s")
-        return report
+        return result
 
     def make_phantom(self) -> None:
         """Writes the seeded phantom, unless it is there."""
@@ -104,7 +119,7 @@ class Demo:
         """One training stage; resumes, or ends at once when it is finished."""
         self.workflow(method, run_id).run()
 
-    def evaluate(self) -> PredictionReport:
+    def evaluate(self) -> DemoResult:
         """Predicts and scores the held-out subjects with each method."""
         summaries: dict[str, pd.DataFrame] = {}
         workflow = self.workflow("cps4", "predict", "evaluate")
@@ -119,7 +134,7 @@ class Demo:
         pictures = attention_pictures(
             parsed("stage1_checkpoint"), data.test, cache, anatomy, parsed("pictured_structures"), parsed("device")
         )
-        return self.score(
+        report = self.score(
             self.output / "runs" / "cps4" / "evaluation",
             title="CPS4 on a phantom",
             settings=parsed("settings"),
@@ -127,6 +142,7 @@ class Demo:
             metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
             comparison=summaries,
         )
+        return DemoResult(report.html, {**summaries, "cps4": report.evaluation.summary})
 
     def score(self, folder: Path, **content: Any) -> PredictionReport:
         """Tables and report of the predictions in ``folder``."""

@@ -25,7 +25,7 @@ def demo(output: Path, seed: int, device: str) -> None:
     started = time.perf_counter()
     result = Demo(output.resolve(), seed, device, say=click.echo).run()
     click.echo(f"\nDice (b) on the held-out subjects, {time.perf_counter() - started:.0f} s in all")
-    for name, row in result.comparison("dice_b").items():
+    for name, row in result.headline("dice_b").items():
         note = "  (no image looked at)" if name == TRIVIAL else ""
         click.echo(f"  {name:16s} {row['mean']:.3f}  [{row['ci_low']:.3f}, {row['ci_high']:.3f}]{note}")
     click.echo(f"report: {result.html}")

@@ -126,9 +126,7 @@ def _read_own(content: Mapping[str, Any], folder: Path, path: Path, share: str |
     validation, test = (
         tuple(_entry(raw, folder, path, side, lambda raw, subject: True) for raw in lists[side]) for side in SIDES[1:]
     )
-    return Datalist(
-        training, validation, test, unannotated=codes(content, path), name=str(content.get("name", ""))
-    )
+    return Datalist(training, validation, test, unannotated=codes(content, path), name=str(content.get("name", "")))
 
 
 def _entry(

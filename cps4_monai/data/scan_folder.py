@@ -89,9 +89,7 @@ def _nnunet(folder: Path) -> list[Scan]:
             else:
                 scans.append(Scan(image, label, case, held_out))
     if unlabeled_test:
-        logger.warning(
-            "%s: %d test scans have no label map in labelsTs and are left out", folder, len(unlabeled_test)
-        )
+        logger.warning("%s: %d test scans have no label map in labelsTs and are left out", folder, len(unlabeled_test))
     return scans
 
 

@@ -63,9 +63,7 @@ class ChainScale:
     free_kinds: tuple[str, ...] = ("sacrum", "other")
 
 
-def decode_chain(
-    candidates: Candidates, scale: ChainScale, thresholds: LevelThresholds
-) -> tuple[np.ndarray, float]:
+def decode_chain(candidates: Candidates, scale: ChainScale, thresholds: LevelThresholds) -> tuple[np.ndarray, float]:
     """Best assignment of levels to candidates.
 
     The score of an assignment is the sum over assigned candidates of weight * (log p(level) - log p(background) +

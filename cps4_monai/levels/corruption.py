@@ -70,9 +70,7 @@ def split_structure(
     return result
 
 
-def add_islands(
-    labels: np.ndarray, codes: Sequence[int], rng: np.random.Generator, count: int = 12
-) -> np.ndarray:
+def add_islands(labels: np.ndarray, codes: Sequence[int], rng: np.random.Generator, count: int = 12) -> np.ndarray:
     """Put small boxes of random labels anywhere, structures included.
 
     Args:

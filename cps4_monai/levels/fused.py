@@ -104,9 +104,7 @@ def _join_crumbs(ids: np.ndarray, parents: np.ndarray, crumb: np.ndarray, volume
     return new_id
 
 
-def _by_planes(
-    components: Components, tall: np.ndarray, curve: SpineCurve, thresholds: LevelThresholds
-) -> Components:
+def _by_planes(components: Components, tall: np.ndarray, curve: SpineCurve, thresholds: LevelThresholds) -> Components:
     """Cut each tall component across the spine: at the discs beside it, else at its waist."""
     moments = components.moments
     place, _, tangent = curve.locate(moments.centroid_mm[:, 1:])

@@ -92,7 +92,11 @@ def _place_view(
     """Pixel size and the positions of rows and columns: what of the spine is in view."""
     view_mm = 310 + variation * rng.uniform(-40, 40)
     pixel_mm = view_mm / height
-    below_mm, cut, across = 74 + variation * rng.uniform(-46, 46), rng.uniform(0, 1), 0.5 + variation * rng.uniform(-0.1, 0.1)
+    below_mm, cut, across = (
+        74 + variation * rng.uniform(-46, 46),
+        rng.uniform(0, 1),
+        0.5 + variation * rng.uniform(-0.1, 0.1),
+    )
     if sacrum:
         bottom = below_mm
     else:
