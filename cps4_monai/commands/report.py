@@ -1,21 +1,25 @@
-"""`cps4 report`: score label maps against their ground truth, with tables and a report."""
+"""`cps4 report`: tables, pictures and a page of label maps, scored against their ground truth where there is one."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from cps4_monai.anatomy import Anatomy
+
 
 @click.command()
-@click.option(
-    "-p", "--predictions", type=click.Path(path_type=Path), required=True, help="Folder of predicted label maps."
-)
-@click.option(
-    "-l", "--labels", type=click.Path(path_type=Path), required=True, help="Folder of labels, or a datalist JSON."
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for tables and report.")
+@click.argument("masks", type=click.Path(path_type=Path), required=False)
+@click.option("-p", "--predictions", type=click.Path(path_type=Path), help="Folder of label maps; the same as MASKS.")
+@click.option("-l", "--labels", type=click.Path(path_type=Path), help="Folder of labels, or a datalist JSON, to score.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="Folder for tables and report; default without labels: MASKS.")  # fmt: skip
+@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder of the scans, without labels; default: what the JSONs name, or beside MASKS.")  # fmt: skip
 @click.option("--section", default="test", show_default=True, help="Of the datalist: test, validation or training.")
 @click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the datalist's scans.")
 @click.option("--unannotated", help="Names of structures in view but never labeled, e.g. S; default: the datalist's.")
@@ -29,9 +33,11 @@ import click
 @click.option("--max-pictures", default=30, show_default=True, type=click.IntRange(min=0))
 @click.option("-j", "--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Cases at a time.")
 def report(
-    predictions: Path,
-    labels: Path,
-    output: Path,
+    masks: Path | None,
+    predictions: Path | None,
+    labels: Path | None,
+    output: Path | None,
+    images: Path | None,
     section: str,
     dataset_dir: Path | None,
     unannotated: str | None,
@@ -43,10 +49,11 @@ def report(
     max_pictures: int,
     jobs: int,
 ) -> None:
-    """Score label maps against their ground truth, on the scan's own grid.
+    """Score label maps against their ground truth; without --labels, make their statistics and pictures again.
 
     \b
     Examples:
+      cps4 report segmented                          after label maps were edited by hand
       cps4 report -p predictions -l labels -o report
       cps4 report -p out -l datalist.json -o report --compare supervised=runs/supervised/report
     """
@@ -56,9 +63,17 @@ def report(
 
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    masks = masks or predictions
+    if masks is None:
+        raise click.UsageError("name the label maps: cps4 report MASKS, or -p FOLDER -l LABELS -o OUTPUT")
+    if labels is None:
+        _report_masks(masks, output, images, anatomy, unannotated, title, jobs)
+        return
+    if output is None:
+        raise click.UsageError("--output is needed with --labels")
     try:
         table = load_anatomy(anatomy)
-        codes = None if unannotated is None else [table.code_of(n.strip()) for n in unannotated.split(",") if n.strip()]
+        codes = _codes(unannotated, table)
         others = {}
         for pair in compare:
             name, separator, folder = pair.partition("=")
@@ -66,7 +81,7 @@ def report(
                 raise ValueError(f"--compare is {pair!r}; expected NAME=FOLDER, e.g. supervised=runs/supervised/report")
             others[name] = Evaluation.load(folder).summary
         result = report_predictions(
-            predictions,
+            masks,
             labels,
             output,
             anatomy=table,
@@ -74,7 +89,7 @@ def report(
             section=section,
             dataset_dir=dataset_dir,
             title=title,
-            settings={"predictions": predictions, "labels": labels},
+            settings={"predictions": masks, "labels": labels},
             metrics=metrics,
             comparison=others,
             attribution=attribution,
@@ -89,3 +104,36 @@ def report(
     if len(result.evaluation.failures):
         click.echo(f"{len(result.evaluation.failures)} not scored, see {result.folder / 'failures.csv'}", err=True)
     click.echo(f"report: {result.html}")
+
+
+def _codes(names: str | None, table: Anatomy) -> list[int] | None:
+    return None if names is None else [table.code_of(name.strip()) for name in names.split(",") if name.strip()]
+
+
+def _report_masks(
+    masks: Path,
+    output: Path | None,
+    images: Path | None,
+    anatomy: Path | None,
+    unannotated: str | None,
+    title: str,
+    jobs: int,
+) -> None:
+    from cps4_monai.anatomy import load_anatomy
+    from cps4_monai.inference.masks import report_masks
+
+    try:
+        table = load_anatomy(anatomy)
+        codes = _codes(unannotated, table)
+        outcomes, page = report_masks(
+            masks, output, images=images, anatomy=table, unannotated=codes, jobs=jobs, title=title
+        )
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    failed = [one for one in outcomes if one.status == "failed"]
+    for one in failed:
+        click.echo(f"failed {one.source}: {one.reason}", err=True)
+    click.echo(f"{len(outcomes) - len(failed)} label maps, {sum(one.needs_a_look for one in outcomes)} to look at")
+    click.echo(f"report: {page}")
+    if failed:
+        raise SystemExit(1)

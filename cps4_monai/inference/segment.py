@@ -22,8 +22,9 @@ from cps4_monai.inference.network_pass import ScanScores, run_network
 from cps4_monai.inference.prepared import PreparedScan, prepare_scan, read_and_prepare
 from cps4_monai.inference.restore import restore_labels
 from cps4_monai.inference.segmentation import Segmentation, plain
+from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.inference.test_time import TestTimeAugmented
-from cps4_monai.levels import LevelThresholds, level_flags, structure_statistics
+from cps4_monai.levels import LevelThresholds, level_flags
 
 logger = logging.getLogger(__name__)
 
@@ -181,9 +182,9 @@ class Segmenter:
             scores, bundle.in_plane, grid, bundle.anatomy, bundle.unannotated, raw=self.raw, thresholds=self.thresholds
         )
         started = time.perf_counter()
-        structures = structure_statistics(
-            restored.slices, grid.slices_affine(scan.affine), bundle.anatomy, confidence=restored.confidence,
-            unannotated=bundle.unannotated, scan_affine=scan.affine, view=restored.view, thresholds=self.thresholds,
+        structures = slice_statistics(
+            restored.slices, grid, scan.affine, bundle.anatomy, confidence=restored.confidence,
+            unannotated=bundle.unannotated, view=restored.view, thresholds=self.thresholds,
         )  # fmt: skip
         margin = restored.levels.margin if restored.levels else None
         flags = level_flags(structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds)

@@ -1,0 +1,176 @@
+"""Statistics, flags, pictures and the report made again from label maps that are there already, edited ones too."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.data.label_ownership import full_stem, is_ours, sidecar_of
+from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.volume import Volume, check_pair, read_volume
+from cps4_monai.evaluation.matching import find_volumes
+from cps4_monai.inference.folder_search import names_label_map
+from cps4_monai.inference.outcome import ScanOutcome
+from cps4_monai.inference.prepared import load_scan
+from cps4_monai.inference.run_files import RunFiles
+from cps4_monai.inference.run_report import run_report
+from cps4_monai.inference.run_tables import TABLES, run_tables
+from cps4_monai.inference.scan_files import check_picture, write_picture
+from cps4_monai.inference.segmentation import plain
+from cps4_monai.inference.slice_statistics import slice_statistics
+from cps4_monai.levels import level_flags
+from cps4_monai.report.pictures import sagittal_mosaic
+
+logger = logging.getLogger(__name__)
+ENDINGS = ("_dseg", "_seg", "_mask", "_pred", "_label")
+REPORT = "report.html"
+
+
+def report_masks(
+    masks: str | Path,
+    output: str | Path | None = None,
+    *,
+    images: str | Path | None = None,
+    anatomy: Anatomy = MRSPINESEG,
+    unannotated: Sequence[int] | None = None,
+    qc: bool = True,
+    jobs: int = 2,
+    title: str = "Spine segmentation",
+    on_scan: Callable[[ScanOutcome], None] | None = None,
+) -> tuple[list[ScanOutcome], Path]:
+    """Tables, pictures and report of label maps; the label maps and their JSONs stay as they are.
+
+    Confidence and margin are those of the JSON beside a label map, as long as the label map is the one it describes.
+
+    Args:
+        masks: a label map or a folder of them, searched.
+        output: folder; None: that of the masks.
+        images: folder of the scans; None: what the JSON names, or a scan beside the label map.
+        anatomy: the classes.
+        unannotated: codes that the training labels never showed; None: as the JSON says, or none.
+        qc: draw pictures; without its scan, a label map is drawn on black.
+        jobs: label maps at a time.
+        title: of the page.
+        on_scan: called after each label map.
+
+    Returns:
+        What became of each label map, and the path of the page.
+
+    Raises:
+        ValueError: no label map is found.
+        ForeignFileError: a table or report that is not ours is in the output folder.
+    """
+    masks = Path(masks)
+    root = masks.parent if masks.is_file() else masks
+    paths = [masks] if masks.is_file() else find_volumes(masks)
+    paths = [p for p in paths if names_label_map(p)] or paths
+    if not paths:
+        raise ValueError(f"{masks}: no label map (.nii, .nii.gz) in this folder")
+    output = root if output is None else Path(output)
+    run_files = RunFiles(output)
+    run_files.check((*TABLES, REPORT))
+
+    def one(path: Path) -> ScanOutcome:
+        name = _scan_stem(path)
+        name = (path.parent.relative_to(root) / name).as_posix()
+        try:
+            outcome = _outcome(path, name, output, images, anatomy, unannotated, qc)
+        except (ValueError, OSError, ImportError) as error:
+            logger.warning("%s", error)
+            outcome = ScanOutcome(path, name, "failed", str(error))
+        if on_scan is not None:
+            on_scan(outcome)
+        return outcome
+
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        outcomes = list(pool.map(one, paths))
+    contents = run_tables(outcomes, anatomy)
+    contents[REPORT] = run_report(outcomes, anatomy, title=title, settings={"label maps": masks})
+    run_files.write(contents)
+    return outcomes, output / REPORT
+
+
+def scan_of(mask: Path, images: str | Path | None = None) -> Path | None:
+    """The scan that a label map belongs to: the one its JSON names, or one of its name in ``images`` or beside it."""
+    named = _sidecar(mask).get("Sources", [])
+    if images is None and named and Path(named[0]).exists():
+        return Path(named[0])
+    folders = [Path(images), *sorted(Path(images).rglob("*/"))] if images is not None else [mask.parent]
+    stem = _scan_stem(mask)
+    for folder in folders:
+        for name in (stem, f"{stem}_T2w", f"{stem}_0000"):
+            for ending in (".nii.gz", ".nii"):
+                candidate = folder / f"{name}{ending}"
+                if candidate.is_file() and candidate.resolve() != mask.resolve():
+                    return candidate
+    return None
+
+
+def _outcome(
+    path: Path,
+    name: str,
+    output: Path,
+    images: str | Path | None,
+    anatomy: Anatomy,
+    unannotated: Sequence[int] | None,
+    qc: bool,
+) -> ScanOutcome:
+    label = read_volume(path, is_label=True, num_classes=anatomy.num_classes)
+    record = _sidecar(path) if is_ours(path) else {}
+    told = record.get("Structures", [])
+    confidence = {s["code"]: s["confidence"] for s in told if s.get("confidence") is not None}
+    if unannotated is None:
+        unannotated = [s["code"] for s in told if s.get("state") == "not_trained"]
+    grid = SagittalGrid.from_affine(label.shape, label.affine)
+    slices = np.ascontiguousarray(grid.to_slices(label.array))
+    structures = slice_statistics(
+        slices, grid, label.affine, anatomy, confidence=confidence or None, unannotated=unannotated
+    )
+    flags = [flag.to_dict() for flag in level_flags(structures, anatomy, None, unannotated)]
+    # What only the network's probabilities tell is kept from the time they were at hand.
+    flags += [flag for flag in record.get("Flags", []) if flag["name"] == "level_ambiguous"]
+    found: dict[str, Any] = {
+        "Warnings": [*label.warnings, *([] if record or not _sidecar(path) else ["changed since it was segmented"])],
+        "Flags": flags,
+        "Levels": record.get("Levels"),
+        "Structures": [structure.to_dict() for structure in structures],
+    }
+    source = scan_of(path, images)
+    picture = None
+    if qc:
+        picture = output / f"{name}_qc.png"
+        check_picture(picture)
+        write_picture(picture, _draw(label, source, anatomy, Path(name).name, [f["name"] for f in flags]))
+    return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
+
+
+def _draw(label: Volume, source: Path | None, anatomy: Anatomy, title: str, flags: Sequence[str]) -> bytes:
+    image = np.zeros(label.shape, dtype=np.uint8)
+    if source is not None:
+        scan = load_scan(source, label.spacing_mm)
+        check_pair(scan, label)
+        image = scan.array
+    return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, flags=flags)
+
+
+def _scan_stem(path: Path) -> str:
+    stem = full_stem(path)
+    for ending in ENDINGS:
+        if stem.endswith(ending):
+            return stem[: -len(ending)]
+    return stem
+
+
+def _sidecar(mask: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(sidecar_of(mask).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cps4_monai import segment_scans
+from cps4_monai.commands.report import report
+from cps4_monai.inference.masks import report_masks
+
+
+def _rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture()
+def segmented(bundle_dir, make_scan, tmp_path):
+    for name in ("a", "sub/b"):
+        make_scan().save(tmp_path / "in" / f"{name}_T2w.nii.gz")
+    segment_scans(tmp_path / "in", tmp_path / "out", weights=bundle_dir, device="cpu")
+    return tmp_path / "out"
+
+
+def test_tables_made_again_are_those_of_the_run(segmented):
+    before = {name: _rows(segmented / name) for name in ("structures.csv", "scans.csv")}
+    pictures = {p.name: p.read_bytes() for p in segmented.rglob("*_qc.png")}
+    outcomes, page = report_masks(segmented)
+    assert [o.status for o in outcomes] == ["mask", "mask"] and page == segmented / "report.html"
+    assert _rows(segmented / "structures.csv") == before["structures.csv"]
+    for row, was in zip(_rows(segmented / "scans.csv"), before["scans.csv"], strict=True):
+        assert {k: row[k] for k in ("scan", "flags", "lowest", "topmost", "margin")} == {
+            k: was[k] for k in ("scan", "flags", "lowest", "topmost", "margin")
+        }
+    assert {p.name for p in segmented.rglob("*_qc.png")} == set(pictures)
+
+
+def test_edited_label_maps_get_new_statistics_and_no_old_confidence(segmented):
+    path = segmented / "a_T2w_dseg.nii.gz"
+    image = nib.load(path)
+    codes = np.asarray(image.dataobj).copy()
+    codes[codes == 4] = 0  # L3 taken out
+    nib.save(nib.Nifti1Image(codes, image.affine, image.header), path)
+    edited, sidecar = path.read_bytes(), (segmented / "a_T2w_dseg.json").read_bytes()
+    result = CliRunner().invoke(report, [str(segmented), "--unannotated", "S"])
+    assert result.exit_code == 0, result.output
+    rows = [row for row in _rows(segmented / "structures.csv") if row["scan"] == "a_T2w"]
+    assert {row["name"]: row["state"] for row in rows}["L3"] == "absent" and not any(r["confidence"] for r in rows)
+    scans = {row["scan"]: row for row in _rows(segmented / "scans.csv")}
+    assert "gap" in scans["a_T2w"]["flags"] and "changed since" in scans["a_T2w"]["warnings"]
+    assert path.read_bytes() == edited and (segmented / "a_T2w_dseg.json").read_bytes() == sidecar
+
+
+def test_masks_from_elsewhere_with_and_without_their_scans(make_scan, tmp_path):
+    scan = make_scan()
+    (tmp_path / "masks").mkdir()
+    for name in ("x", "y"):
+        nib.save(nib.Nifti1Image(scan.label, scan.affine), tmp_path / f"masks/{name}_mask.nii.gz")
+    nib.save(nib.Nifti1Image(scan.label + 30, scan.affine), tmp_path / "masks/z_mask.nii.gz")
+    scan.save(tmp_path / "images/x_T2w.nii.gz")
+    arguments = [str(tmp_path / "masks"), "-o", str(tmp_path / "out"), "--images", str(tmp_path / "images")]
+    result = CliRunner().invoke(report, arguments)
+    assert result.exit_code == 1 and "outside the table" in result.output and "2 label maps" in result.output
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["x_qc.png", "y_qc.png"]
+    assert [row["scan"] for row in _rows(tmp_path / "out/failures.csv")] == ["z"]
+    with pytest.raises(ValueError, match="no label map"):
+        report_masks(_empty(tmp_path))
+
+
+def _empty(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.json").write_text(json.dumps({}))
+    return tmp_path / "empty"
+
+
+def test_report_without_label_maps_or_output_is_a_usage_error(tmp_path):
+    assert CliRunner().invoke(report, []).exit_code == 2
+    assert CliRunner().invoke(report, [str(tmp_path), "-l", str(tmp_path)]).exit_code == 2
