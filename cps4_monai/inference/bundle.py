@@ -59,14 +59,13 @@ class Bundle:
         """
         import torch
 
-        from cps4_monai.networks import load_weights
+        from cps4_monai.networks import load_weights, place
 
         network = self.values.get("network_def")
         if not isinstance(network, torch.nn.Module):
             raise ValueError(f"{self.path}: its inference.json has no 'network_def'; export the bundle again")
         load_weights(network, self.path, content=self.content)
-        network = network.float().to(device).eval()
-        return network.to(memory_format=torch.channels_last)
+        return place(network.float().eval(), device)
 
 
 def open_bundle(weights: str | Path | None = None) -> Bundle:
