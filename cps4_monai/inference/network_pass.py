@@ -90,12 +90,24 @@ def run_network(
                 batch_size = max(1, batch_size // 2)
                 continue
             num_classes = _check(logits, batch)
-            logits[:, list(unannotated)] = EXCLUDED
-            winners = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-            labels[start : start + len(winners)] = winners
-            crops += [_crop(one, winner) for one, winner in zip(logits, winners, strict=True)]
-            start += len(winners)
+            part = scores_of(logits, unannotated)
+            labels[start : start + len(part.labels)] = part.labels
+            crops += part.crops
+            start += len(part.labels)
     return ScanScores(labels, tuple(crops), num_classes)
+
+
+def scores_of(logits: torch.Tensor, unannotated: Sequence[int] = ()) -> ScanScores:
+    """Labels and crops of logits that are there already.
+
+    Args:
+        logits: (D, C, H, W) float, any device; those of unannotated classes are overwritten.
+        unannotated: codes that can never win.
+    """
+    logits[:, list(unannotated)] = EXCLUDED
+    winners = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+    crops = tuple(_crop(one, winner) for one, winner in zip(logits, winners, strict=True))
+    return ScanScores(winners, crops, logits.shape[1])
 
 
 def _check(logits: torch.Tensor, batch: torch.Tensor) -> int:

@@ -1,0 +1,57 @@
+"""The level decoding of `cps4 segment` as a MONAI dictionary transform, for bundle configs and MONAI Label."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+
+from cps4_monai.anatomy import Anatomy, load_anatomy
+from cps4_monai.data.in_plane import InPlane
+from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.inference.network_pass import scores_of
+from cps4_monai.inference.restore import restore_labels
+from cps4_monai.transforms.volume_io import RestoreLabelsd
+
+
+class DecodeLevelsd(RestoreLabelsd):
+    """Class scores (C, D, H, W) to a label map (1, X, Y, Z) on the scan's own grid, its levels decoded.
+
+    It takes the place of :class:`cps4_monai.transforms.volume_io.RestoreLabelsd`, which gives the plain argmax.
+
+    Args:
+        keys: items that are predictions.
+        reference: the item that ``ToSagittalSlicesd`` made.
+        anatomy: the classes, see :func:`cps4_monai.anatomy.load_anatomy`.
+        unannotated: codes that can never win; decoding starts at the lowest other one.
+        allow_missing_keys: pass over missing items.
+
+    Raises:
+        ValueError: codes instead of scores, scores of another number of classes, or a reference without geometry.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        reference: str = "image",
+        anatomy: Anatomy | Mapping[str, Any] | str | Path | None = None,
+        unannotated: Sequence[int] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, reference, unannotated, allow_missing_keys)
+        self.anatomy = load_anatomy(anatomy)
+
+    def _label_slices(self, key: Hashable, item: Any, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:
+        pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
+        if pred.ndim != 4 or pred.shape[0] != self.anatomy.num_classes:
+            raise ValueError(
+                f"{key!r} has shape {tuple(pred.shape)}; expected class scores (C, D, H, W) with C = "
+                f"{self.anatomy.num_classes}: put this transform right behind the network"
+            )
+        scores = scores_of(pred.transpose(0, 1).float().clone(), self.unannotated)
+        restored = restore_labels(scores, in_plane, grid, self.anatomy, self.unannotated)
+        return torch.from_numpy(restored.slices)
