@@ -124,7 +124,8 @@ def _pictures(listed: Sequence[ScanOutcome]) -> list[Any]:
     for one in drawn[:MAX_PICTURES]:
         png = _read(one.picture)
         if png is not None:
-            figures.append(Figure(png, one.name, ", ".join(f for f in one.flags if f not in NOTES), alt=one.name))
+            told = [str(f.get("detail", f["name"])) for f in one.record.get("Flags", []) if f["name"] not in NOTES]
+            figures.append(Figure(png, one.name, ". ".join(told), alt=one.name))
     more = len(drawn) - MAX_PICTURES
     rest = [Text(f"{more} more lie beside their label maps (*_qc.png).")] if more > 0 else []
     return [Gallery(figures, wide=True), *rest] if figures else []
