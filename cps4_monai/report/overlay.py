@@ -155,7 +155,8 @@ def dark_figure(width_inches: float, height_inches: float) -> Figure:
 def to_png(figure: Figure, dpi: int = 100) -> bytes:
     """PNG file as bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+    # Level 3 is as small as the default for these pictures, in a third of the time.
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 3})
     return buffer.getvalue()
 
 
