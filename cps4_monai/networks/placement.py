@@ -23,4 +23,4 @@ def place(network: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
     """
     widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
     fits = bool(widths) and min(widths) >= MIN_CHANNELS_LAST
-    return network.to(device, memory_format=torch.channels_last if fits else torch.contiguous_format)
+    return network.to(device).to(memory_format=torch.channels_last if fits else torch.contiguous_format)
