@@ -32,7 +32,7 @@ def through_grid(label: Tensor, grid_size: Sequence[int], num_classes: int) -> T
         (B, 1, H, W), int64.
     """
     masks = F.one_hot(label[:, 0].long(), num_classes).movedim(-1, 1).float()  # (B, C, H, W)
-    coarse = F.adaptive_avg_pool2d(masks, list(grid_size))
+    coarse = F.adaptive_avg_pool2d(masks, (int(grid_size[0]), int(grid_size[1])))
     return F.interpolate(coarse, size=label.shape[-2:], mode="bilinear", align_corners=False).argmax(1, keepdim=True)
 
 
@@ -65,15 +65,15 @@ def score_prompt_maps(
     Raises:
         ValueError: no entry has a label.
     """
-    scored = [entry for entry in entries if entry.label is not None]
+    scored = [(entry, entry.label) for entry in entries if entry.label is not None]
     if not scored:
         raise ValueError("no labeled scan to score prompt maps on; choose another section of the datalist")
     device = next(model.parameters()).device
     rows: list[tuple[str, str, str, float]] = []
     totals = {name: SpineDice(num_classes, unannotated=unannotated) for name in ("prompt_map", "ceiling")}
-    for entry in scored:
+    for entry, label_path in scored:
         image = torch.from_numpy(np.array(cache.image(entry.image).array)).float()[:, None]
-        label = torch.from_numpy(np.array(cache.label(entry.label, entry.image).array))[:, None]
+        label = torch.from_numpy(np.array(cache.label(label_path, entry.image).array))[:, None]
         size = tuple(label.shape[-2:])
         logits = torch.cat([model(part.to(device)) for part in image.split(batch_size)])
         maps = {
