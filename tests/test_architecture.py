@@ -34,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"anatomy", "data", "evaluation", "levels", "metrics", "vision"},
     "preflight": {"anatomy", "data", "handlers"},
     "inference": {
-        "anatomy", "bundle_root", "data", "device", "engines", "levels", "metrics", "networks", "preflight", "report",
-        "transforms",
+        "anatomy", "bundle_root", "data", "device", "engines", "evaluation", "levels", "metrics", "networks",
+        "preflight", "report", "transforms",
     },
     "known_settings": set(),
     "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},
