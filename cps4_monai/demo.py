@@ -141,6 +141,7 @@ class Demo:
             attention=pictures,
             metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
             comparison=summaries,
+            method="cps4",
         )
         return DemoResult(report.html, {**summaries, "cps4": report.evaluation.summary})
 

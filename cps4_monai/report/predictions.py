@@ -120,6 +120,7 @@ def report_predictions(
     attention: Mapping[str, bytes] | None = None,
     metrics: str | Path | None = None,
     comparison: Mapping[str, pd.DataFrame] | None = None,
+    method: str = "",
     attribution: str = "",
     max_pictures: int = 30,
     jobs: int = 2,
@@ -139,6 +140,7 @@ def report_predictions(
         attention: title -> PNG, shown as they are.
         metrics: `metrics.csv` or TensorBoard folder of the training run.
         comparison: method -> summary table.
+        method: name of what is scored here, beside the others of the comparison; "" leaves it out of that chart.
         attribution: where the scans are from and under which licence.
         max_pictures: cases drawn, the worst first.
         jobs: cases at a time.
@@ -168,7 +170,7 @@ def report_predictions(
         mosaics={name: pair[1] for name, pair in drawn},
         attention=attention or {},
         curves=None if metrics is None else read_metrics(metrics),
-        comparison=comparison or {},
+        comparison={**(comparison or {}), **({method: evaluation.summary} if method else {})},
         attribution=attribution,
     )
     return PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation)
