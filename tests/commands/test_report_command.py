@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from cps4_monai.commands.report import report
 from cps4_monai.metrics.run_log import RunLog
+from cps4_monai.report.predictions import report_predictions
 
 
 @pytest.fixture()
@@ -55,6 +56,11 @@ def test_another_report_stands_beside_it(data):
     result = _run(data, "--compare", f"supervised={data / 'out'}")
     assert result.exit_code == 0, result.output
     assert "Methods side by side" in (data / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_method_that_is_scored_stands_beside_the_others_under_its_name(data):
+    page = report_predictions(data / "pred", data / "labels", data / "out", method="ours").html.read_text()
+    assert "Methods side by side" in page and ">ours<" in page.replace("\n", "").replace(" ", "")
 
 
 def test_datalist_names_cases_and_unannotated_classes(data):
