@@ -13,6 +13,8 @@ from monai.transforms import MapTransform, RandAffineGrid, RandDeformGrid, Rando
 from monai.utils import convert_to_tensor
 from torch.nn import functional as F
 
+OUTSIDE = 3.0  # a coordinate beyond the border of [-1, 1] by more than a pixel of any slice
+
 
 class RandSliceGeometryd(RandomizableTransform, MapTransform):
     """Moves a slice and its label map by one random grid, made by MONAI's affine and deformation grids.
@@ -32,10 +34,13 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         elastic_magnitude: standard deviation of their displacement is drawn from this range, in pixels.
         elastic_prob: share of slices that are deformed elastically.
         flip_prob: share of slices that are mirrored along H and W; none by default, a mirrored spine does not exist.
+        cut: at each of the four borders up to this share of the side is left out of view, in 0 to below 0.5: image and
+            label map are 0 there, as outside the scan. Another scanner's smaller field of view.
+        cut_prob: share of slices with such a smaller field of view.
         grid_key: where the grid is kept.
 
     Raises:
-        ValueError: a probability outside 0 to 1, or a scale outside 0 to 1 (1 excluded).
+        ValueError: a probability outside 0 to 1, a scale outside 0 to 1 (1 excluded), or a cut outside 0 to 0.5.
     """
 
     def __init__(
@@ -50,20 +55,24 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         elastic_magnitude: tuple[float, float] = (0.5, 2.0),
         elastic_prob: float = 0.3,
         flip_prob: Sequence[float] = (0.0, 0.0),
+        cut: float = 0.0,
+        cut_prob: float = 0.0,
         grid_key: str = "grid",
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         RandomizableTransform.__init__(self, 1.0)
-        if not all(0 <= prob <= 1 for prob in (affine_prob, elastic_prob, *flip_prob)) or len(flip_prob) != 2:
+        if not all(0 <= prob <= 1 for prob in (affine_prob, elastic_prob, cut_prob, *flip_prob)) or len(flip_prob) != 2:
             raise ValueError(
-                f"affine_prob, elastic_prob, flip_prob are {affine_prob}, {elastic_prob}, {tuple(flip_prob)}; expected "
-                "probabilities in 0 to 1, two for the flips (H, W)"
+                f"affine_prob, elastic_prob, cut_prob, flip_prob are {affine_prob}, {elastic_prob}, {cut_prob}, "
+                f"{tuple(flip_prob)}; expected probabilities in 0 to 1, two for the flips (H, W)"
             )
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}; expected 0 to below 1")
+        if not 0 <= cut < 0.5:
+            raise ValueError(f"cut is {cut}; expected 0 to below 0.5, the share of a side left out at each border")
         self.label_keys = set(label_keys)
         self.affine_prob, self.elastic_prob, self.flip_prob = affine_prob, elastic_prob, tuple(flip_prob)
-        self.grid_key = grid_key
+        self.cut, self.cut_prob, self.grid_key = cut, cut_prob, grid_key
         self.elastic_spacing = tuple(int(s) for s in elastic_spacing)
         # MONAI takes scale as an addition to 1, and (min, max) pairs per axis.
         self.affine_grid = RandAffineGrid(
@@ -74,6 +83,7 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         self.deform_grid = RandDeformGrid(self.elastic_spacing, elastic_magnitude)
         self._do_affine = self._do_elastic = False
         self._flips = (False, False)
+        self._cuts: np.ndarray | None = None
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
@@ -88,6 +98,9 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         draws = self.R.uniform(size=4)
         self._do_affine, self._do_elastic = bool(draws[0] < self.affine_prob), bool(draws[1] < self.elastic_prob)
         self._flips = (bool(draws[2] < self.flip_prob[0]), bool(draws[3] < self.flip_prob[1]))
+        self._cuts = None
+        if self.cut > 0 and self.R.uniform() < self.cut_prob:
+            self._cuts = self.R.uniform(0, self.cut, size=(2, 2))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -95,7 +108,7 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         self.randomize()
         grid = self.draw_grid(tuple(first.shape[-2:]))
         d[self.grid_key] = grid
-        if not (self._do_affine or self._do_elastic or any(self._flips)):
+        if not (self._do_affine or self._do_elastic or any(self._flips) or self._cuts is not None):
             return d
         for key in self.key_iterator(d):
             d[key] = self._resample(convert_to_tensor(d[key], track_meta=False), grid, key in self.label_keys)
@@ -109,7 +122,15 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
             centred = self._affine() @ centred.reshape(3, -1)
         y, x = centred[:2].reshape(2, *size)
         y, x = (-axis if flip else axis for axis, flip in zip((y, x), self._flips, strict=True))
-        return torch.stack([x * (2 / size[1]), y * (2 / size[0])], dim=-1)
+        grid = torch.stack([x * (2 / size[1]), y * (2 / size[0])], dim=-1)
+        return grid if self._cuts is None else self._narrow(grid)
+
+    def _narrow(self, grid: torch.Tensor) -> torch.Tensor:
+        """Points that come from beyond the smaller field of view are sent outside the slice, where all is 0."""
+        assert self._cuts is not None
+        low, high = (torch.tensor(self._cuts[::-1].copy(), dtype=grid.dtype) * 2).unbind(-1)  # x before y
+        inside = ((grid >= low - 1) & (grid <= 1 - high)).all(dim=-1, keepdim=True)
+        return torch.where(inside, grid, OUTSIDE)
 
     def _affine(self) -> torch.Tensor:
         self.affine_grid.scale_params = (self.affine_grid.scale_params or [1.0]) * 2  # one factor for both axes

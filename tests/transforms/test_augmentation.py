@@ -119,3 +119,22 @@ def test_bad_settings_are_refused():
         RandSliceGeometryd("image", scale=1.0)
     with pytest.raises(TypeError):
         geometric_augmentation(rotation=3)
+
+
+def test_a_smaller_field_of_view_empties_image_and_label_beyond_it():
+    everywhere = {"image": torch.ones(1, 40, 30), "label": torch.full((1, 40, 30), 3, dtype=torch.uint8)}
+    transform = RandSliceGeometryd(("image", "label"), **STILL, cut=0.25, cut_prob=1.0).set_random_state(2)
+    out = transform(everywhere)
+    kept = out["label"][0] == 3
+    assert torch.equal(kept, out["image"][0] > 0.5)
+    rows, columns = torch.nonzero(kept.any(1)).flatten(), torch.nonzero(kept.any(0)).flatten()
+    assert kept[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # one rectangle
+    assert 0 < rows[0] <= 10 and 29 <= rows[-1] < 40 and columns[0] <= 7.5 and columns[-1] >= 22
+    assert (out["grid"][~kept].abs() > 1).all()  # what samples by the grid later sees the same view
+
+
+def test_no_view_is_cut_unless_asked_for_and_bad_cuts_are_refused():
+    whole = RandSliceGeometryd("image", **STILL, cut=0.4, cut_prob=0.0)({"image": torch.ones(1, 8, 8)})
+    assert torch.equal(whole["image"], torch.ones(1, 8, 8))
+    with pytest.raises(ValueError, match=r"cut is 0\.5; expected 0 to below 0\.5"):
+        RandSliceGeometryd("image", cut=0.5)
