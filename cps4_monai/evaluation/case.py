@@ -15,6 +15,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.matching import scan_key, subject_of
 from cps4_monai.metrics.conventions import subject_scores
+from cps4_monai.metrics.identification import identify_levels
 from cps4_monai.metrics.surface import surface_distances
 from cps4_monai.metrics.tables import case_row, structure_rows
 
@@ -66,7 +67,8 @@ def evaluate_arrays(
     slices = [torch.from_numpy(np.ascontiguousarray(grid.to_slices(volume))) for volume in (pred, label)]
     scores = subject_scores(slices[0], slices[1], anatomy.num_classes, unannotated)
     distances = surface_distances(pred, label, spacing_mm, anatomy.num_classes, unannotated)
-    rows = structure_rows(case, subject, anatomy, scores, distances, unannotated)
+    identification = identify_levels(pred, label, spacing_mm, anatomy, unannotated)
+    rows = structure_rows(case, subject, anatomy, scores, distances, identification, unannotated)
     return CaseResult(rows, case_row(rows, scores, warnings))
 
 

@@ -11,15 +11,17 @@ import pandas as pd
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.metrics.bootstrap import RESAMPLES, bootstrap_mean
 from cps4_monai.metrics.conventions import CONVENTIONS, SubjectScores
+from cps4_monai.metrics.identification import Identification
 from cps4_monai.metrics.surface import SurfaceDistances
 
 STRUCTURE_COLUMNS = (
     "case", "subject", "code", "name", "kind", "state", "dice", "iou", "hd95_mm", "assd_mm",
-    "label_voxels", "pred_voxels",
+    "label_voxels", "pred_voxels", "centroid_distance_mm", "identified", "level_offset",
 )  # fmt: skip
 CASE_COLUMNS = (
     "case", "subject", "dice_a", "dice_b", "dice_c", "iou_a", "iou_b", "iou_c", "hd95_mm", "assd_mm", "num_slices",
-    "num_labeled", "num_missed", "num_false", "num_measured", "warnings",
+    "num_labeled", "num_missed", "num_false", "num_measured", "num_identified", "num_off_by_one", "all_levels_right",
+    "warnings",
 )  # fmt: skip
 SUMMARY_COLUMNS = ("metric", "structure", "kind", "n", "mean", "ci_low", "ci_high", "sd", "median", "min", "max")
 STRUCTURE_METRICS = ("dice", "iou", "hd95_mm", "assd_mm")
@@ -40,11 +42,13 @@ def structure_rows(
     anatomy: Anatomy,
     scores: SubjectScores,
     distances: SurfaceDistances,
+    identification: Identification,
     unannotated: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Long form of one case: a row per annotated foreground structure, with the keys of ``STRUCTURE_COLUMNS``.
 
     Dice and IoU are 0 for a missed or false structure and NaN for an absent one; distances are NaN for all three.
+    ``identified`` is 1 or 0 for a labeled structure, else NaN.
     """
     rows = []
     for structure in anatomy.foreground:
@@ -66,6 +70,9 @@ def structure_rows(
                 "assd_mm": float(distances.assd_mm[code]),
                 "label_voxels": label_voxels,
                 "pred_voxels": pred_voxels,
+                "centroid_distance_mm": float(identification.distance_mm[code]),
+                "identified": float(identification.identified[code]) if label_voxels else float("nan"),
+                "level_offset": float(identification.level_offset[code]),
             }
         )
     return rows
@@ -74,7 +81,8 @@ def structure_rows(
 def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: Iterable[str] = ()) -> dict[str, Any]:
     """One row per case, with the keys of ``CASE_COLUMNS``, from its structure rows and its scores.
 
-    Distances are means over the ``num_measured`` structures that are in both label and prediction.
+    Distances are means over the ``num_measured`` structures that are in both label and prediction. All levels are right
+    where each labeled structure got its own level (``metrics.identification``), none another one and none no level.
     """
     if not rows:
         raise ValueError("a case has no annotated foreground structure; check the anatomy and unannotated")
@@ -82,6 +90,7 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
     hd95 = np.array([row["hd95_mm"] for row in rows])
     assd = np.array([row["assd_mm"] for row in rows])
     measured = np.isfinite(hd95)
+    labeled = [row for row in rows if row["state"] in ("ok", "missed")]
     return {
         "case": rows[0]["case"],
         "subject": rows[0]["subject"],
@@ -94,6 +103,9 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
         "num_missed": states.count("missed"),
         "num_false": states.count("false"),
         "num_measured": int(measured.sum()),
+        "num_identified": sum(row["identified"] == 1 for row in labeled),
+        "num_off_by_one": sum(abs(row["level_offset"]) == 1 for row in labeled),
+        "all_levels_right": int(bool(labeled) and all(row["level_offset"] == 0 for row in labeled)),
         "warnings": "; ".join(warnings),
     }
 

@@ -15,6 +15,7 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.metrics.bootstrap import Interval
 from cps4_monai.metrics.conventions import CONVENTION_TITLES, CONVENTIONS
+from cps4_monai.metrics.identification import WITHIN_MM
 from cps4_monai.metrics.tables import STRUCTURE_METRICS, state_counts
 from cps4_monai.report.charts import learning_curve, method_bars, structure_boxes
 from cps4_monai.report.curves import by_chart
@@ -127,7 +128,17 @@ def _summary(content: ReportContent) -> list[Block]:
         Card("Missed structures", str(missed), f"of {labeled} in the labels"),
         Card("False structures", str(false), "in no label of that scan"),
     ]
-    return [Cards(cards), Cards(more)]
+    right, identified = int(cases["all_levels_right"].sum()), int(cases["num_identified"].sum())
+    levels = [
+        Card("All levels right", f"{right} of {len(cases)}", "scans in which each labeled structure got its own level"),
+        Card(
+            "Identified",
+            f"{identified / labeled:.1%}" if labeled else "–",
+            f"{identified} of {labeled}: right label, centroid within {WITHIN_MM:g} mm",
+        ),
+        Card("Off by one level", str(int(cases["num_off_by_one"].sum())), f"of {labeled} labeled structures"),
+    ]
+    return [Cards(cards), Cards(more), Cards(levels)]
 
 
 def _comparison(content: ReportContent) -> list[Block]:
@@ -188,7 +199,7 @@ def _by_structure(content: ReportContent) -> list[Block]:
 def _by_case(content: ReportContent) -> list[Block]:
     columns: tuple[str, ...] = (
         "case", "subject", "Dice (b)", "Dice (a)", "Dice (c)", "HD95 mm", "ASSD mm", "measured", "missed", "false",
-        "slices", "warnings",
+        "identified", "off by one", "slices", "warnings",
     )  # fmt: skip
     rows = []
     for row in content.evaluation.cases.sort_values("dice_b").to_dict("records"):
@@ -196,7 +207,8 @@ def _by_case(content: ReportContent) -> list[Block]:
         cells += [number(row[f"dice_{c}"]) for c in ("b", "a", "c")]
         cells += [number(row["hd95_mm"], 2), number(row["assd_mm"], 2)]
         cells.append(Cell(f"{row['num_measured']} of {row['num_labeled']}", float(row["num_measured"])))
-        cells += [count(row["num_missed"], bad=True), count(row["num_false"], bad=True), count(row["num_slices"])]
+        cells += [count(row["num_missed"], bad=True), count(row["num_false"], bad=True)]
+        cells += [count(row["num_identified"]), count(row["num_off_by_one"], bad=True), count(row["num_slices"])]
         rows.append([*cells, Cell(row["warnings"], row["warnings"], "warn")])
     if not any(row[-1].text for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
@@ -229,6 +241,10 @@ def _method(content: ReportContent) -> list[str]:
         "HD95 and ASSD are measured on the scan's own grid in millimetres, for structures that are in both label and "
         "prediction; a structure that is missed or false has none, so how many were measured stands beside them. The "
         "faces where the slab ends count as surface."
+    )
+    lines.append(
+        "The level of a labeled structure is the one that most of its voxels were given among those of its kind "
+        "(vertebra or disc); it is off by one where that is a neighbour's."
     )
     lines.append("Intervals draw subjects with replacement (a: with all their slices); the seed is fixed.")
     return lines

@@ -1,0 +1,95 @@
+"""Were the levels numbered right: identification rate and level offsets, apart from how well outlines fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.metrics.overlap import check_unannotated
+
+WITHIN_MM = 20.0
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Values by code; only classes of the label have any.
+
+    Attributes:
+        distance_mm: (C,) float64, from the label's centroid to that of the prediction of the same code; NaN where the
+            label or the prediction has none.
+        identified: (C,) bool, whether that is within ``within_mm`` (Sekuboyina et al., VerSe, 2021).
+        level_offset: (C,) float64, the code that most of the labeled structure's voxels were given among those of its
+            kind, as places along the chain of its kind: 0 right, 1 one level higher, -1 one lower; NaN where
+            the label has none, and where no voxel of it was given any level of its kind.
+    """
+
+    distance_mm: np.ndarray
+    identified: np.ndarray
+    level_offset: np.ndarray
+
+
+def identify_levels(
+    pred: np.ndarray,
+    label: np.ndarray,
+    spacing_mm: Sequence[float],
+    anatomy: Anatomy,
+    unannotated: Sequence[int] = (),
+    within_mm: float = WITHIN_MM,
+) -> Identification:
+    """Compare the numbering of two label maps on one grid.
+
+    Args:
+        pred: (X, Y, Z) codes.
+        label: the same shape.
+        spacing_mm: voxel size along X, Y, Z.
+        anatomy: the classes; those with an order along the spine have levels, the others an offset of 0 where found.
+        unannotated: codes that are in view but never labeled; they enter nothing.
+        within_mm: largest distance of the centroids of an identified structure.
+
+    Raises:
+        TypeError, ValueError: shapes differ, or a value is no class.
+    """
+    count, skipped = anatomy.num_classes, check_unannotated(unannotated, anatomy.num_classes)
+    if pred.shape != label.shape:
+        raise ValueError(f"pred has the shape {pred.shape} and label {label.shape}; bring both onto one grid first")
+    for name, codes in (("pred", pred), ("label", label)):
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise TypeError(f"{name} is {codes.dtype}; expected integer codes")
+        if codes.size and not (codes.min() >= 0 and codes.max() < count):
+            raise ValueError(f"{name} holds values from {codes.min()} to {codes.max()}; expected 0 to {count - 1}")
+    distance = np.linalg.norm(_centroids(pred, count, spacing_mm) - _centroids(label, count, spacing_mm), axis=1)
+    inside = label > 0
+    joint = np.bincount(label[inside].astype(np.int64) * count + pred[inside], minlength=count**2).reshape(count, count)
+    offset = np.full(count, np.nan)
+    for chain in _chains(anatomy, skipped):
+        votes = joint[np.ix_(chain, chain)]
+        found = votes.any(axis=1)
+        offset[chain[found]] = votes[found].argmax(axis=1) - np.flatnonzero(found)
+    outside = [0, *skipped]
+    distance[outside] = np.nan
+    return Identification(distance, distance <= within_mm, offset)
+
+
+def _chains(anatomy: Anatomy, unannotated: Sequence[int]) -> list[np.ndarray]:
+    """Codes of each kind from the bottom up; a structure without an order is a chain of its own."""
+    ordered = [s for s in anatomy.along_spine() if s.code not in unannotated]
+    chains = [np.array([s.code for s in ordered if s.kind == kind]) for kind in dict.fromkeys(s.kind for s in ordered)]
+    in_order = {s.code for s in ordered}
+    alone = [s.code for s in anatomy.foreground if s.code not in in_order and s.code not in unannotated]
+    return chains + [np.array([code]) for code in alone]
+
+
+def _centroids(codes: np.ndarray, count: int, spacing_mm: Sequence[float]) -> np.ndarray:
+    """(C, 3) centroids in mm from the centre of voxel (0, 0, 0), NaN where a class is absent."""
+    flat = np.flatnonzero(codes)
+    which = codes.reshape(-1)[flat].astype(np.int64)
+    voxels = np.bincount(which, minlength=count)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        axes = [
+            np.bincount(which, weights=index * step, minlength=count) / voxels
+            for index, step in zip(np.unravel_index(flat, codes.shape), spacing_mm, strict=True)
+        ]
+    return np.stack(axes, axis=1)
