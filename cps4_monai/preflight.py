@@ -4,50 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.build_datalist import missing_classes
 from cps4_monai.data.datalist import Datalist
+from cps4_monai.data.label_file import write_atomically
 from cps4_monai.data.leaks import check_contents, check_patients, voxel_digest
-from cps4_monai.handlers.files import write_atomically
+from cps4_monai.data.output_folder import check_output_dir
+
+__all__ = ["check_data", "check_output_dir"]
 
 logger = logging.getLogger(__name__)
-
-GIBIBYTE = 1024**3
-
-
-def check_output_dir(output_dir: str | Path, min_free_gib: float = 1.0) -> Path:
-    """Make the output folder and prove that it can be written and has room.
-
-    Args:
-        output_dir: folder for checkpoints, logs and results; made where it is not there.
-        min_free_gib: free space asked for, in GiB.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: the folder cannot be made or written, or its disk has less free space than asked for.
-    """
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"output_dir {str(folder)!r} cannot be written ({error}); set output_dir to another folder"
-        ) from error
-    free_gib = shutil.disk_usage(folder).free / GIBIBYTE
-    if free_gib < min_free_gib:
-        raise ValueError(
-            f"output_dir {str(folder)!r} has {free_gib:.2f} GiB free, {min_free_gib:g} GiB are needed for checkpoints; "
-            "free some space, set output_dir to another disk, or lower min_free_gib"
-        )
-    return folder
 
 
 def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | Path | None = None) -> tuple[str, ...]:
@@ -82,6 +50,7 @@ class _Digests:
     def __init__(self, memory: str | Path | None) -> None:
         self.path = None if memory is None else Path(memory)
         self.known: dict[str, list] = {}
+        self.changed = False
         if self.path is not None and self.path.is_file():
             try:
                 self.known = json.loads(self.path.read_text(encoding="utf-8"))
@@ -93,6 +62,7 @@ class _Digests:
         stamp = [Path(image).stat().st_size, Path(image).stat().st_mtime_ns]
         if key not in self.known or self.known[key][:2] != stamp:
             self.known[key] = [*stamp, voxel_digest(image)]
+            self.changed = True
         return self.known[key][2]
 
     def save(self) -> None:
@@ -100,4 +70,4 @@ class _Digests:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, lambda beside: beside.write_text(json.dumps(self.known), encoding="utf-8"))
+        write_atomically(self.path, json.dumps(self.known).encode("utf-8"))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, chosen_subset, codes
+from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes, subject_of
+from cps4_monai.data.labeled_subsets import labeled_choice, read_json, share_key
 from cps4_monai.data.leaks import LeakError, check_contents, check_patients, patient_of
 from cps4_monai.data.spider_splits import read_splits
 
 __all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist", "subject_of"]
-
-ENDINGS = (".nii.gz", ".nii", ".mha")
 
 
 def check_leaks(datalist: Datalist, content: bool = True) -> None:
@@ -36,6 +34,7 @@ def load_datalist(
     labeled_share: str | int | float | None = None,
     *,
     unlabeled_slices: bool = False,
+    labeled_subjects: Sequence[str] | None = None,
     require: Sequence[str] = (),
     check_files: bool = True,
 ) -> Datalist:
@@ -47,23 +46,26 @@ def load_datalist(
         labeled_share: percentage of the training subjects that count as labeled, a nested subset recorded in the
             file ("10"); the others are used without their label. None: every training entry that has a label.
         unlabeled_slices: for ``splits.json``, also take the single slices as unlabeled training scans.
+        labeled_subjects: the training subjects that count as labeled, by name; overrides ``labeled_share``.
         require: parts that must have entries, see :meth:`Datalist.require`.
         check_files: check that every file is there.
 
     Raises:
-        DatalistError: not readable, wrong form, a share that the file does not record, missing files, or an empty part.
+        DatalistError: not readable, wrong form, a share that the file does not record, labeled subjects that it does not
+            know or has no label of, missing files, or an empty part.
         LeakError: a patient on two sides.
     """
     path = Path(path)
-    content = _read_json(path)
+    content = read_json(path)
     folder = Path(dataset_dir) if dataset_dir is not None else path.parent
-    share = None if labeled_share is None else _share_key(labeled_share, path)
+    share = None if labeled_share is None else share_key(labeled_share, path)
+    chosen = labeled_choice(content, path, share, labeled_subjects)
     if "train" in content and "labeled" in content:
-        datalist = read_splits(content, folder, path, share, unlabeled_slices)
+        datalist = read_splits(content, folder, path, chosen, unlabeled_slices)
     else:
         if unlabeled_slices:
             raise DatalistError(f"{path}: unlabeled_slices is for SPIDER's splits.json; add entries without 'label'")
-        datalist = _read_own(content, folder, path, share)
+        datalist = _read_own(content, folder, path, chosen, whole=share is not None)
     if check_files:
         _check_files(datalist, path, folder)
     check_patients(datalist.sides)
@@ -72,55 +74,17 @@ def load_datalist(
     return datalist
 
 
-def subject_of(image: str | Path) -> str:
-    """Subject name from a file name: ``sub-001_ses-02_T2w.nii.gz`` -> ``sub-001_ses-02``."""
-    name = Path(image).name
-    for ending in ENDINGS:
-        if name.endswith(ending):
-            name = name[: -len(ending)]
-            break
-    parts = name.split("_")
-    if parts[0].startswith("sub-"):
-        return "_".join(p for p in parts if p.startswith(("sub-", "ses-")))
-    for suffix in ("_T2w", "_0000"):
-        name = name.removesuffix(suffix)
-    return name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatalistError(
-            f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
-        ) from error
-    if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DatalistError(f"{path}: found {found}; expected an object with the lists {list(SIDES)}")
-    return content
-
-
-def _share_key(share: str | int | float, path: Path) -> str:
-    try:
-        number = float(str(share).strip().removesuffix("%"))
-    except ValueError as error:
-        raise DatalistError(f"{path}: labeled share {share!r}; expected a percentage, e.g. 10") from error
-    return f"{number:g}"
-
-
-def _read_own(content: Mapping[str, Any], folder: Path, path: Path, share: str | None) -> Datalist:
+def _read_own(
+    content: Mapping[str, Any], folder: Path, path: Path, chosen: frozenset[str] | None, whole: bool
+) -> Datalist:
     lists = {side: content.get(side, []) for side in SIDES}
     for side, entries in lists.items():
         if not isinstance(entries, list):
             raise DatalistError(f"{path}: {side!r} is a {type(entries).__name__}; expected a list of entries")
-    subsets = content.get("subsets", {})
-    if not isinstance(subsets, dict):
-        raise DatalistError(f"{path}: 'subsets' is a {type(subsets).__name__}; expected an object share -> subjects")
     uses_label: Callable[[Mapping[str, Any], str], bool]
-    if share is None or (share == "100" and "100" not in subsets):
-        uses_label = (lambda raw, subject: True) if share else (lambda raw, subject: bool(raw.get("labeled", True)))
+    if chosen is None:
+        uses_label = (lambda raw, subject: True) if whole else (lambda raw, subject: bool(raw.get("labeled", True)))
     else:
-        chosen = chosen_subset(subsets, share, path)
         uses_label = lambda raw, subject: subject in chosen  # noqa: E731
     training = tuple(_entry(raw, folder, path, "training", uses_label) for raw in lists["training"])
     validation, test = (

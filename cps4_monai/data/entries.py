@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SIDES = ("training", "validation", "test")
+ENDINGS = (".nii.gz", ".nii", ".mha")
 
 
 class DatalistError(ValueError):
@@ -100,6 +101,21 @@ def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) 
             "or build the datalist anew with 'cps4 datalist --labeled-share'"
         )
     return set(subsets[share])
+
+
+def subject_of(image: str | Path) -> str:
+    """Subject name from a file name: ``sub-001_ses-02_T2w.nii.gz`` -> ``sub-001_ses-02``."""
+    name = Path(image).name
+    for ending in ENDINGS:
+        if name.endswith(ending):
+            name = name[: -len(ending)]
+            break
+    parts = name.split("_")
+    if parts[0].startswith("sub-"):
+        return "_".join(p for p in parts if p.startswith(("sub-", "ses-")))
+    for suffix in ("_T2w", "_0000"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def codes(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:

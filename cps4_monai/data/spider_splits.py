@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.entries import Datalist, DatalistError, Entry, chosen_subset, codes
+from cps4_monai.data.entries import Datalist, DatalistError, Entry, codes
 
 LISTS = ("train", "val", "test", "unlabeled_only")
 
 
 def read_splits(
-    content: Mapping[str, Any], folder: Path, path: Path, share: str | None, unlabeled_slices: bool
+    content: Mapping[str, Any], folder: Path, path: Path, chosen: frozenset[str] | None, unlabeled_slices: bool
 ) -> Datalist:
     """Datalist of a ``splits.json``: ``volumes/<subject>_T2w.nii.gz`` with ``_dseg`` labels, and ``slices/``.
 
@@ -23,7 +23,7 @@ def read_splits(
         content: the file's content.
         folder: folder with ``volumes`` and ``slices``.
         path: the file, for messages.
-        share: labeled subset; None takes all of ``train``.
+        chosen: labeled subjects; None takes all of ``train``.
         unlabeled_slices: take the single slices too.
 
     Raises:
@@ -32,10 +32,8 @@ def read_splits(
     for key in LISTS:
         if not isinstance(content.get(key, []), list):
             raise DatalistError(f"{path}: {key!r} is a {type(content[key]).__name__}; expected a list of subjects")
-    if not isinstance(content["labeled"], dict):
-        raise DatalistError(f"{path}: 'labeled' is a {type(content['labeled']).__name__}; expected share -> subjects")
     train = content["train"]
-    labeled = set(train) if share is None else chosen_subset(content["labeled"], share, path)
+    labeled = set(train) if chosen is None else chosen
     outside = sorted(labeled - set(train))
     if outside:
         raise DatalistError(f"{path}: labeled subjects {outside} are not in 'train'; expected a subset of it")

@@ -1,0 +1,117 @@
+"""Which training subjects count as labeled: recorded shares, names given outright, and rotation by seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset, subject_of
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a datalist, ours or a ``splits.json``.
+
+    Raises:
+        DatalistError: not readable, or of another form.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatalistError(
+            f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
+        ) from error
+    if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise DatalistError(f"{path}: found {found}; expected an object with the lists {list(SIDES)}")
+    return content
+
+
+def share_key(share: str | int | float, path: Path) -> str:
+    """A share as datalists write it: 10, 10.0 and "10%" are "10".
+
+    Raises:
+        DatalistError: no number.
+    """
+    try:
+        number = float(str(share).strip().removesuffix("%"))
+    except ValueError as error:
+        raise DatalistError(f"{path}: labeled share {share!r}; expected a percentage, e.g. 10") from error
+    return f"{number:g}"
+
+
+def labeled_choice(
+    content: Mapping[str, Any], path: Path, share: str | None, subjects: Sequence[str] | None
+) -> frozenset[str] | None:
+    """Subjects that count as labeled; None: all that the file calls labeled, or, at 100 %, all that have a label.
+
+    Args:
+        content: of the datalist.
+        path: of the datalist, for messages.
+        share: one of the recorded shares; None: no choice.
+        subjects: names, which override the share.
+
+    Raises:
+        DatalistError: a share that is not recorded, or a name that is no labeled training subject.
+    """
+    subsets = _subsets(content, path)
+    if subjects is not None:
+        known = labeled_order(content, path)
+        wrong = [name for name in subjects if name not in known]
+        if wrong or not subjects:
+            raise DatalistError(
+                f"{path}: labeled_subjects are {list(subjects)}; expected at least one, each a training subject with a "
+                f"label: {', '.join(known[:8])}{' ...' if len(known) > 8 else ''}"
+            )
+        return frozenset(subjects)
+    if share is None or (share == "100" and share not in subsets):
+        return None
+    return frozenset(chosen_subset(subsets, share, path))
+
+
+def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
+    """All training subjects that have a label: recorded subsets first, small before large, then as the file lists them.
+
+    Raises:
+        DatalistError: lists or subsets of another form.
+    """
+    if "train" in content and "labeled" in content:
+        listed = list(content["train"])
+    else:
+        listed = [_name(raw) for raw in content.get("training", []) if isinstance(raw, Mapping) and raw.get("label")]
+    subsets = _subsets(content, path)
+    nested = [name for share in sorted(subsets, key=float) for name in subsets[share]]
+    return list(dict.fromkeys([*(name for name in nested if name in set(listed)), *listed]))
+
+
+def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int) -> list[str]:
+    """As many labeled subjects as the recorded share has, further along :func:`labeled_order` with each turn.
+
+    Turn 0 is the recorded subset itself where the subsets are nested. The subsets of two turns share no subject as long
+    as their sizes add up to no more than all subjects; after that the order begins anew.
+
+    Args:
+        content: of the datalist.
+        path: of the datalist, for messages.
+        share: one of the recorded shares.
+        turn: 0, 1, ...: usually the seed.
+
+    Raises:
+        DatalistError: the share is not recorded.
+    """
+    order = labeled_order(content, path)
+    size = len(chosen_subset(_subsets(content, path), share, path))
+    return [order[(turn * size + place) % len(order)] for place in range(size)]
+
+
+def _name(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("subject") or subject_of(str(raw.get("image", ""))))
+
+
+def _subsets(content: Mapping[str, Any], path: Path) -> dict[str, Sequence[str]]:
+    key = "labeled" if "train" in content and "labeled" in content else "subsets"
+    subsets = content.get(key, {})
+    if not isinstance(subsets, dict):
+        raise DatalistError(f"{path}: {key!r} is a {type(subsets).__name__}; expected an object share -> subjects")
+    return subsets
