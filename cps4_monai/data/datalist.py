@@ -51,8 +51,8 @@ def load_datalist(
         check_files: check that every file is there.
 
     Raises:
-        DatalistError: not readable, wrong form, a share that the file does not record, labeled subjects that it does not
-            know or has no label of, missing files, or an empty part.
+        DatalistError: not readable, wrong form, a share that the file does not record, labeled subjects without a label,
+            missing files, or an empty part.
         LeakError: a patient on two sides.
     """
     path = Path(path)
