@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cps4_monai.networks.residual_block import ResidualBlock, convolution
 
 
 class _Decoder(nn.Module):
@@ -15,25 +16,15 @@ class _Decoder(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.up = get_conv_layer(
-            2,
-            in_channels,
-            out_channels,
-            kernel_size=2,
-            stride=2,
-            act=None,
-            norm=None,
-            conv_only=False,
-            is_transposed=True,
-        )
-        self.fuse = UnetResBlock(2, 2 * out_channels, out_channels, kernel_size=3, stride=1, norm_name="batch")
+        self.up = convolution(nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=False))
+        self.fuse = ResidualBlock(2 * out_channels, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         return self.fuse(torch.cat((self.up(coarse), skip), dim=1))
 
 
 class ResUNet(nn.Module):
-    """Residual U-Net on single slices (paper, section 2.2; the blocks are those of MONAI's ``DynUNet``).
+    """Residual U-Net on single slices (paper, section 2.2; the blocks compute what those of MONAI's ``DynUNet`` do).
 
     ``DynUNet(res_block=True)`` itself is not used for three reasons: its decoder is not residual, its state dict names
     every block twice (a half-precision copy for release would weigh double), and it accepts only sizes that are
@@ -63,7 +54,7 @@ class ResUNet(nn.Module):
         self.out_channels = out_channels
         self.divisor = 2 ** (len(widths) - 1)
         self.encoder = nn.ModuleList(
-            UnetResBlock(2, before, after, kernel_size=3, stride=1 if level == 0 else 2, norm_name="batch")
+            ResidualBlock(before, after, stride=1 if level == 0 else 2)
             for level, (before, after) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True))
         )
         self.decoder = nn.ModuleList(
