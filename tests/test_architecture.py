@@ -32,10 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     "transforms": {"anatomy", "data"},
     "evaluation": {"anatomy", "data", "metrics"},
     "report": {"anatomy", "data", "evaluation", "levels", "metrics", "vision"},
-    "preflight": {"anatomy", "data", "handlers"},
+    "preflight": {"anatomy", "data"},
     "inference": {
         "anatomy", "bundle_root", "data", "device", "engines", "evaluation", "levels", "metrics", "networks",
-        "preflight", "report", "transforms",
+        "report", "transforms",
     },
     "known_settings": set(),
     "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.data.volume import read_volume
 from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.outcome import ScanOutcome
@@ -20,7 +21,6 @@ from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
 from cps4_monai.inference.segment import Segmenter, device_name
 from cps4_monai.inference.sources import Source, find_sources
-from cps4_monai.preflight import check_output_dir
 
 logger = logging.getLogger(__name__)
 REPORT = "report.html"
