@@ -98,7 +98,9 @@ class SagittalGrid:
         return new
 
     def _flip(self, slices: np.ndarray) -> np.ndarray:
-        return slices[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)]
+        # Not an axis of one slice: reversed, it counts as contiguous and yet has a stride that torch refuses.
+        reverse = [flip and count > 1 for flip, count in zip(self.flips, slices.shape, strict=True)]
+        return slices[tuple(slice(None, None, -1) if flip else slice(None) for flip in reverse)]
 
 
 def _unusual(spacing_mm: tuple[float, float, float], counts: tuple[int, int, int]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
@@ -51,6 +52,13 @@ def test_all_48_orientations_give_identical_slices_and_identical_restored_labels
         np.testing.assert_allclose(grid.spacing_mm, reference.spacing_mm)
         np.testing.assert_array_equal(in_plane.image(grid.to_slices(turned), grid.spacing_mm[1:]), network)
         np.testing.assert_array_equal(grid.from_slices(labels), reoriented(expected, affine, codes)[0], err_msg=codes)
+
+
+@pytest.mark.parametrize("codes", ALL_CODES)
+def test_a_single_slice_of_any_orientation_becomes_a_tensor(codes):
+    array, affine = reoriented(np.arange(6.0, dtype=np.float32).reshape(1, 2, 3), CANONICAL, codes)
+    slices = SagittalGrid.from_affine(array.shape, affine).to_slices(np.ascontiguousarray(array))
+    assert torch.equal(InPlane(spacing_mm=None).image(slices, (0.6, 0.8)).flatten().sort().values, torch.arange(6.0))
 
 
 def test_the_slices_run_left_to_right_top_superior_left_anterior():
