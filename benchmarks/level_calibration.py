@@ -1,0 +1,179 @@
+"""Thresholds of the level flags, from scans whose levels are known: whole, cropped, shifted and spoiled.
+
+    python benchmarks/level_calibration.py --datalist SPIDER/splits.json --sections training validation -o levels.csv
+    python benchmarks/level_calibration.py --table levels.csv            # the table again, without the network
+
+Every labeled scan of the sections is segmented as `cps4 segment` does, and once more for each way in which another scan
+may differ: a view that ends above the sacrum or below the upper levels, a spine at the border of the view, noise, low
+resolution, other contrast, thick slices. A case is wrong where a structure got another level. The thresholds are those
+that flag most wrong cases at a bounded share of false alarms; hit and false-alarm rates are of subjects left out.
+Scans that trained the network are easier for it than new ones: read the rates by section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+DICE_LIMIT = 0.7  # below it a structure counts as wrong for `low_confidence`
+Change = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
+
+
+def cut(axis: int, from_low: bool, millimetres: float) -> Callable[[np.ndarray, float], np.ndarray]:
+    """Leaves out a strip of an array whose axes are slices, H, W."""
+
+    def apply(array: np.ndarray, spacing: float) -> np.ndarray:
+        pixels = min(round(millimetres / spacing), array.shape[axis] - 32)
+        return np.take(array, range(pixels, array.shape[axis]) if from_low else range(array.shape[axis] - pixels), axis)
+
+    return apply
+
+
+def low_resolution(image: np.ndarray, rng: np.random.Generator, spacing: float) -> np.ndarray:
+    """Blurred as if scanned at 2 mm."""
+    sigma = 2.0 / spacing / 2.0
+    return ndimage.gaussian_filter(image, (0, sigma, sigma))
+
+
+CUTS: dict[str, list[Callable[[np.ndarray, float], np.ndarray]]] = {
+    "whole": [],
+    **{f"bottom {mm} mm cut": [cut(1, False, mm)] for mm in (40, 70, 100, 130)},
+    **{f"top {mm} mm cut": [cut(1, True, mm)] for mm in (50, 100)},
+    "middle 140 mm": [cut(1, True, 80), cut(1, False, 80)],
+    "front 50 mm cut": [cut(2, True, 50)],
+    "back 60 mm cut": [cut(2, False, 60)],
+}
+SPOILS: dict[str, Change] = {
+    "noise": lambda image, rng, spacing: image + rng.normal(0, 0.15 * float(np.percentile(image, 99)), image.shape),
+    "low resolution": low_resolution,
+    "dark": lambda image, rng, spacing: (image / max(float(image.max()), 1e-6)) ** 2.2,
+    "bright": lambda image, rng, spacing: (image / max(float(image.max()), 1e-6)) ** 0.45,
+    "thick slices": lambda image, rng, spacing: ndimage.uniform_filter1d(image, 5, axis=0),
+}
+
+
+def variants(image: np.ndarray, label: np.ndarray, spacing: float) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, image and label of each variant; axes slices, H, W."""
+    for name, cuts in CUTS.items():
+        pair = image, label
+        for apply in cuts:
+            pair = apply(pair[0], spacing), apply(pair[1], spacing)
+        yield name, *pair
+    for name, change in SPOILS.items():
+        yield name, change(image, np.random.default_rng(zlib.crc32(name.encode())), spacing), label
+
+
+def cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row per case and way of numbering, and one per structure."""
+    from cps4_monai.data.datalist import load_datalist
+    from cps4_monai.data.sagittal import SagittalGrid
+    from cps4_monai.data.volume import read_volume
+    from cps4_monai.evaluation.case import evaluate_arrays
+    from cps4_monai.inference.segment import Segmenter
+
+    segmenter = Segmenter(arguments.weights)
+    anatomy, skipped = segmenter.bundle.anatomy, segmenter.bundle.unannotated
+    data = load_datalist(arguments.datalist, dataset_dir=arguments.dataset_dir or arguments.datalist.parent)
+    for section in arguments.sections:
+        for entry in getattr(data, section):
+            if entry.label is None:
+                continue
+            scan = read_volume(entry.image)
+            truth = read_volume(entry.label, is_label=True, num_classes=anatomy.num_classes)
+            grid = SagittalGrid.from_affine(scan.array.shape, scan.affine)
+            slices = grid.to_slices(np.asarray(scan.array, dtype=np.float32)), grid.to_slices(truth.array)
+            affine = np.diag([grid.spacing_mm[0], -grid.spacing_mm[2], -grid.spacing_mm[1], 1.0])
+            for name, image, label in variants(*map(np.ascontiguousarray, slices), grid.spacing_mm[1]):
+                # To the axes left-right, anterior to posterior, superior to inferior.
+                picture = nib.Nifti1Image(image.transpose(0, 2, 1).astype(np.float32), affine)
+                prepared = segmenter.prepare(picture, keep_grey=False)
+                scores = segmenter.scores(prepared)
+                for way in ("decoded", "raw"):
+                    segmenter.raw = way == "raw"
+                    result = segmenter.finish(prepared, scores)
+                    score = evaluate_arrays(
+                        result.labels, np.ascontiguousarray(label.transpose(0, 2, 1)), affine,
+                        prepared_spacing(affine), anatomy, skipped, case=name, subject=entry.subject,
+                    )  # fmt: skip
+                    confidence = {s.name: s.confidence for s in result.structures}
+                    levels = result.levels or {}
+                    yield {
+                        "section": section, "way": way, "level": "case", "name": "", "variant": name,
+                        "margin": levels.get("margin"), "anchored": levels.get("anchored"),
+                        "flags": " ".join(flag.name for flag in result.flags), **score.case,
+                        "shifted": sum(abs(row["level_offset"]) > 0 for row in score.structures),
+                    }  # fmt: skip
+                    for row in score.structures if way == "decoded" else ():
+                        if row["state"] == "ok":
+                            yield {
+                                "section": section, "way": way, "level": "structure", "variant": name, **row,
+                                "confidence": confidence[row["name"]],
+                            }  # fmt: skip
+
+
+def prepared_spacing(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel size along the three axes, in mm."""
+    sizes = nib.affines.voxel_sizes(affine).tolist()
+    return sizes[0], sizes[1], sizes[2]
+
+
+def calibrate_rows(rows: pd.DataFrame, value: str, wrong: pd.Series) -> str:
+    """A line of the table: threshold and rates."""
+    from cps4_monai.levels.calibration import calibrate
+
+    kept = rows[value].notna()
+    if not kept.any():
+        return "no case"
+    found = calibrate(
+        rows.loc[kept, value].astype(float).to_numpy(), wrong[kept].to_numpy(), rows.loc[kept, "subject"].tolist()
+    )
+    return (
+        f"{found.threshold:.3f} | {found.hit_rate:.1%} of {found.wrong} | {found.false_alarm_rate:.1%} of {found.right}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datalist", type=Path)
+    parser.add_argument("--dataset-dir", type=Path)
+    parser.add_argument("--sections", nargs="+", default=["training", "validation"])
+    parser.add_argument("--weights", type=Path, help="bundle folder or zip; default: the one of this package")
+    parser.add_argument("-o", "--output", type=Path, help="CSV of all cases")
+    parser.add_argument("--table", type=Path, help="CSV of an earlier run")
+    arguments = parser.parse_args()
+    if arguments.table:
+        rows = pd.read_csv(arguments.table)
+    elif arguments.datalist:
+        rows = pd.DataFrame(list(cases(arguments)))
+        if arguments.output:
+            rows.to_csv(arguments.output, index=False, float_format="%.6g")
+    else:
+        parser.error("give --datalist, or --table with the CSV of an earlier run")
+    whole, parts = rows[rows["level"] == "case"], rows[rows["level"] == "structure"]
+    pd.set_option("display.width", 200)
+    print("\nscans with a structure on another level, structures on another level, Dice (b)")
+    summary = whole.assign(wrong=whole["shifted"] > 0).groupby(["variant", "way"], sort=False)
+    table = summary.agg(scans=("wrong", "size"), wrong=("wrong", "sum"), structures=("shifted", "sum"),
+                        labeled=("num_labeled", "sum"), dice_b=("dice_b", "mean"))  # fmt: skip
+    print(table.round(3).to_string())
+    decoded = whole[whole["way"] == "decoded"]
+    anchored = decoded["anchored"].astype(bool)
+    print("\nflag | threshold | hits | false alarms")
+    for name, part in (("level_ambiguous, anchored", decoded[anchored]), ("not anchored", decoded[~anchored])):
+        print(f"{name} | {calibrate_rows(part, 'margin', part['shifted'] > 0)}")
+    print(f"low_confidence | {calibrate_rows(parts, 'confidence', parts['dice'] < DICE_LIMIT)}")
+    wrong, flagged = decoded["shifted"] > 0, decoded["flags"].fillna("").str.contains("level_ambiguous")
+    print(f"with the thresholds in use level_ambiguous hits {flagged[wrong].sum()} of {wrong.sum()} wrong scans, "
+          f"false alarms {flagged[~wrong].sum()} of {(~wrong).sum()}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
