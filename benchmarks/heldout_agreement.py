@@ -1,4 +1,4 @@
-"""How often the levels agree with those read by eye on patients who are in no training (docs/results/heldout_reading.md).
+"""How often levels agree with those read by eye on patients in no training (docs/results/heldout_reading.md).
 
     python benchmarks/heldout_agreement.py --slices SPIDER/slices
 
