@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cps4_monai.losses.attention_prior import AttentionPrior
+from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import (
     TARGET_MODES,
     enhance_cross_entropy,
@@ -31,7 +33,10 @@ class CPS4(TeacherStudent):
         optimizer: of its parameters.
         text_weight: of L_text.
         enhance_weight: of L_enhance.
-        enhanced_target: how teacher and y_text become one target: "soft", "hard", "sum" or "teacher" (row 9).
+        enhanced_target: how teacher and y_text become one target: "soft", "hard", "sum" or "teacher" (row 9); not used
+            where there is a `prior`.
+        prior: makes the target of L_enhance of the teacher and the attention maps themselves, instead of y_text.
+        grid_text: L_text on the attention's own grid, instead of against y_text.
         **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` and `deployed` of :class:`TeacherStudent`.
 
     Raises:
@@ -45,6 +50,8 @@ class CPS4(TeacherStudent):
         text_weight: float = 0.5,
         enhance_weight: float = 0.5,
         enhanced_target: str = "soft",
+        prior: AttentionPrior | None = None,
+        grid_text: GridTextLoss | None = None,
         **teacher_student: Any,
     ) -> None:
         if min(text_weight, enhance_weight) < 0 or text_weight == enhance_weight == 0:
@@ -58,11 +65,13 @@ class CPS4(TeacherStudent):
         self.text_weight = text_weight
         self.enhance_weight = enhance_weight
         self.target_mode = enhanced_target
+        self.prior = prior
+        self.grid_text = grid_text
 
     @property
     def needs_prompt_map(self) -> bool:
-        """False for `mt_ce` only."""
-        return self.text_weight > 0 or self.target_mode != "teacher"
+        """False for `mt_ce` only. The attention maps come with the prompt map."""
+        return self.text_weight > 0 or self.target_mode != "teacher" or self.prior is not None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits``, ``unlabeled_logits`` and, if L_enhance counts, ``teacher_logits``, each (B, C, H, W)."""
@@ -73,9 +82,10 @@ class CPS4(TeacherStudent):
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """``loss``, ``loss_supervised`` and, each before its weight, ``loss_text`` and ``loss_enhance``."""
-        prompt_map = batch["unlabeled"].get("prompt_map")
-        if prompt_map is None and self.needs_prompt_map:
-            raise ValueError("the unlabeled batch holds no prompt_map; attach PromptMapHandler to the trainer")
+        unlabeled = batch["unlabeled"]
+        missing = [key for key in ("prompt_map", "attention_logits") if key in self._needed and key not in unlabeled]
+        if missing:
+            raise ValueError(f"the unlabeled batch holds no {missing[0]}; attach PromptMapHandler to the trainer")
         student = outputs["unlabeled_logits"]
         parts = {
             "loss_supervised": supervised_cross_entropy(
@@ -84,10 +94,27 @@ class CPS4(TeacherStudent):
         }
         total, ramp = parts["loss_supervised"], self.ramp
         if self.text_weight > 0:
-            parts["loss_text"] = text_cross_entropy(student, prompt_map, self.unannotated)
+            parts["loss_text"] = self._text(student, unlabeled)
             total = total + ramp * self.text_weight * parts["loss_text"]
         if self.enhance_weight > 0:
-            target = enhanced_target(outputs["teacher_logits"], prompt_map, self.target_mode, self.unannotated)
+            target = self._target(outputs["teacher_logits"], unlabeled)
             parts["loss_enhance"] = enhance_cross_entropy(student, target, self.unannotated)
             total = total + ramp * self.enhance_weight * parts["loss_enhance"]
         return {"loss": total, **parts}
+
+    @property
+    def _needed(self) -> set[str]:
+        """What the losses read of the provider's answer."""
+        text = ["prompt_map" if self.grid_text is None else "attention_logits"] if self.text_weight > 0 else []
+        enhance = ["attention_logits"] if self.prior else ["prompt_map"] if self.target_mode != "teacher" else []
+        return {*text, *(enhance if self.enhance_weight > 0 else [])}
+
+    def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
+        if self.grid_text is not None:
+            return self.grid_text(student, unlabeled["attention_logits"], self.unannotated)
+        return text_cross_entropy(student, unlabeled["prompt_map"], self.unannotated)
+
+    def _target(self, teacher: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
+        if self.prior is not None:
+            return self.prior(teacher, unlabeled["attention_logits"], self.unannotated)
+        return enhanced_target(teacher, unlabeled.get("prompt_map"), self.target_mode, self.unannotated)

@@ -1,0 +1,58 @@
+"""Stage-1 loss of the provider `clip`: which classes a slice shows, and nothing about where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cps4_monai.losses.attention import check_shapes
+
+
+class PresenceLoss(nn.Module):
+    """Image against prompts, as CLIP holds them together, with several classes in one slice.
+
+    The image token is the mean of the projected patch tokens, each of length one. Its logit for class i is therefore
+    the mean of the class's attention logits over the grid, ``w * mean_u cos(F_I(u), F_T,i) + b``, and the loss is the
+    binary cross-entropy with "the slice shows class i", mean over the annotated classes, then over the slices. Source:
+    Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, with the sigmoid
+    in place of the softmax over captions (Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023).
+
+    Args:
+        unannotated: codes in view but never labeled; they take no part.
+
+    Raises:
+        ValueError: a negative code.
+    """
+
+    def __init__(self, unannotated: Sequence[int] = ()) -> None:
+        super().__init__()
+        if any(code < 0 for code in unannotated):
+            raise ValueError(f"unannotated is {tuple(unannotated)}; expected class codes of 0 or more")
+        self.unannotated = tuple(sorted(set(unannotated)))
+
+    def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Scalar loss.
+
+        Args:
+            attention_logits: (B, C, h, w).
+            label: (B, 1, H, W) class codes.
+
+        Raises:
+            ValueError: shapes that do not belong together, or no annotated class.
+        """
+        check_shapes(attention_logits, label)
+        count = attention_logits.shape[1]
+        kept = [code for code in range(count) if code not in self.unannotated]
+        if not kept:
+            raise ValueError(f"all {count} classes are unannotated ({self.unannotated}): shorten `unannotated`")
+        with torch.autocast(attention_logits.device.type, enabled=False):
+            pooled = attention_logits.float().mean((2, 3))  # (B, C)
+            codes = torch.arange(count, device=label.device).view(1, -1, 1, 1)
+            shown = (label == codes).flatten(2).any(2).float()  # (B, C)
+            if len(kept) < count:
+                pooled = torch.cat([pooled[:, code : code + 1] for code in kept], dim=1)
+                shown = torch.cat([shown[:, code : code + 1] for code in kept], dim=1)
+            return F.binary_cross_entropy_with_logits(pooled, shown)

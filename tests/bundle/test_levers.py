@@ -1,0 +1,77 @@
+"""Providers and levers as overlays of the shipped config, on tiny volumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cps4_monai.losses.attention_prior import AttentionPrior
+from cps4_monai.losses.presence import PresenceLoss
+
+CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
+OWN = ("cps4_paper", "cps4_plus")
+ABLATIONS = sorted(path.stem for path in (CONFIGS / "methods").glob("cps4_*.json") if path.stem not in OWN)
+
+
+def content(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def test_clip_trains_by_presence_and_feeds_stage_2(run_tiny, tmp_path):
+    workflow = run_tiny("run", tmp_path, ("cps4", "clip"), iterations_per_epoch=1)
+    assert isinstance(workflow.parser.get_parsed_content("stage1#loss"), PresenceLoss)
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+    assert "loss_text" in (tmp_path / "stage2" / "metrics.csv").read_text()
+
+
+def test_untrained_writes_the_network_as_it_was_made_and_feeds_stage_2(run_tiny, tmp_path):
+    untouched = run_tiny("training_stage1", tmp_path / "new", ("untrained",), run=False)
+    made = untouched.parser.get_parsed_content("stage1#network").freeze().state_dict()
+    run_tiny("training_stage1", tmp_path, ("untrained",), **{"stage1#max_epochs": 5})
+    written = content(tmp_path / "stage1" / "prompted_vision.pt")["weights"]
+    assert all(torch.equal(value, written[key]) for key, value in made.items())
+    run_tiny("training_stage2", tmp_path, ("untrained",), iterations_per_epoch=1)
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_cps4_plus_multiplies_teacher_and_maps(run_tiny, tiny_run, tmp_path):
+    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
+    workflow = run_tiny("training_stage2", tmp_path, ("cps4_plus",), stage1_checkpoint=checkpoint)
+    assert isinstance(workflow.parser.get_parsed_content("train#method").prior, AttentionPrior)
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_variant_of_cps4_builds_after_it(name, run_tiny, tiny_run, tmp_path):
+    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
+    workflow = run_tiny("training_stage2", tmp_path, ("cps4", name), run=False, stage1_checkpoint=checkpoint)
+    for part in ("train#method", "stage1#loss", "prompt_map"):
+        workflow.parser.get_parsed_content(part)
+    changed = json.loads((CONFIGS / "methods" / f"{name}.json").read_text())
+    assert all(workflow.parser[key] == value for key, value in changed.items())
+
+
+def test_softmax_reaches_the_prompt_map_too(run_tiny, tmp_path):
+    workflow = run_tiny("training_stage1", tmp_path, ("cps4", "cps4_softmax"), run=False)
+    assert workflow.parser.get_parsed_content("prompt_map").activation == "softmax"
+
+
+def test_stage_1_may_move_slices_more_than_stage_2(run_tiny, tmp_path):
+    more = {"stage1#geometry": {"rotate_deg": 0.0, "translate_pixels": [32.0, 0.0]}}
+    parsed = run_tiny("training_stage1", tmp_path, run=False, **more).parser.get_parsed_content
+    moves = [parsed(f"{stage}#dataset#transform").transforms[0] for stage in ("stage1#train", "train")]
+    assert [move.affine_grid.translate_range[0] for move in moves] == [32.0, 16.0]
+
+
+def test_a_cosine_schedule_of_stage_1_is_two_settings(run_tiny, tmp_path):
+    cosine = {
+        "stage1#lr_scheduler": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+                                "optimizer": "@stage1#optimizer", "T_max": "@stage1#max_epochs"},
+        "stage1#schedule_input": "$lambda engine: ()",
+    }  # fmt: skip
+    workflow = run_tiny("training_stage1", tmp_path, **cosine, **{"stage1#max_epochs": 4})
+    scheduler = workflow.parser.get_parsed_content("stage1#lr_scheduler")
+    assert scheduler.last_epoch == 4 and scheduler.get_last_lr()[-1] == pytest.approx(0.0, abs=1e-12)
