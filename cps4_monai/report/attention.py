@@ -9,7 +9,16 @@ import torch
 from matplotlib import colormaps
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.report.overlay import INK, blend_labels, dark_figure, grey_window, outline, show_slice, to_png
+from cps4_monai.report.overlay import (
+    INK,
+    blend_labels,
+    dark_figure,
+    grey_window,
+    in_window,
+    outline,
+    show_slice,
+    to_png,
+)
 from cps4_monai.report.palette import structure_colours
 
 HEAT = "inferno"
@@ -77,7 +86,7 @@ def attention_figure(
                 f"attention has the shape {maps.shape} and values {maps.min():g} to {maps.max():g}; expected "
                 f"({anatomy.num_classes}, h, w) from 0 to 1: put the logits through a sigmoid"
             )
-    image = grey_window(image)
+    image = in_window(image, grey_window(image))
     size_mm = (image.shape[0] * spacing_mm[0], image.shape[1] * spacing_mm[1])
     high = 3.0
     wide, side = high * min(max(size_mm[1] / size_mm[0], 0.3), 1.6), 0.34 if any(rows) else 0.08

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.sagittal import SagittalGrid
@@ -25,26 +26,43 @@ class Slab:
     """A scan and its label maps as sagittal slices, for pictures.
 
     Attributes:
-        image: (D, H, W) float32 from 0 (black) to 1 (white).
+        scan: (D, H, W) intensities, as the scan has them; scaled slice by slice, because few of them are drawn.
         labels: label maps by title, each (D, H, W).
         spacing_mm: along D, H and W.
+        window: intensities that become black and white.
     """
 
-    image: np.ndarray
+    scan: np.ndarray
     labels: dict[str, np.ndarray]
     spacing_mm: tuple[float, float, float]
+    window: tuple[float, float]
+
+    @property
+    def depth(self) -> int:
+        """Number of slices."""
+        return self.scan.shape[0]
 
     @property
     def size_mm(self) -> tuple[float, float]:
         """Height and width of a slice."""
-        return self.image.shape[1] * self.spacing_mm[1], self.image.shape[2] * self.spacing_mm[2]
+        return self.scan.shape[1] * self.spacing_mm[1], self.scan.shape[2] * self.spacing_mm[2]
+
+    def image(self, index: int) -> np.ndarray:
+        """One slice (H, W) from 0 (black) to 1 (white), float32."""
+        return in_window(self.scan[index], self.window)
 
 
-def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> np.ndarray:
-    """Image scaled to 0 to 1 between two percentiles (of every 4th voxel along each axis), float32."""
+def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
+    """The intensities at two percentiles (of every 4th voxel along each axis)."""
     sample = image[tuple(slice(None, None, 4 if size > 16 else 1) for size in image.shape)]
     low, high = np.percentile(sample, (lower, upper))
-    return np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
+    return float(low), float(high)
+
+
+def in_window(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Image scaled to 0 to 1 between two intensities, float32."""
+    low, high = window
+    return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
 
 
 def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.ndarray) -> Slab:
@@ -54,11 +72,9 @@ def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.n
         ValueError: a label map of another shape than the image.
     """
     grid = SagittalGrid.from_affine(image.shape, affine)
-    return Slab(
-        grey_window(grid.to_slices(image)),
-        {title: np.ascontiguousarray(grid.to_slices(label)) for title, label in labels.items()},
-        grid.spacing_mm,
-    )
+    slices = grid.to_slices(image)
+    views = {title: grid.to_slices(label) for title, label in labels.items()}
+    return Slab(slices, views, grid.spacing_mm, grey_window(slices))
 
 
 def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarray, fill: float = FILL) -> np.ndarray:
@@ -150,6 +166,14 @@ def dark_figure(width_inches: float, height_inches: float) -> Figure:
     figure = Figure(figsize=(width_inches, height_inches), facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure
+
+
+def drawable(text: str, room: int) -> str:
+    """The text in at most ``room`` characters (its middle is left out), a square for each that the font lacks."""
+    if len(text) > room:
+        text = f"{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}"
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text)
 
 
 def to_png(figure: Figure, dpi: int = 100) -> bytes:

@@ -12,6 +12,7 @@ from cps4_monai.report.overlay import (
     Slab,
     blend_labels,
     dark_figure,
+    drawable,
     mid_slice,
     sagittal_slab,
     show_slice,
@@ -24,6 +25,7 @@ from cps4_monai.report.palette import structure_colours
 PANEL_HEIGHT = 5.6  # inches, at 100 dpi
 NAME_MARGIN = 0.72  # inches for the names on each side
 MAX_ASPECT = (0.35, 1.6)
+CHARACTERS_PER_INCH = 11  # of the header
 
 
 def _panel_width(slab: Slab, height: float) -> float:
@@ -62,8 +64,7 @@ def sagittal_mosaic(
     """
     slab = sagittal_slab(image, {} if label is None else {"label": label}, affine)
     codes, colours = slab.labels.get("label"), structure_colours(anatomy)
-    depth, middle = slab.image.shape[0], mid_slice(slab.labels.get("label"), slab.image.shape[0])
-    shown = spread(depth, max_slices)
+    middle, shown = mid_slice(codes, slab.depth), spread(slab.depth, max_slices)
     columns = (len(shown) + 1) // 2 if len(shown) > 1 else 0
     large = _panel_width(slab, PANEL_HEIGHT)
     small = _panel_width(slab, PANEL_HEIGHT / 2)
@@ -73,7 +74,7 @@ def sagittal_mosaic(
 
     def panel(left: float, bottom: float, wide: float, high: float, index: int):
         axes = figure.add_axes((left / width, bottom / full_height, wide / width, high / full_height))
-        rgb = blend_labels(slab.image[index], None if codes is None else codes[index], colours)
+        rgb = blend_labels(slab.image(index), None if codes is None else codes[index], colours)
         show_slice(axes, rgb, slab.size_mm)
         return axes
 
@@ -85,9 +86,11 @@ def sagittal_mosaic(
         bottom = 0.1 + (PANEL_HEIGHT / 2 if place < columns else 0)
         axes = panel(left, bottom, small, PANEL_HEIGHT / 2 - 0.04, index)
         axes.text(3, 3, str(index + 1), color=INK, fontsize=7, va="top", alpha=0.8)
-    top = (full_height - 0.24) / full_height
-    figure.text(0.12 / width, top, title, color=INK, fontsize=10, va="center", ha="left")
-    figure.text(1 - 0.12 / width, top, "   ".join(flags), color="#ffb454", fontsize=10, va="center", ha="right")
+    top, flagged = (full_height - 0.24) / full_height, "   ".join(flags)
+    named = drawable(title, max(16, int(width * CHARACTERS_PER_INCH) - len(flagged)))
+    # A file's name is no formula, whatever dollar signs it holds.
+    figure.text(0.12 / width, top, named, color=INK, fontsize=10, va="center", ha="left", parse_math=False)
+    figure.text(1 - 0.12 / width, top, flagged, color="#ffb454", fontsize=10, va="center", ha="right")
     return to_png(figure, dpi)
 
 
@@ -105,7 +108,7 @@ def side_by_side(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, index: int | None
     """
     colours = structure_colours(anatomy)
     first = next(iter(slab.labels.values()), None)
-    index = mid_slice(first, slab.image.shape[0]) if index is None else index
+    index = mid_slice(first, slab.depth) if index is None else index
     high, wide, header = 4.6, _panel_width(slab, 4.6), 0.34
     widths = [0.1 + wide] + [wide + 2 * NAME_MARGIN] * len(slab.labels)
     figure = dark_figure(sum(widths), high + header + 0.08)
@@ -115,7 +118,7 @@ def side_by_side(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, index: int | None
         left += NAME_MARGIN if label is not None else 0.0
         axes = figure.add_axes((left / total, 0.08 / full_height, wide / total, high / full_height))
         show_slice(
-            axes, blend_labels(slab.image[index], None if label is None else label[index], colours), slab.size_mm
+            axes, blend_labels(slab.image(index), None if label is None else label[index], colours), slab.size_mm
         )
         if label is not None:
             write_names(axes, label[index], anatomy, slab.size_mm, font=7.5)
@@ -136,7 +139,7 @@ def slice_rows(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, max_slices: int = 9
     Returns:
         PNG file.
     """
-    colours, shown = structure_colours(anatomy), spread(slab.image.shape[0], max_slices)
+    colours, shown = structure_colours(anatomy), spread(slab.depth, max_slices)
     high, wide, gap, side = 2.5, _panel_width(slab, 2.5), 0.04, 0.3
     rows: list[tuple[str, np.ndarray | None]] = list(slab.labels.items()) or [("image", None)]
     total, full_height = side + len(shown) * (wide + gap) + 0.06, len(rows) * (high + gap) + 0.06
@@ -147,7 +150,7 @@ def slice_rows(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, max_slices: int = 9
             left = side + column * (wide + gap)
             axes = figure.add_axes((left / total, bottom / full_height, wide / total, high / full_height))
             show_slice(
-                axes, blend_labels(slab.image[index], None if label is None else label[index], colours), slab.size_mm
+                axes, blend_labels(slab.image(index), None if label is None else label[index], colours), slab.size_mm
             )
             axes.text(3, 3, str(index + 1), color=INK, fontsize=7, va="top", alpha=0.8)
         figure.text(

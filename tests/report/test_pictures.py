@@ -8,7 +8,16 @@ from PIL import Image
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.report.attention import attention_figure, heat_overlay, upsampled
-from cps4_monai.report.overlay import blend_labels, grey_window, mid_slice, outline, sagittal_slab, spread
+from cps4_monai.report.overlay import (
+    blend_labels,
+    drawable,
+    grey_window,
+    in_window,
+    mid_slice,
+    outline,
+    sagittal_slab,
+    spread,
+)
 from cps4_monai.report.overlay import structure_places as places_of
 from cps4_monai.report.palette import structure_colours
 from cps4_monai.report.pictures import sagittal_mosaic, side_by_side, slice_rows
@@ -60,9 +69,10 @@ def test_places_of_names_worked_out_by_hand():
 
 
 def test_window_holds_constant_images_and_spans_the_rest():
-    assert np.isfinite(grey_window(np.zeros((4, 4)))).all()
-    window = grey_window(_volume()[0])
-    assert window.min() == 0 and window.max() == 1
+    flat, image = np.zeros((4, 4)), _volume()[0]
+    assert np.isfinite(in_window(flat, grey_window(flat))).all()
+    scaled = in_window(image, grey_window(image))
+    assert scaled.min() == 0 and scaled.max() == 1 and scaled.dtype == np.float32
 
 
 @pytest.mark.parametrize("slices", [1, 2, 8, 40])
@@ -70,6 +80,19 @@ def test_mosaic_for_any_number_of_slices(slices):
     image, label = _volume(slices)
     assert _size(sagittal_mosaic(image, label, AFFINE, title="scan", flags=["gap"]))[0] > 200
     assert len(spread(slices, 10)) == min(slices, 10)
+
+
+@pytest.mark.parametrize("title", ["cost $5", "a$_$b", "$\\frac$", "脊椎", "x" * 200])
+def test_any_file_name_can_be_a_title(title, recwarn):
+    image, label = _volume(2)
+    assert _size(sagittal_mosaic(image, label, AFFINE, title=title))[0] > 200
+    assert not [str(w.message) for w in recwarn if "lyph" in str(w.message)]
+
+
+def test_titles_are_shortened_in_their_middle():
+    assert drawable("sub-001_T2w", 11) == "sub-001_T2w"
+    assert drawable("0123456789", 6) == "012…89" and len(drawable("x" * 99, 20)) == 20
+    assert drawable("a脊b", 9) == "a□b"
 
 
 def test_mosaic_without_label_and_pictures_beside_each_other():
