@@ -14,6 +14,7 @@ COMMANDS = {
     "segment": "Segment new spine MRIs.",
     "evaluate": "Evaluate trained weights on the test subjects of a datalist.",
     "report": "Score label maps against their ground truth, with tables and a report.",
+    "bench": "Run a study: methods by labeled share and seed; report how they compare.",
     "export": "Stage a self-contained, zipped MONAI bundle.",
     "demo": "Train, segment, evaluate and report on a phantom, start to end.",
 }

@@ -41,8 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},
     "export": {"anatomy"},
     "demo": {"data", "evaluation", "report", "workflow"},
+    "bench": {"bundle_root", "data", "handlers", "known_settings", "workflow"},
     "commands": {
-        "anatomy", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report", "workflow",
+        "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report",
+        "workflow",
     },
     "cli": {"commands"},
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Studies: methods by labeled share and seed, each cell a run of the bundle, and the report that compares them."""

@@ -1,0 +1,141 @@
+"""The settings that decide a run's result, out of its merged config: what may be shared, resumed or taken as done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
+_PURE = re.compile(r"@([A-Za-z_][\w#]*)")
+# Where things lie, how fast they run and what is shown: another value gives the same result.
+PLACES_AND_PACE = frozenset({
+    "bundle_root", "package", "package_path", "dataset_dir", "datalist", "output_dir", "cache_dir", "stage1_checkpoint",
+    "stage1#output_dir", "train#output_dir", "min_free_gib", "device_name", "device", "num_workers", "show_progress",
+    "rank", "world_size", "log_every", "pictured_structures", "settings", "check_output_dir", "check_data",
+    "stage1#resume", "stage1#resume_settings", "train#resume", "train#resume_settings",
+})  # fmt: skip
+STAGE1_RESULT = "stage1_checkpoint"
+_MISSING = object()
+
+
+def node_of(config: Mapping[str, Any], setting: str) -> Any:
+    """What a config has under an id, ``a#b`` for nested ones; None where it has nothing."""
+    found = _node(config, setting)
+    return None if found is _MISSING else found
+
+
+def effective_settings(config: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Every value that a run id depends on, by the id of the leaf.
+
+    References are followed from the run id on. Left out are handlers that only watch and what is in
+    ``PLACES_AND_PACE``; a leaf that is a plain reference stands with the value that it leads to.
+
+    Args:
+        config: the merged config.
+        run_id: e.g. "training_stage1".
+
+    Raises:
+        KeyError: the config has no such run id.
+    """
+    if run_id not in config:
+        raise KeyError(f"the config has no run id {run_id!r}")
+    found: dict[str, Any] = {}
+    visited: set[str] = set()
+    waiting = [run_id]
+    while waiting:
+        setting = waiting.pop()
+        if setting in visited or _ignored(setting):
+            continue
+        visited.add(setting)
+        node = _node(config, setting)
+        if node is _MISSING:
+            continue
+        for leaf, value in _leaves(node, setting):
+            waiting += _references(value)
+            kept = _value(config, value)
+            if kept is not _MISSING and not _watching(leaf):
+                found[leaf] = kept
+    return dict(sorted(found.items()))
+
+
+def needs_stage1(config: Mapping[str, Any]) -> bool:
+    """Whether stage 2 reads what stage 1 leaves behind."""
+    visited: set[str] = set()
+    waiting = ["training_stage2"]
+    while waiting:
+        setting = waiting.pop()
+        if setting == STAGE1_RESULT:
+            return True
+        node = _node(config, setting)
+        if setting in visited or node is _MISSING:
+            continue
+        visited.add(setting)
+        waiting += [reference for _, value in _leaves(node, setting) for reference in _references(value)]
+    return False
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Ids whose values differ, with both values; None stands for "not there".
+
+    A setting that only one side has counts only if it is on: a new option of the bundle that is off by default (null,
+    false, zero, empty) changes no earlier result.
+    """
+    changed = {}
+    for setting in sorted(before.keys() | now.keys()):
+        first, second = before.get(setting, _MISSING), now.get(setting, _MISSING)
+        if first is _MISSING or second is _MISSING:
+            if first if second is _MISSING else second:
+                changed[setting] = (None if first is _MISSING else first, None if second is _MISSING else second)
+        elif first != second:
+            changed[setting] = (first, second)
+    return changed
+
+
+def _node(config: Any, setting: str) -> Any:
+    for part in setting.split("#"):
+        if isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        elif isinstance(config, Mapping) and part in config:
+            config = config[part]
+        else:
+            return _MISSING
+    return config
+
+
+def _ignored(setting: str) -> bool:
+    return any(setting == name or setting.startswith(f"{name}#") for name in PLACES_AND_PACE)
+
+
+def _watching(leaf: str) -> bool:
+    return "handlers#" in leaf or leaf.rpartition("#")[2] in ("_requires_", "_desc_", "pin_memory")
+
+
+def _leaves(node: Any, setting: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{setting}#{key}")
+    elif isinstance(node, list) and any(isinstance(item, Mapping | list | str) for item in node):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{setting}#{index}")
+    else:
+        yield setting, node
+
+
+def _references(value: Any) -> list[str]:
+    return [name.rstrip(".").split(".")[0] for name in _REFERENCE.findall(value)] if isinstance(value, str) else []
+
+
+def _value(config: Mapping[str, Any], value: Any) -> Any:
+    """The leaf's value; what a plain reference leads to, if that is a plain value; missing where it does not count."""
+    seen: set[str] = set()
+    while isinstance(value, str) and (reference := _PURE.fullmatch(value)):
+        name = reference[1]
+        if name in seen or _ignored(name):
+            return _MISSING
+        seen.add(name)
+        target = _node(config, name)
+        if target is _MISSING or isinstance(target, Mapping):
+            return value
+        value = target
+    return value

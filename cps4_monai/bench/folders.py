@@ -1,0 +1,73 @@
+"""One folder per job, found again by its settings: what was run with other settings is neither reused nor lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.bench.effective import differences
+from cps4_monai.handlers.files import write_atomically
+
+SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON beside its place and renames it."""
+    text = json.dumps(content, indent=1, default=str) + "\n"
+    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; empty where it is not there or was cut off."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class FolderShelf:
+    """The folders of one kind of job in a study's output.
+
+    Args:
+        parent: holds the folders; need not exist.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self.parent = parent
+        self._settings: dict[Path, dict[str, Any]] = {}
+        for path in sorted(parent.glob(f"*/{SETTINGS}")) if parent.is_dir() else []:
+            self._settings[path.parent] = read_settings(path)
+
+    def place(self, name: str, settings: Mapping[str, Any]) -> Path:
+        """Folder of the run with these settings: the one there is, whatever its name, or a new one.
+
+        Args:
+            name: of a new folder; a number is added where that name is taken by other settings.
+            settings: those that decide the result.
+        """
+        plain = json.loads(json.dumps(settings, default=str))
+        for folder, known in sorted(self._settings.items(), key=lambda item: item[0].name != name):
+            if not differences(known, plain):
+                return folder
+        for number in itertools.count(1):
+            folder = self.parent / (name if number == 1 else f"{name}-{number}")
+            if folder not in self._settings:
+                self._settings[folder] = plain
+                return folder
+        raise AssertionError("unreachable")
+
+    def older(self, name: str, settings: Mapping[str, Any]) -> dict[Path, dict[str, tuple[Any, Any]]]:
+        """Folders of that name with other settings, and what is different in them."""
+        plain = json.loads(json.dumps(settings, default=str))
+        found = {}
+        for folder, known in self._settings.items():
+            stem, _, number = folder.name.rpartition("-")
+            if (folder / SETTINGS).is_file() and (folder.name == name or (stem == name and number.isdigit())):
+                changed = differences(known, plain)
+                if changed:
+                    found[folder] = changed
+        return found

@@ -1,0 +1,215 @@
+"""What a study has to run, in which order, and what of it is done."""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.bench.budget import budget_table, check_equal_budgets
+from cps4_monai.bench.effective import node_of
+from cps4_monai.bench.folders import DONE, SETTINGS, TASK, FolderShelf, read_settings, write_json
+from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
+from cps4_monai.bench.study import Study
+
+STAGE1_WEIGHTS = Path("stage1") / "prompted_vision.pt"
+TRAINING = "training"
+
+
+@dataclass
+class Job:
+    """One process: stage 1, shared by cells, or a cell; trains, then scores each section.
+
+    Attributes:
+        name: of its folder.
+        kind: "stage1" or "cell".
+        folder: where everything of it goes.
+        settings: that decide its result.
+        task: what the process is told, see :mod:`cps4_monai.bench.task`.
+        sections: to predict and score.
+        after: the job whose result it reads.
+        method: of the cell that brought it in.
+        epochs: of its training.
+        older: folders of the same name with other settings, and what is different in them.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    settings: Mapping[str, Any]
+    task: dict[str, Any]
+    sections: tuple[str, ...]
+    after: Job | None
+    method: str
+    epochs: int
+    older: dict[Path, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Step -> seconds of the steps that are done."""
+        return dict(read_settings(self.folder / DONE).get("seconds", {}))
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Steps that are left: "training", "validation", "test"."""
+        done = self.seconds
+        return tuple(step for step in (TRAINING, *self.sections) if step not in done)
+
+    @property
+    def started(self) -> bool:
+        """Whether a process has worked on it."""
+        return (self.folder / TASK).is_file()
+
+    def prepare(self) -> None:
+        """Writes down what is to be run, before it is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / SETTINGS, self.settings)
+        write_json(self.folder / "overlay.json", self.task["settings"])
+        write_json(self.folder / TASK, self.task)
+
+
+@dataclass
+class Plan:
+    """All jobs of a study, stage 1 before the cells that need it."""
+
+    study: Study
+    runs: Path
+    jobs: list[Job]
+    cells: dict[str, Job]
+    budget: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def open_jobs(self, only: str | None = None) -> list[Job]:
+        """Jobs with something left, in order.
+
+        Args:
+            only: pattern (``cps4*``) or part of the names of the cells to run; their stage 1 comes along.
+        """
+        wanted = [self.cells[name] for name in self.matching(only)]
+        ids = {id(one) for job in wanted for one in (job.after, job)}
+        return [job for job in self.jobs if job.left and id(job) in ids]
+
+    def matching(self, only: str | None) -> list[str]:
+        """Names of the cells that a pattern, or a part of the name, chooses."""
+        return [name for name in self.cells if only is None or fnmatch.fnmatch(name, only) or only in name]
+
+    def estimate(self, job: Job) -> float | None:
+        """Seconds that a job may still take, from the done ones like it; None where nothing is known yet."""
+        total = 0.0
+        for step in job.left:
+            known = [(other.method == job.method, other.seconds[step]) for other in self.jobs
+                     if other.kind == job.kind and step in other.seconds]  # fmt: skip
+            alike = [seconds for same, seconds in known if same] or [seconds for _, seconds in known]
+            if not alike:
+                return None
+            total += statistics.mean(alike)
+        return total
+
+    def write(self) -> Path:
+        """Writes the manifest that the report reads; returns its path."""
+        content = {
+            "study": self.study.name,
+            "description": self.study.description,
+            "baseline": self.study.baseline,
+            "gap": self.study.gap,
+            "may_differ": list(self.study.may_differ),
+            "rotate_labeled": sorted(self.study.rotate_labeled),
+            "evaluate": list(self.study.evaluate),
+            "budget": self.budget,
+            "cells": self.entries,
+        }
+        path = self.runs / f"{self.study.name}.study.json"
+        write_json(path, content)
+        return path
+
+
+def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -> Plan:
+    """Cells to jobs; stage 1 is one job for all cells with equal stage-1 settings.
+
+    Args:
+        study: what to compare.
+        data: what it runs on.
+        runs: folder of the study's runs.
+        device: "auto", "cpu", "cuda:N" or "mps"; None: as the configs say.
+
+    Raises:
+        StudyError: unequal budgets, and as :func:`cps4_monai.bench.matrix.make_cells`.
+    """
+    cells = make_cells(study, data)
+    check_equal_budgets(cells, study.may_differ)
+    runs = runs.resolve()
+    shelves = {kind: FolderShelf(runs / kind) for kind in ("stage1", "cells")}
+    places: dict[str, Any] = {"datalist": str(data.datalist), "dataset_dir": str(data.dataset_dir)}
+    places |= {"cache_dir": str(runs / "cache"), "show_progress": False}
+    if device is not None:
+        places["device_name"] = device
+    plan = Plan(study, runs, [], {}, budget=budget_table(cells))
+    by_folder: dict[Path, Job] = {}
+
+    def job_of(cell: Cell, kind: str, settings: Mapping[str, Any], after: Job | None) -> Job:
+        shelf = shelves["stage1" if kind == "stage1" else "cells"]
+        older = shelf.older(cell.name, settings)
+        folder = shelf.place(cell.name, settings)
+        if folder not in by_folder:
+            task = _task(cell, kind, folder, places, after)
+            epochs = int(node_of(cell.config, "stage1#max_epochs" if kind == "stage1" else "max_epochs"))
+            job = Job(folder.name, kind, folder, settings, task, study.evaluate, after, cell.method, epochs, older)
+            by_folder[folder] = job
+            plan.jobs.append(job)
+        return by_folder[folder]
+
+    for cell in cells:
+        stage1 = None if cell.stage1 is None else job_of(cell, "stage1", cell.stage1, None)
+        plan.cells[cell.name] = job_of(cell, "cell", cell.stage2, stage1)
+        plan.entries.append(_entry(cell, plan.cells[cell.name], runs))
+    return plan
+
+
+def _task(cell: Cell, kind: str, folder: Path, places: Mapping[str, Any], after: Job | None) -> dict[str, Any]:
+    own = {**places, "output_dir": str(folder)}
+    if after is not None:
+        own["stage1_checkpoint"] = str(after.folder / STAGE1_WEIGHTS)
+    run_id = STAGE1 if kind == "stage1" else STAGE2
+    command = ["cps4", "train", "stage1" if kind == "stage1" else "stage2", "--datalist", str(own["datalist"])]
+    command += ["--dataset-dir", str(own["dataset_dir"]), "-o", str(folder)]
+    for overlay in (*cell.overlays, str(folder / "overlay.json")):
+        command += ["--overlay", overlay]
+    command += ["--set", f"cache_dir={own['cache_dir']}"]
+    if after is not None:
+        command += ["--set", f"stage1_checkpoint={own['stage1_checkpoint']}"]
+    return {
+        "kind": kind,
+        "cell": cell.name,
+        "run_id": run_id,
+        "overlays": list(cell.overlays),
+        "settings": dict(cell.settings),
+        "places": own,
+        "command": shlex.join(command),
+    }
+
+
+def _entry(cell: Cell, job: Job, runs: Path) -> dict[str, Any]:
+    return {
+        "name": cell.name,
+        "method": cell.method,
+        "title": cell.title,
+        "share": cell.share,
+        "seed": cell.seed,
+        "labeled_subjects": cell.settings["labeled_subjects"],
+        "overlays": list(cell.overlays),
+        "settings": {k: v for k, v in cell.settings.items() if k not in ("seed", "labeled_share", "labeled_subjects")},
+        "folder": str(job.folder.relative_to(runs)),
+        "stage1": None if job.after is None else str(job.after.folder.relative_to(runs)),
+    }
+
+
+def total_estimate(plan: Plan, jobs: Sequence[Job], slots: int) -> float | None:
+    """Seconds until all of these jobs are done, or None where no job like one of them has been run yet."""
+    estimates = [plan.estimate(job) for job in jobs]
+    if any(value is None for value in estimates):
+        return None
+    return sum(value for value in estimates if value is not None) / max(1, min(slots, len(jobs) or 1))

@@ -1,0 +1,159 @@
+"""Runs jobs as processes, as many at a time as the machine bears; a crash harms its own job only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cps4_monai.bench.folders import LOG
+from cps4_monai.bench.plan import Job
+
+logger = logging.getLogger(__name__)
+GIBIBYTE = 1024**3
+MEMORY_PER_JOB = 2.5 * GIBIBYTE  # a process of the studies' size with torch, MONAI and its data
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Running:
+    """A job that is being worked on."""
+
+    job: Job
+    process: subprocess.Popen
+    log: IO[bytes]
+    since: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that came to its end, or that could not start because its stage 1 failed."""
+
+    job: Job
+    seconds: float
+    error: str
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def auto_jobs() -> int:
+    """Jobs at a time: one per core, as far as the free memory goes."""
+    free = 0.0
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
+        free = float(lines.get("MemAvailable", "0 kB").split()[0]) * 1024
+    by_memory = int(free // MEMORY_PER_JOB) if free else cpu_count()
+    return max(1, min(cpu_count(), by_memory))
+
+
+def job_environment(slots: int) -> dict[str, str]:
+    """The environment of a job: threads divided among the slots, unless the user has set them."""
+    environment = dict(os.environ)
+    threads = str(max(1, cpu_count() // max(1, slots)))
+    for name in THREAD_VARIABLES:
+        environment.setdefault(name, environment.get("OMP_NUM_THREADS", threads))
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def job_command(job: Job) -> list[str]:
+    """The process of a job."""
+    return [sys.executable, "-m", "cps4_monai.bench.task", str(job.folder), *job.sections]
+
+
+class Runner:
+    """Works a list of jobs off.
+
+    Args:
+        jobs: in order; a job that needs another one waits for it if that is in the list.
+        slots: jobs at a time.
+        watch: called a few times per second with what runs, for a display.
+        ended: called with each job that came to its end.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        slots: int,
+        watch: Callable[[Sequence[Running]], None] = lambda running: None,
+        ended: Callable[[Ended], None] = lambda result: None,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"{slots} jobs at a time; expected at least 1")
+        self.waiting = list(jobs)
+        self.slots = slots
+        self.watch, self.ended = watch, ended
+        self.running: list[Running] = []
+        self.results: list[Ended] = []
+        self._environment = job_environment(slots)
+
+    def run(self) -> list[Ended]:
+        """Until nothing is left; an interrupt ends the processes, which resume when started again."""
+        try:
+            while self.waiting or self.running:
+                self._start()
+                self._collect()
+                self.watch(self.running)
+                if self.running:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            for one in self.running:
+                one.process.terminate()
+            for one in self.running:
+                one.process.wait()
+                one.log.close()
+        return self.results
+
+    def _start(self) -> None:
+        for job in list(self.waiting):
+            before = job.after
+            if before is not None and before.left:
+                if before in self.waiting or any(one.job is before for one in self.running):
+                    continue
+                if "training" in before.left:
+                    self.waiting.remove(job)
+                    self._end(Ended(job, 0.0, f"its stage 1 failed, see {before.folder / LOG}"))
+                    continue
+            if len(self.running) >= self.slots:
+                return
+            self.waiting.remove(job)
+            job.prepare()
+            log = (job.folder / LOG).open("ab")
+            process = subprocess.Popen(
+                job_command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment
+            )
+            self.running.append(Running(job, process, log, time.monotonic()))
+
+    def _collect(self) -> None:
+        for one in list(self.running):
+            code = one.process.poll()
+            if code is None:
+                continue
+            self.running.remove(one)
+            one.log.close()
+            error = "" if code == 0 and not one.job.left else _reason(one.job.folder / LOG, code)
+            self._end(Ended(one.job, time.monotonic() - one.since, error))
+
+    def _end(self, result: Ended) -> None:
+        self.results.append(result)
+        self.ended(result)
+
+
+def _reason(log: Path, code: int) -> str:
+    """Last line of a job's log, which is its error, or the signal that ended it."""
+    if code < 0:
+        return f"ended by signal {-code}, see {log}"
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    return last.removeprefix("Error: ") if last.startswith("Error: ") else f"exit code {code}, see {log}"

@@ -1,0 +1,129 @@
+"""The process behind one job: ``python -m cps4_monai.bench.task FOLDER SECTION...`` trains, then scores each section.
+
+A job is the bundle's own run ids with the overlays that ``task.json`` names. Started again, it goes on where it
+stopped: the training by the bundle's ``ResumeHandler``, the sections by ``done.json``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.bench.folders import DONE, TASK, read_settings, write_json
+
+logger = logging.getLogger(__name__)
+RESUME_FILES = {"stage1": Path("stage1") / "resume.pt", "cell": Path("stage2") / "resume.pt"}
+
+
+def run_task(folder: Path, sections: list[str]) -> None:
+    """Trains, then predicts and scores the sections; whatever is done is passed over.
+
+    Args:
+        folder: with ``task.json``, as :meth:`cps4_monai.bench.plan.Job.prepare` writes it.
+        sections: of the datalist.
+    """
+    task = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    with _locked(folder):
+        if "training" not in _seconds(folder):
+            started = time.monotonic()
+            _workflow(task, ["train.json", *task["overlays"], str(folder / "overlay.json")], task["run_id"], {})
+            _record(folder, "training", time.monotonic() - started)
+            (folder / RESUME_FILES[task["kind"]]).unlink(missing_ok=True)
+        for section in sections:
+            if section not in _seconds(folder):
+                started = time.monotonic()
+                _evaluate(task, folder, section)
+                _record(folder, section, time.monotonic() - started)
+
+
+def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:
+    own: dict[str, Any] = {"section": section, "evaluation_dir": str(folder / section)}
+    if task["kind"] == "stage1":
+        run_id = "evaluate_prompt_map"
+    else:
+        run_id = "run"
+        # Tables only: the study's report draws what it shows.
+        own |= {"evaluate#report#max_pictures": 0, "evaluate#report#jobs": 1, "evaluate#attention": None}
+        own |= {"evaluate#metrics": None}
+    _workflow(task, [str(folder / "config.json"), "evaluate"], run_id, own)
+
+
+def _workflow(task: dict[str, Any], configs: list[str], run_id: str, own: dict[str, Any]) -> None:
+    from cps4_monai.workflow import CPS4Workflow
+
+    workflow = CPS4Workflow(configs, run_id=run_id, **{**task["places"], **own})
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    return dict(read_settings(folder / DONE).get("seconds", {}))
+
+
+def _record(folder: Path, step: str, seconds: float) -> None:
+    from cps4_monai.handlers.run_record import versions
+
+    done = read_settings(folder / DONE)
+    done["seconds"] = {**done.get("seconds", {}), step: round(seconds, 2)}
+    done["finished"] = {**done.get("finished", {}), step: datetime.now(UTC).isoformat(timespec="seconds")}
+    done["threads"] = int(os.environ.get("OMP_NUM_THREADS", "0")) or None
+    done["machine"] = machine()
+    done["versions"] = versions()
+    write_json(folder / DONE, done)
+
+
+def machine() -> str:
+    """Processor and cores, in words; a GPU stands in the run's own ``run.json``."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time: a second one waits, and finds everything done."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            logger.warning("%s: another process works on it; waiting", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; the last line of a failure is what a user can act on."""
+    from cps4_monai.workflow import user_error
+
+    # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    try:
+        run_task(Path(arguments[0]), arguments[1:])
+    except Exception as error:
+        logger.exception("job failed")
+        cause = user_error(error) or error
+        sys.stdout.flush()
+        sys.stderr.write(f"Error: {' '.join(str(cause).split()) or type(cause).__name__}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""`cps4 bench`: run a study, and report it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+class StudyGroup(click.Group):
+    """``cps4 bench STUDY.yaml -o RUNS`` is ``cps4 bench run STUDY.yaml -o RUNS``."""
+
+    default_command = "run"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and not {"-h", "--help"} & set(args):
+            args = [self.default_command, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=StudyGroup, subcommand_metavar="STUDY.yaml | report RUNS")
+def bench() -> None:
+    """Run a study and report it: cps4 bench STUDY.yaml -o RUNS, then cps4 bench report RUNS.
+
+    \b
+    Examples:
+      cps4 bench studies/quick.yaml -o runs/quick
+      cps4 bench studies/ratios.yaml -o runs/studies --datalist data/splits.json --dry-run
+      cps4 bench report runs/quick -o report
+    Options of each: cps4 bench run --help, cps4 bench report --help
+    """
+
+
+@bench.command()
+@click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--datalist", type=click.Path(path_type=Path), help="Datalist JSON; not for a study with a phantom.")
+@click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the scans; default: the datalist's.")
+@click.option("-j", "--jobs", default="auto", show_default=True, help="Jobs at a time: a number, or auto.")
+@click.option("--only", metavar="PATTERN", help="Cells to run, e.g. 'cps4-*' or seed0; their stage 1 comes along.")
+@click.option("--dry-run", is_flag=True, help="Show what is left and how long it may take.")
+@click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
+def run(
+    study_file: Path,
+    output: Path,
+    datalist: Path | None,
+    dataset_dir: Path | None,
+    jobs: str,
+    only: str | None,
+    dry_run: bool,
+    device: str | None,
+) -> None:
+    """Run what is left of STUDY; started again, it goes on where it stopped."""
+    from rich.console import Console
+
+    from cps4_monai.bench.display import Display, show_plan
+    from cps4_monai.bench.runner import Runner, auto_jobs
+    from cps4_monai.bench.start import start_study
+
+    try:
+        plan = start_study(study_file, output, datalist=datalist, dataset_dir=dataset_dir, device=device)
+        left = plan.open_jobs(only)
+        slots = auto_jobs() if jobs == "auto" else _count(jobs)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if only is not None and not plan.matching(only):
+        raise click.ClickException(f"no cell matches --only {only!r}; the cells are {', '.join(plan.cells)}")
+    console = Console(soft_wrap=True)
+    show_plan(plan, left, slots, console)
+    if dry_run:
+        return
+    plan.write()
+    display = Display(plan, left, console)
+    with display.progress:
+        results = Runner(left, slots, display.watch, display.ended).run()
+    failed = [result for result in results if result.error]
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(results)} jobs failed; the same command runs them again, from their last epoch"
+        )
+    click.echo(f"runs: {output}")
+
+
+def _count(jobs: str) -> int:
+    if not jobs.isdigit() or int(jobs) < 1:
+        raise ValueError(f"--jobs is {jobs!r}; expected a number from 1 on, or auto")
+    return int(jobs)
