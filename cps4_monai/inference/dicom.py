@@ -160,8 +160,11 @@ def _to_nifti(sitk: Any, image: Any, folder: Path) -> nib.Nifti1Image:
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InvalidVolumeError(folder, "colours", "one real number in each voxel", "export grey-scale images")
     array = sitk.GetArrayFromImage(image).T
-    if array.ndim != 3:
-        raise InvalidVolumeError(folder, f"{array.ndim}-D data", EXPECTED, "export one volume")
+    if array.ndim != 3:  # several frames in a file: where each lies is in tags that are not read here
+        raise InvalidVolumeError(
+            folder, "several images in one file (enhanced DICOM)", "a file for each slice",
+            "export the series as classic DICOM, or convert it to NIfTI, for instance with dcm2niix",
+        )  # fmt: skip
     if array.dtype.itemsize > 4:
         array = array.astype(np.float32)
     affine = np.eye(4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.evaluation.matching import find_volumes
 from cps4_monai.inference.folder_search import names_label_map
-from cps4_monai.inference.outcome import ScanOutcome
+from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_report import run_report
@@ -28,7 +28,6 @@ from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import level_flags
 from cps4_monai.report.pictures import sagittal_mosaic
 
-logger = logging.getLogger(__name__)
 ENDINGS = ("_dseg", "_seg", "_mask", "_pred", "_label")
 REPORT = "report.html"
 
@@ -77,14 +76,14 @@ def report_masks(
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
 
+    names = _names(paths, root)
+
     def one(path: Path) -> ScanOutcome:
-        name = _scan_stem(path)
-        name = (path.parent.relative_to(root) / name).as_posix()
+        name = names[path]
         try:
             outcome = _outcome(path, name, output, images, anatomy, unannotated, qc)
-        except (ValueError, OSError, ImportError) as error:
-            logger.warning("%s", error)
-            outcome = ScanOutcome(path, name, "failed", str(error))
+        except Exception as error:  # one bad label map never stops the others, whatever is wrong with it
+            outcome = ScanOutcome(path, name, "failed", reason_of(error))
         if on_scan is not None:
             on_scan(outcome)
         return outcome
@@ -95,6 +94,16 @@ def report_masks(
     contents[REPORT] = run_report(outcomes, anatomy, title=title, settings={"label maps": masks})
     run_files.write(contents)
     return outcomes, output / REPORT
+
+
+def _names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
+    """``subfolder/scan`` for each label map; with its whole stem where a scan has several."""
+    places = {path: (path.parent.relative_to(root) / _scan_stem(path)).as_posix() for path in paths}
+    shared = Counter(name.casefold() for name in places.values())
+    return {
+        path: name if shared[name.casefold()] == 1 else (path.parent.relative_to(root) / full_stem(path)).as_posix()
+        for path, name in places.items()
+    }
 
 
 def scan_of(mask: Path, images: str | Path | None = None) -> Path | None:
@@ -122,8 +131,10 @@ def _outcome(
     unannotated: Sequence[int] | None,
     qc: bool,
 ) -> ScanOutcome:
-    label = read_volume(path, is_label=True, num_classes=anatomy.num_classes)
-    record = _sidecar(path) if is_ours(path) else {}
+    sidecar = _sidecar(path)
+    record = sidecar if is_ours(path) else {}
+    spacing = sidecar.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
+    label = read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
     told = record.get("Structures", [])
     confidence = {s["code"]: s["confidence"] for s in told if s.get("confidence") is not None}
     if unannotated is None:
@@ -136,13 +147,15 @@ def _outcome(
     flags = [flag.to_dict() for flag in level_flags(structures, anatomy, None, unannotated)]
     # What only the network's probabilities tell is kept from the time they were at hand.
     flags += [flag for flag in record.get("Flags", []) if flag["name"] == "level_ambiguous"]
+    source = scan_of(path, images)
+    notes = [] if record or not sidecar else ["changed since it was segmented"]
+    notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
     found: dict[str, Any] = {
-        "Warnings": [*label.warnings, *([] if record or not _sidecar(path) else ["changed since it was segmented"])],
+        "Warnings": list(dict.fromkeys([*sidecar.get("Warnings", []), *label.warnings, *notes])),
         "Flags": flags,
         "Levels": record.get("Levels"),
         "Structures": [structure.to_dict() for structure in structures],
     }
-    source = scan_of(path, images)
     picture = None
     if qc:
         picture = output / f"{name}_qc.png"

@@ -71,6 +71,12 @@ class ScanOutcome:
         return [*note, *self.record.get("Warnings", [])]
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed: the message of an error that was foreseen, with its type before it for any other."""
+    expected = isinstance(error, ValueError | OSError | ImportError)
+    return str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
+
+
 def by_urgency(outcomes: Sequence[ScanOutcome]) -> list[ScanOutcome]:
     """Failures first, then by the gravest flag, then by name."""
 

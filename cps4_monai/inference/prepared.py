@@ -19,6 +19,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, read_volume
 
 MAX_FIELD_MM = 2000.0
+MIN_FIELD_MM = 50.0  # two vertebrae
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,12 @@ def prepare_scan(
         keep_grey: keep grey values on the scan's own grid, for pictures.
 
     Raises:
-        InvalidVolumeError: a field of view above two metres, which is a wrong spacing.
+        InvalidVolumeError: a field of view above two metres, which is a wrong spacing and would fill any memory.
     """
     started = time.perf_counter()
     grid = SagittalGrid.from_affine(volume.shape, volume.affine)
     slices, spacing = grid.to_slices(volume.array), grid.spacing_mm[1:]
-    field_mm = max(n * mm for n, mm in zip(grid.slices_shape, grid.spacing_mm, strict=True))
-    if field_mm > MAX_FIELD_MM:
-        raise InvalidVolumeError(
-            volume.path, f"a field of view of {field_mm:.0f} mm", f"at most {MAX_FIELD_MM:.0f} mm",
-            f"correct the spacing ({' x '.join(f'{s:g}' for s in volume.spacing_mm)} mm) in the header",
-        )  # fmt: skip
+    warnings = (*volume.warnings, *grid.warnings, *_check_field(volume, grid))
     window = percentile_window(volume.array, *percentiles)
     grey = np.empty(volume.shape, dtype=np.uint8) if keep_grey else None
     grey_slices = None if grey is None else grid.to_slices(grey)  # a view
@@ -116,11 +112,25 @@ def prepare_scan(
         affine=volume.affine,
         grid=grid,
         content_key=volume.content_key,
-        warnings=(*volume.warnings, *grid.warnings),
+        warnings=warnings,
         slices=torch.stack(made),
         grey=grey,
         seconds={"prepare": time.perf_counter() - started},
     )
+
+
+def _check_field(volume: Volume, grid: SagittalGrid) -> list[str]:
+    """A warning about a field of view that shows no two vertebrae; one of more than two metres is an error."""
+    depth, height, width = (n * mm for n, mm in zip(grid.slices_shape, grid.spacing_mm, strict=True))
+    spacing = " x ".join(f"{s:g}" for s in volume.spacing_mm)
+    if max(depth, height, width) > MAX_FIELD_MM:
+        raise InvalidVolumeError(
+            volume.path, f"a field of view of {max(depth, height, width):.0f} mm", f"at most {MAX_FIELD_MM:.0f} mm",
+            f"correct the spacing in the header, {spacing}, which is to be in millimetres",
+        )  # fmt: skip
+    if max(height, width) >= MIN_FIELD_MM:
+        return []
+    return [f"a field of view of {height:.3g} x {width:.3g} mm in plane: is the spacing, {spacing}, in millimetres?"]
 
 
 def read_and_prepare(

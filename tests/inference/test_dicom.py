@@ -102,6 +102,15 @@ def test_damaged_files_are_a_clear_error(tmp_path, make_scan):
         read_dicom(folder)
 
 
+def test_several_frames_in_one_file_are_told_how_to_mend(tmp_path, make_scan):
+    image = sitk.GetImageFromArray(sagittal(make_scan()).astype(np.int16))
+    image.SetMetaData("0008|0060", "MR")
+    (tmp_path / "s").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "s" / "enhanced.dcm"))
+    with pytest.raises(InvalidVolumeError, match=r"enhanced DICOM.*dcm2niix"):
+        read_dicom(tmp_path / "s")
+
+
 def test_series_folders_are_found_beside_nifti_files(tmp_path, make_scan):
     write_series(tmp_path / "pat1" / "t2", sagittal(make_scan()))
     write_series(tmp_path / "pat2", sagittal(make_scan()))

@@ -80,3 +80,42 @@ def _empty(tmp_path):
 def test_report_without_label_maps_or_output_is_a_usage_error(tmp_path):
     assert CliRunner().invoke(report, []).exit_code == 2
     assert CliRunner().invoke(report, [str(tmp_path), "-l", str(tmp_path)]).exit_code == 2
+
+
+def test_a_header_without_geometry_is_read_as_it_was_segmented(bundle_dir, make_scan, tmp_path):
+    scan = make_scan()
+    image = nib.Nifti1Image(np.ascontiguousarray(scan.image[::-1, ::-1]), np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    (tmp_path / "in").mkdir()
+    nib.save(image, tmp_path / "in/s.nii.gz")
+    settings = {"weights": bundle_dir, "device": "cpu", "qc": False, "assume_spacing": [4, 2, 2]}
+    segment_scans(tmp_path / "in", tmp_path / "out", **settings)
+    before = _rows(tmp_path / "out/structures.csv")
+    (outcome,), _ = report_masks(tmp_path / "out")
+    assert outcome.status == "mask" and outcome.picture.exists() and any("assumed" in w for w in outcome.warnings)
+    assert _rows(tmp_path / "out/structures.csv") == before and before[1]["volume_ml"]
+
+
+def test_two_label_maps_of_one_scan_get_a_picture_each_and_a_lost_scan_is_told(make_scan, tmp_path):
+    scan = make_scan()
+    for name in ("x_dseg", "x_mask"):
+        nib.save(nib.Nifti1Image(scan.label, scan.affine), tmp_path / f"{name}.nii.gz")
+    outcomes, _ = report_masks(tmp_path)
+    assert [o.name for o in outcomes] == ["x_dseg", "x_mask"] and len({o.picture for o in outcomes}) == 2
+    assert all("scan was not found" in o.warnings[0] for o in outcomes)
+
+
+def test_an_error_that_nobody_foresaw_is_recorded_for_its_label_map_alone(segmented, monkeypatch):
+    from cps4_monai.inference import masks
+
+    def broken(label, source, anatomy, title, flags):
+        if title.startswith("a"):
+            raise IndexError("out of range")
+        return drawn(label, source, anatomy, title, flags)
+
+    drawn = masks._draw
+    monkeypatch.setattr(masks, "_draw", broken)
+    outcomes, page = report_masks(segmented)
+    assert [o.status for o in outcomes] == ["failed", "mask"] and outcomes[0].reason == "IndexError: out of range"
+    assert page.exists()

@@ -171,6 +171,13 @@ def test_a_field_of_view_of_metres_is_a_wrong_spacing(segmenter, make_scan):
         segmenter(nib.Nifti1Image(scan.image, scan.affine @ np.diag([1, 50, 50, 1])))
 
 
+def test_a_field_of_view_without_two_vertebrae_is_told(segmenter, make_scan):
+    scan = make_scan()
+    metres = segmenter(nib.Nifti1Image(scan.image, np.diag([1e-3, 1e-3, 1e-3, 1]) @ scan.affine), qc=False)
+    assert any("in millimetres?" in warning for warning in metres.warnings)
+    assert not segmenter(scan.nifti(), qc=False).warnings
+
+
 @pytest.mark.parametrize(
     ("settings_", "words"),
     [
