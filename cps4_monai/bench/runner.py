@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -72,6 +72,13 @@ def job_command(job: Job) -> list[str]:
     return [sys.executable, "-m", "cps4_monai.bench.task", str(job.folder), *job.sections]
 
 
+def start_process(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen:
+    """Starts a job's process, its output appended to its log."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(environment)
+    )
+
+
 class Runner:
     """Works a list of jobs off.
 
@@ -130,9 +137,7 @@ class Runner:
             self.waiting.remove(job)
             job.prepare()
             log = (job.folder / LOG).open("ab")
-            process = subprocess.Popen(
-                job_command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment
-            )
+            process = start_process(job_command(job), log, self._environment)
             self.running.append(Running(job, process, log, time.monotonic()))
 
     def _collect(self) -> None:

@@ -1,0 +1,81 @@
+"""Which settings decide a result, and which differences count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+
+from cps4_monai.bench.effective import differences, effective_settings, needs_stage1
+from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.workflow import resolve_config
+
+
+def merged(*overlays: str, **settings: Any) -> dict[str, Any]:
+    root = find_bundle_root()
+    files = [str(resolve_config(name, root)) for name in ("train.json", *overlays)]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    for key, value in settings.items():
+        parser[key] = value
+    return parser.get()
+
+
+def changed(run_id: str, **settings: Any) -> set[str]:
+    return set(differences(effective_settings(merged(), run_id), effective_settings(merged(**settings), run_id)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "stage1", "stage2"),
+    [
+        ({"seed": 3}, True, True),
+        ({"labeled_subjects": ["sub-001"]}, True, True),
+        ({"slice_size": [64, 32]}, True, True),
+        ({"stage1#loss#pixel_weight": 0.0}, True, False),
+        ({"stage1#max_epochs": 3}, True, False),
+        ({"prompt_map#presence_threshold": None}, True, True),
+        ({"train#method#text_weight": 0.0}, False, True),
+        ({"max_epochs": 3}, False, True),
+        ({"features": [4, 8]}, False, True),
+        ({"learning_rate": 0.5}, False, True),
+        ({"cache_dir": "elsewhere", "output_dir": "there", "device_name": "cpu", "num_workers": 9}, False, False),
+        ({"log_every": 7, "show_progress": False, "datalist": "moved.json"}, False, False),
+    ],
+)
+def test_a_setting_counts_where_it_decides_the_result(settings: dict[str, Any], stage1: bool, stage2: bool) -> None:
+    assert bool(changed("training_stage1", **settings)) == stage1
+    assert bool(changed("training_stage2", **settings)) == stage2
+
+
+def test_the_default_and_its_spelled_out_overlay_are_the_same_run() -> None:
+    for run_id in ("training_stage1", "training_stage2"):
+        plain, spelled = (effective_settings(merged(*names), run_id) for names in ((), ("methods/cps4",)))
+        assert differences(plain, spelled) == {}
+
+
+def test_what_a_run_id_itself_runs_counts() -> None:
+    config = merged()
+    other = {**config, "training_stage1": ["$@stage1#validate#evaluator.run()"]}
+    assert differences(effective_settings(config, "training_stage1"), effective_settings(other, "training_stage1"))
+
+
+@pytest.mark.parametrize(("method", "needed"), [("cps4", True), ("mt_ce", False), ("supervised", False)])
+def test_stage_1_is_needed_where_stage_2_reads_its_result(method: str, needed: bool) -> None:
+    assert needs_stage1(merged(f"methods/{method}")) == needed
+
+
+def test_an_option_that_is_new_and_off_changes_no_earlier_result() -> None:
+    assert differences({"a": 1}, {"a": 1, "b": None, "c": 0.0, "d": False, "e": []}) == {}
+    assert differences({"a": 1}, {"a": 1, "b": 2}) == {"b": (None, 2)}
+    assert differences({"a": 1, "b": 2}, {"a": 1}) == {"b": (2, None)}
+    assert differences({"a": 0}, {"a": None}) == {"a": (0, None)}
+
+
+def test_settings_are_plain_json_and_an_unknown_run_id_is_named(tmp_path: Path) -> None:
+    found = effective_settings(merged(), "training_stage2")
+    assert json.loads(json.dumps(found)) == found
+    assert found["train#method#ema_decay"] == 0.99, "a reference stands with its value"
+    with pytest.raises(KeyError, match="no run id 'training'"):
+        effective_settings(merged(), "training")

@@ -1,0 +1,121 @@
+"""Cells of a study, stage 1 shared where it is the same, folders found again by their settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.bench.folders import SETTINGS, FolderShelf, write_json
+from cps4_monai.bench.matrix import Data
+from cps4_monai.bench.plan import Plan, make_plan
+from cps4_monai.bench.study import StudyError, load_study
+
+
+@pytest.fixture
+def plan(tiny_data: Path, write_study, tmp_path: Path):
+    def make(names: list[str], shares: list, **keys) -> Plan:
+        study = load_study(write_study(names, shares, **keys))
+        return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+
+    return make
+
+
+def test_stage_1_is_shared_by_all_cells_with_the_same_settings_of_it(plan) -> None:
+    methods = {
+        "no_text": {"method": "cps4", "settings": {"train#method#text_weight": 0.0}},
+        "token_only": {"method": "cps4", "settings": {"stage1#loss#pixel_weight": 0.0}},
+    }
+    made = plan(["supervised", "cps4", "no_text", "token_only"], [25], methods=methods, seeds=[0, 1])
+    after = {name: job.after for name, job in made.cells.items()}
+    assert after["supervised-25pct-seed0"] is None
+    assert after["cps4-25pct-seed0"] is after["no_text-25pct-seed0"] is not None
+    assert after["token_only-25pct-seed0"] not in (None, after["cps4-25pct-seed0"])
+    assert after["cps4-25pct-seed1"] is not after["cps4-25pct-seed0"]
+    assert [job.kind for job in made.jobs].count("stage1") == 4 and len(made.cells) == 8
+    order = [id(job) for job in made.jobs]
+    assert all(order.index(id(job.after)) < order.index(id(job)) for job in made.jobs if job.after)
+    seeds = [job.task["settings"]["seed"] for job in made.jobs]
+    assert seeds == sorted(seeds), "all methods of one seed before the next seed"
+
+
+def test_rotation_gives_each_seed_its_own_labeled_subjects_and_its_own_stage_1(plan) -> None:
+    made = plan(["cps4"], [25, 50], seeds=[0, 1], rotate_labeled={25: True})
+    labeled = {entry["name"]: entry["labeled_subjects"] for entry in made.entries}
+    assert labeled["cps4-50pct-seed0"] is None and labeled["cps4-50pct-seed1"] is None
+    assert not set(labeled["cps4-25pct-seed0"]) & set(labeled["cps4-25pct-seed1"])
+
+
+def test_overlays_can_be_an_axis_of_the_matrix(plan, tmp_path: Path) -> None:
+    overlay = tmp_path / "hot.json"
+    overlay.write_text('{"learning_rate": 0.5}')
+    block = {"methods": ["supervised"], "shares": [25], "overlays": {"hot": [str(overlay)], "": []}}
+    made = plan(["supervised"], [25], matrix=[block], may_differ=["learning_rate"])
+    assert set(made.cells) == {"supervised+hot-25pct-seed0", "supervised-25pct-seed0"}
+    with pytest.raises(
+        StudyError, match=r"unequal budgets: learning rate \(learning_rate\) is 0.0001 for .* and 0.5 for"
+    ):
+        plan(["supervised"], [25], matrix=[block])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"settings": {"iterations_per_epoch": None}}, "iterations_per_epoch is null, a pass over the data"),
+        ({"settings": {"seed": 3}}, "'seed' is set by the study; state it under 'seeds'"),
+        ({"settings": {"cache_dir": "x"}}, "'cache_dir' is set by the study; leave it out"),
+        ({"settings": {"learning_rte": 3}}, "did you mean learning_rate"),
+        ({"methods": {"cps4": {"settings": {"max_epochs": 9}}}}, "unequal budgets: epochs"),
+        ({"methods": {"cps4": {"settings": {"features": [4, 16]}}}}, "unequal budgets: network's features"),
+        ({"methods": {"cps4": {"settings": {"geometry#scale": 0.5}}}}, "unequal budgets: geometric augmentation"),
+        ({"matrix": [{"methods": ["cps4"], "shares": [25]}] * 2}, "holds the cell cps4-25pct-seed0 twice"),
+        ({"matrix": [{"methods": ["cps4"], "shares": [33]}]}, "no labeled share '33'"),
+        ({"methods": {"cps4": {"overlays": ["nothing"]}}}, "no config called 'nothing'"),
+    ],
+)
+def test_what_would_spoil_the_comparison_is_refused(plan, keys: dict, message: str) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        plan(["supervised", "cps4"] if "matrix" not in keys else ["cps4"], [25], **keys)
+
+
+def test_what_the_study_lets_differ_is_stated(plan) -> None:
+    methods = {"cps4": {"settings": {"max_epochs": 9}}}
+    made = plan(["supervised", "cps4"], [25], methods=methods, may_differ=["max_epochs"])
+    stated = {setting: by_value for setting, _, by_value in made.budget}
+    assert stated["max_epochs"] == {"1": "supervised", "9": "cps4"}
+    assert list(stated["features"].values()) == ["supervised, cps4"]
+    assert list(stated["stage1#max_epochs"].values()) == ["cps4"], "supervised has no stage 1"
+
+
+def test_only_chooses_cells_and_brings_their_stage_1_along(plan) -> None:
+    made = plan(["supervised", "cps4"], [25], seeds=[0, 1])
+    names = [(job.kind, job.name) for job in made.open_jobs("cps4-*-seed1")]
+    assert names == [("stage1", "cps4-25pct-seed1"), ("cell", "cps4-25pct-seed1")]
+    assert len(made.open_jobs("seed0")) == 3 and made.matching("nothing") == []
+
+
+def test_a_folder_is_found_by_its_settings_and_never_reused_for_others(tmp_path: Path) -> None:
+    def keep(folder: Path, settings: dict) -> None:
+        folder.mkdir(parents=True)
+        write_json(folder / SETTINGS, settings)
+
+    first = FolderShelf(tmp_path).place("a", {"x": 1})
+    assert first == tmp_path / "a"
+    keep(first, {"x": 1})
+    shelf = FolderShelf(tmp_path)
+    assert shelf.place("a", {"x": 1, "new_and_off": None}) == first
+    assert shelf.place("b", {"x": 1}) == first, "the same run under another name"
+    second = shelf.place("a", {"x": 2})
+    assert second == tmp_path / "a-2" and shelf.place("a", {"x": 2}) == second
+    assert shelf.older("a", {"x": 2}) == {first: {"x": (1, 2)}}
+
+
+def test_estimates_come_from_done_jobs_of_the_same_method_or_else_of_the_same_kind(plan) -> None:
+    made = plan(["supervised", "cps4"], [25], seeds=[0, 1])
+    job = {name: made.cells[name] for name in made.cells}
+    assert made.estimate(job["cps4-25pct-seed0"]) is None
+    done = job["supervised-25pct-seed0"]
+    done.prepare()
+    write_json(done.folder / "done.json", {"seconds": {"training": 100.0, "validation": 8.0}})
+    assert done.left == () and made.estimate(done) == 0
+    assert made.estimate(job["supervised-25pct-seed1"]) == made.estimate(job["cps4-25pct-seed0"]) == 108.0

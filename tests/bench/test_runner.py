@@ -1,0 +1,125 @@
+"""Jobs as processes: order, failures, interruption; and the bundle's own runs behind them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.bench import runner as runner_module
+from cps4_monai.bench.folders import DONE, write_json
+from cps4_monai.bench.matrix import Data
+from cps4_monai.bench.plan import Job, make_plan
+from cps4_monai.bench.runner import Runner, job_command, job_environment
+from cps4_monai.bench.study import load_study
+from cps4_monai.bench.task import main, run_task
+
+
+def job(folder: Path, name: str, after: Job | None = None, behaviour: str = "work") -> Job:
+    task = {"settings": {}, "behaviour": behaviour}
+    kind = "cell" if after else "stage1"
+    return Job(name, kind, folder / name, {"name": name}, task, (), after, "m", 1)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that notes when it ran in ``order`` and does what the task says, in place of the training."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(
+        "import json, os, sys, time, pathlib\n"
+        "folder = pathlib.Path(sys.argv[1]); behaviour = json.loads((folder / 'task.json').read_text())['behaviour']\n"
+        "open(folder.parent / 'order', 'a').write(folder.name + '\\n')\n"
+        "if behaviour == 'fail': sys.exit('Error: no labeled subject')\n"
+        "if behaviour == 'crash': os.kill(os.getpid(), 9)\n"
+        "if behaviour == 'hang': time.sleep(60)\n"
+        "(folder / 'done.json').write_text(json.dumps({'seconds': {'training': 1.0}}))\n"
+    )
+    monkeypatch.setattr(runner_module, "job_command", lambda job: [sys.executable, str(script), str(job.folder)])
+    return tmp_path
+
+
+def test_a_failure_harms_its_own_dependents_only(stand_in: Path) -> None:
+    broken, whole = job(stand_in, "broken", behaviour="fail"), job(stand_in, "whole")
+    jobs = [broken, job(stand_in, "x", broken), whole, job(stand_in, "y", whole), job(stand_in, "z", whole, "crash")]
+    results = {result.job.name: result.error for result in Runner(jobs, 2).run()}
+    assert results["broken"] == "no labeled subject" and "its stage 1 failed" in results["x"]
+    assert results["whole"] == results["y"] == "" and "ended by signal 9" in results["z"]
+    order = (stand_in / "order").read_text().split()
+    assert "x" not in order and order.index("whole") < order.index("y")
+
+
+def test_an_interrupt_ends_the_processes(stand_in: Path) -> None:
+    def interrupt(running) -> None:
+        if (stand_in / "order").is_file():
+            raise KeyboardInterrupt
+
+    runner = Runner([job(stand_in, "long", behaviour="hang")], 1, interrupt)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    assert runner.running[0].process.poll() is not None and time.monotonic() - started < 30
+    with pytest.raises(ValueError, match="0 jobs at a time"):
+        Runner([], 0)
+
+
+def test_threads_are_divided_among_the_jobs_unless_the_user_says_otherwise(monkeypatch) -> None:
+    monkeypatch.setattr(runner_module, "cpu_count", lambda: 8)
+    for name in runner_module.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert job_environment(2)["OMP_NUM_THREADS"] == "4" and job_environment(20)["MKL_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert {job_environment(2)[name] for name in runner_module.THREAD_VARIABLES} == {"3"}
+
+
+def test_a_study_runs_the_bundles_own_stages_and_evaluation_and_is_then_done(tiny_data, write_study, tmp_path) -> None:
+    study = load_study(
+        write_study(["cps4"], [25], evaluate=["validation", "test"], rotate_labeled={25: True}, seeds=[1])
+    )
+    plan = make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+    for one in plan.open_jobs():
+        one.prepare()
+        run_task(one.folder, list(one.sections))
+    assert plan.open_jobs() == []
+    cell = plan.cells["cps4-25pct-seed1"]
+    stage1 = cell.after
+    assert stage1 is not None and (stage1.folder / "stage1" / "prompted_vision.pt").is_file()
+    assert "ceiling" in (stage1.folder / "test" / "prompt_map.csv").read_text()
+    config = json.loads((cell.folder / "config.json").read_text())
+    assert config["features"] == [4, 8] and config["stage1_checkpoint"].startswith(str(stage1.folder))
+    run = json.loads((cell.folder / "stage2" / "run.json").read_text())["starts"][0]
+    assert sorted(run["settings"]["labeled_subjects"]) == sorted(cell.task["settings"]["labeled_subjects"])
+    for section in ("validation", "test"):
+        assert {"cases.csv", "structures.csv"} <= {p.name for p in (cell.folder / section).iterdir()}
+    assert not list(cell.folder.rglob("resume.pt")) and (cell.folder / "stage2" / "model.pt").is_file()
+    done = json.loads((cell.folder / DONE).read_text())
+    assert set(done["seconds"]) == {"training", "validation", "test"} and done["versions"]["torch"]
+
+    again = make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+    assert again.open_jobs() == [] and again.cells["cps4-25pct-seed1"].folder == cell.folder
+
+    write_json(cell.folder / DONE, {"seconds": {"training": 1.0, "test": 1.0}})
+    before = (cell.folder / "stage2" / "model.pt").stat().st_mtime_ns
+    (left,) = again.open_jobs()
+    assert left.left == ("validation",)
+    run_task(left.folder, list(left.sections))
+    assert not again.open_jobs() and (cell.folder / "stage2" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_the_process_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "overlay.json").write_text("{}")
+    task = {"kind": "cell", "run_id": "training_stage2", "overlays": ["supervised"], "settings": {}}
+    places = {"datalist": str(tmp_path / "no.json"), "dataset_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    write_json(tmp_path / "task.json", {**task, "places": places})
+    assert main([str(tmp_path)]) == 1 and not (tmp_path / DONE).exists()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("Error: ") and "cannot be read as a datalist" in last
+
+
+def test_the_process_of_a_job_can_be_run_by_hand(tmp_path: Path) -> None:
+    command = job_command(job(tmp_path, "stage"))
+    assert command[:3] == [sys.executable, "-m", "cps4_monai.bench.task"]
+    assert importlib.util.find_spec(command[2]) is not None and command[3] == str(tmp_path / "stage")

@@ -1,0 +1,76 @@
+"""Study files: what is read, and what is refused with the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cps4_monai.bench.study import ALL, StudyError, load_study, parse_study
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+
+
+def content(**more: Any) -> dict[str, Any]:
+    return {"name": "small", "matrix": [{"methods": ["a", "b"], "shares": [5, "10%", 25.0, "all"]}], **more}
+
+
+def test_a_bare_matrix_gets_defaults_that_choose_on_validation() -> None:
+    study = parse_study(content(), "x.yaml")
+    assert study.evaluate == ("validation",) and study.baseline == "a" and study.gap == ""
+    assert study.matrix[0].shares == ("5", "10", "25", ALL) and study.matrix[0].seeds == (0,)
+    assert study.methods["b"].method == "b" and study.methods["b"].title == "b"
+
+
+def test_variants_name_their_method_overlays_and_settings() -> None:
+    methods = {"b": {"method": "cps4", "overlays": ["x"], "settings": {"stage1#loss#pixel_weight": 0}, "title": "B"}}
+    study = parse_study(content(methods=methods, seeds=[0, 3], rotate_labeled={5: True, 10: False}), "x.yaml")
+    spec = study.methods["b"]
+    assert (spec.method, spec.overlays, spec.title) == ("cps4", ("x",), "B")
+    assert dict(spec.settings) == {"stage1#loss#pixel_weight": 0}
+    assert study.rotate_labeled == {"5"} and study.matrix[0].seeds == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metods": {}}, "did you mean 'methods'"),
+        ({"matrix": []}, "'matrix' is missing"),
+        ({"matrix": [{"methods": ["a"]}]}, r"matrix\[0\]: shares"),
+        ({"matrix": [{"methods": ["a"], "shares": [0]}]}, "expected a percentage"),
+        ({"matrix": [{"methods": ["a"], "shares": [5], "seed": [1]}]}, "did you mean 'seeds'"),
+        ({"methods": {"c": {}}}, r"methods \['c'\] are in no block"),
+        ({"methods": {"a": {"overlay": []}}}, "did you mean 'overlays'"),
+        ({"evaluate": ["train"]}, r"expected one or both of \['validation', 'test'\]"),
+        ({"baseline": "z"}, "'baseline' is 'z'"),
+        ({"gap": "z"}, "'gap' is 'z'"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"name": "a/b"}, "part of folder names"),
+        ({"overlays": "study"}, "expected a list of names"),
+    ],
+)
+def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse_study(content(**change), "x.yaml")
+
+
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: [")
+    with pytest.raises(StudyError, match=r"x\.yaml: cannot be read"):
+        load_study(path)
+    path.write_text("- a")
+    with pytest.raises(StudyError, match="the study is a list"):
+        load_study(path)
+
+
+def test_the_shipped_studies_hold_what_the_issue_asks_for() -> None:
+    ratios, ablation = (load_study(STUDIES / f"{name}.yaml") for name in ("ratios", "ablation"))
+    by_share = {share: set(b.methods) for b in ratios.matrix[:1] for share in b.shares}
+    assert by_share == {s: {"supervised", "mean_teacher", "cps4", "cps4_plus"} for s in ("5", "10", "25")}
+    assert {"cps4_paper", "clip", "untrained"} == set(ratios.matrix[1].methods) and ratios.matrix[1].shares == ("10",)
+    assert ratios.matrix[2].methods == ("supervised",) and ratios.matrix[2].shares == ("100",)
+    assert ratios.rotate_labeled == {"5", "10"} and ratios.baseline == "mean_teacher"
+    assert len(ablation.methods) == 10 and ablation.baseline == "mt_ce" and ablation.matrix[0].shares == ("5",)
+    assert all(block.seeds == (0, 1, 2) for study in (ratios, ablation) for block in study.matrix)
