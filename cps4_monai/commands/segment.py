@@ -41,6 +41,8 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--raw", is_flag=True, help="The plain argmax: levels are not decoded, islands stay.")
 @click.option("--assume-spacing", callback=_spacing, metavar="MM or X,Y,Z",
               help="Spacing of scans whose header has none.")  # fmt: skip
+@click.option("--runtime", type=click.Choice(["torch", "onnx", "auto"]), default="torch", show_default=True,
+              help="What runs the network; onnx (extra 'onnx') is for CPUs, auto times both.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def segment(
     inputs: tuple[Path, ...],
@@ -54,6 +56,7 @@ def segment(
     tta: bool,
     raw: bool,
     assume_spacing: list[float] | None,
+    runtime: str,
     verbose: bool,
 ) -> None:
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
@@ -79,7 +82,8 @@ def segment(
         try:
             run = segment_scans(
                 inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
-                qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, on_scan=on_scan,
+                qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, runtime=runtime,
+                on_scan=on_scan,
             )  # fmt: skip
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error

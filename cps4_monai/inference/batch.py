@@ -65,6 +65,7 @@ def segment_scans(
     jobs: int = 2,
     raw: bool = False,
     assume_spacing: Sequence[float] | float | None = None,
+    runtime: str = "torch",
     on_scan: OnScan | None = None,
 ) -> SegmentationRun:
     """Segments scans into a folder: label maps, JSONs, pictures, tables and a report; what `cps4 segment` does.
@@ -83,6 +84,7 @@ def segment_scans(
         jobs: scans read ahead, and scans written behind, at a time; each holds its volume in memory.
         raw: see :func:`cps4_monai.inference.segment.segment`.
         assume_spacing: likewise.
+        runtime: likewise.
         on_scan: called after each scan with its outcome, how many are done and how many there are.
 
     Raises:
@@ -96,7 +98,7 @@ def segment_scans(
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
     segmenter = Segmenter(
-        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing
+        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing, runtime=runtime
     )
     sources = find_sources(given, output)
     outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
@@ -105,7 +107,8 @@ def segment_scans(
     batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan)
     outcomes += batch.run(sources.scans, jobs)
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
-    settings = {"weights": segmenter.bundle.path, **segmenter.settings, "device": device_name(segmenter.device)}
+    machine = {"device": device_name(segmenter.device), "runtime": segmenter.runtime}
+    settings = {"weights": segmenter.bundle.path, **segmenter.settings, **machine}
     contents = run_tables(outcomes, segmenter.bundle.anatomy)
     contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=settings)
     run_files.write(contents)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG, MODEL, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
+ONNX = "models/model.onnx"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Bundle:
         version: of the bundle, from its metadata.
         values: its inference.json.
         content: bytes of the weights' file.
+        read: bytes of another of its files by its place in the bundle; None where there is none.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Bundle:
     version: str
     values: ConfigValues = field(repr=False)
     content: bytes = field(repr=False)
+    read: Callable[[str], bytes | None] = field(repr=False, compare=False)
 
     def build_network(self, device: torch.device) -> nn.Module:
         """The network with its weights, on the device, for inference.
@@ -102,6 +105,7 @@ def open_bundle(weights: str | Path | None = None) -> Bundle:
         version=str(metadata.get("version", "")),
         values=values,
         content=content,
+        read=root.read,
     )
 
 

@@ -1,0 +1,50 @@
+"""A network as ONNX: one file for any number of slices of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+OPSET = 20
+INPUT, OUTPUT = "image", "pred"  # the names in metadata.json
+_EXAMPLE = (2, 64, 48)  # slices, height, width: small, and no two alike, so that none is taken for another
+
+
+def to_onnx(network: nn.Module, properties: Mapping[str, str] | None = None, in_channels: int = 1) -> bytes:
+    """Bytes of an ONNX file that computes what the network does in evaluation mode.
+
+    Args:
+        network: (B, in_channels, H, W) to logits (B, C, H, W), float32, on the CPU; left in evaluation mode.
+        properties: kept in the file (``metadata_props``), such as where its weights come from.
+        in_channels: channels of its input.
+
+    Raises:
+        ValueError: the packages of the extra are missing, or the network takes no free number and size of slices.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter asks for it later, with a longer traceback
+    except ImportError as error:
+        raise ValueError(
+            f"a network is exported by the packages onnx and onnxscript, and {error.name} is not installed: "
+            "pip install 'cps4-monai[onnx]'"
+        ) from error
+    slices, height, width = _EXAMPLE
+    example = torch.zeros(slices, in_channels, height, width)
+    free = {0: torch.export.Dim("slices"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    try:
+        program = torch.onnx.export(
+            network.eval(), (example,), input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=(free,),
+            opset_version=OPSET, dynamo=True, verbose=False,
+        )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(
+            f"{type(network).__name__} cannot be exported to ONNX for slices of any number and size "
+            f"({str(error).strip().splitlines()[0]}); use the runtime torch"
+        ) from error
+    assert program is not None  # what torch returns for dynamo=True
+    model = program.model_proto
+    onnx.helper.set_model_props(model, dict(properties or {}))
+    return model.SerializeToString()
