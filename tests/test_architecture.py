@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "levels": {"anatomy"},
     "vision": {"anatomy"},
     "vlm": {"text", "vision"},
-    "prompt_map": {"vision"},
+    "prompt_map": {"anatomy", "vision"},
     "methods": {"losses", "networks"},
     "engines": {"methods"},
     "handlers": {"engines", "losses", "metrics", "networks"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -29,6 +29,8 @@ class AttentionPrior:
             largest probability of the product is at least this, and no target (all 0) elsewhere.
         groups: lists of class codes that share no code; a code in none of them is a group by itself. None: all classes
             are one group.
+        order: applied to the product before it becomes a target: (B, C, H, W) probabilities to the same, such as
+            ``cps4_monai.prompt_map.LevelOrder``, which makes the names follow the spine.
 
     Raises:
         ValueError: an unknown activation, a number out of range, a code in two groups.
@@ -41,6 +43,7 @@ class AttentionPrior:
         floor: float = 0.01,
         confidence: float | None = None,
         groups: Sequence[Sequence[int]] | None = None,
+        order: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; expected one of {list(ACTIVATIONS)}")
@@ -58,6 +61,7 @@ class AttentionPrior:
         self.floor = floor
         self.confidence = confidence
         self.groups = None if groups is None else tuple(tuple(int(code) for code in group) for group in groups)
+        self.order = order
 
     @torch.no_grad()
     def __call__(self, teacher_logits: Tensor, attention_logits: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
@@ -86,6 +90,8 @@ class AttentionPrior:
             prior = F.interpolate(attention, size=teacher.shape[2:], mode="bilinear", align_corners=False)
             product = teacher * prior.clamp(min=self.floor).pow(self.exponent)
             target = self._within_groups(product, teacher)
+            if self.order is not None:
+                target = self.order(target)
             if self.confidence is None:
                 return target
             best, index = target.max(dim=1, keepdim=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cps4_monai.prompt_map.level_order import LevelOrder
 from cps4_monai.prompt_map.mapper import PromptMapper
 from cps4_monai.prompt_map.otsu import otsu_threshold
 from cps4_monai.prompt_map.provider import CachedVLMProvider, PseudoLabelProvider, VLMProvider, make_provider
@@ -9,6 +10,7 @@ from cps4_monai.prompt_map.stacking import stack_prompt_maps
 
 __all__ = [
     "CachedVLMProvider",
+    "LevelOrder",
     "PromptMapper",
     "PseudoLabelProvider",
     "VLMProvider",

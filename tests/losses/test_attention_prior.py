@@ -50,6 +50,15 @@ def test_confident_pixels_are_one_hot_and_the_others_have_no_target():
     assert AttentionPrior(confidence=0.0)(teacher, even).sum(1).eq(1).all()
 
 
+def test_the_order_is_applied_to_the_product_before_confidence_is_asked():
+    def swapped(probs):
+        return probs[:, [0, 2, 1, 3]]
+
+    plain = target()
+    torch.testing.assert_close(target(order=swapped), plain[[0, 2, 1, 3]])
+    assert target(order=lambda probs: torch.eye(4)[1].view(1, 4, 1, 1), confidence=0.9).tolist() == [0, 1, 0, 0]
+
+
 def test_maps_are_upsampled_to_the_pixels_they_cover():
     maps = torch.full((1, 2, 2, 1), -8.0)
     maps[0, 0, 0], maps[0, 1, 1] = 8.0, 8.0  # class 0 above, class 1 below
