@@ -21,7 +21,8 @@ SERIES = ("#2f6f8f", "#c8693f", "#5b8c5a", "#8a63a8", "#b08a2e", "#3f7fbf", "#a8
 MAX_POINTS = 400
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def plain_chart(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty chart in the report's style, inches; drawn without pyplot's global state."""
     figure = Figure(figsize=(width, height), facecolor="none", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -35,7 +36,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
     """SVG element, ready to stand in HTML; the same input gives the same text."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cps4", "font.family": "sans-serif"}):
@@ -59,7 +60,7 @@ def structure_boxes(structures: pd.DataFrame, anatomy: Anatomy, metric: str = "d
     order = [s for s in reversed(anatomy.along_spine()) if s.code in values]
     order += [s for s in anatomy.foreground if s.order is None and s.code in values]
     colours = hex_colours(anatomy)
-    figure, axes = _figure(10.4, 0.55 + 0.27 * max(len(order), 1))
+    figure, axes = plain_chart(10.4, 0.55 + 0.27 * max(len(order), 1))
     rng = np.random.default_rng(0)
     for place, structure in enumerate(order):
         data = values[structure.code]
@@ -79,7 +80,7 @@ def structure_boxes(structures: pd.DataFrame, anatomy: Anatomy, metric: str = "d
     else:
         axes.set_xlim(left=0)
     axes.set_xlabel(title, color=MUTED, fontsize=9)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def learning_curve(values: pd.DataFrame, title: str) -> str:
@@ -89,7 +90,7 @@ def learning_curve(values: pd.DataFrame, title: str) -> str:
         values: columns ``iteration``, ``name``, ``value``.
         title: above the chart.
     """
-    figure, axes = _figure(5.6, 2.9)
+    figure, axes = plain_chart(5.6, 2.9)
     names = sorted(values["name"].unique())
     for place, name in enumerate(names):
         series = values[values["name"] == name].dropna(subset=["value"])
@@ -105,7 +106,7 @@ def learning_curve(values: pd.DataFrame, title: str) -> str:
     axes.set_xlabel("iteration", color=MUTED, fontsize=9)
     if names:
         axes.legend(frameon=False, fontsize=8, labelcolor=TEXT, ncols=2 if len(names) > 4 else 1)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def method_bars(summaries: Mapping[str, pd.DataFrame], metric: str = "dice_b", title: str = "Dice (b)") -> str:
@@ -116,7 +117,7 @@ def method_bars(summaries: Mapping[str, pd.DataFrame], metric: str = "dice_b", t
         metric: which overall metric.
         title: of the axis.
     """
-    figure, axes = _figure(10.4, 0.6 + 0.36 * max(len(summaries), 1))
+    figure, axes = plain_chart(10.4, 0.6 + 0.36 * max(len(summaries), 1))
     for place, summary in enumerate(summaries.values()):
         row = summary[(summary["structure"] == "overall") & (summary["metric"] == metric)]
         if row.empty or not np.isfinite(row["mean"].iloc[0]):
@@ -133,4 +134,4 @@ def method_bars(summaries: Mapping[str, pd.DataFrame], metric: str = "dice_b", t
     axes.grid(False, axis="y")
     axes.set_xlim(0, 1.08)
     axes.set_xlabel(title, color=MUTED, fontsize=9)
-    return _svg(figure)
+    return svg_of(figure)
