@@ -40,7 +40,7 @@ class Cards:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, what it is sorted by, tone ("", "muted", "warn" or "bad") and a colour swatch."""
+    """A table cell: text, what it is sorted by, tone ("", "best", "muted", "warn" or "bad") and a colour swatch."""
 
     text: str
     sort: float | str = ""
