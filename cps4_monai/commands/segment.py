@@ -76,6 +76,8 @@ def segment(
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI calls its own deprecated arguments
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
+    if not verbose:  # warnings about scans are in the tables, those about the weights are told here
+        logging.getLogger("cps4_monai.inference.bundle").setLevel(logging.WARNING)
     from cps4_monai.inference.batch import segment_scans
 
     with _Progress() as on_scan:
@@ -85,7 +87,7 @@ def segment(
                 qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, runtime=runtime,
                 on_scan=on_scan,
             )  # fmt: skip
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
     _tell(run)
     if run.failures:
@@ -126,7 +128,8 @@ def _tell(run: SegmentationRun) -> None:
     if len(skipped) > SHOWN:
         click.echo(f"skipped {len(skipped) - SHOWN} more, listed in the report", err=True)
     for one in run.failures:
-        click.echo(f"failed {one.source}: {one.reason}", err=True)
+        named = one.reason if one.reason.startswith(str(one.source)) else f"{one.source}: {one.reason}"
+        click.echo(f"failed {named}", err=True)
     notes = {one.reason for one in run.segmented if one.status == "kept" and one.reason}
     for note in sorted(notes):
         count = sum(one.reason == note for one in run.segmented)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from pathlib import Path
 from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.data.volume import read_volume
 from cps4_monai.inference.folder_search import looks_like_label_map
-from cps4_monai.inference.outcome import ScanOutcome
+from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
 from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_report import run_report
@@ -131,6 +132,8 @@ class _Batch:
         behind: deque[Future[ScanOutcome]] = deque()
         waiting = deque(scans)
         readers, writers = (ThreadPoolExecutor(jobs, thread_name_prefix=name) for name in ("read", "write"))
+        if self.qc:  # what draws is imported while the network runs
+            writers.submit(importlib.import_module, "cps4_monai.report.pictures")
         try:
             while waiting or ahead:
                 while waiting and len(ahead) < jobs:
@@ -142,6 +145,7 @@ class _Batch:
                 if isinstance(begun, ScanOutcome):
                     self._report(begun)
                     continue
+                self.segmenter.load()  # weights that do not fit are no scan's fault: they end the run
                 while len(behind) >= jobs:
                     self._report(behind.popleft().result())
                 behind.append(self._segment(source, begun, writers))
@@ -216,9 +220,7 @@ class _Batch:
 def _failed(source: Source, error: Exception) -> ScanOutcome:
     """One bad scan never stops the others, whatever is wrong with it."""
     logger.debug("%s failed", source.path, exc_info=error)
-    expected = isinstance(error, ValueError | OSError | ImportError)
-    reason = str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
-    return ScanOutcome(source.path, source.name, "failed", reason)
+    return ScanOutcome(source.path, source.name, "failed", reason_of(error))
 
 
 def _there(path: Path) -> Path | None:

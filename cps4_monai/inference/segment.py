@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from cps4_monai.inference.test_time import TestTimeAugmented
 from cps4_monai.levels import LevelThresholds, level_flags
 
 logger = logging.getLogger(__name__)
+PACKAGES = ("torch", "monai", "numpy", "nibabel")  # their versions stand in every result
 
 
 def segment(
@@ -167,10 +169,19 @@ class Segmenter:
             scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey
         )
 
+    def load(self) -> torch.nn.Module:
+        """The network, loaded now if it was not before.
+
+        Raises:
+            ValueError: the weights do not fit the bundle's network, or cannot be read.
+        """
+        with self._lock:
+            return self.network
+
     def scores(self, scan: PreparedScan) -> ScanScores:
         """The network's answer; the time it takes is added to the scan's."""
+        network = self.load()
         with self._lock:
-            network = self.network
             started = time.perf_counter()
             scores = run_network(
                 network, scan.slices, device=self.device, batch_size=self.batch_size,
@@ -214,11 +225,12 @@ class Segmenter:
 
     def _provenance(self, scan: PreparedScan) -> Mapping[str, Any]:
         return {
-            "Sources": [str(scan.path)],
+            # A whole path, so that `cps4 report` finds the scan from any folder.
+            "Sources": [os.path.abspath(scan.path) if scan.path.exists() else str(scan.path)],
             "SourceSha256": scan.content_key,
             "Weights": {"Name": self.bundle.path.name, "Version": self.bundle.version, "Sha256": self.bundle.sha256},
             "Settings": self.settings,
-            "Software": {"cps4_monai": __version__, **{n: importlib.metadata.version(n) for n in ("torch", "monai")}},
+            "Software": {"cps4_monai": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
             "Device": device_name(self.device),
             "Runtime": self.runtime,
             "Seconds": scan.seconds,
