@@ -38,8 +38,9 @@ class RunFiles:
             ours = known is not None and (name == MANIFEST or _digest(path.read_bytes()) in known.get(name, []))
             if not ours:
                 raise ForeignFileError(
-                    f"{path}: found a file that this command did not write (or that was changed since); it is never "
-                    "overwritten. To mend: choose another output folder, or move the file away"
+                    f"{path}: found a file that this command did not write (or that was changed since); expected none "
+                    "or one of ours, as it is never overwritten. To mend: choose another output folder, or move the "
+                    "file away"
                 )
 
     def write(self, contents: Mapping[str, bytes]) -> None:

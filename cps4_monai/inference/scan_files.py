@@ -130,8 +130,8 @@ def check_picture(path: Path) -> None:
         start = file.read(_PNG_START + 8 + len(_MARK))
     if _MARK not in start:
         raise ForeignFileError(
-            f"{path}: found a file that {GENERATOR} did not write; it is never overwritten. To mend: choose another "
-            "output folder, or move the file away"
+            f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
+            "overwritten. To mend: choose another output folder, or move the file away"
         )
 
 

@@ -1,245 +1,57 @@
-"""Each row of the inputs page through `cps4 segment`, and what the command tells."""
+"""`cps4 segment`: its options, kinds of input, what it tells, and that a kill loses nothing."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import shutil
 import subprocess
 import sys
+import time
 
-import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from cps4_monai.commands.segment import segment
+from cps4_monai.data.label_ownership import is_ours
 
 
-@pytest.fixture()
-def cps4(bundle_dir, tmp_path):
-    """Function that calls the command on files of the folder ``in``; gives the result and the output folder."""
-
-    def call(*arguments, output="out", qc=False):
-        given = [str(a) for a in arguments] or [str(tmp_path / "in")]
-        common = ["-o", str(tmp_path / output), "-w", str(bundle_dir), "-d", "cpu", *([] if qc else ["--no-qc"])]
-        return CliRunner().invoke(segment, [*given, *common]), tmp_path / output
-
-    return call
-
-
-@pytest.fixture()
-def scan(make_scan):
-    return make_scan()
+def test_missing_files_and_empty_folders_are_told_and_the_rest_is_segmented(inputs):
+    good, empty = inputs.save(), inputs.root / "empty"
+    empty.mkdir()
+    gone = inputs.folder / "gone.nii.gz"
+    result = inputs.segment(gone, good, empty)
+    first, second = (row["reason"] for row in inputs.rows("failures.csv"))
+    assert result.exit_code == 1 and "no such file" in first and "no scan in this folder" in second
+    assert "1 segmented, 0 kept, 2 failed" in result.output and inputs.codes().any()
+    assert "Traceback" not in result.output and result.output.count(f"failed {gone}: ") == 1
 
 
-def _save(scan, folder, name="s.nii.gz", array=None, change=None):
-    """Writes the scan, or another array on its grid, with a changed header."""
-    image = nib.Nifti1Image(scan.image if array is None else array, scan.affine)
-    image.set_qform(scan.affine, 1)
-    folder.mkdir(exist_ok=True)
-    content = image.to_bytes()
-    if change:  # on the bytes: nibabel would write the header anew
-        header = nib.Nifti1Header(binaryblock=content[:348], check=False)
-        change(header)
-        content = header.binaryblock + content[348:]
-    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    return folder / name
+def test_a_damaged_file_is_named_once_and_the_others_are_segmented(inputs):
+    inputs.save("good.nii.gz")
+    bad = inputs.save("bad.nii.gz")
+    bad.write_bytes(bad.read_bytes()[:200])
+    result = inputs.segment()
+    assert result.exit_code == 1 and result.output.count(f"failed {bad}: found damaged gzip") == 1
+    assert not (inputs.out / "bad_dseg.nii.gz").exists() and inputs.codes("good").any()
+    assert [row["status"] for row in inputs.rows("scans.csv")] == ["failed", "done"]
 
 
-def _mask(out, name="s"):
-    return nib.load(out / f"{name}_dseg.nii.gz")
-
-
-def _reason(out):
-    with open(out / "failures.csv", encoding="utf-8", newline="") as file:
-        return [row["reason"] for row in csv.DictReader(file)]
-
-
-def _warnings(out, name="s"):
-    return json.loads((out / f"{name}_dseg.json").read_text("utf-8"))["Warnings"]
-
-
-@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<u2", "<i4", "<f4", "<f8", ">f4", "<i8"])
-@pytest.mark.parametrize("name", ["s.nii", "s.nii.gz"])
-def test_any_number_type_and_both_endings(cps4, scan, tmp_path, dtype, name):
-    array = np.clip(scan.image, 0, None).astype(dtype)
-    image = nib.Nifti1Image(array, scan.affine, dtype=array.dtype)
-    (tmp_path / "in").mkdir()
-    nib.save(image, tmp_path / "in" / name)
-    result, out = cps4()
-    assert result.exit_code == 0, result.output
-    mask = _mask(out)
-    assert mask.get_data_dtype() == np.uint8 and mask.shape == scan.label.shape
-    np.testing.assert_array_equal(np.asarray(mask.dataobj), scan.label)
-    np.testing.assert_array_equal(mask.affine, nib.load(tmp_path / "in" / name).affine)
-
-
-def test_unsigned_bytes_and_scaled_values(cps4, scan, tmp_path):
-    _save(scan, tmp_path / "in", "byte.nii.gz", np.clip(scan.image / 4, 0, 255).astype(np.uint8))
-
-    def scaled(header):
-        header["scl_slope"], header["scl_inter"] = 0.5, -300
-
-    _save(scan, tmp_path / "in", "scaled.nii.gz", change=scaled)
-    result, out = cps4()
-    assert result.exit_code == 0, result.output
-    np.testing.assert_array_equal(np.asarray(_mask(out, "scaled").dataobj), scan.label)
-    assert (np.asarray(_mask(out, "byte").dataobj) == scan.label).mean() > 0.99
-
-
-def test_four_dimensional_with_one_time_point_gives_three(cps4, scan, tmp_path):
-    _save(scan, tmp_path / "in", array=scan.image[..., None])
-    result, out = cps4()
-    assert result.exit_code == 0 and _mask(out).shape == scan.label.shape
-    np.testing.assert_array_equal(_mask(out).affine, scan.affine)
-
-
-def test_sform_and_qform_that_disagree(cps4, scan, tmp_path):
-    def disagree(header):
-        header["qoffset_x"] += 5
-
-    _save(scan, tmp_path / "in", change=disagree)
-    result, out = cps4()
-    assert result.exit_code == 0 and any("disagree" in w for w in _warnings(out))
-    np.testing.assert_allclose(_mask(out).affine, scan.affine)
-    before, after = nib.load(tmp_path / "in/s.nii.gz").header, _mask(out).header
-    assert float(before["qoffset_x"]) == float(after["qoffset_x"])
-
-
-@pytest.mark.parametrize("only", ["sform_code", "qform_code"])
-def test_one_form_alone_is_that_one(cps4, scan, tmp_path, only):
-    def one(header):
-        header["sform_code"] = header["qform_code"] = 0
-        header[only] = 3
-
-    _save(scan, tmp_path / "in", change=one)
-    result, out = cps4()
-    assert result.exit_code == 0, result.output
-    np.testing.assert_array_equal(np.asarray(_mask(out).dataobj), scan.label)
-    assert int(_mask(out).header[only]) == 3
-
-
-def _no_form(header):
-    header["sform_code"] = header["qform_code"] = 0
-
-
-def _no_spacing(header):
-    header["pixdim"][1:4] = 0
-    _no_form(header)
-
-
-@pytest.mark.parametrize("change", [_no_form, _no_spacing])
-def test_assume_spacing_mends_headers_without_geometry(cps4, make_scan, tmp_path, change):
-    scan = make_scan()
-    ras = np.ascontiguousarray(scan.image[::-1, ::-1])  # what is assumed are the axes R, A, S
-    _save(scan, tmp_path / "in", array=ras, change=change)
-    result, out = cps4()
-    assert result.exit_code == 1 and "--assume-spacing" in _reason(out)[0]
-    result, out = cps4(tmp_path / "in", "--assume-spacing", "4,2,2")
-    assert result.exit_code == 0, result.output
-    np.testing.assert_array_equal(np.asarray(_mask(out).dataobj), scan.label[::-1, ::-1])
-    assert any("assumed" in w for w in _warnings(out))
-
-
-def test_isotropic_and_axial_volumes_are_sliced_sagittally(cps4, make_scan, tmp_path):
-    thin = make_scan(slices=8, thickness=2.0)
-    thin.save(tmp_path / "in/iso.nii.gz")
-    axial = nib.Nifti1Image(thin.image[..., ::2], thin.affine @ np.diag([1, 1, 2, 1]))  # thick from head to foot
-    nib.save(axial, tmp_path / "in/axial.nii.gz")
-    result, out = cps4()
-    assert result.exit_code == 0 and not _warnings(out, "iso")
-    assert any("not left-right" in w for w in _warnings(out, "axial"))
-
-
-def test_not_finite_voxels_are_replaced_and_counted(cps4, scan, tmp_path):
-    array = scan.image.astype(np.float32)
-    array[0, :3, 0] = [np.nan, np.inf, -np.inf]
-    _save(scan, tmp_path / "in", array=array)
-    result, out = cps4()
-    assert result.exit_code == 0 and any("3 voxels" in w for w in _warnings(out))
-    np.testing.assert_array_equal(np.asarray(_mask(out).dataobj), scan.label)
-
-
-def _shear(header):
-    header["srow_y"][2] = 0.5
-
-
-def _singular(header):
-    header["srow_z"][:3] = header["srow_y"][:3]
-
-
-def _negative(header):
-    header["pixdim"][2] = -1
-    header["sform_code"] = 0
-
-
-ARRAYS = {
-    "several time points": lambda a: np.stack([a, a], axis=-1),
-    "complex": lambda a: a.astype(np.complex64),
-    "colours": lambda a: a.astype(np.uint8).repeat(3).view([("R", "u1"), ("G", "u1"), ("B", "u1")]).reshape(a.shape),
-    "nan": lambda a: np.full(a.shape, np.nan, np.float32),
-    "constant": lambda a: np.full(a.shape, 7, np.int16),
-}
-HEADERS = {"sheared": _shear, "singular": _singular, "negative spacing": _negative}
-FILES = {
-    "truncated gzip": lambda c: c[: len(c) // 2],
-    "truncated": lambda c: gzip.compress(gzip.decompress(c)[:5000]),
-    "empty file": lambda c: b"",
-    "text": lambda c: b"not an image, but a text that is longer than any header could be. " * 20,
-    "compressed text": lambda c: gzip.compress(b"text " * 200),
-}
-
-
-@pytest.mark.parametrize("kind", [*ARRAYS, *HEADERS, *FILES])
-def test_what_cannot_be_used_is_recorded_and_the_others_are_segmented(cps4, scan, tmp_path, kind):
-    path = _save(scan, tmp_path / "in", "bad.nii.gz", ARRAYS.get(kind, lambda a: a)(scan.image), HEADERS.get(kind))
-    path.write_bytes(FILES.get(kind, lambda c: c)(path.read_bytes()))
-    _save(scan, tmp_path / "in", "good.nii.gz")
-    result, out = cps4()
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert len(_reason(out)) == 1
-    for words in (str(path), "found", "expected", "To mend"):
-        assert words in _reason(out)[0], _reason(out)
-    assert "1 segmented, 0 kept, 1 failed" in result.output and not (out / "bad_dseg.nii.gz").exists()
-    assert (out / "good_dseg.nii.gz").exists()
-
-
-def test_a_missing_file_and_an_empty_folder_are_told(cps4, scan, tmp_path):
-    (tmp_path / "empty").mkdir()
-    good = _save(scan, tmp_path / "in")
-    result, out = cps4(tmp_path / "gone.nii.gz", good, tmp_path / "empty")
-    assert result.exit_code == 1 and len(_reason(out)) == 2 and (out / "s_dseg.nii.gz").exists()
-    assert "no such file" in _reason(out)[0] and "no scan in this folder" in _reason(out)[1]
-
-
-def test_folders_say_what_they_skip(cps4, scan, tmp_path):
-    _save(scan, tmp_path / "in")
-    _save(scan, tmp_path / "in", "s_mask.nii.gz", scan.label)
-    _save(scan, tmp_path / "in", "truth.nii.gz", scan.label)
-    result, out = cps4()
-    assert result.exit_code == 0, result.output
-    assert "s_mask.nii.gz: its name says label map" in result.output
-    assert "truth.nii.gz: whole numbers, few of them" in result.output
-    assert sorted(p.name for p in out.glob("*.nii.gz")) == ["s_dseg.nii.gz"]
-
-
-def test_bids_datalists_and_files_in_one_call(cps4, scan, tmp_path):
-    bids = tmp_path / "bids"
-    bids.mkdir()
+def test_bids_datalists_and_files_in_one_call(inputs):
+    bids = inputs.folder / "bids"
+    for name in ("bids/sub-1/anat/sub-1_T2w.nii.gz", "list/x/p.nii.gz", "one.nii.gz"):
+        inputs.save(name)
     (bids / "dataset_description.json").write_text("{}")
-    for path in (bids / "sub-1/anat/sub-1_T2w.nii.gz", tmp_path / "list/x/p.nii.gz", tmp_path / "one.nii.gz"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scan.save(path)
-    (tmp_path / "list/d.json").write_text(json.dumps({"test": [{"image": "x/p.nii.gz"}]}))
-    result, out = cps4(bids, tmp_path / "list/d.json", tmp_path / "one.nii.gz")
-    assert result.exit_code == 0, result.output
+    datalist = inputs.folder / "list/d.json"
+    datalist.write_text(json.dumps({"test": [{"image": "x/p.nii.gz"}]}))
+    inputs.segmented(bids, datalist, inputs.folder / "one.nii.gz")
     for name in ("sub-1/anat/sub-1_T2w", "x/p", "one"):
-        assert (out / f"{name}_dseg.nii.gz").exists() and (out / f"{name}_dseg.json").exists()
+        assert inputs.codes(name).any() and inputs.record(name)["Sources"][0].startswith("/")
 
 
-def test_dicom_folder_with_a_localizer_inside(cps4, scan, tmp_path):
+@pytest.fixture()
+def dicom():
+    """The functions of the DICOM tests that write series."""
     pytest.importorskip("SimpleITK", reason="the extra `dicom` is not installed")
     import importlib.util
     from pathlib import Path
@@ -248,50 +60,72 @@ def test_dicom_folder_with_a_localizer_inside(cps4, scan, tmp_path):
     spec = importlib.util.spec_from_file_location("dicom_writing", where)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.write_series(tmp_path / "in", module.sagittal(scan))
-    module.write_series(tmp_path / "in", np.ones((3, 8, 8)), uid="2", t0008_103e="localizer")
-    result, out = cps4()
-    assert result.exit_code == 0, result.output
-    assert any("localizer" in w for w in _warnings(out, "in"))
-    assert sorted(_mask(out, "in").shape) == sorted(scan.label.shape)
-    result, _ = cps4()
-    assert "0 segmented, 1 kept" in result.output
+    return module
 
 
-def test_again_and_overwrite(cps4, scan, tmp_path):
-    _save(scan, tmp_path / "in")
-    result, out = cps4(qc=True)
-    assert result.exit_code == 0 and (out / "s_qc.png").exists()
-    assert result.output.strip().splitlines()[-1] == f"report: {out / 'report.html'}"
-    stamp = (out / "s_dseg.nii.gz").stat().st_mtime_ns
-    result, _ = cps4(qc=True)
-    assert "0 segmented, 1 kept, 0 failed" in result.output and (out / "s_dseg.nii.gz").stat().st_mtime_ns == stamp
-    result, _ = cps4(tmp_path / "in", "--raw")
-    assert "1 kept, though made with other weights or settings" in result.output
-    result, _ = cps4(tmp_path / "in", "--raw", "--overwrite")
-    assert "1 segmented" in result.output and (out / "s_dseg.nii.gz").stat().st_mtime_ns > stamp
+def test_dicom_folder_with_a_localizer_inside(inputs, dicom):
+    dicom.write_series(inputs.folder, dicom.sagittal(inputs.scan))
+    dicom.write_series(inputs.folder, np.ones((3, 8, 8)), uid="2", t0008_103e="localizer")
+    inputs.segmented()
+    assert "localizer" in inputs.warnings("in") and sorted(inputs.mask("in").shape) == sorted(inputs.scan.label.shape)
+    assert "0 segmented, 1 kept" in inputs.segment().output
 
 
-def test_a_file_of_somebody_else_is_an_error_and_survives(cps4, scan, tmp_path):
-    _save(scan, tmp_path / "in")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/s_dseg.nii.gz").write_bytes(b"by hand")
-    result, out = cps4(tmp_path / "in", "--overwrite")
-    assert result.exit_code == 1 and "never overwritten" in _reason(out)[0]
-    assert (out / "s_dseg.nii.gz").read_bytes() == b"by hand"
+def test_dicom_folder_with_two_series_lists_them_and_guesses_none(inputs, dicom):
+    dicom.write_series(inputs.folder / "p1", dicom.sagittal(inputs.scan))
+    dicom.write_series(inputs.folder / "p1", dicom.sagittal(inputs.scan), uid="2", t0008_103e="T2 FS")
+    dicom.write_series(inputs.folder / "p2", dicom.sagittal(inputs.scan))
+    reason = inputs.refused()
+    assert "2 series: T2 SAG (5 files, 1.2.3.1); T2 FS (5 files, 1.2.3.2)" in reason
+    assert [row["status"] for row in inputs.rows("scans.csv")] == ["failed", "done"]
+
+
+def test_again_and_overwrite(inputs):
+    inputs.save()
+    result = inputs.segment(qc=True)
+    assert result.exit_code == 0 and (inputs.out / "s_qc.png").exists()
+    assert result.output.strip().splitlines()[-1] == f"report: {inputs.out / 'report.html'}"
+    stamp = (inputs.out / "s_dseg.nii.gz").stat().st_mtime_ns
+    assert "0 segmented, 1 kept, 0 failed" in inputs.segment(qc=True).output
+    assert "1 kept, though made with other weights or settings" in inputs.segment("--raw").output
+    assert (inputs.out / "s_dseg.nii.gz").stat().st_mtime_ns == stamp
+    assert "1 segmented" in inputs.segment("--raw", "--overwrite").output
+    assert (inputs.out / "s_dseg.nii.gz").stat().st_mtime_ns > stamp
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (("--weights", "/nowhere.zip"), "no such file or folder"), (("--device", "tpu"), "expected auto, cpu"),
-    (("--assume-spacing", "0"), "expected one or three positive numbers"), (("--jobs", "0"), "0 is not in the range"),
-    (("--batch-size", "0"), "0 is not in the range"),
+    (("--device", "cuda:77"), "set device to auto or cpu"), (("--assume-spacing", "0"), "one or three positive"),
+    (("--jobs", "0"), "0 is not in the range"), (("--batch-size", "0"), "0 is not in the range"),
+    (("--no-such-option",), "No such option"),
 ])  # fmt: skip
-def test_wrong_settings_are_told_without_a_traceback(cps4, scan, tmp_path, arguments, words):
-    path = _save(scan, tmp_path / "in")
-    result, _ = cps4(path, *[a for pair in [arguments] for a in pair])
-    if arguments[0] in ("--weights", "--device"):  # given twice: the last one counts
-        result = CliRunner().invoke(segment, [str(path), "-o", str(tmp_path / "o"), *arguments])
+def test_wrong_settings_are_told_without_a_traceback(inputs, arguments, words):
+    inputs.save()
+    result = inputs.segment(*arguments)
     assert result.exit_code in (1, 2) and words in result.output and "Traceback" not in result.output
+
+
+def test_a_device_that_is_not_here_is_told(inputs):
+    import torch
+
+    inputs.save()
+    result = inputs.segment("--device", "mps")
+    assert result.exit_code == (0 if torch.backends.mps.is_available() else 1)
+    assert "Apple's GPU is not available here" in result.output or result.exit_code == 0
+
+
+def test_weights_that_do_not_fit_end_the_run_and_are_no_scans_fault(inputs, edited_bundle):
+    import io
+
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({"other": torch.zeros(2)}, buffer)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        inputs.save(name)
+    result = inputs.segment("--weights", edited_bundle(weights=buffer.getvalue()))
+    assert result.exit_code == 1 and "weights of another network" in result.output
+    assert result.output.count("weights of another network") == 1 and not list(inputs.out.glob("*dseg*"))
 
 
 def test_help_shows_examples_and_loads_nothing_heavy():
@@ -303,11 +137,58 @@ def test_help_shows_examples_and_loads_nothing_heavy():
         assert option in result.output
 
 
-def test_a_zip_on_another_path_and_test_time_augmentation(cps4, scan, bundle_dir, tmp_path):
-    _save(scan, tmp_path / "in")
-    archive = shutil.make_archive(str(tmp_path / "weights of mine"), "zip", bundle_dir)
-    arguments = [str(tmp_path / "in"), "-o", str(tmp_path / "o"), "-w", archive, "-d", "cpu", "--tta", "--no-qc"]
-    result = CliRunner().invoke(segment, arguments)
-    assert result.exit_code == 0, result.output
-    record = json.loads((tmp_path / "o/s_dseg.json").read_text("utf-8"))
+def test_a_zip_on_another_path_and_test_time_augmentation(inputs):
+    inputs.save()
+    archive = shutil.make_archive(str(inputs.root / "weights of mine"), "zip", inputs.bundle)
+    inputs.segmented("--weights", archive, "--tta")
+    record = inputs.record()
     assert record["Settings"]["TestTimeAugmentation"] and record["Weights"]["Name"] == "weights of mine.zip"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory):
+    """The bundle with a small network of its own kind, for processes of their own."""
+    import torch
+
+    from cps4_monai.bundle_root import find_bundle_root
+    from cps4_monai.export import stage_bundle
+    from cps4_monai.networks import ResUNet
+
+    folder = tmp_path_factory.mktemp("small")
+    torch.save(ResUNet(features=(4, 8)).state_dict(), folder / "w.pt")
+    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt", {"features": [4, 8], "spacing_mm": 4.0})
+    return folder / "bundle"
+
+
+def test_segmenting_imports_no_training_and_no_drawing_before_it_is_needed(inputs, small_bundle):
+    inputs.save()
+    heavy = ["monai", "ignite", "pandas", "timm", "transformers", "torchvision", "skimage", "SimpleITK", "matplotlib"]
+    code = (
+        "import sys; from cps4_monai.inference.batch import segment_scans;"
+        f"run = segment_scans({str(inputs.folder)!r}, {str(inputs.out)!r}, weights={str(small_bundle)!r}, qc=False);"
+        f"print(len(run.segmented), sorted(set({heavy!r}) & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "1 []"
+
+
+def test_after_a_kill_the_same_command_does_only_what_is_missing(inputs, small_bundle):
+    names = [f"s{number:02d}" for number in range(12)]
+    for name in names:
+        inputs.save(f"{name}.nii.gz")
+    command = [sys.executable, "-m", "cps4_monai.cli", "segment", inputs.folder, "-o", inputs.out, "-w", small_bundle,
+               "-d", "cpu", "-j", "1"]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(inputs.out.glob("*_dseg.nii.gz")):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    there = {path: path.stat().st_mtime_ns for path in inputs.out.glob("*_dseg.nii.gz")}
+    assert there and all(is_ours(path) for path in there)  # whole, with their sidecars
+    result = inputs.segment("--weights", small_bundle, qc=True)
+    assert result.exit_code == 0, result.output
+    assert f"{len(names) - len(there)} segmented, {len(there)} kept, 0 failed" in result.output
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    assert all(
+        (inputs.out / f"{name}_qc.png").exists() and is_ours(inputs.out / f"{name}_dseg.nii.gz") for name in names
+    )

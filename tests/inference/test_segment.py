@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 
 import nibabel as nib
@@ -13,12 +12,6 @@ from scipy import ndimage
 from cps4_monai import Segmenter, segment
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.volume import read_volume
-
-
-def _oriented(scan, permutation, flips):
-    """The same scan in memory order of another orientation: image and label as nibabel images."""
-    orientation = np.array([[permutation[i], flips[i]] for i in range(3)], float)
-    return [nib.Nifti1Image(a, scan.affine).as_reoriented(orientation) for a in (scan.image, scan.label)]
 
 
 def test_labels_are_those_of_the_scan_on_its_own_grid(segmenter, make_scan):
@@ -43,25 +36,6 @@ def test_structures_say_present_cut_absent_or_not_trained(segmenter, make_scan):
     np.testing.assert_allclose(l5.centroid_mm, nib.affines.apply_affine(make_scan().affine, where), atol=1e-6)
     assert l5.confidence > 0.9 and result.levels["margin"] > 1 and result.levels["anchored"]
     assert [flag.name for flag in result.flags] == ["cut_structure"]
-
-
-@pytest.mark.parametrize("permutation", list(itertools.permutations(range(3))))
-def test_all_48_orientations_give_the_canonical_segmentation(segmenter, make_scan, permutation):
-    scan = make_scan()
-    for flips in itertools.product((1, -1), repeat=3):
-        image, label = _oriented(scan, permutation, flips)
-        result = segmenter(image, qc=False)
-        np.testing.assert_array_equal(result.labels, np.asarray(label.dataobj))
-        np.testing.assert_allclose(result.affine, image.affine)
-
-
-@pytest.mark.parametrize("degrees", [(10, 0, 0), (0, 20, 0), (-15, 10, 25)])
-def test_oblique_scans_are_segmented_on_their_own_grid(segmenter, make_scan, degrees):
-    scan = make_scan()
-    rotation = np.eye(4)
-    rotation[:3, :3] = nib.eulerangles.euler2mat(*np.deg2rad(degrees))
-    result = segmenter(nib.Nifti1Image(scan.image, rotation @ scan.affine), qc=False)
-    np.testing.assert_array_equal(result.labels, scan.label)
 
 
 def test_anisotropic_pixels_come_back_where_they_were(segmenter, make_scan):
@@ -135,26 +109,12 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
     np.testing.assert_array_equal(written.array, result.labels)
     record = json.loads((tmp_path / "out/sub-1_T2w_dseg.json").read_text())
     assert record["Sources"] == [str(path)] and record["Device"] == "cpu"
-    assert len(record["Weights"]["Sha256"]) == 64 and set(record["Software"]) == {"cps4_monai", "torch", "monai"}
+    assert len(record["Weights"]["Sha256"]) == 64 and {"cps4_monai", "torch", "monai"} <= set(record["Software"])
     assert {s["name"]: s["state"] for s in record["Structures"]}["S"] == "not_trained"
     assert all(seconds >= 0 for seconds in record["Seconds"].values())
     with pytest.raises(ValueError, match="is there already"):
         result.save(tmp_path / "out")
     result.save(tmp_path / "out", overwrite=True)
-
-
-def test_header_geometry_is_copied_bit_for_bit(bundle_dir, make_scan, tmp_path):
-    scan = make_scan()
-    image = scan.nifti()
-    image.set_sform(scan.affine, 2)
-    image.set_qform(scan.affine + np.array([[0, 0, 0, 1e-4]] + [[0] * 4] * 3), 1)
-    nib.save(image, tmp_path / "scan.nii")
-    segment(tmp_path / "scan.nii", tmp_path / "out", weights=bundle_dir, device="cpu", qc=False)
-    before = nib.load(tmp_path / "scan.nii").header
-    after = nib.load(tmp_path / "out/scan_dseg.nii.gz").header
-    for field in ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "srow_x",
-                  "srow_y", "srow_z", "xyzt_units"):  # fmt: skip
-        assert before[field].tobytes() == after[field].tobytes(), field
 
 
 def test_a_crop_of_the_network_leaves_background_outside_and_cuts_at_its_own_border(edited_bundle, make_scan):

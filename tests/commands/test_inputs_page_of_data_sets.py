@@ -1,0 +1,143 @@
+"""What labels and data sets get: a check for each of their rows of the inputs page, under the row's own words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cps4_monai.commands.report import report
+from cps4_monai.data.datalist import DatalistError, LeakError, load_datalist
+from cps4_monai.data.nifti_file import InvalidVolumeError
+from cps4_monai.preflight import check_data
+
+ROWS: dict[str, list] = {}
+
+
+def row(text: str):
+    """Puts a check under a row of the page."""
+
+    def put(check):
+        ROWS.setdefault(text, []).append(check)
+        return check
+
+    return put
+
+
+@row("image and label: other shape, or affines apart by more than 1e-3")
+def label_on_another_grid(inputs, tmp_path):
+    from cps4_monai.data.cache import SliceCache
+    from cps4_monai.data.in_plane import InPlane
+
+    scan, masks, moved = inputs.scan, tmp_path / "masks", inputs.scan.affine.copy()
+    moved[0, 3] += 0.01
+    masks.mkdir()
+    inputs.save("a.nii.gz")
+    for array, affine, words in (
+        (scan.label[:-1], scan.affine, "the shape of its image"),
+        (scan.label, moved, "apart"),
+    ):
+        nib.save(nib.Nifti1Image(array, affine), masks / "a_dseg.nii.gz")
+        result = CliRunner().invoke(report, [str(masks), "-o", str(inputs.out), "--images", str(inputs.folder)])
+        assert result.exit_code == 1 and words in inputs.rows("failures.csv")[0]["reason"]
+        cache = SliceCache(tmp_path / "cache", InPlane(size=None, spacing_mm=2.0, mode="spacing"))
+        with pytest.raises(InvalidVolumeError, match=words):  # in training
+            cache.label(masks / "a_dseg.nii.gz", inputs.folder / "a.nii.gz")
+
+
+@row("label values outside the table, not whole numbers")
+def senseless_labels(inputs, tmp_path):
+    masks, label = tmp_path / "masks", inputs.scan.label
+    masks.mkdir()
+    for array, words in (
+        ((label + 30).astype(np.uint8), "outside the table: 30, "),
+        (label * 0.5, "not whole numbers: 1.5, "),
+    ):
+        nib.save(nib.Nifti1Image(array, inputs.scan.affine), masks / "a_dseg.nii.gz")
+        assert CliRunner().invoke(report, [str(masks), "-o", str(inputs.out)]).exit_code == 1
+        assert words in inputs.rows("failures.csv")[0]["reason"]
+
+
+@row("classes listed as `unannotated` in the datalist")
+def unannotated(inputs, tmp_path):
+    import torch
+
+    from cps4_monai.losses.semi_supervised import supervised_cross_entropy
+
+    inputs.save()
+    inputs.segmented()
+    states = {r["name"]: r["state"] for r in inputs.rows("structures.csv")}
+    assert states["S"] == "not_trained" and "not_trained" not in {v for k, v in states.items() if k != "S"}
+    (tmp_path / "list.json").write_text(json.dumps({"unannotated": [1], "test": [{"image": "in/s.nii.gz"}]}))
+    codes = load_datalist(tmp_path / "list.json").unannotated
+    logits, label = torch.randn(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.long)
+    other = logits.clone()
+    other[:, 1] += 9.0
+    torch.testing.assert_close(*(supervised_cross_entropy(x, label, unannotated=codes) for x in (logits, other)))
+
+
+def entries(folder: Path, *subjects: str, label: bool = True, values: np.ndarray | None = None) -> list[dict[str, str]]:
+    """Entries of a datalist, with their files."""
+    made = []
+    for number, subject in enumerate(subjects):
+        array = np.arange(24, dtype=np.int16).reshape(2, 3, 4) + 100 * number if values is None else values
+        codes = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 19
+        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / f"{subject}_T2w.nii.gz")
+        nib.save(nib.Nifti1Image(codes, np.eye(4)), folder / f"{subject}_dseg.nii.gz")
+        made.append({"image": f"{subject}_T2w.nii.gz", **({"label": f"{subject}_dseg.nii.gz"} if label else {})})
+    return made
+
+
+def listed(folder: Path, **content) -> Path:
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder / "datalist.json"
+
+
+@row("same patient or same voxels on two sides of train / val / test")
+def leaks(tmp_path):
+    sessions = listed(tmp_path, training=entries(tmp_path, "sub-1_ses-1"), test=entries(tmp_path, "sub-1_ses-2"))
+    with pytest.raises(LeakError, match="same patient"):
+        load_datalist(sessions)
+    copied = listed(tmp_path, training=entries(tmp_path, "sub-1"), validation=entries(tmp_path, "sub-2"))
+    with pytest.raises(LeakError, match="same image content"):
+        check_data(load_datalist(copied))
+
+
+@row("same patient labeled and unlabeled within train")
+def both_labeled_and_unlabeled(tmp_path):
+    pairs = [f"sub-{n}_ses-{s}" for n in (1, 2) for s in (1, 2)]
+    training = [{k: v for k, v in e.items() if k == "image" or "ses-1" in v} for e in entries(tmp_path, *pairs)]
+    warnings = check_data(load_datalist(listed(tmp_path, training=training)))
+    assert [w for w in warnings if "both" in w] == [
+        "2 patients are both labeled and unlabeled within training: sub-1, sub-2"
+    ]
+
+
+@row("a class that no labeled subject shows")
+def class_never_shown(tmp_path):
+    training = entries(tmp_path, "sub-1")  # its label map shows codes 0 to 18
+    warnings = check_data(load_datalist(listed(tmp_path, training=training)))
+    assert warnings == ("class 19 (T9/T10): no labeled subject shows it, so it cannot be learned",)
+
+
+@row("no labeled subject; no unlabeled subject where the method uses them")
+def nobody_to_learn_from(tmp_path):
+    with pytest.raises(DatalistError, match="no labeled subject"):
+        load_datalist(listed(tmp_path, training=entries(tmp_path, "sub-1", label=False)), require=("labeled",))
+    labeled = listed(tmp_path, training=entries(tmp_path, "sub-1"))
+    load_datalist(labeled, require=("labeled",))
+    with pytest.raises(DatalistError, match="no unlabeled subject"):
+        load_datalist(labeled, require=("labeled", "unlabeled"))
+
+
+CHECKS = [pytest.param(check, id=check.__name__) for checks in ROWS.values() for check in checks]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_row(check, request):
+    names = check.__code__.co_varnames[: check.__code__.co_argcount]
+    check(**{name: request.getfixturevalue(name) for name in names})
