@@ -29,12 +29,10 @@ class ResidualBlock(nn.Module):
         self.lrelu = nn.LeakyReLU(SLOPE, inplace=True)
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.norm2 = nn.BatchNorm2d(out_channels)
-        self.downsample = in_channels != out_channels or stride != 1
-        if self.downsample:
-            self.conv3 = convolution(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
-            self.norm3 = nn.BatchNorm2d(out_channels)
-        else:
-            self.conv3, self.norm3 = nn.Identity(), nn.Identity()
+        other = in_channels != out_channels or stride != 1
+        way_round = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if other else None
+        self.conv3 = nn.Identity() if way_round is None else convolution(way_round)
+        self.norm3 = nn.Identity() if way_round is None else nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), rounded up."""
