@@ -117,6 +117,7 @@ class PixelAttentionLoss(_AttentionMapLoss):
         negatives: "all", all annotated classes, absent ones as pure negatives; "present", those present in the slice.
         activation: "sigmoid" or "softmax" over the annotated classes.
         unannotated: codes that take no part, not as negatives and not in the softmax either.
+        absent_weight: under "all", weight of an absent class in the mean over classes, a present one having 1.
     """
 
     def __init__(
@@ -125,11 +126,14 @@ class PixelAttentionLoss(_AttentionMapLoss):
         negatives: str = "all",
         activation: str = "sigmoid",
         unannotated: Sequence[int] = (),
+        absent_weight: float = 1.0,
     ) -> None:
         super().__init__(binarise, activation, unannotated)
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives is {negatives!r}; expected one of {list(NEGATIVES)}")
-        self.negatives = negatives
+        if not absent_weight >= 0:
+            raise ValueError(f"absent_weight is {absent_weight}; expected 0 or more, 1 counting all classes alike")
+        self.absent_weight = 0.0 if negatives == "present" else absent_weight
 
     def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Scalar loss, of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""
@@ -144,10 +148,12 @@ class PixelAttentionLoss(_AttentionMapLoss):
             log_a, log_rest = log_softmax_and_complement(logits)
             pixels = -torch.where(masks, log_a, log_rest)
         per_class = pixels.flatten(2).mean(2)  # (B, K)
-        if self.negatives == "all":
+        if self.absent_weight == 1:
             return per_class.mean()
-        present = masks.flatten(2).any(2).to(per_class.dtype)
-        return ((present * per_class).sum(1) / present.sum(1).clamp(min=1)).mean()
+        present = masks.flatten(2).any(2)
+        weight = torch.where(present, 1.0, self.absent_weight).to(per_class.dtype)
+        # A slice that shows none of the classes adds 0 where absent ones count nothing.
+        return ((weight * per_class).sum(1) / weight.sum(1).clamp(min=1e-6)).mean()
 
 
 class AttentionLoss(nn.Module):
@@ -160,6 +166,7 @@ class AttentionLoss(nn.Module):
         negatives: "all" or "present", the classes of eq. 2 (row 3).
         activation: "sigmoid" or "softmax" (row 1).
         unannotated: codes in view but never labeled; they take no part.
+        absent_weight: of classes that a slice does not show, in eq. 2 under "all"; present ones have 1.
 
     Raises:
         ValueError: an unknown option, or a negative weight.
@@ -173,6 +180,7 @@ class AttentionLoss(nn.Module):
         negatives: str = "all",
         activation: str = "sigmoid",
         unannotated: Sequence[int] = (),
+        absent_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if token_weight < 0 or pixel_weight < 0:
@@ -180,7 +188,7 @@ class AttentionLoss(nn.Module):
         self.token_weight = token_weight
         self.pixel_weight = pixel_weight
         self.token = TokenAttentionLoss(binarise, activation, unannotated)
-        self.pixel = PixelAttentionLoss(binarise, negatives, activation, unannotated)
+        self.pixel = PixelAttentionLoss(binarise, negatives, activation, unannotated, absent_weight)
 
     def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Scalar loss, of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""

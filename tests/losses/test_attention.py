@@ -46,6 +46,23 @@ def test_loss_is_the_weighted_sum_of_its_parts():
     assert AttentionLoss(0.0, 2.0)(LOGITS, LABEL).item() == pytest.approx(2 * parts["pixel"].item())
 
 
+def test_weight_of_absent_classes_by_hand():
+    logits = torch.cat([LOGITS, torch.zeros(1, 1, 1, 2)], dim=1)  # class 2 is absent, its pixel term log 2
+    shown = -(math.log(0.8) + math.log(0.6)) / 2
+    for weight in (0.0, 0.25, 1.0):
+        expected = (2 * shown + weight * math.log(2)) / (2 + weight)
+        loss = PixelAttentionLoss(absent_weight=weight)(logits, LABEL)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+    present_only = PixelAttentionLoss(negatives="present", absent_weight=1.0)(logits, LABEL)
+    assert present_only.item() == pytest.approx(shown, rel=1e-5)
+
+
+def test_weight_of_absent_classes_leaves_the_token_loss_alone():
+    logits = torch.randn(1, 4, 1, 2)
+    first, second = (AttentionLoss(absent_weight=w).parts(logits, LABEL) for w in (0.1, 1.0))
+    assert torch.equal(first["token"], second["token"]) and not torch.equal(first["pixel"], second["pixel"])
+
+
 def test_softmax_activation_by_hand():
     logits = torch.tensor([[[[0.0, 1.0]], [[2.0, -1.0]]]])
     p = torch.softmax(logits, dim=1)
@@ -180,6 +197,7 @@ def test_complement_of_a_softmax_is_exact_at_both_ends():
         {"activation": "tanh"},
         {"token_weight": -1.0},
         {"unannotated": (-1,)},
+        {"absent_weight": -1.0},
     ],
 )
 def test_unknown_options_are_refused_by_name(options):
