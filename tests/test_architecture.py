@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "prompt_map": {"anatomy", "vision"},
     "methods": {"losses", "networks"},
     "engines": {"methods"},
-    "handlers": {"engines", "losses", "metrics", "networks"},
+    "handlers": {"anatomy", "engines", "levels", "losses", "metrics", "networks"},
     "data": {"anatomy"},
     "transforms": {"anatomy", "data"},
     "evaluation": {"anatomy", "data", "metrics"},
@@ -41,7 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},
     "export": {"anatomy"},
     "demo": {"data", "evaluation", "report", "workflow"},
-    "bench": {"bundle_root", "data", "handlers", "known_settings", "workflow"},
+    "bench": {
+        "anatomy", "bundle_root", "data", "evaluation", "handlers", "known_settings", "metrics", "report", "vision",
+        "workflow",
+    },
     "commands": {
         "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report",
         "workflow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cps4_monai.handlers.best_weights import BestWeights
+from cps4_monai.handlers.decoded_labels import DecodedLabels
 from cps4_monai.handlers.early_stop import EarlyStop
 from cps4_monai.handlers.epoch_seed import EpochSeed
 from cps4_monai.handlers.metrics_log import MetricsLog
@@ -17,6 +18,7 @@ from cps4_monai.handlers.tensorboard import PictureHandler
 __all__ = [
     "BestWeights",
     "CheckpointError",
+    "DecodedLabels",
     "EarlyStop",
     "EpochSeed",
     "MetricsLog",

@@ -48,7 +48,7 @@ class ResumeHandler:
 
     Args:
         path: of the checkpoint, outside ``models``, where every file is offered as a model.
-        states: what to keep, by name.
+        states: what to keep, by name; those that are None are not part of this run.
         settings: plain values that must be the same for the run to go on (sizes, losses, seed, data); leave out those
             that may change on the way (workers, device, number of epochs).
         every: epochs between checkpoints; the last epoch always makes one.
@@ -61,7 +61,7 @@ class ResumeHandler:
     def __init__(
         self,
         path: str | Path,
-        states: Mapping[str, Stateful],
+        states: Mapping[str, Stateful | None],
         settings: Mapping[str, Any] | None = None,
         every: int = 1,
         enabled: bool = True,
@@ -69,7 +69,7 @@ class ResumeHandler:
         if not states or every < 1:
             raise ValueError(f"states {sorted(states)}, every {every}; expected one state or more and every >= 1")
         self.path = Path(path)
-        self.states = dict(states)
+        self.states = {name: item for name, item in states.items() if item is not None}
         self.settings = plain(dict(settings or {}), "settings")
         self.every = every
         self.enabled = enabled

@@ -34,13 +34,15 @@ class CPS4(TeacherStudent):
         text_weight: of L_text.
         enhance_weight: of L_enhance.
         enhanced_target: how teacher and y_text become one target: "soft", "hard", "sum" or "teacher" (row 9); not used
-            where there is a `prior`.
+            where there is a `prior`. "decoded" takes the pseudo-labels of
+            :class:`cps4_monai.handlers.DecodedLabels` out of the batch: no teacher runs in the step.
         prior: makes the target of L_enhance of the teacher and the attention maps themselves, instead of y_text.
         grid_text: L_text on the attention's own grid, instead of against y_text.
         **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` and `deployed` of :class:`TeacherStudent`.
 
     Raises:
-        ValueError: a negative weight, both weights 0, an unknown target, and as :class:`TeacherStudent`.
+        ValueError: a negative weight, both weights 0, an unknown target, "decoded" with a prior of the step, and as
+            :class:`TeacherStudent`.
     """
 
     def __init__(
@@ -59,8 +61,12 @@ class CPS4(TeacherStudent):
                 f"text_weight is {text_weight}, enhance_weight {enhance_weight}; expected numbers of at least 0, "
                 "one of them above: with both 0 use the method 'supervised'"
             )
-        if enhanced_target not in TARGET_MODES:
-            raise ValueError(f"enhanced_target is {enhanced_target!r}; expected one of {list(TARGET_MODES)}")
+        if enhanced_target not in (*TARGET_MODES, "decoded"):
+            raise ValueError(f"enhanced_target is {enhanced_target!r}; expected one of {[*TARGET_MODES, 'decoded']}")
+        if enhanced_target == "decoded" and prior is not None:
+            raise ValueError(
+                "enhanced_target is 'decoded' and there is a prior; give the prior to DecodedLabels instead"
+            )
         super().__init__(student, optimizer, **teacher_student)
         self.text_weight = text_weight
         self.enhance_weight = enhance_weight
@@ -71,12 +77,13 @@ class CPS4(TeacherStudent):
     @property
     def needs_prompt_map(self) -> bool:
         """False for `mt_ce` only. The attention maps come with the prompt map."""
-        return self.text_weight > 0 or self.target_mode != "teacher" or self.prior is not None
+        without = self.target_mode in ("teacher", "decoded") and self.prior is None
+        return self.text_weight > 0 or not without
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits``, ``unlabeled_logits`` and, if L_enhance counts, ``teacher_logits``, each (B, C, H, W)."""
         outputs = self.student_logits(batch)
-        if self.enhance_weight > 0:
+        if self.enhance_weight > 0 and self.target_mode != "decoded":
             outputs["teacher_logits"] = self.teacher_logits(batch)
         return outputs
 
@@ -97,8 +104,7 @@ class CPS4(TeacherStudent):
             parts["loss_text"] = self._text(student, unlabeled)
             total = total + ramp * self.text_weight * parts["loss_text"]
         if self.enhance_weight > 0:
-            target = self._target(outputs["teacher_logits"], unlabeled)
-            parts["loss_enhance"] = enhance_cross_entropy(student, target, self.unannotated)
+            parts["loss_enhance"] = self._enhance(student, outputs, unlabeled)
             total = total + ramp * self.enhance_weight * parts["loss_enhance"]
         return {"loss": total, **parts}
 
@@ -106,13 +112,22 @@ class CPS4(TeacherStudent):
     def _needed(self) -> set[str]:
         """What the losses read of the provider's answer."""
         text = ["prompt_map" if self.grid_text is None else "attention_logits"] if self.text_weight > 0 else []
-        enhance = ["attention_logits"] if self.prior else ["prompt_map"] if self.target_mode != "teacher" else []
+        of_target = [] if self.target_mode in ("teacher", "decoded") else ["prompt_map"]
+        enhance = ["attention_logits"] if self.prior else of_target
         return {*text, *(enhance if self.enhance_weight > 0 else [])}
 
     def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
         if self.grid_text is not None:
             return self.grid_text(student, unlabeled["attention_logits"], self.unannotated)
         return text_cross_entropy(student, unlabeled["prompt_map"], self.unannotated)
+
+    def _enhance(self, student: Tensor, outputs: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor]) -> Tensor:
+        if self.target_mode == "decoded":
+            if "decoded_map" not in unlabeled:
+                raise ValueError("the unlabeled batch holds no decoded_map; attach DecodedLabels to the trainer")
+            return text_cross_entropy(student, unlabeled["decoded_map"], self.unannotated)
+        target = self._target(outputs["teacher_logits"], unlabeled)
+        return enhance_cross_entropy(student, target, self.unannotated)
 
     def _target(self, teacher: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
         if self.prior is not None:

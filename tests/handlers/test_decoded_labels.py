@@ -1,0 +1,186 @@
+"""Decoded pseudo-labels: chains are repaired over volumes, doubtful ones give no targets, batches are warped."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from torch import nn
+from torch.nn import functional as F
+
+from cps4_monai.anatomy import MRSPINESEG as SPINE
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.handlers import DecodedLabels
+from cps4_monai.levels import corruption
+from cps4_monai.losses.attention_prior import AttentionPrior
+from cps4_monai.losses.semi_supervised import text_cross_entropy
+from cps4_monai.methods import CPS4, MeanTeacher
+from cps4_monai.networks import ResUNet
+
+CPU = torch.device("cpu")
+NAMES = ("L5/S", "L5", "L4/L5", "L4", "L3/L4", "L3", "L2/L3", "L2", "L1/L2", "L1")
+
+
+class Reads(nn.Module):
+    """A teacher whose image is its answer: the code over 32, certain or half so."""
+
+    def __init__(self, certainty: float = 8.0) -> None:
+        super().__init__()
+        self.certainty, self.calls = certainty, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        codes = (images[:, 0] * 32).round().long()
+        return self.certainty * F.one_hot(codes, SPINE.num_classes).movedim(-1, 1).float()
+
+
+class Says:
+    """A provider whose attention maps are those of a label map."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.maps = F.one_hot(torch.from_numpy(labels).long(), SPINE.num_classes).movedim(-1, 1).float() * 12 - 6
+        self.calls = 0
+
+    def attention_logits(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.maps[: len(images)]
+
+
+def spine(bottom: int = 20) -> np.ndarray:
+    """(2, 160, 64) at 2 mm: bodies of 12 x 17 pixels, discs of 4 x 16, one pixel apart."""
+    labels = np.zeros((2, 160, 64), dtype=np.uint8)
+    row = 160 - bottom
+    for name in NAMES:
+        thick, half = (4, 8) if "/" in name else (12, 9)
+        labels[:, row - thick : row, 32 - half : 32 + half] = SPINE.code_of(name)
+        row -= thick + 1
+    return labels
+
+
+def dataset(*volumes: np.ndarray, with_grid: bool = True) -> SimpleNamespace:
+    images = [SimpleNamespace(array=(v / 32).astype(np.float16), spacing_mm=(4.0, 2.0, 2.0)) for v in volumes]
+    return SimpleNamespace(images=images, with_grid=with_grid)
+
+
+def decoded(data, teacher=None, **settings) -> DecodedLabels:
+    handler = DecodedLabels(data, SPINE, unannotated=[1], **settings)
+    handler.decode(teacher or Reads(), CPU, contextlib.nullcontext)
+    return handler
+
+
+def test_a_volume_that_lost_count_gets_the_chain_that_is_anchored_below():
+    truth = spine()
+    wrong = corruption.shift_levels(truth, SPINE, 7, 30, by=2)
+    assert (wrong != truth).any()
+    codes = decoded(dataset(truth, wrong)).codes
+    assert codes is not None and codes.dtype == torch.int8 and codes.shape == (4, 160, 64)
+    np.testing.assert_array_equal(codes[:2].numpy(), truth)
+    np.testing.assert_array_equal(codes[2:].numpy(), truth)
+
+
+def test_what_fits_nowhere_in_the_chain_has_no_target():
+    truth = spine()
+    strange = truth.copy()
+    strange[:, 70:82, 4:14] = SPINE.code_of("L3")  # a second L3 beside the spine
+    codes = decoded(dataset(strange)).codes
+    assert (codes[:, 72:80, 6:12] == -1).all() and (codes[torch.from_numpy(truth) > 0] > 0).all()
+
+
+def test_doubtful_volumes_have_no_targets_and_cut_ones_only_where_that_is_allowed():
+    truth = spine()
+    wrong = corruption.shift_levels(truth, SPINE, 0, 30, by=2)  # every level one too high, nothing says otherwise
+    sure = decoded(dataset(truth), min_margin=2.0).codes
+    assert (sure >= 0).all()
+    assert (decoded(dataset(truth), min_margin=9.0).codes == -1).all()  # nothing is that sure: log(0.01) caps it
+    assert (decoded(dataset(wrong[:, :100]), anchored_only=True).codes == -1).all()
+    assert (decoded(dataset(wrong[:, :100])).codes >= 0).any()
+
+
+def test_attention_maps_settle_what_the_teacher_leaves_open_and_are_asked_for_once():
+    truth, spared = spine(), (SPINE.code_of("L3"), SPINE.code_of("L2"))
+    teacher = Reads(certainty=0.5)  # hardly above chance
+    data, provider = dataset(corruption.shift_levels(truth, SPINE, 0, 30, by=2)), Says(truth)
+    prior = AttentionPrior(exponent=1.0, floor=0.01)
+    handler = decoded(data, teacher, provider=provider, prior=prior)
+    for code in spared:
+        np.testing.assert_array_equal((handler.codes == code).numpy(), truth == code)
+    handler.decode(teacher, CPU, contextlib.nullcontext)
+    assert provider.calls == 1 and teacher.calls == 2
+
+
+def trainer_with(handler: DecodedLabels, method: type = CPS4, epochs: int = 4, **settings) -> SemiSupervisedTrainer:
+    student = ResUNet(1, SPINE.num_classes, features=(4, 8))
+    truth = torch.from_numpy(spine()[:, None].astype(np.float32) / 32)
+    grid = F.affine_grid(
+        torch.tensor([[[1.0, 0, 0], [0, 1, 0.25]]]).repeat(2, 1, 1), [2, 1, 160, 64], align_corners=False
+    )
+    labeled = {"image": truth, "label": (truth * 32).round().to(torch.uint8)}
+    unlabeled = {"image": truth, "image_strong": truth, "grid": grid, "slice_id": torch.tensor([1, 0])}
+    method_ = method(student, torch.optim.SGD(student.parameters(), lr=0.01), **settings)
+    loader = [{"labeled": labeled, "unlabeled": unlabeled}]
+    return SemiSupervisedTrainer("cpu", epochs, loader, method_, train_handlers=[None, handler])
+
+
+def test_targets_follow_the_geometry_of_the_augmented_slice_and_outside_it_is_background():
+    truth = spine()
+    handler = decoded(dataset(truth), first_epoch=99)
+    trainer = trainer_with(handler, text_weight=0.0, enhance_weight=1.0, enhanced_target="decoded", epochs=1)
+    trainer.run()
+    got = trainer.state.batch["unlabeled"]["decoded_map"]
+    assert got.shape == (2, 1, 160, 64) and got.dtype == torch.int64
+    expected = np.zeros_like(truth)  # sampled 0.25 of half the height, 20 rows, further down
+    expected[:, :140] = truth[:, 20:]
+    np.testing.assert_array_equal(got[:, 0].numpy(), expected)
+
+
+def test_decoding_comes_at_its_epochs_and_before_the_first_there_is_no_loss(monkeypatch):
+    handler = DecodedLabels(dataset(spine()), SPINE, [1], first_epoch=2, every=2)
+    at, losses = [], []
+    monkeypatch.setattr(handler, "decode", lambda *_: at.append(trainer.state.epoch))
+    trainer = trainer_with(handler, text_weight=0.0, enhance_weight=1.0, enhanced_target="decoded", epochs=5)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss_enhance"])))
+    trainer.run()
+    assert at == [2, 4] and losses == [0.0] * 5  # decode() was replaced, so there never was a target
+
+
+def test_the_step_runs_no_teacher_and_its_loss_is_the_cross_entropy_with_the_targets():
+    handler = decoded(dataset(spine()), first_epoch=99)
+    trainer = trainer_with(handler, text_weight=0.0, enhance_weight=1.0, enhanced_target="decoded", epochs=1)
+    assert not trainer.method.needs_prompt_map
+    batch = trainer.data_loader[0]
+    trainer.state.batch, trainer.state.device = batch, CPU
+    handler.add_to_batch(trainer)
+    outputs = trainer.method.forward(trainer.state.batch)
+    assert "teacher_logits" not in outputs
+    losses = trainer.method.losses(outputs, trainer.state.batch)
+    expected = text_cross_entropy(outputs["unlabeled_logits"], trainer.state.batch["unlabeled"]["decoded_map"])
+    torch.testing.assert_close(losses["loss_enhance"], expected)
+    with pytest.raises(ValueError, match="no decoded_map; attach DecodedLabels"):
+        trainer.method.losses(outputs, batch)
+
+
+def test_targets_survive_a_resume():
+    handler = decoded(dataset(spine()))
+    again = DecodedLabels(dataset(spine()), SPINE, [1])
+    assert again.state_dict() == {"codes": None}
+    again.load_state_dict(handler.state_dict())
+    assert torch.equal(again.codes, handler.codes)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="with_grid: true"):
+        DecodedLabels(dataset(spine(), with_grid=False), SPINE)
+    with pytest.raises(ValueError, match="a provider and a prior"):
+        DecodedLabels(dataset(spine()), SPINE, provider=Says(spine()))
+    with pytest.raises(ValueError, match="every 0"):
+        DecodedLabels(dataset(spine()), SPINE, every=0)
+    trainer = trainer_with(decoded(dataset(spine())), MeanTeacher)
+    del trainer.data_loader[0]["unlabeled"]["grid"]
+    with pytest.raises(ValueError, match=r"no \['grid'\]"):
+        trainer.run()
+    with pytest.raises(ValueError, match="give the prior to DecodedLabels"):
+        trainer_with(decoded(dataset(spine())), enhanced_target="decoded", prior=AttentionPrior())
