@@ -86,7 +86,7 @@ class DecodedLabels:
         """Decodes all volumes anew, if this epoch begins with that."""
         since = engine.state.epoch - self.first_epoch
         if since >= 0 and since % self.every == 0:
-            self.decode(engine.method.teacher, engine.state.device, engine.autocast)
+            self.decode(engine.method.networks["teacher"], engine.state.device, engine.autocast)
 
     @torch.no_grad()
     def decode(self, teacher: torch.nn.Module, device: torch.device, autocast: Callable[[], Any]) -> None:
