@@ -1,0 +1,49 @@
+"""The weights in the repository: the labels that they gave when they were released, and what they reach on a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_output import STORED, phantom_image
+
+from cps4_monai import segment
+from cps4_monai.data.volume import read_volume
+from cps4_monai.evaluation.case import evaluate_arrays
+from cps4_monai.inference.bundle import open_bundle
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, np.ndarray]:
+    with np.load(STORED) as file:
+        return dict(file)
+
+
+def test_stored_output_is_that_of_the_weights_in_the_bundle(stored):
+    assert open_bundle().sha256 == str(stored["sha256"]), "new weights: run tests/regression/store_output.py, and look"
+
+
+def test_weights_are_small_and_checked():
+    root = Path(open_bundle().path)
+    model = root / "models" / "model.pt"
+    assert model.stat().st_size <= 10e6
+    assert (root / "models" / "model.pt.sha256").read_text().split()[0] == open_bundle().sha256
+
+
+def test_labels_of_a_phantom_stay_what_they_were_at_the_release(stored):
+    labels, before = segment(phantom_image(), qc=False).labels, stored["labels"]
+    assert np.unique(labels).tolist() == np.unique(before).tolist()
+    for code in np.unique(before)[1:]:
+        now, then = labels == code, before == code
+        assert 2 * np.count_nonzero(now & then) > 0.99 * (np.count_nonzero(now) + np.count_nonzero(then))
+
+
+def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
+    scan, truth = (spider_dir / "volumes" / f"sub-052_{kind}.nii.gz" for kind in ("T2w", "dseg"))
+    label = read_volume(truth, is_label=True, num_classes=20)
+    result = segment(scan, qc=False)
+    assert np.unique(result.labels).tolist() == np.unique(label.array).tolist()
+    scores = evaluate_arrays(result.labels, label.array, label.affine, label.spacing_mm, result.anatomy, [1],
+                             case="sub-052", subject="sub-052")  # fmt: skip
+    assert scores.case["dice_b"] >= 0.88 and scores.case["all_levels_right"] == 1
