@@ -82,6 +82,7 @@ class Plan:
     cells: dict[str, Job]
     budget: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
+    command: str = ""
 
     def open_jobs(self, only: str | None = None) -> list[Job]:
         """Jobs with something left, in order.
@@ -113,6 +114,7 @@ class Plan:
         """Writes the manifest that the report reads; returns its path."""
         content = {
             "study": self.study.name,
+            "command": self.command,
             "description": self.study.description,
             "baseline": self.study.baseline,
             "gap": self.study.gap,

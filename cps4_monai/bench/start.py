@@ -42,7 +42,11 @@ def start_study(
         raise StudyError(f"{study_file}: found {have}; expected exactly one of the two as the data of the study")
     if datalist is None:
         datalist = make_phantom(study, runs) / "datalist.json"
-    return make_plan(study, Data.read(datalist, dataset_dir), runs, device)
+    plan = make_plan(study, Data.read(datalist, dataset_dir), runs, device)
+    # Places on this machine are nobody else's: the report says which study and which list, not where they lie.
+    data = "" if study.phantom is not None else f" --datalist {datalist.name}"
+    plan.command = f"cps4 bench {study_file.resolve().parent.name}/{study_file.name} -o RUNS{data}"
+    return plan
 
 
 def make_phantom(study: Study, runs: Path) -> Path:

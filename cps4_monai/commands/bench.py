@@ -81,6 +81,46 @@ def run(
     click.echo(f"runs: {output}")
 
 
+@bench.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for page and pictures.")
+@click.option("--section", type=click.Choice(["validation", "test"]), default="validation", show_default=True,
+              help="Choose on validation; report test once.")  # fmt: skip
+@click.option("--study", "studies", multiple=True, help="Name of a study in RUNS; repeatable; default: all.")
+@click.option("--baseline", help="Method to compare with; default: the study's.")
+@click.option("--title", default="Studies", show_default=True)
+@click.option("--attribution", help="Source and licence of the scans; default: as the datalist says.")
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Worst cases and attention maps.")
+def report(
+    runs: Path,
+    output: Path,
+    section: str,
+    studies: tuple[str, ...],
+    baseline: str | None,
+    title: str,
+    attribution: str | None,
+    pictures: bool,
+) -> None:
+    """Compare the methods of the studies in RUNS: OUTPUT/studies.html, and studies.md with its pictures."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    from cps4_monai.bench.report import write_study_report
+
+    try:
+        made = write_study_report(
+            runs.resolve(), output, section=section, studies=studies, baseline=baseline, title=title,
+            attribution=attribution, pictures=pictures,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for one in made.results:
+        if one.missing:
+            click.echo(f"study {one.manifest['study']}: {len(one.missing)} cells are not done yet", err=True)
+    click.echo(f"report: {made.html}")
+    click.echo(f"report: {made.markdown}")
+
+
 def _count(jobs: str) -> int:
     if not jobs.isdigit() or int(jobs) < 1:
         raise ValueError(f"--jobs is {jobs!r}; expected a number from 1 on, or auto")

@@ -1,0 +1,112 @@
+"""Pictures of a study: the worst case of each method, and what the prompts of each stage 1 attend to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.bench.charts import share_name
+from cps4_monai.bench.plan import STAGE1_WEIGHTS
+from cps4_monai.bench.results import CellResult, StudyResults
+from cps4_monai.report.attention import attention_figure
+from cps4_monai.report.overlay import mid_slice
+from cps4_monai.report.page import Figure
+from cps4_monai.report.predictions import case_pictures, find_cases
+from cps4_monai.vision import load_prompted_vision
+
+logger = logging.getLogger(__name__)
+
+
+def parsed_config(cell: CellResult) -> ConfigParser:
+    """The config that a cell was run with; its objects are built when they are asked for."""
+    parser = ConfigParser()
+    parser.read_config(str(cell.folder / "config.json"))
+    return parser
+
+
+def worst_cases(results: StudyResults) -> list[Figure]:
+    """For each method its case of the lowest Dice (b), over all shares and seeds: scan, label, prediction."""
+    figures = []
+    for method, title in results.methods.items():
+        cases = results.cases[results.cases["method"] == method].dropna(subset=["dice_b"])
+        if cases.empty:
+            continue
+        worst = cases.loc[cases["dice_b"].idxmin()]
+        (cell,) = [c for c in results.cells if c.identity == {k: worst[k] for k in ("method", "share", "seed")}]
+        try:
+            picture = _picture(cell, str(worst["case"]), results.section)
+        except (ValueError, OSError) as error:
+            logger.warning("no picture of %s of %s: %s", worst["case"], cell.name, error)
+            continue
+        missed, labeled = int(worst["num_missed"]), int(worst["num_labeled"])
+        caption = (
+            f"{worst['case']}, {share_name(cell.share)} labeled, seed {cell.seed}: Dice (b) {worst['dice_b']:.3f}, "
+            f"{missed} of {labeled} structures missed"
+        )
+        figures.append(Figure(picture, f"worst case: {title}", caption))
+    return figures
+
+
+def _picture(cell: CellResult, case: str, section: str) -> bytes:
+    places = cell.task["places"]
+    matching, _ = find_cases(
+        cell.folder / section / "predictions", places["datalist"], section=section, dataset_dir=places["dataset_dir"]
+    )
+    (found,) = [one for one in matching.cases if one.name == case]
+    return case_pictures(found, parsed_config(cell).get_parsed_content("anatomy"))[0]
+
+
+def attention_gallery(results: StudyResults) -> list[Figure]:
+    """For each labeled share one slice with the attention of each stage 1: a row per method that has its own.
+
+    The slice is the middle one of the section's first labeled subject; the seed is the lowest that is there; the
+    prompts are those of the config's ``pictured_structures`` that the data label.
+    """
+    figures = []
+    for share in results.shares:
+        cells = [c for c in results.cells if c.share == share and c.stage1 is not None]
+        cells = [c for c in cells if c.seed == min(c.seed for c in cells)]
+        by_stage1: dict[Path, CellResult] = {}
+        for cell in cells:
+            if cell.stage1 is not None:
+                by_stage1.setdefault(cell.stage1, cell)
+        if by_stage1:
+            figures.append(_attention(results, list(by_stage1.values()), share))
+    return figures
+
+
+def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -> Figure:
+    parsed = parsed_config(cells[0]).get_parsed_content
+    anatomy, cache, datalist = parsed("anatomy"), parsed("cache"), parsed("data")
+    entry, label_path = next((e, e.label) for e in datalist.sides[results.section] if e.label is not None)
+    label = np.array(cache.label(label_path, entry.image).array)
+    image = cache.image(entry.image)
+    index = mid_slice(label, image.shape[0])
+    slice_ = image.slice(index).astype(np.float32)
+    attention = {
+        results.methods[cell.method]: _attention_of(cell.stage1, anatomy, slice_, parsed_config(cell))
+        for cell in cells
+        if cell.stage1 is not None
+    }
+    shown = [name for name in parsed("pictured_structures") if anatomy.code_of(name) not in datalist.unannotated]
+    picture = attention_figure(
+        slice_, label[index], attention, shown, anatomy=anatomy, spacing_mm=image.spacing_mm[1:],
+        title=f"{entry.subject}, slice {index + 1} of {image.shape[0]}",
+    )  # fmt: skip
+    caption = f"{entry.subject}, seed {cells[0].seed}; the label of each structure is outlined. Same scale in all maps."
+    return Figure(picture, f"attention at {share_name(share)} labeled", caption)
+
+
+def _attention_of(stage1: Path, anatomy: Anatomy, slice_: np.ndarray, parser: ConfigParser) -> np.ndarray:
+    """(C, h, w) probabilities, by the activation that the prompt map takes."""
+    model = load_prompted_vision(stage1 / STAGE1_WEIGHTS, anatomy=anatomy, map_location="cpu")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(slice_)[None, None])[0]
+    softmax = parser.get_parsed_content("prompt_map#activation") == "softmax"
+    return (logits.softmax(dim=0) if softmax else logits.sigmoid()).numpy()

@@ -1,0 +1,83 @@
+"""How the figures of a report were made: commands, dates, machines, versions, seeds, iterations, labeled subjects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.bench.folders import read_settings
+from cps4_monai.bench.results import CellResult, StudyResults
+from cps4_monai.report.page import Block, Cell, Table, Text
+
+PACKAGES = ("torch", "monai", "timm", "numpy")
+
+
+def how_it_was_made(results: Sequence[StudyResults], report_command: str) -> list[str]:
+    """Paragraphs for the head of a report.
+
+    Args:
+        results: the studies of the report.
+        report_command: the command that makes the report.
+    """
+    cells = [cell for one in results for cell in one.cells]
+    commands = [*(one.manifest["command"] for one in results), report_command]
+    days = sorted({str(day)[:10] for cell in cells for day in cell.done["finished"].values()})
+    machines = _some(f"{cell.done['machine']}, device {cell.run['device']}, {cell.run['threads']} threads a job"
+                     for cell in cells)  # fmt: skip
+    versions = [cell.run["versions"] for cell in cells]
+    packages = "; ".join(f"{name} {_some(v.get(name, 'unknown') for v in versions)}" for name in PACKAGES)
+    commits = _some(v.get("commit", f"release {v['cps4-monai']}") for v in versions)
+    stage1 = {
+        cell.stage1: _last_start(cell.stage1 / "stage1" / "run.json") for cell in cells if cell.stage1 is not None
+    }
+    iterations = _some(str(cell.run["iterations"]) for cell in cells)
+    first = _some(str(start.get("iterations", 0)) for start in stage1.values())
+    return [
+        f"Commands: {'; '.join(f'`{command}`' for command in commands)}.",
+        f"Made {' to '.join(dict.fromkeys((days[0], days[-1])))} on {machines}. Seeds {_some(c.seed for c in cells)}.",
+        f"Iterations of stage 2: {iterations}" + (f"; of stage 1: {first}" if stage1 else "") + ".",
+        f"Commit {commits}; {packages}.",
+    ]
+
+
+def runs_table(results: Sequence[StudyResults]) -> list[Block]:
+    """A row per cell: labeled subjects, configs, time; and what each folder holds."""
+    rows = []
+    for one in results:
+        for cell in one.cells:
+            labeled = cell.run["settings"]["labeled_subjects"]
+            names = ", ".join(labeled) if len(labeled) <= 5 else f"{len(labeled)} subjects"
+            overlays = ", ".join(Path(name).name for name in cell.task["overlays"])
+            minutes = cell.done["seconds"]["training"] / 60
+            commit = str(cell.run["versions"].get("commit", ""))
+            rows.append([
+                Cell(cell.name, cell.name), Cell(names, len(labeled)), Cell(overlays, overlays),
+                Cell(f"{minutes:.1f}", minutes), Cell(str(cell.done["finished"]["training"])[:10]),
+                Cell(commit[:10] + ("+changes" if commit.endswith("+changes") else "")),
+            ])  # fmt: skip
+    note = "Each cell's folder holds its merged config, the command, versions, log, metrics, weights and predictions."
+    return [Table(("cell", "labeled subjects", "overlays", "minutes", "date", "commit"), rows), Text(note)]
+
+
+def attribution_of(cells: Iterable[CellResult]) -> str:
+    """Name and licence of the data as their datalists state them; "" where they state none."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        content: dict[str, Any] = read_settings(Path(cell.task["places"]["datalist"]))
+        stated = [str(content[key]) for key in ("dataset", "license") if content.get(key)]
+        if stated:
+            found[". ".join(["Scans: " + stated[0], *stated[1:]]) + "."] = None
+    return " ".join(found)
+
+
+def _last_start(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))["starts"][-1]
+
+
+def _some(values: Iterable[Any]) -> str:
+    """The different values in order, joined."""
+    return ", ".join(str(value) for value in dict.fromkeys(values))

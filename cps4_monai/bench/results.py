@@ -1,0 +1,175 @@
+"""What a study's cells left behind, as tables: scores by subject, curves, prompt maps, and how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cps4_monai.bench.folders import DONE, read_settings
+from cps4_monai.bench.plan import TRAINING
+from cps4_monai.evaluation.folder import Evaluation
+from cps4_monai.report.curves import read_metrics
+
+IDENTITY = ("method", "share", "seed")
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell that was trained and scored on the section.
+
+    Attributes:
+        name: of the cell.
+        method: short name.
+        share: labeled share, or "all".
+        seed: of the training.
+        folder: of the cell.
+        stage1: folder of its stage 1; None where it has none.
+        evaluation: its tables of the section.
+        done: times, machine and versions.
+        run: the record of its stage 2: settings, device, iterations.
+        task: what was run, and on which data.
+    """
+
+    name: str
+    method: str
+    share: str
+    seed: int
+    folder: Path
+    stage1: Path | None
+    evaluation: Evaluation
+    done: Mapping[str, Any]
+    run: Mapping[str, Any]
+    task: Mapping[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Columns that every table has."""
+        return {"method": self.method, "share": self.share, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study on one section of its data.
+
+    Attributes:
+        manifest: what the study compares, see :meth:`cps4_monai.bench.plan.Plan.write`.
+        runs: folder of the runs.
+        section: "validation" or "test".
+        cells: those that are there, in the study's order.
+        missing: names of the others.
+    """
+
+    manifest: Mapping[str, Any]
+    runs: Path
+    section: str
+    cells: tuple[CellResult, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """Method -> title, in the study's order."""
+        return {entry["method"]: entry["title"] for entry in self.manifest["cells"]}
+
+    @property
+    def shares(self) -> list[str]:
+        """Labeled shares, small before large."""
+        found = dict.fromkeys(cell.share for cell in self.cells)
+        return sorted(found, key=lambda share: float(share) if share[0].isdigit() else 1000.0)
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """A row per cell and case: ``IDENTITY`` and the columns of an evaluation's cases."""
+        return pd.concat([cell.evaluation.cases.assign(**cell.identity) for cell in self.cells], ignore_index=True)
+
+    @cached_property
+    def structures(self) -> pd.DataFrame:
+        """A row per cell, case and structure."""
+        return pd.concat([cell.evaluation.structures.assign(**cell.identity) for cell in self.cells], ignore_index=True)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Validation Dice during training: ``IDENTITY``, ``iteration``, ``value``."""
+        parts = []
+        for cell in self.cells:
+            log = read_metrics(cell.folder / "stage2" / "metrics.csv")
+            parts.append(log[log["name"] == "val_dice"][["iteration", "value"]].assign(**cell.identity))
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def prompt_maps(self) -> pd.DataFrame:
+        """Scores of stage 1: ``IDENTITY``, ``folder``, ``subject``, ``map``, ``convention``, ``dice``."""
+        parts = []
+        for cell in self.cells:
+            path = None if cell.stage1 is None else cell.stage1 / self.section / "prompt_map.csv"
+            if path is not None and path.is_file():
+                parts.append(pd.read_csv(path).assign(**cell.identity, folder=cell.stage1.name))  # type: ignore[union-attr]
+        columns = [*IDENTITY, "folder", "subject", "map", "convention", "dice"]
+        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def find_studies(runs: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Manifests of the studies in a folder of runs.
+
+    Args:
+        runs: folder.
+        names: of the studies; none: all.
+
+    Raises:
+        ValueError: no study there, or none of a given name.
+    """
+    found = {path.name.removesuffix(".study.json"): path for path in sorted(runs.glob("*.study.json"))}
+    unknown = [name for name in names if name not in found]
+    if not found or unknown:
+        raise ValueError(
+            f"{runs}: holds the studies {sorted(found)}, asked for {unknown or 'any'}; expected the output folder of "
+            "`cps4 bench STUDY.yaml -o RUNS`"
+        )
+    return [json.loads(found[name].read_text(encoding="utf-8")) for name in (names or found)]
+
+
+def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> StudyResults:
+    """Tables of a study; cells that are not done are named, and enter nothing.
+
+    Args:
+        manifest: from :func:`find_studies`.
+        runs: folder of the runs.
+        section: "validation" or "test".
+
+    Raises:
+        ValueError: the study does not evaluate that section, or no cell is done.
+    """
+    if section not in manifest["evaluate"]:
+        raise ValueError(
+            f"study {manifest['study']} evaluates {manifest['evaluate']}, not {section!r}; add it to 'evaluate' in the "
+            "study and run the study again: only the evaluation is left then"
+        )
+    cells, missing = [], []
+    for entry in manifest["cells"]:
+        folder = runs / entry["folder"]
+        done = read_settings(folder / DONE)
+        if not {TRAINING, section} <= set(done.get("seconds", {})):
+            missing.append(entry["name"])
+            continue
+        cells.append(
+            CellResult(
+                name=entry["name"],
+                method=entry["method"],
+                share=entry["share"],
+                seed=entry["seed"],
+                folder=folder,
+                stage1=None if entry["stage1"] is None else runs / entry["stage1"],
+                evaluation=Evaluation.load(folder / section),
+                done=done,
+                run=read_settings(folder / "stage2" / "run.json")["starts"][-1],
+                task=read_settings(folder / "task.json"),
+            )
+        )
+    if not cells:
+        raise ValueError(f"study {manifest['study']}: no cell is done in {runs}; run `cps4 bench` first")
+    return StudyResults(manifest, runs, section, tuple(cells), tuple(missing))

@@ -1,0 +1,241 @@
+"""A study's results as blocks of a page: tables, charts and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from cps4_monai.bench.charts import dice_by_share, share_name, subject_differences, validation_curves
+from cps4_monai.bench.comparison import (
+    Difference,
+    MethodRow,
+    best_methods,
+    by_subject,
+    cases_of,
+    differences_to,
+    gap_closed,
+    method_rows,
+    structure_means,
+)
+from cps4_monai.bench.gallery import attention_gallery, worst_cases
+from cps4_monai.bench.results import StudyResults
+from cps4_monai.metrics.bootstrap import Interval
+from cps4_monai.report.page import Block, Cell, Figure, Gallery, Section, Table, Text, number
+
+
+def study_sections(
+    results: StudyResults, baseline: str, chosen_on: StudyResults | None = None, pictures: bool = True
+) -> list[Section]:
+    """All sections of a study.
+
+    Args:
+        results: on the section of the data that is reported.
+        baseline: short name of a method.
+        chosen_on: the same study on the validation subjects, where another section is reported: what is best is
+            chosen there.
+        pictures: whether worst cases and attention maps are drawn.
+
+    Raises:
+        ValueError: an unknown baseline.
+    """
+    name, rows = results.manifest["study"], method_rows(results)
+    differences = differences_to(results, baseline)
+    best = best_methods(method_rows(chosen_on) if chosen_on is not None else rows)
+    against = f"Difference of the mean Dice (b) of each subject, in points of 0.01, to {results.methods[baseline]}."
+    return [
+        Section(f"Study {name}", _about(results), results.manifest["description"]),
+        Section(f"{name}: Dice", _dice(results, rows, best, chosen_on)),
+        Section(f"{name}: against {results.methods[baseline]}", _against(results, differences, baseline), against),
+        Section(f"{name}: every subject", _subjects(results, baseline), "Dice (b), seeds averaged."),
+        Section(f"{name}: by structure", _structures(results),
+                "Dice, mean over the subjects whose label has the structure, seeds averaged; a missed one counts 0."),
+        Section(f"{name}: learning curves", _curves(results),
+                "Validation Dice (b) of the network that is kept; mean over seeds, and their range."),
+        Section(f"{name}: prompt maps of stage 1", _prompt_maps(results),
+                "Dice of the prompt map on the network's slices; ceiling: the true label through that grid and back."),
+        Section(f"{name}: attention", [Gallery(attention_gallery(results), wide=True)] if pictures else []),
+        Section(f"{name}: failures", [Gallery(worst_cases(results), wide=True)] if pictures else [],
+                "The case of the lowest Dice (b) of each method."),
+    ]  # fmt: skip
+
+
+def with_interval(interval: Interval, digits: int = 3, scale: float = 1.0, sign: bool = False) -> str:
+    """ "0.612 [0.550, 0.671]"; a dash where there is nothing to average."""
+    if not interval.n:
+        return "–"
+    form = f"{{:{'+' if sign else ''}.{digits}f}}".format
+    mean = form(scale * interval.mean)
+    if math.isnan(interval.low):
+        return mean
+    return f"{mean} [{form(scale * interval.low)}, {form(scale * interval.high)}]"
+
+
+def _about(results: StudyResults) -> list[Block]:
+    blocks: list[Block] = []
+    if results.missing:
+        total = len(results.missing) + len(results.cells)
+        blocks.append(
+            Text(f"{len(results.missing)} of {total} cells are not done: {', '.join(results.missing)}", "warn")
+        )
+    failures = [f"{cell.name}: {row.case} ({row.reason})" for cell in results.cells
+                for row in cell.evaluation.failures.itertuples()]  # fmt: skip
+    if failures:
+        blocks.append(Text(f"Cases that could not be scored and enter nothing: {'; '.join(failures)}", "warn"))
+    rows = []
+    for setting, title, by_value in results.manifest["budget"]:
+        equal = len(by_value) == 1
+        text = next(iter(by_value)) if equal else "; ".join(f"{value}: {who}" for value, who in by_value.items())
+        rows.append([Cell(title, title), Cell(setting, setting), Cell(text, text, "" if equal else "warn")])
+    stated = results.manifest["may_differ"]
+    caption = "The budget, the same for every method" + (f", but for what the study lets differ: {', '.join(stated)}"
+                                                          if stated else "")  # fmt: skip
+    return [*blocks, Table(("what", "setting", "value"), rows, caption + ".")]
+
+
+def _dice(
+    results: StudyResults, rows: Sequence[MethodRow], best: Mapping[str, str], chosen_on: StudyResults | None
+) -> list[Block]:
+    closed = gap_closed(rows, results.manifest["gap"]) if results.manifest["gap"] else {}
+    columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "SD over seeds", "Dice (a)", "Dice (c)", "missed",
+               "identified", "minutes"] + (["gap closed"] if closed else [])  # fmt: skip
+    table = []
+    for row in rows:
+        tone = "best" if best.get(row.share) == row.method else ""
+        title = results.methods[row.method]
+        cells = [
+            Cell(title, title, tone), Cell(share_name(row.share), _share_number(row.share)),
+            Cell(str(len(row.seeds)), len(row.seeds)),
+            Cell(with_interval(row.dice["b"]), row.dice["b"].mean, tone), number(row.seed_sd["b"]),
+            Cell(with_interval(row.dice["a"]), row.dice["a"].mean),
+            Cell(with_interval(row.dice["c"]), row.dice["c"].mean),
+            Cell(f"{row.missed:.1f} of {row.labeled}", row.missed), Cell(f"{row.identified:.1%}", row.identified),
+            number(row.seconds / 60, 1),
+        ]  # fmt: skip
+        if closed:
+            part = closed.get((row.method, row.share), float("nan"))
+            cells.append(Cell("–", -math.inf, "muted") if math.isnan(part) else Cell(f"{part:.0%}", part))
+        table.append(cells)
+    blocks: list[Block] = [Table(columns, table)]
+    if len({row.share for row in rows}) > 1:
+        chart = dice_by_share(rows, results.methods)
+        blocks.insert(0, Figure(chart, f"{results.manifest['study']}: Dice by labeled share", alt="Dice by share"))
+    return [*blocks, *_best_texts(results, rows, best, chosen_on), *_gap_text(results, closed)]
+
+
+def _best_texts(
+    results: StudyResults, rows: Sequence[MethodRow], best: Mapping[str, str], chosen_on: StudyResults | None
+) -> list[Block]:
+    mean = {(row.share, row.method): row.dice["b"].mean for row in rows}
+    if chosen_on is None:
+        parts = [f"{results.methods[m]} at {share_name(s)} ({mean[s, m]:.3f})" for s, m in best.items()]
+        return [Text(f"Highest mean Dice (b): {'; '.join(parts)}.")] if parts else []
+    there = {(row.share, row.method): row.dice["b"].mean for row in method_rows(chosen_on)}
+    parts = [f"{results.methods[m]} at {share_name(s)} ({there[s, m]:.3f} there, {mean[s, m]:.3f} here)"
+             for s, m in best.items() if (s, m) in mean]  # fmt: skip
+    return [Text(f"Best on the validation subjects, where methods are chosen: {'; '.join(parts)}.")] if parts else []
+
+
+def _gap_text(results: StudyResults, closed: Mapping[tuple[str, str], float]) -> list[Block]:
+    if not closed:
+        return []
+    title = results.methods[results.manifest["gap"]]
+    return [
+        Text(f"Gap closed: of the way from {title} at the same share to {title} with all training subjects labeled.")
+    ]
+
+
+def _against(results: StudyResults, differences: Sequence[Difference], baseline: str) -> list[Block]:
+    blocks: list[Block] = []
+    rows = []
+    for share in dict.fromkeys(one.share for one in differences):
+        own = [one for one in differences if one.share == share]
+        title = f"{results.manifest['study']}: every subject, {share_name(share)} labeled"
+        blocks.append(Figure(subject_differences(own, results.methods, baseline), title, alt="differences by subject"))
+    for one in differences:
+        title, interval = results.methods[one.method], one.comparison.difference
+        p_value = one.comparison.p_value
+        rows.append([
+            Cell(title, title), Cell(share_name(one.share), _share_number(one.share)),
+            Cell(", ".join(map(str, one.seeds)), len(one.seeds)),
+            Cell(with_interval(interval, 1, 100, sign=True), interval.mean),
+            number(p_value, 3), Cell(f"{one.comparison.wins} of {interval.n}", one.comparison.wins),
+        ])  # fmt: skip
+    columns = ("method", "labeled", "seeds", "difference in points [95 %]", "p", "better on")
+    return [Table(columns, rows), *blocks] if rows else []
+
+
+def _subjects(results: StudyResults, baseline: str) -> list[Block]:
+    blocks: list[Block] = []
+    for share in results.shares:
+        columns = {method: by_subject(cases, "dice_b") for method in results.methods
+                   if not (cases := cases_of(results, method, share)).empty}  # fmt: skip
+        table = pd.DataFrame(columns)
+        rows = []
+        for subject, values in table.iterrows():
+            cells = [Cell(str(subject), str(subject))]
+            for method in table.columns:
+                shown = number(float(values[method]))
+                if method != baseline and baseline in table.columns and not math.isnan(values[method]):
+                    gain = 100 * (values[method] - values[baseline])
+                    shown = Cell(f"{shown.text} ({gain:+.1f})", shown.sort)
+                cells.append(shown)
+            rows.append(cells)
+        caption = f"{share_name(share)} labeled; in brackets the points above {results.methods[baseline]}."
+        blocks.append(Table(("subject", *(results.methods[m] for m in table.columns)), rows, caption))
+    return blocks
+
+
+def _structures(results: StudyResults) -> list[Block]:
+    blocks: list[Block] = []
+    for share in results.shares:
+        table = structure_means(results, share)
+        rows = [[Cell(str(index[1]), float(index[0])), *(number(float(v)) for v in values)]
+                for index, values in table.iterrows()]  # type: ignore[index]  # fmt: skip
+        caption = f"{share_name(share)} labeled."
+        blocks.append(Table(("structure", *(results.methods[m] for m in table.columns)), rows, caption))
+    return blocks
+
+
+def _curves(results: StudyResults) -> list[Block]:
+    curves = results.curves
+    return [
+        Figure(
+            validation_curves(curves[curves["share"] == share], results.methods),
+            f"{results.manifest['study']}: learning curves, {share_name(share)} labeled",
+            alt="validation Dice by iteration",
+        )
+        for share in results.shares
+    ]
+
+
+def _prompt_maps(results: StudyResults) -> list[Block]:
+    scores = results.prompt_maps
+    means = scores[scores["subject"] == "mean"]
+    rows = []
+    for share in results.shares:
+        users: dict[tuple[str, ...], list[str]] = {}
+        for method in results.methods:
+            own = means[(means["share"] == share) & (means["method"] == method)]
+            if not own.empty:
+                users.setdefault(tuple(sorted(own["folder"].unique())), []).append(method)
+        for folders, methods in users.items():
+            own = means[(means["share"] == share) & means["folder"].isin(folders)].drop_duplicates(
+                ["folder", "map", "convention"]
+            )
+            by = own.groupby(["map", "convention"])["dice"]
+            mean, spread = by.mean(), by.std(ddof=1)
+            title = ", ".join(results.methods[method] for method in methods)
+            rows.append([
+                Cell(title, title), Cell(share_name(share), _share_number(share)),
+                Cell(str(len(folders)), len(folders)),
+                number(mean["prompt_map", "b"]), number(spread["prompt_map", "b"]), number(mean["prompt_map", "a"]),
+                number(mean["prompt_map", "c"]), number(mean["ceiling", "b"]),
+            ])  # fmt: skip
+    columns = ("stage 1 of", "labeled", "seeds", "Dice (b)", "SD over seeds", "Dice (a)", "Dice (c)", "ceiling (b)")
+    return [Table(columns, rows)] if rows else []
+
+
+def _share_number(share: str) -> float:
+    return float(share) if share[:1].isdigit() else math.inf

@@ -1,0 +1,95 @@
+"""The blocks of a report page as Markdown, with its pictures as files beside it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from cps4_monai.report.page import WEBP_QUALITY, Block, Cards, Cell, Figure, Gallery, Section, Table, Text
+
+MAX_WIDTH = 1400  # pixels; pictures of pages are read on screens
+
+
+class MarkdownPage:
+    """Writes sections as one Markdown file and a folder of pictures with the file's name.
+
+    Args:
+        path: the ``.md`` file; pictures go to a folder beside it that has its name without the ending.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.pictures = self.path.with_suffix("")
+        self._names: dict[str, int] = {}
+
+    def write(self, title: str, header: Sequence[str], sections: Sequence[Section], footer: str = "") -> Path:
+        """Writes the page.
+
+        Args:
+            title: of the page.
+            header: paragraphs below it.
+            sections: those without blocks are left out.
+            footer: a last paragraph.
+        """
+        parts = [f"# {title}", *header]
+        for section in sections:
+            if section.blocks:
+                parts += [f"## {section.title}", *([_text(section.intro)] if section.intro else [])]
+                parts += [text for block in section.blocks for text in self._block(block)]
+        text = "\n\n".join([*parts, *([footer] if footer else [])]) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(text, encoding="utf-8")
+        return self.path
+
+    def _block(self, block: Block) -> list[str]:
+        if isinstance(block, Text):
+            return [f"**{_text(block.text)}**" if block.tone == "warn" else _text(block.text)]
+        if isinstance(block, Table):
+            return [*([_text(block.caption)] if block.caption else []), _table(block.columns, block.rows)]
+        if isinstance(block, Cards):
+            rows = [[Cell(c.title), Cell(c.value, tone="best" if c.strong else ""), Cell(c.note)] for c in block.cards]
+            return [_table(("", "value", ""), rows)]
+        if isinstance(block, Figure):
+            return self._figure(block)
+        if isinstance(block, Gallery):
+            return [text for figure in block.figures for text in self._figure(figure)]
+        raise TypeError(f"block is a {type(block).__name__}; expected one of cps4_monai.report.page")
+
+    def _figure(self, figure: Figure) -> list[str]:
+        title = figure.title or figure.alt or "figure"
+        stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "figure"
+        self._names[stem] = self._names.get(stem, 0) + 1
+        stem = stem if self._names[stem] == 1 else f"{stem}-{self._names[stem]}"
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        if isinstance(figure.picture, bytes):
+            name = f"{stem}.webp"
+            image = Image.open(io.BytesIO(figure.picture)).convert("RGB")
+            image.thumbnail((MAX_WIDTH, MAX_WIDTH))
+            image.save(self.pictures / name, "WEBP", quality=WEBP_QUALITY)
+        else:
+            name = f"{stem}.svg"
+            # A page may be dark, the ink of charts is dark too: they bring their own paper.
+            ground = '<rect width="100%" height="100%" fill="#fff"/>'
+            picture = re.sub(r"(<svg[^>]*>)", lambda m: m[1] + ground, figure.picture, count=1)
+            (self.pictures / name).write_text(picture, encoding="utf-8")
+        link = f"![{_text(figure.alt or title)}]({self.pictures.name}/{name})"
+        head = [f"**{_text(figure.title)}**"] if figure.title else []
+        return [*head, link, *([_text(figure.caption)] if figure.caption else [])]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.tone == "best" and cell.text else cell.text
+
+
+def _text(text: str) -> str:
+    """One line that no table is broken by."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,94 @@
+"""Statistics of a study, worked out by hand on made-up scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.bench.comparison import best_methods, differences_to, gap_closed, method_rows, structure_means
+from cps4_monai.bench.results import StudyResults, find_studies, load_results
+
+BASE = {"s1": 0.2, "s2": 0.4}
+SCORES = {
+    ("base", "5", 0): BASE,
+    ("base", "5", 1): {"s1": 0.4, "s2": 0.4},
+    ("ours", "5", 0): {"s1": 0.5, "s2": 0.5},
+    ("ours", "5", 1): {"s1": 0.7, "s2": 0.3},
+    ("base", "100", 0): {"s1": 0.8, "s2": 0.9},
+}
+
+
+@pytest.fixture
+def results(write_runs):
+    def make(scores: dict, section: str = "test", **manifest) -> StudyResults:
+        runs = write_runs(scores, **manifest)
+        return load_results(find_studies(runs)[0], runs, section)
+
+    return make
+
+
+def test_seeds_are_averaged_per_subject_and_spread_is_over_seeds(results) -> None:
+    rows = {(row.method, row.share): row for row in method_rows(results(SCORES))}
+    base = rows["base", "5"]
+    # Subjects: s1 (0.2 + 0.4) / 2 = 0.3, s2 0.4. Seeds: 0.3 and 0.4, so SD = 0.1 / sqrt(2).
+    assert base.dice["b"].mean == pytest.approx(0.35) and base.dice["b"].n == 2 and base.seeds == (0, 1)
+    assert base.seed_sd["b"] == pytest.approx(0.1 / 2**0.5)
+    assert (base.dice["b"].low, base.dice["b"].high) == pytest.approx((0.3, 0.4)), "patients are drawn, not seeds"
+    # (a) is a mean over slices: 10 of s1, 20 of s2, each 0.01 above (b).
+    assert base.dice["a"].mean == pytest.approx((10 * 0.31 + 20 * 0.41) / 30)
+    assert base.dice["c"].mean == pytest.approx(0.34)
+    assert (base.missed, base.labeled, base.identified) == (2, 4, 0.5) and base.seconds == 60
+    assert rows["base", "100"].seed_sd["b"] != rows["base", "100"].seed_sd["b"], "one seed has no spread"
+    assert [key[1] for key in rows] == ["5", "5", "100"]
+
+
+def test_differences_are_paired_by_subject_on_common_seeds(results) -> None:
+    (only,) = differences_to(results(SCORES), "base")
+    assert (only.method, only.share, only.seeds) == ("ours", "5", (0, 1))
+    assert only.by_subject.to_dict() == pytest.approx({"s1": 0.3, "s2": 0.0})
+    assert only.comparison.difference.mean == pytest.approx(0.15) and only.comparison.wins == 1
+
+
+def test_a_seed_that_one_side_lacks_enters_no_difference(results) -> None:
+    scores = {key: value for key, value in SCORES.items() if key != ("ours", "5", 1)}
+    (only,) = differences_to(results(scores), "base")
+    assert only.seeds == (0,) and only.by_subject.to_dict() == pytest.approx({"s1": 0.3, "s2": 0.1})
+
+
+def test_wilcoxon_of_five_equal_gains_is_the_smallest_there_is(results) -> None:
+    subjects = {f"s{k}": 0.1 * k for k in range(1, 6)}
+    better = {name: value + 0.01 * place for place, (name, value) in enumerate(subjects.items(), start=1)}
+    (only,) = differences_to(results({("base", "5", 0): subjects, ("ours", "5", 0): better}), "base")
+    assert only.comparison.p_value == pytest.approx(2 / 2**5) and only.comparison.wins == 5
+
+
+def test_the_gap_is_from_the_method_at_the_share_to_it_with_all_labels(results) -> None:
+    rows = method_rows(results(SCORES))
+    # base 0.35 at 5 %, 0.85 at 100 %; ours 0.5.
+    assert gap_closed(rows, "base") == {("ours", "5"): pytest.approx(0.3)}
+    assert gap_closed([row for row in rows if row.share != "100"], "base") == {}
+    assert best_methods(rows) == {"5": "ours"}, "100 % has one method, nothing to choose from"
+
+
+def test_structures_are_averaged_over_subjects_then_shown_by_method(results) -> None:
+    table = structure_means(results(SCORES), "5")
+    assert list(table.columns) == ["base", "ours"]
+    assert table.loc[(2, "L5"), "base"] == pytest.approx(2 * 0.35) and table.loc[(11, "L5/S"), "ours"] == 0
+
+
+def test_cells_that_are_not_done_are_named_and_enter_nothing(results) -> None:
+    found = results({**SCORES, ("ours", "5", 2): {}})
+    assert found.missing == ("ours-5pct-seed2",) and len(found.cells) == 5
+    with pytest.raises(ValueError, match="expected one of"):
+        differences_to(found, "theirs")
+
+
+def test_a_section_that_was_not_evaluated_is_refused(write_runs, tmp_path: Path) -> None:
+    runs = write_runs(SCORES, evaluate=["validation"])
+    with pytest.raises(ValueError, match="add it to 'evaluate' in the study and run the study again"):
+        load_results(find_studies(runs)[0], runs, "test")
+    with pytest.raises(ValueError, match=r"holds the studies \['made_up'\], asked for \['other'\]"):
+        find_studies(runs, ["other"])
+    with pytest.raises(ValueError, match="output folder of"):
+        find_studies(tmp_path / "nowhere")

@@ -1,0 +1,66 @@
+"""The report's pages: what they state, and that Markdown and HTML say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.bench.report import write_study_report
+
+BASE, OURS = {"s1": 0.2, "s2": 0.4}, {"s1": 0.5, "s2": 0.45}
+
+
+@pytest.fixture
+def report(write_runs, tmp_path: Path):
+    def make(scores: dict, manifest: dict | None = None, **options) -> tuple[str, str, Path]:
+        made = write_study_report(write_runs(scores, **(manifest or {})), tmp_path / "out", pictures=False, **options)
+        return made.markdown.read_text(), made.html.read_text(), made.markdown
+
+    return make
+
+
+def test_the_markdown_page_holds_tables_and_its_pictures_beside_it(report) -> None:
+    scores = {("base", "5", 0): BASE, ("ours", "5", 0): OURS, ("base", "100", 0): {"s1": 0.9, "s2": 0.8}}
+    text, html, path = report(scores, {"gap": "base"}, section="test")
+    assert "| **Ours** | 5 % | 1 | **0.475 [0.450, 0.500]** |" in text
+    assert "| Ours | 5 % | 0 | +17.5 [+5.0, +30.0] |" in text and "0.500 (+30.0)" in text
+    assert "| 32% |" in text, "gap closed: (0.475 - 0.3) / (0.85 - 0.3)"
+    links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(links) >= 4 and all((path.parent / link).is_file() for link in links)
+    assert all((path.parent / link).read_text().count("<svg") == 1 for link in links)
+    for shown in ("+17.5 [+5.0, +30.0]", "0.475 [0.450, 0.500]", "ceiling"):
+        assert shown in html
+    assert "made-up-dice-by-labeled-share" in text
+
+
+def test_the_head_says_how_the_figures_were_made(report) -> None:
+    text, *_ = report({("base", "5", 0): BASE, ("ours", "5", 0): OURS, ("ours", "5", 1): OURS})
+    for shown in (
+        "`cps4 bench x.yaml -o RUNS`", "cps4 bench report RUNS -o out --section validation", "2026-01-02", "abacus",
+        "Seeds 0, 1", "stage 2: 100; of stage 1: 70", "0123456789abcdef", "torch 2.0", "Made up. CC0.",
+        "| epochs | max_epochs | 2 |",
+    ):  # fmt: skip
+        assert shown in text, shown
+
+
+def test_on_the_test_subjects_the_best_is_the_one_chosen_on_validation(report) -> None:
+    text, *_ = report({("base", "5", 0): BASE, ("ours", "5", 0): OURS}, section="test")
+    assert "Best on the validation subjects, where methods are chosen: Ours at 5 % (0.575 there, 0.475 here)." in text
+    assert "Scored on the **test** subjects" not in text and "Scored on the test subjects." in text
+
+
+def test_prompt_maps_stand_once_for_all_methods_that_share_them(report) -> None:
+    text, *_ = report({("base", "5", 0): BASE, ("ours", "5", 0): OURS, ("ours", "5", 1): OURS})
+    # Seeds 0 and 1: 0.2 and 0.4, ceiling 0.7 and 0.9.
+    assert "| Ours | 5 % | 2 | 0.300 | 0.141 | 0.300 | 0.300 | 0.800 |" in text
+
+
+def test_what_is_missing_or_unequal_stands_out(report) -> None:
+    budget = [["views", "views", {'"same"': "ours", '"weak_strong"': "base"}]]
+    scores = {("base", "5", 0): BASE, ("ours", "5", 0): OURS, ("ours", "5", 1): {}}
+    text, html, _ = report(scores, {"budget": budget, "may_differ": ["views"]})
+    assert "**1 of 3 cells are not done: ours-5pct-seed1**" in text
+    assert '"same": ours; "weak_strong": base' in text and "lets differ: views" in text
+    assert 'class="warn"' in html
