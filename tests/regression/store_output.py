@@ -25,7 +25,7 @@ def main() -> None:
     from cps4_monai import segment
 
     result = segment(phantom_image())
-    np.savez_compressed(STORED, labels=result.labels, sha256=result.record["WeightsSha256"])
+    np.savez_compressed(STORED, labels=result.labels, sha256=result.record["Weights"]["Sha256"])
     Path("released_phantom.png").write_bytes(result.qc_picture())
     print(f"{STORED}: codes {np.unique(result.labels).tolist()}; look at released_phantom.png")
 
