@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from cps4_monai.data.cache import CachedSlices, SliceCache
+from cps4_monai.data.entries import Entry, subject_of
 
 
 class EntryLike(Protocol):
-    """What the data sets ask of an entry of a datalist."""
+    """What the data sets ask of a volume: an entry of a datalist."""
 
     image: Any
     label: Any
@@ -28,7 +30,8 @@ class SliceDataset(Dataset):
     even where one exists.
 
     Args:
-        entries: volumes, with ``image``, ``label`` and ``subject``.
+        data: volumes, with ``image``, ``label`` and ``subject``; or dicts with the paths ``image`` and ``label``, which
+            is what MONAI Label hands over.
         cache: gives the slices; what is missing is made here.
         transform: takes and returns such an item; reseeded for each draw (:meth:`draw`) where it is a MONAI
             ``Randomizable``.
@@ -44,15 +47,14 @@ class SliceDataset(Dataset):
 
     def __init__(
         self,
-        entries: Sequence[EntryLike],
+        data: Sequence[EntryLike | Mapping[str, Any]],
         cache: SliceCache,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         labeled: bool = True,
         with_grid: bool = False,
         workers: int | None = None,
     ) -> None:
-        self.entries = list(entries)
-        _require_entries(self.entries, labeled)
+        self.entries = _entries(data, labeled)
         cache.prepare(self.entries, labels=labeled, workers=workers)
         self.cache, self.transform, self.labeled, self.with_grid = cache, transform, labeled, with_grid
         self.images = [cache.image(entry.image) for entry in self.entries]
@@ -107,7 +109,7 @@ class VolumeDataset(Dataset):
     ``spacing_mm`` (3,) float32 along D, H and W.
 
     Args:
-        entries: volumes, with ``image``, ``label`` and ``subject``.
+        data: volumes, see :class:`SliceDataset`.
         cache: gives the slices; what is missing is made here.
         labeled: False leaves label files unopened.
         workers: threads of the first pass.
@@ -118,10 +120,13 @@ class VolumeDataset(Dataset):
     """
 
     def __init__(
-        self, entries: Sequence[EntryLike], cache: SliceCache, labeled: bool = True, workers: int | None = None
+        self,
+        data: Sequence[EntryLike | Mapping[str, Any]],
+        cache: SliceCache,
+        labeled: bool = True,
+        workers: int | None = None,
     ) -> None:
-        self.entries = list(entries)
-        _require_entries(self.entries, labeled)
+        self.entries = _entries(data, labeled)
         cache.prepare(self.entries, labels=labeled, workers=workers)
         self.images = [cache.image(entry.image) for entry in self.entries]
         self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
@@ -145,12 +150,21 @@ def _whole(slices: CachedSlices) -> torch.Tensor:
     return torch.from_numpy(np.array(slices.array))[None]
 
 
-def _require_entries(entries: list[EntryLike], labeled: bool) -> None:
+def _entries(data: Sequence[EntryLike | Mapping[str, Any]], labeled: bool) -> list[EntryLike]:
+    entries = [_entry(item) if isinstance(item, Mapping) else item for item in data]
     if not entries:
-        raise ValueError("the list of entries is empty; expected at least one volume: check the datalist and its share")
+        raise ValueError("the list of volumes is empty; expected at least one: check the datalist and its share")
     missing = [entry.subject for entry in entries if labeled and entry.label is None]
     if missing:
         raise ValueError(
             f"entries without a label: {missing[:5]} ({len(missing)} in all); expected one for each: correct the "
             "datalist, or use them as unlabeled"
         )
+    return entries
+
+
+def _entry(item: Mapping[str, Any]) -> Entry:
+    if "image" not in item:
+        raise ValueError(f"a volume with the keys {sorted(item)}; expected 'image' and, where it has one, 'label'")
+    label = item.get("label")
+    return Entry(Path(item["image"]), Path(label) if label else None, subject_of(item["image"]))

@@ -67,7 +67,7 @@ class LoadVolumed(MapTransform):
             meta = {
                 "filename_or_obj": str(volume.path),
                 "original_affine": affine.clone(),
-                "spatial_shape": torch.tensor(volume.shape),
+                "spatial_shape": np.asarray(volume.shape),
                 "original_channel_dim": float("nan"),
                 "warnings": "\n".join(volume.warnings),
             }
@@ -182,7 +182,7 @@ class RestoreLabelsd(MapTransform):
             slices = self._label_slices(key, d[key], grid, in_plane)
             volume = np.ascontiguousarray(grid.from_slices(slices.cpu().numpy()))
             kept = {k: meta[k] for k in ("filename_or_obj", "warnings") if k in meta}
-            kept["spatial_shape"] = torch.tensor(volume.shape)
+            kept["spatial_shape"] = np.asarray(volume.shape)
             kept["original_affine"] = torch.from_numpy(affine)
             d[key] = MetaTensor(torch.from_numpy(volume)[None], affine=torch.from_numpy(affine), meta=kept)
         return d

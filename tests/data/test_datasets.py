@@ -47,6 +47,19 @@ def test_every_slice_of_every_volume_is_an_item(entries, cache):
         dataset[8]
 
 
+def test_dicts_of_paths_do_instead_of_entries(entries, cache):
+    dicts = [{"image": str(e.image), "label": str(e.label)} for e in entries]
+    given, same = SliceDataset(dicts, cache), SliceDataset(entries, cache)
+    assert torch.equal(given[3]["label"], same[3]["label"]) and given[3]["subject"] == "1"
+    assert len(VolumeDataset([{"image": dicts[0]["image"]}], cache, labeled=False)) == 1
+    with pytest.raises(ValueError, match=r"entries without a label: \['0'\]"):
+        SliceDataset([{"image": dicts[0]["image"]}], cache)
+    with pytest.raises(ValueError, match=r"keys \['img'\]; expected 'image'"):
+        SliceDataset([{"img": "a.nii"}], cache)
+    with pytest.raises(ValueError, match="list of volumes is empty"):
+        VolumeDataset([], cache)
+
+
 def test_labels_of_unlabeled_entries_are_never_opened(entries, cache, monkeypatch):
     opened = []
     real = volume_module.open_nifti

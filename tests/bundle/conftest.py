@@ -1,0 +1,50 @@
+"""A bundle as it is shared: exported, zipped and unzipped, with random weights of a small network."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.export import BUNDLE_NAME, export_bundle
+from cps4_monai.networks import ResUNet
+
+SETTINGS = {"features": [4, 8], "spacing_mm": 7.5, "slice_size": [64, 32], "unannotated": [1]}
+
+
+@pytest.fixture(scope="session")
+def exported_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zip that `cps4 export --half` makes, here of random weights."""
+    folder = tmp_path_factory.mktemp("exported_zip")
+    torch.manual_seed(0)
+    torch.save(ResUNet(features=SETTINGS["features"]).state_dict(), folder / "weights.pt")
+    return export_bundle(find_bundle_root(), folder / "spine.zip", folder / "weights.pt", SETTINGS, half=True)
+
+
+@pytest.fixture
+def unzip(exported_zip: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Function that unzips it into a folder of one's own, with other values in its train.json."""
+
+    def make(**train_settings: object) -> Path:
+        with zipfile.ZipFile(exported_zip) as archive:
+            archive.extractall(tmp_path / "bundles")
+        folder = tmp_path / "bundles" / BUNDLE_NAME
+        config = folder / "configs" / "train.json"
+        config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | train_settings), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(exported_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It, unzipped, to look at; a test that changes it takes ``unzip``."""
+    folder = tmp_path_factory.mktemp("exported_bundle")
+    with zipfile.ZipFile(exported_zip) as archive:
+        archive.extractall(folder)
+    return folder / BUNDLE_NAME

@@ -1,0 +1,201 @@
+"""The bundle in MONAI Label: what its task classes rely on, and the classes themselves where they are installed.
+
+``BundleInferTask`` and ``BundleTrainTask`` (MONAI Label 0.8.5) read ids of the configs and override others. The first
+tests do the same with MONAI alone, step by step; the last ones run the classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import SaveImaged
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.inference.bundle import open_bundle
+from cps4_monai.inference.segment import Segmenter
+
+FAST = {"learning_rate": 0.02, "num_workers": 0, "show_progress": False, "min_free_gib": 0.0, "batch_size_labeled": 2}
+
+
+@pytest.fixture(autouse=True)
+def _same_search_path() -> Iterator[None]:
+    """The configs put the bundle's folder on the module search path; here it must not stay there."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+@pytest.fixture
+def scan(tiny_data: Path) -> Path:
+    return sorted(tiny_data.rglob("*_T2w.nii.gz"))[0]
+
+
+@pytest.fixture
+def labeled(tiny_data: Path) -> list[dict[str, str]]:
+    """What a datastore hands over: scans with their finished labels."""
+    labels = sorted(tiny_data.rglob("*_dseg.nii.gz"))
+    pairs = [{"image": str(label).replace("_dseg", "_T2w"), "label": str(label)} for label in labels]
+    assert len(pairs) >= 4 and all(Path(pair["image"]).is_file() for pair in pairs)
+    return pairs[:4]
+
+
+def parser_of(bundle: Path, name: str, **overrides: Any) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / name))
+    parser.update({"bundle_root": str(bundle), **overrides})
+    return parser
+
+
+def expected_labels(bundle: Path, scan: Path) -> np.ndarray:
+    return Segmenter(bundle, device="cpu", raw=True)(scan, qc=False).labels
+
+
+def checksum_holds(weights: Path) -> bool:
+    digest = weights.with_name(f"{weights.name}.sha256").read_text("ascii").split()[0]
+    return digest == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_label_names_come_from_the_first_output(exported_bundle: Path) -> None:
+    """MONAI Label shows them in lower case; no two may fall together then."""
+    formats = json.loads((exported_bundle / "configs" / "metadata.json").read_text("utf-8"))["network_data_format"]
+    (first_in, _), (first_out, pred) = (next(iter(formats[side].items())) for side in ("inputs", "outputs"))
+    assert (first_in, first_out) == ("image", "pred")
+    shown = {name.lower(): int(code) for code, name in pred["channel_def"].items() if name.lower() != "background"}
+    assert shown == {s.name.lower(): s.code for s in MRSPINESEG.structures[1:]} and len(shown) == 19
+
+
+def test_inference_parts_work_one_by_one(exported_bundle: Path, scan: Path) -> None:
+    """As ``BundleInferTask``: a device that is a text, the network filled by itself, no writing by the bundle."""
+    parser = parser_of(exported_bundle, "inference.json", device="cpu")
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(exported_bundle / "models" / "model.pt", weights_only=True))
+    data: dict[str, Any] = {"image": str(scan)}
+    for transform in parser.get_parsed_content("preprocessing").transforms:
+        data = transform(data)
+    with torch.no_grad():
+        data["pred"] = parser.get_parsed_content("inferer")(data["image"][None], network)[0]
+    after = [t for t in parser.get_parsed_content("postprocessing").transforms if not isinstance(t, SaveImaged)]
+    for transform in after:
+        data = transform(data)
+    # Its ``Restored`` compares the shapes in this way and takes the affine from here.
+    shape = data["image"].meta["spatial_shape"][-3:]
+    assert not np.any(np.not_equal(data["pred"].shape[1:], shape))
+    np.testing.assert_allclose(data["image"].meta["original_affine"], nib.load(scan).affine, atol=1e-6)
+    np.testing.assert_array_equal(data["pred"][0].numpy(), expected_labels(exported_bundle, scan))
+
+
+def training_overrides(bundle: Path, training: list, validation: list, epochs: int = 3) -> dict[str, Any]:
+    """What ``BundleTrainTask`` passes to ``monai.bundle.run``."""
+    raw = ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
+    assert all("_target_" in handler for handler in raw["train"]["handlers"]), "it reads each entry's target"
+    loader = {"_target_": "CheckpointLoader", "load_path": str(bundle / "models" / "model.pt"),
+              "load_dict": {"model": "$@network"}, "strict": False}  # fmt: skip
+    return {
+        "bundle_root": str(bundle),
+        "train#trainer#max_epochs": epochs,
+        "train#dataset#data": training,
+        "device": "cpu",
+        "train#handlers": [loader, *raw["train"]["handlers"]],
+        "displayable_configs": dict(raw["displayable_configs"]),
+        "validate#dataset#data": validation,
+    }
+
+
+def test_training_replaces_the_weights_and_keeps_the_released_ones(unzip: Callable, labeled: list, scan: Path) -> None:
+    bundle = unzip(**FAST)
+    model, released = bundle / "models" / "model.pt", bundle / "models" / "model_released.pt"
+    before, answer = model.read_bytes(), expected_labels(bundle, scan)
+    overrides = training_overrides(bundle, labeled[:3], labeled[3:])
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/train.json")}
+    run_id = overrides["displayable_configs"]["run_id"]
+    monai.bundle.run(run_id=run_id, init_id=None, final_id=None, **files, **overrides)
+    assert model.read_bytes() != before and released.read_bytes() == before
+    assert checksum_holds(model) and checksum_holds(released)
+    assert open_bundle(bundle).sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (expected_labels(bundle, scan) != answer).any()
+    log = (bundle / "runs/cps4/finetune/metrics.csv").read_text("utf-8")
+    assert log.count(",val_dice,") == 3
+
+
+def test_training_starts_from_the_weights_in_the_bundle(unzip: Callable, labeled: list) -> None:
+    bundle = unzip(**FAST | {"learning_rate": 1e-12})
+    before = {path.name: path.read_bytes() for path in (bundle / "models").iterdir()}
+    workflow = monai.bundle.create_workflow(
+        config_file=str(bundle / "configs/train.json"), workflow_type="train", run_id="training_finetune",
+        **training_overrides(bundle, labeled[:2], [], epochs=1),
+    )  # fmt: skip
+    workflow.run()
+    shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    for name, parameter in workflow.parser.get_parsed_content("network").named_parameters():
+        torch.testing.assert_close(parameter, shipped[name].float(), atol=1e-6, rtol=0)
+    # Without validation scans those of training are looked at. BatchNorm moved, so a better score is possible;
+    # what the bundle then holds is whole and fits its checksum.
+    assert checksum_holds(bundle / "models" / "model.pt")
+    released = bundle / "models" / "model_released.pt"
+    assert not released.exists() or released.read_bytes() == before["model.pt"]
+
+
+def test_several_gpus_get_a_wrapped_network_and_a_device_each(unzip: Callable, monkeypatch: Any) -> None:
+    """MONAI Label writes its overrides, a device among them, into a file that comes before ``multi_gpu_train.json``."""
+    bundle = unzip(device="cuda")
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+    assert parser["finetune#method#student"] == "@train#parallel_network"
+    assert parser["device"]["_target_"].endswith("select_device") and "LOCAL_RANK" in parser["device_name"]
+
+
+# --- the classes themselves -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tasks() -> SimpleNamespace:
+    pytest.importorskip("monailabel", reason="MONAI Label is not installed: its own classes are not run")
+    from monailabel.tasks.infer.bundle import BundleInferTask
+    from monailabel.tasks.train.bundle import BundleTrainTask
+
+    return SimpleNamespace(Infer=BundleInferTask, Train=BundleTrainTask)
+
+
+def test_the_inference_task_gives_label_maps_and_names(tasks: SimpleNamespace, unzip: Callable, scan: Path) -> None:
+    bundle = unzip()
+    task = tasks.Infer(str(bundle), {})
+    assert task.is_valid() and task.info()["labels"]["l5/s"] == 11 and task.info()["type"] == "segmentation"
+    before = {path for path in bundle.rglob("*") if "__pycache__" not in path.parts}
+    path, answer = task({"image": str(scan), "device": "cpu", "model": bundle.name})
+    result, labels, source = nib.load(path), np.asarray(nib.load(path).dataobj), nib.load(scan)
+    os.remove(path)
+    assert answer["label_names"]["t9/t10"] == 19
+    np.testing.assert_allclose(result.affine, source.affine, atol=1e-5)
+    np.testing.assert_array_equal(labels, expected_labels(bundle, scan))
+    assert {path for path in bundle.rglob("*") if "__pycache__" not in path.parts} == before, "the task writes, not we"
+
+
+def test_the_training_task_trains_and_the_inference_task_uses_it(
+    tasks: SimpleNamespace, unzip: Callable, labeled: list, scan: Path
+) -> None:
+    bundle = unzip(**FAST)
+    infer, train = tasks.Infer(str(bundle), {}), tasks.Train(str(bundle), {})
+    assert train.is_valid() and train.config()["run_id"] == "training_finetune"
+    # As a client does: all options with their first value.
+    request = {key: value[0] if isinstance(value, list) else value for key, value in train.config().items()}
+    request |= {"model": bundle.name, "device": "cpu", "max_epochs": 3, "val_split": 0.25}
+    train(request, SimpleNamespace(datalist=lambda: labeled))
+    assert checksum_holds(bundle / "models" / "model.pt") and (bundle / "models" / "model_released.pt").is_file()
+    path, _ = infer({"image": str(scan), "device": "cpu", "model": bundle.name, "model_filename": "model.pt"})
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected_labels(bundle, scan))
+    os.remove(path)
