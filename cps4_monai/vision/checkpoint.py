@@ -45,7 +45,15 @@ def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anato
         "unannotated": list(model.unannotated),
         "weights": {key: value.detach().cpu() for key, value in model.state_dict().items()},
     }
-    path = Path(path)
+    write_whole(Path(path), content)
+
+
+def write_whole(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors and plain types beside the file and renames: an earlier file is replaced only by a complete one.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the earlier file is still whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

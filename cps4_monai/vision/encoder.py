@@ -45,9 +45,9 @@ class VisionEncoder(nn.Module):
         pretrained: start from timm's weights on the Hugging Face hub; False: from random ones.
         checkpoint_path: start from this file (.safetensors, .pth, .bin), or the folder that holds it, not the hub.
         patch_size: another size of a patch, in pixels; pretrained patch embeddings are resampled.
-        embed_dim: another width D, from scratch only.
-        depth: another number of blocks, from scratch only.
-        num_heads: another number of attention heads, from scratch only.
+        embed_dim: another width D, from scratch or with a checkpoint of that architecture.
+        depth: another number of blocks, likewise.
+        num_heads: another number of attention heads, likewise.
         drop_path_rate: stochastic depth while training, in [0, 1).
 
     Attributes:
@@ -86,10 +86,10 @@ class VisionEncoder(nn.Module):
         height, width = _check_image_size(image_size)
         size_overrides = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
         given = {key: value for key, value in size_overrides.items() if value is not None}
-        if given and (pretrained or checkpoint_path):
+        if given and pretrained and checkpoint_path is None:
             raise ValueError(
                 f"{given} change the architecture of {name}, which pretrained weights do not fit; drop them, or pass "
-                "pretrained=False and no checkpoint_path"
+                "pretrained=False, or as checkpoint_path weights of that architecture"
             )
         overrides = {**given, **({} if patch_size is None else {"patch_size": patch_size})}
         self.image_size = (height, width)

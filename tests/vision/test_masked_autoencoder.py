@@ -1,0 +1,113 @@
+"""Masked autoencoding: what is hidden stays hidden, the loss by hand, the file that stage 1 starts from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cps4_monai.vision import MaskedAutoencoder, VisionEncoder, save_image_encoder
+
+TINY = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+def encoder(**more) -> VisionEncoder:
+    return VisionEncoder("vit_tiny_patch16_224", (32, 16), False, **{**TINY, **more})
+
+
+def autoencoder(**options) -> MaskedAutoencoder:
+    return MaskedAutoencoder(encoder(), **{"decoder_dim": 8, **options})
+
+
+def test_one_loss_a_slice_and_gradients_for_all_but_the_class_tokens_place():
+    model = autoencoder()
+    losses = model(torch.rand(3, 1, 32, 16))
+    assert losses.shape == (3,) and losses.isfinite().all()
+    losses.mean().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_the_encoder_never_sees_what_is_hidden():
+    model = autoencoder(mask_ratio=0.5).eval()
+    order = torch.arange(8).expand(2, 8)  # the first four patches, the upper half, are shown
+    images = torch.rand(1, 1, 32, 16).repeat(2, 1, 1, 1)
+    images[1, :, 16:] = torch.rand(1, 16, 16)
+    tokens = model._encode(images, order[:, :4])
+    assert tokens.shape == (2, 4, 24) and torch.equal(tokens[0], tokens[1])
+
+
+def test_decoded_patches_return_to_their_places():
+    model = autoencoder(mask_ratio=0.5)
+    order = torch.tensor([[6, 1, 3, 0, 7, 2, 5, 4]])
+    seen = []
+    model.decoder = torch.nn.Module()
+    model.decoder.forward = lambda tokens: seen.append(tokens) or torch.zeros(1, 8, 64)  # type: ignore[method-assign]
+    with torch.no_grad():
+        model.position.zero_()
+        tokens = torch.randn(1, 4, 24)
+        model._decode(tokens, order)
+        shown = model.to_decoder(tokens)[0]
+    for rank, patch in enumerate([6, 1, 3, 0]):
+        torch.testing.assert_close(seen[0][0, patch], shown[rank])
+    for patch in (7, 2, 5, 4):
+        torch.testing.assert_close(seen[0][0, patch], model.hidden_token)
+
+
+def test_targets_are_patches_of_mean_0_and_variance_1_in_the_encoders_order():
+    image = torch.zeros(1, 1, 32, 16)
+    image[0, 0, 8:16, 8:16] = torch.rand(8, 8)  # second row, second column: patch 3
+    targets = autoencoder()._targets(image)
+    assert targets.shape == (1, 8, 64) and not targets[0, [0, 1, 2, 4, 5, 6, 7]].any()
+    patch = image[0, 0, 8:16, 8:16].flatten()
+    torch.testing.assert_close(targets[0, 3], (patch - patch.mean()) / patch.std(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_counts_hidden_patches_only():
+    model = autoencoder(mask_ratio=0.5)
+    image = torch.rand(1, 1, 32, 16)
+    targets = model._targets(image)
+    torch.manual_seed(3)
+    order = torch.rand(1, 8).argsort(dim=1)
+    wrong = targets.clone()
+    wrong[0, order[0, :4]] += 100.0  # patches that are shown
+    wrong[0, order[0, 4]] += 2.0  # one of the four hidden ones
+    model._decode = lambda tokens, order: wrong  # type: ignore[method-assign]
+    torch.manual_seed(3)
+    assert model(image).item() == pytest.approx(4.0 / 4)
+
+
+def test_it_learns():
+    model = autoencoder(mask_ratio=0.5, decoder_dim=32)
+    ramp = torch.linspace(0, 1, 32)[:, None].expand(32, 16)[None, None]  # every patch looks alike once it is scaled
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model(ramp.expand(4, 1, 32, 16)).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 0.9 and losses[-1] < 0.1
+
+
+def test_stage_1_starts_from_the_file(tmp_path):
+    trained = encoder()
+    path = tmp_path / "new" / "vision_encoder.pt"
+    save_image_encoder(path, trained)
+    started = encoder(checkpoint_path=path)
+    assert started.pretrained
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), started.parameters(), strict=True))
+    with pytest.raises(ValueError, match="does not hold weights"):
+        encoder(checkpoint_path=path, depth=1)
+
+
+@pytest.mark.parametrize("options", [{"mask_ratio": 0.0}, {"mask_ratio": 0.99}, {"decoder_dim": 9, "decoder_heads": 2}])
+def test_bad_sizes_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        autoencoder(**options)
+
+
+def test_other_models_are_refused():
+    other = encoder()
+    other.model = torch.nn.Identity()
+    with pytest.raises(ValueError, match="needs a plain ViT"):
+        MaskedAutoencoder(other)
