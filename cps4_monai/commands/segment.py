@@ -103,21 +103,26 @@ class _Progress:
 
         console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self.bar.start()
         task = self.bar.add_task("reading, loading weights", total=None)
 
         def on_scan(outcome: Any, done: int, total: int) -> None:
-            self.bar.update(task, completed=done, total=total, description=Path(outcome.name).name)
+            self.bar.update(task, completed=done, total=total, description=_one_line(Path(outcome.name).name))
             if not console.is_terminal:
-                click.echo(f"[{done}/{total}] {outcome.name}: {outcome.status}", err=True)
+                click.echo(f"[{done}/{total}] {_one_line(outcome.name)}: {outcome.status}", err=True)
 
         return on_scan
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
+
+
+def _one_line(name: str) -> str:
+    """A file name may hold anything, line breaks too."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _tell(run: SegmentationRun) -> None:

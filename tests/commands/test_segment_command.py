@@ -93,6 +93,17 @@ def test_again_and_overwrite(inputs):
     assert (inputs.out / "s_dseg.nii.gz").stat().st_mtime_ns > stamp
 
 
+def test_a_file_name_is_no_markup_and_no_formula(inputs, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(Console, "is_terminal", property(lambda self: True))  # the bar is drawn
+    name = "[/red]a$_$b\n[bold"
+    inputs.save(f"{name}.nii.gz")
+    result = inputs.segment(qc=True)
+    assert result.exit_code == 0, result.output
+    assert (inputs.out / f"{name}_qc.png").exists() and inputs.rows("scans.csv")[0]["scan"] == name
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (("--weights", "/nowhere.zip"), "no such file or folder"), (("--device", "tpu"), "expected auto, cpu"),
     (("--device", "cuda:77"), "set device to auto or cpu"), (("--assume-spacing", "0"), "one or three positive"),
