@@ -25,15 +25,18 @@ def node_of(config: Mapping[str, Any], setting: str) -> Any:
     return None if found is _MISSING else found
 
 
-def effective_settings(config: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+def effective_settings(config: Mapping[str, Any], run_id: str, base: Mapping[str, Any]) -> dict[str, Any]:
     """Every value that a run id depends on, by the id of the leaf.
 
-    References are followed from the run id on. Left out are handlers that only watch and what is in
-    ``PLACES_AND_PACE``; a leaf that is a plain reference stands with the value that it leads to.
+    References are followed from the run id on. Left out are handlers that only watch, what is in ``PLACES_AND_PACE``,
+    and the wiring that the base config brings along (expressions, references, classes): tidying that up changes no
+    result, while the same from an overlay is a choice. A leaf that is a plain reference stands with the value that it
+    leads to.
 
     Args:
         config: the merged config.
         run_id: e.g. "training_stage1".
+        base: the config under all overlays.
 
     Raises:
         KeyError: the config has no such run id.
@@ -54,7 +57,9 @@ def effective_settings(config: Mapping[str, Any], run_id: str) -> dict[str, Any]
         for leaf, value in _leaves(node, setting):
             waiting += _references(value)
             kept = _value(config, value)
-            if kept is not _MISSING and not _watching(leaf):
+            if kept is _MISSING or _watching(leaf) or (_is_wiring(leaf, kept) and value == _node(base, leaf)):
+                continue
+            if not isinstance(kept, Mapping | list) or not _has_text(kept):
                 found[leaf] = kept
     return dict(sorted(found.items()))
 
@@ -109,6 +114,16 @@ def _ignored(setting: str) -> bool:
 
 def _watching(leaf: str) -> bool:
     return "handlers#" in leaf or leaf.rpartition("#")[2] in ("_requires_", "_desc_", "pin_memory")
+
+
+def _is_wiring(leaf: str, value: Any) -> bool:
+    return isinstance(value, str) and (value[:1] in ("$", "@", "%") or leaf.endswith("_target_"))
+
+
+def _has_text(node: Any) -> bool:
+    """Whether a structure that a reference leads to has more in it than numbers: its own leaves are recorded then."""
+    items = node.values() if isinstance(node, Mapping) else node
+    return any(isinstance(item, Mapping | list | str) for item in items)
 
 
 def _leaves(node: Any, setting: str) -> Iterator[tuple[str, Any]]:

@@ -126,6 +126,7 @@ class _Variant:
         files = [str(resolve_config(name, root)) for name in (DEFAULT_CONFIG, *self.overlays)]
         refuse_unknown_settings(files, self.settings)
         self.files = files
+        self.base = ConfigParser.load_config_files(files[:1])
 
     def cell(self, share: str, seed: int, data: Data) -> Cell:
         recorded = None if share == ALL else share
@@ -140,8 +141,8 @@ class _Variant:
         config = parser.get()
         stage1 = None
         if needs_stage1(config):
-            stage1 = {**effective_settings(config, STAGE1), DATA: data.digest}
-        stage2 = {**effective_settings(config, STAGE2), DATA: data.digest}
+            stage1 = {**effective_settings(config, STAGE1, self.base), DATA: data.digest}
+        stage2 = {**effective_settings(config, STAGE2, self.base), DATA: data.digest}
         stage2 |= {f"{STAGE1}: {key}": value for key, value in (stage1 or {}).items()}
         return Cell(
             method=self.spec.name + self.suffix,

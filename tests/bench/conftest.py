@@ -93,7 +93,7 @@ def write_runs(tmp_path: Path):
                 for section in ("validation", "test"):
                     rows = [f"mean,{m},{c},{0.2 + 0.2 * seed + 0.5 * (m == 'ceiling')}"
                             for m in ("prompt_map", "ceiling") for c in "abc"]  # fmt: skip
-                    (stage1 / section).mkdir()
+                    (stage1 / section).mkdir(exist_ok=True)
                     text = "\n".join(["subject,map,convention,dice", *rows])
                     (stage1 / section / "prompt_map.csv").write_text(text)
         content = {"study": "made_up", "description": "Made up.", "baseline": "base", "gap": "", "may_differ": [],

@@ -24,7 +24,11 @@ def merged(*overlays: str, **settings: Any) -> dict[str, Any]:
 
 
 def changed(run_id: str, **settings: Any) -> set[str]:
-    return set(differences(effective_settings(merged(), run_id), effective_settings(merged(**settings), run_id)))
+    return set(differences(effective(merged(), run_id), effective(merged(**settings), run_id)))
+
+
+def effective(config: dict[str, Any], run_id: str) -> dict[str, Any]:
+    return effective_settings(config, run_id, merged())
 
 
 @pytest.mark.parametrize(
@@ -51,14 +55,34 @@ def test_a_setting_counts_where_it_decides_the_result(settings: dict[str, Any], 
 
 def test_the_default_and_its_spelled_out_overlay_are_the_same_run() -> None:
     for run_id in ("training_stage1", "training_stage2"):
-        plain, spelled = (effective_settings(merged(*names), run_id) for names in ((), ("methods/cps4",)))
+        plain, spelled = (effective(merged(*names), run_id) for names in ((), ("methods/cps4",)))
         assert differences(plain, spelled) == {}
 
 
 def test_what_a_run_id_itself_runs_counts() -> None:
     config = merged()
     other = {**config, "training_stage1": ["$@stage1#validate#evaluator.run()"]}
-    assert differences(effective_settings(config, "training_stage1"), effective_settings(other, "training_stage1"))
+    assert differences(effective(config, "training_stage1"), effective(other, "training_stage1"))
+
+
+def test_tidying_up_the_bundles_wiring_changes_no_result() -> None:
+    before = merged()
+    text = json.dumps(before).replace("@device.type == 'cuda'", "@on_gpu").replace("data.datasets.", "data.moved.")
+    tidied = {**json.loads(text), "on_gpu": "$@device.type == 'cuda'"}
+    tidied["train"]["handlers"] = [tidied["train"]["handlers"][0], *tidied["train"]["handlers"]]
+    for run_id in ("training_stage1", "training_stage2"):
+        ours, theirs = effective_settings(before, run_id, before), effective_settings(tidied, run_id, tidied)
+        assert differences(ours, theirs) == {}
+
+
+def test_an_expression_or_a_class_of_an_overlay_is_a_choice() -> None:
+    chosen = {
+        "train#method#_target_": "cps4_monai.methods.MeanTeacher",
+        "train#lr_scheduler#milestones": "$[1, 2]",
+        "train#method#deployed": "student",
+    }
+    for setting, value in chosen.items():
+        assert setting in changed("training_stage2", **{setting: value})
 
 
 @pytest.mark.parametrize(("method", "needed"), [("cps4", True), ("mt_ce", False), ("supervised", False)])
@@ -74,8 +98,8 @@ def test_an_option_that_is_new_and_off_changes_no_earlier_result() -> None:
 
 
 def test_settings_are_plain_json_and_an_unknown_run_id_is_named(tmp_path: Path) -> None:
-    found = effective_settings(merged(), "training_stage2")
+    found = effective(merged(), "training_stage2")
     assert json.loads(json.dumps(found)) == found
     assert found["train#method#ema_decay"] == 0.99, "a reference stands with its value"
     with pytest.raises(KeyError, match="no run id 'training'"):
-        effective_settings(merged(), "training")
+        effective(merged(), "training")
