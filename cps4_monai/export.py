@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
+
+logger = logging.getLogger(__name__)
 
 BUNDLE_NAME = "spine_mri_cps4_segmentation"
 # What a run may have changed that its weights depend on; the same ids in train.json and inference.json.
@@ -26,6 +29,7 @@ SETTINGS_OF_THE_WEIGHTS = (
     "in_plane_mode",
     "features",
 )
+ZOO_LIMIT_MB = 25  # the model zoo takes larger files by their address only, in large_files.yml
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "eval", "mlruns")
 
 
@@ -36,6 +40,7 @@ def export_bundle(
     settings: Mapping[str, Any] | None = None,
     name: str = BUNDLE_NAME,
     half: bool = False,
+    onnx: bool = False,
 ) -> Path:
     """Stage the bundle with the package inside, and zip it.
 
@@ -49,12 +54,14 @@ def export_bundle(
         settings: values of ``SETTINGS_OF_THE_WEIGHTS`` that the weights were trained with.
         name: name of the folder inside the zip.
         half: ship the weights in half precision; every loader converts them back to the network's own.
+        onnx: ship the network as ``models/model.onnx``, too (extra ``onnx``).
 
     Returns:
         Path of the zip.
 
     Raises:
-        ValueError: the bundle or the weights are not there, or ``settings`` has a setting that does not belong here.
+        ValueError: the bundle or the weights are not there, ``settings`` has a setting that does not belong here, or
+            the network cannot be exported to ONNX.
     """
     root, output = Path(bundle_root), Path(output)
     if not (root / "configs" / "metadata.json").is_file():
@@ -66,7 +73,12 @@ def export_bundle(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
-        stage_bundle(root, folder, weights, settings or {}, half)
+        stage_bundle(root, folder, weights, settings or {}, half, onnx)
+        for file in too_large_for_the_zoo(folder):
+            logger.warning(
+                "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
+                file.relative_to(folder), ZOO_LIMIT_MB,
+            )  # fmt: skip
         unfinished = Path(staging) / output.name
         _zip_folder(folder, unfinished)
         os.replace(unfinished, output)
@@ -90,8 +102,18 @@ def settings_of_run(run_dir: str | Path) -> tuple[Path, dict[str, Any]]:
     return weights, settings
 
 
+def too_large_for_the_zoo(folder: Path) -> list[Path]:
+    """Files of a bundle that the model zoo would not take as they are."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > ZOO_LIMIT_MB * 2**20)
+
+
 def stage_bundle(
-    root: Path, folder: Path, weights: str | Path | None, settings: Mapping[str, Any], half: bool = False
+    root: Path,
+    folder: Path,
+    weights: str | Path | None,
+    settings: Mapping[str, Any],
+    half: bool = False,
+    onnx: bool = False,
 ) -> None:
     """Copy bundle, package and weights to ``folder`` and write the settings into its configs and metadata.
 
@@ -119,6 +141,8 @@ def stage_bundle(
             _halve(model)
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
         model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
+    if onnx:
+        _add_onnx(folder)
 
 
 def _refuse_other_settings(settings: Mapping[str, Any]) -> None:
@@ -157,6 +181,20 @@ def _halve(model: Path) -> None:
 
     state = torch.load(model, map_location="cpu", weights_only=True)
     torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, model)
+
+
+def _add_onnx(folder: Path) -> None:
+    """The staged weights as ONNX, once more checked against torch."""
+    import torch
+
+    from cps4_monai.inference.bundle import ONNX, open_bundle
+    from cps4_monai.inference.onnx_network import OnnxNetwork, bundle_to_onnx, check_agreement
+
+    bundle = open_bundle(folder)
+    network = bundle.build_network(torch.device("cpu"))
+    content = bundle_to_onnx(bundle, network)
+    check_agreement(network, OnnxNetwork(content))
+    (folder / ONNX).write_bytes(content)
 
 
 def _zip_folder(folder: Path, path: Path) -> None:

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "known_settings": set(),
     "workflow": {"bundle_root", "handlers", "known_settings", "preflight"},
-    "export": {"anatomy"},
+    "export": {"anatomy", "inference"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "bench": {
         "anatomy", "bundle_root", "data", "evaluation", "handlers", "known_settings", "metrics", "report", "vision",

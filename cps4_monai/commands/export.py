@@ -13,20 +13,28 @@ import click
 @click.option("--bundle-root", type=click.Path(path_type=Path), help="Bundle folder; default: the package's own.")
 @click.option("--name", default=None, help="Name of the folder inside the zip.")
 @click.option("--half/--full", default=False, show_default=True, help="Weights in half precision, or as they are.")
-def export(run_dir: Path | None, output: Path, bundle_root: Path | None, name: str | None, half: bool) -> None:
+@click.option("--onnx", is_flag=True, help="With the network as models/model.onnx, too (extra 'onnx').")
+def export(
+    run_dir: Path | None, output: Path, bundle_root: Path | None, name: str | None, half: bool, onnx: bool
+) -> None:
     """Stage a self-contained MONAI bundle and zip it.
 
     \b
     Examples:
       cps4 export -o spine.zip                      the bundle with its own weights
       cps4 export --run runs/cps4 -o spine.zip      with the best weights of a run
+      cps4 export --half --onnx -o spine.zip        small weights, and for the runtime onnx
     """
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from cps4_monai.bundle_root import find_bundle_root
     from cps4_monai.export import BUNDLE_NAME, export_bundle, settings_of_run
 
     try:
         weights, settings = (None, {}) if run_dir is None else settings_of_run(run_dir)
-        path = export_bundle(bundle_root or find_bundle_root(), output, weights, settings, name or BUNDLE_NAME, half)
+        root = bundle_root or find_bundle_root()
+        path = export_bundle(root, output, weights, settings, name or BUNDLE_NAME, half, onnx)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"bundle: {path}")

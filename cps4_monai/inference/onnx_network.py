@@ -31,12 +31,14 @@ class OnnxNetwork(nn.Module):
         weights_sha256: SHA-256 of the weights that it was made from; empty where the file does not say.
 
     Raises:
-        ValueError: no ONNX file that can be run here, or one with several inputs or outputs.
+        ValueError: no ONNX file that can be run here, one with several inputs or outputs, or no onnxruntime.
     """
 
     def __init__(self, content: bytes, threads: int | None = None) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ValueError("onnxruntime is not installed: pip install 'cps4-monai[onnx]'") from error
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.commands.export import export as export_command
 from cps4_monai.commands.segment import segment as segment_command
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.phantom import make_phantom
@@ -124,6 +125,15 @@ def test_a_file_that_the_bundle_ships_is_used(small_bundle, cache, exported, tmp
     segmenter = Segmenter(folder, device="cpu", runtime="onnx")
     assert segmenter.network.weights_sha256 == segmenter.bundle.sha256
     assert not onnx_room.exports and not cache.exists()
+
+
+def test_an_exported_zip_may_ship_it(small_bundle, cache, exported, tmp_path, monkeypatch):
+    zipped = tmp_path / "spine.zip"
+    call = ["-o", str(zipped), "--bundle-root", str(small_bundle), "--onnx"]
+    result = CliRunner().invoke(export_command, call, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr(onnx_room, "bundle_to_onnx", None)  # called, it would fail
+    assert Segmenter(zipped, device="cpu", runtime="onnx").network.weights_sha256
 
 
 def test_a_shipped_file_of_other_weights_or_a_damaged_one_is_left_out(small_bundle, cache, exported, tmp_path, caplog):
