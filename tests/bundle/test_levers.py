@@ -75,3 +75,16 @@ def test_a_cosine_schedule_of_stage_1_is_two_settings(run_tiny, tmp_path):
     workflow = run_tiny("training_stage1", tmp_path, **cosine, **{"stage1#max_epochs": 4})
     scheduler = workflow.parser.get_parsed_content("stage1#lr_scheduler")
     assert scheduler.last_epoch == 4 and scheduler.get_last_lr()[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_pretraining_sees_every_training_slice_and_stage_1_starts_from_it(run_tiny, tmp_path):
+    few = {"pretrain#max_epochs": 2, "pretrain#batch_size": 4}
+    workflow = run_tiny("pretraining", tmp_path, (str(CONFIGS / "pretraining.json"),), **few)
+    data, dataset = (workflow.parser.get_parsed_content(name) for name in ("data", "pretrain#dataset"))
+    assert len(dataset) == 2 * len(data.training) and dataset.labels is None
+    log = (tmp_path / "pretraining" / "metrics.csv").read_text()
+    assert log.count("pretraining,") > 0 and "train_loss" in log
+    file = tmp_path / "pretraining" / "vision_encoder.pt"
+    started = run_tiny("training_stage1", tmp_path, run=False, **{"stage1#vision_checkpoint": str(file)})
+    encoder, saved = started.parser.get_parsed_content("stage1#image_encoder"), content(file)
+    assert encoder.pretrained and all(torch.equal(v, saved[k]) for k, v in encoder.model.state_dict().items())
