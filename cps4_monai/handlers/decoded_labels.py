@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from torch import Tensor
@@ -94,7 +95,7 @@ class DecodedLabels:
         teacher.eval()
         maps, used, spacings = [], 0, [image.spacing_mm for image in self.dataset.images]
         for volume, spacing in enumerate(spacings):
-            slices = torch.from_numpy(self.dataset.images[volume].array[:]).float()[:, None].to(device)
+            slices = torch.from_numpy(np.array(self.dataset.images[volume].array)).float()[:, None].to(device)
             with autocast():
                 logits = torch.cat([teacher(part) for part in slices.split(self.batch_size)])
             probabilities = self._joined(logits, slices, volume, autocast).cpu()
