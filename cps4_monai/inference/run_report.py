@@ -87,7 +87,7 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
     for place, one in enumerate(listed):
         lowest, topmost, count = found_levels(one, anatomy)
         margin = (one.record.get("Levels") or {}).get("margin")
-        told = one.reason if one.status == "failed" else "; ".join(one.warnings)
+        told = one.reason.removeprefix(f"{one.source}: ") if one.status == "failed" else "; ".join(one.warnings)
         rows.append([
             Cell(one.name, one.name),
             Cell(one.status, one.status, "bad" if one.status == "failed" else ""),

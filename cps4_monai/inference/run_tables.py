@@ -55,7 +55,7 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy) -> dict[str, Any]:
         "lowest": lowest,
         "topmost": topmost,
         "structures": count,
-        "margin": levels.get("margin"),
+        "margin": _rounded(levels.get("margin"), 4),
         "anchored": levels.get("anchored"),
         "warnings": "; ".join(outcome.warnings),
         "seconds": round(outcome.seconds, 2) if outcome.record else "",
