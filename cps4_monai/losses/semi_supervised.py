@@ -96,21 +96,51 @@ def supervised_cross_entropy(logits: Tensor, label: Tensor, unannotated: Sequenc
     return _hard_cross_entropy(logits, label, unannotated)
 
 
-def text_cross_entropy(logits: Tensor, prompt_map: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
+def text_cross_entropy(
+    logits: Tensor, prompt_map: Tensor, unannotated: Sequence[int] = (), confidence: Tensor | None = None
+) -> Tensor:
     """Eq. 6: cross-entropy of the student's prediction on unlabeled slices against y_text.
 
     Args:
         logits: student, (B, C, H, W).
         prompt_map: y_text of eq. 3, (B, 1, H, W); pixels of code -1 (`IGNORE`) are left out of the mean.
         unannotated: see the module.
+        confidence: (B, 1, H, W) in [0, 1], by which each pixel's cross-entropy is multiplied; None: 1 everywhere. The
+            mean still runs over all pixels that have a code, so that doubtful maps also count less as a whole.
 
     Returns:
         Scalar, float32; 0 where every pixel is left out.
 
     Raises:
-        As :func:`supervised_cross_entropy`.
+        As :func:`supervised_cross_entropy`; a confidence of another shape.
     """
-    return _hard_cross_entropy(logits, prompt_map, unannotated)
+    if confidence is None:
+        return _hard_cross_entropy(logits, prompt_map, unannotated)
+    if confidence.shape != prompt_map.shape:
+        raise ValueError(
+            f"confidence has shape {tuple(confidence.shape)}, prompt map {tuple(prompt_map.shape)}; expected one shape"
+        )
+    codes = _codes(prompt_map, logits, unannotated)
+    pixels = F.cross_entropy(mask_unannotated(logits, unannotated), codes, ignore_index=IGNORE, reduction="none")
+    return (pixels * confidence[:, 0].float()).sum() / (codes != IGNORE).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def map_confidence(prompt_map: Tensor, attention_logits: Tensor, activation: str = "sigmoid") -> Tensor:
+    """A of the class that y_text names in each pixel, upsampled bilinearly: how sure the attention maps are of it.
+
+    Args:
+        prompt_map: y_text, (B, 1, H, W); -1 gives 0.
+        attention_logits: (B, C, h, w) of the same slices.
+        activation: "sigmoid" or "softmax" over the classes, as in stage 1.
+
+    Returns:
+        (B, 1, H, W) float32 in [0, 1].
+    """
+    logits = attention_logits.float()
+    attention = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+    maps = F.interpolate(attention, size=prompt_map.shape[2:], mode="bilinear", align_corners=False)
+    return maps.gather(1, prompt_map.clamp(min=0)) * (prompt_map != IGNORE)
 
 
 @torch.no_grad()

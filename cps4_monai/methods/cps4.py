@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cps4_monai.losses.attention import ACTIVATIONS
 from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import (
     TARGET_MODES,
     enhance_cross_entropy,
     enhanced_target,
+    map_confidence,
     supervised_cross_entropy,
     text_cross_entropy,
 )
@@ -38,6 +40,8 @@ class CPS4(TeacherStudent):
             :class:`cps4_monai.handlers.DecodedLabels` out of the batch: no teacher runs in the step.
         prior: makes the target of L_enhance of the teacher and the attention maps themselves, instead of y_text.
         grid_text: L_text on the attention's own grid, instead of against y_text.
+        text_confidence: "sigmoid" or "softmax", as stage 1 makes A: each pixel of L_text counts as much as A of the
+            class that y_text names there. None: all pixels alike.
         **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` and `deployed` of :class:`TeacherStudent`.
 
     Raises:
@@ -54,6 +58,7 @@ class CPS4(TeacherStudent):
         enhanced_target: str = "soft",
         prior: AttentionPrior | None = None,
         grid_text: GridTextLoss | None = None,
+        text_confidence: str | None = None,
         **teacher_student: Any,
     ) -> None:
         if min(text_weight, enhance_weight) < 0 or text_weight == enhance_weight == 0:
@@ -67,12 +72,18 @@ class CPS4(TeacherStudent):
             raise ValueError(
                 "enhanced_target is 'decoded' and there is a prior; give the prior to DecodedLabels instead"
             )
+        if text_confidence is not None and (text_confidence not in ACTIVATIONS or grid_text is not None):
+            raise ValueError(
+                f"text_confidence is {text_confidence!r}, grid_text {'off' if grid_text is None else 'on'}; expected "
+                f"one of {list(ACTIVATIONS)}, or None, and no grid_text beside it"
+            )
         super().__init__(student, optimizer, **teacher_student)
         self.text_weight = text_weight
         self.enhance_weight = enhance_weight
         self.target_mode = enhanced_target
         self.prior = prior
         self.grid_text = grid_text
+        self.text_confidence = text_confidence
 
     @property
     def needs_prompt_map(self) -> bool:
@@ -111,7 +122,10 @@ class CPS4(TeacherStudent):
     @property
     def _needed(self) -> set[str]:
         """What the losses read of the provider's answer."""
-        text = ["prompt_map" if self.grid_text is None else "attention_logits"] if self.text_weight > 0 else []
+        of_text = (["prompt_map"] if self.grid_text is None else []) + (
+            ["attention_logits"] if self.grid_text is not None or self.text_confidence else []
+        )
+        text = of_text if self.text_weight > 0 else []
         of_target = [] if self.target_mode in ("teacher", "decoded") else ["prompt_map"]
         enhance = ["attention_logits"] if self.prior else of_target
         return {*text, *(enhance if self.enhance_weight > 0 else [])}
@@ -119,7 +133,10 @@ class CPS4(TeacherStudent):
     def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
         if self.grid_text is not None:
             return self.grid_text(student, unlabeled["attention_logits"], self.unannotated)
-        return text_cross_entropy(student, unlabeled["prompt_map"], self.unannotated)
+        prompt_map, confidence = unlabeled["prompt_map"], None
+        if self.text_confidence is not None:
+            confidence = map_confidence(prompt_map, unlabeled["attention_logits"], self.text_confidence)
+        return text_cross_entropy(student, prompt_map, self.unannotated, confidence)
 
     def _enhance(self, student: Tensor, outputs: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor]) -> Tensor:
         if self.target_mode == "decoded":

@@ -11,6 +11,7 @@ from cps4_monai.losses.semi_supervised import (
     consistency_mse,
     enhance_cross_entropy,
     enhanced_target,
+    map_confidence,
     ramp_up,
     supervised_cross_entropy,
     text_cross_entropy,
@@ -70,6 +71,29 @@ def test_pixels_of_an_unannotated_class_are_left_out():
 def test_uint8_labels_and_half_logits_are_fine():
     loss = supervised_cross_entropy(TWO.half(), codes(1, 2).to(torch.uint8))
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx((math.log(4) + LN3) / 2, abs=1e-3)
+
+
+def test_confidence_weighs_pixels_of_the_text_loss_by_hand():
+    logits = torch.tensor([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]).log().T.reshape(1, 2, 1, 3)
+    prompt_map = torch.tensor([[[[0, 1, -1]]]])
+    confidence = torch.tensor([[[[0.25, 1.0, 1.0]]]])
+    expected = -(0.25 * math.log(0.5) + math.log(0.8)) / 2
+    assert text_cross_entropy(logits, prompt_map, confidence=confidence).item() == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(
+        text_cross_entropy(logits, prompt_map, confidence=torch.ones(1, 1, 1, 3)),
+        text_cross_entropy(logits, prompt_map),
+    )
+    with pytest.raises(ValueError, match="expected one shape"):
+        text_cross_entropy(logits, prompt_map, confidence=torch.ones(1, 1, 1, 2))
+
+
+def test_confidence_is_the_map_of_the_named_class():
+    maps = torch.tensor([0.3, 0.9]).view(1, 2, 1, 1)
+    prompt_map = torch.tensor([[[[0, 1], [1, -1]]]])
+    out = map_confidence(prompt_map, torch.logit(maps))
+    torch.testing.assert_close(out, torch.tensor([[[[0.3, 0.9], [0.9, 0.0]]]]))
+    softmax = map_confidence(prompt_map, maps, "softmax")
+    torch.testing.assert_close(softmax[0, 0, 0], torch.softmax(torch.tensor([0.3, 0.9]), 0))
 
 
 @pytest.mark.parametrize(

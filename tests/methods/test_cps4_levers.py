@@ -7,7 +7,7 @@ import torch
 
 from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
-from cps4_monai.losses.semi_supervised import enhance_cross_entropy, text_cross_entropy
+from cps4_monai.losses.semi_supervised import enhance_cross_entropy, map_confidence, text_cross_entropy
 from cps4_monai.methods import CPS4
 from cps4_monai.networks import ResUNet
 
@@ -69,3 +69,22 @@ def test_the_provider_is_asked_for_the_prior_alone():
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     assert CPS4(student, optimizer, prior=AttentionPrior(), **settings).needs_prompt_map
     assert not CPS4(student, optimizer, **settings).needs_prompt_map
+
+
+def test_confidence_of_the_maps_weighs_the_text_loss(batch):
+    unlabeled = batch["unlabeled"]
+    outputs, weighed = losses(batch, text_confidence="sigmoid")
+    confidence = map_confidence(unlabeled["prompt_map"], unlabeled["attention_logits"])
+    expected = text_cross_entropy(outputs["unlabeled_logits"], unlabeled["prompt_map"], confidence=confidence)
+    torch.testing.assert_close(weighed["loss_text"], expected)
+    assert weighed["loss_text"] < losses(batch)[1]["loss_text"]
+    del unlabeled["attention_logits"]
+    with pytest.raises(ValueError, match="no attention_logits"):
+        losses(batch, text_confidence="sigmoid")
+
+
+@pytest.mark.parametrize("wrong", [{"text_confidence": "tanh"},
+                                   {"text_confidence": "sigmoid", "grid_text": GridTextLoss()}])  # fmt: skip
+def test_confidence_without_a_text_loss_of_pixels_is_refused(batch, wrong):
+    with pytest.raises(ValueError, match="text_confidence"):
+        losses(batch, **wrong)
