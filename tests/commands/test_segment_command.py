@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +55,6 @@ def dicom():
     """The functions of the DICOM tests that write series."""
     pytest.importorskip("SimpleITK", reason="the extra `dicom` is not installed")
     import importlib.util
-    from pathlib import Path
 
     where = Path(__file__).resolve().parents[1] / "inference" / "test_dicom.py"
     spec = importlib.util.spec_from_file_location("dicom_writing", where)
@@ -146,6 +146,23 @@ def test_help_shows_examples_and_loads_nothing_heavy():
     assert result.exit_code == 0 and "cps4 segment scan.nii.gz -o out" in result.output
     for option in ("--device", "--weights", "--batch-size", "--overwrite", "--no-qc", "--tta", "--jobs", "--raw"):
         assert option in result.output
+
+
+def test_every_key_of_the_sidecar_and_every_file_is_on_the_page(inputs):
+    page = (Path(__file__).resolve().parents[2] / "docs/how-to/segment.md").read_text("utf-8")
+    inputs.save()
+    assert inputs.segment(qc=True).exit_code == inputs.segment("--overwrite", qc=True).exit_code == 0
+    record = inputs.record()
+    structure = next(s for s in record["Structures"] if s["name"] == "L5")
+    keys = {*record, *structure} - {"code", "name", "kind"}
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+    files = {
+        path.name.replace("s_", "<scan>_", 1) if path.name.startswith("s_") else path.name
+        for path in inputs.out.iterdir()
+    }
+    assert {name for name in files if f"`{name}`" not in page} == set()
+    assert structure["state"] == "present" and structure["volume_ml"] > 0 and 0 < structure["confidence"] <= 1
+    assert len(record["Weights"]["Sha256"]) == 64 and record["Device"] == "cpu" and record["Seconds"]["network"] > 0
 
 
 def test_a_zip_on_another_path_and_test_time_augmentation(inputs):
