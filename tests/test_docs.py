@@ -99,6 +99,8 @@ def test_commands_and_options_that_a_page_shows_exist(page, line):
     command = main.get_command(click.Context(main), words[0])
     if isinstance(command, click.Group):
         alternatives = words[1].split("|") if len(words) > 1 else []
+        if hasattr(command, "default_command") and not set(alternatives) & set(command.commands):
+            alternatives = [command.default_command]
         assert all(name in command.commands for name in alternatives), f"{page}: cps4 {line}"
         command = command.commands[alternatives[0]] if alternatives else command
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

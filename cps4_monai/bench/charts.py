@@ -66,7 +66,8 @@ def subject_differences(differences: Sequence[Difference], titles: Mapping[str, 
     for place, one in enumerate(differences):
         colour = style_of(methods.index(one.method))["color"]
         interval = one.comparison.difference
-        axes.scatter(100 * one.by_subject, np.full(one.by_subject.size, place), s=16, color=colour, alpha=0.55, lw=0)
+        above = np.full(one.by_subject.size, place - 0.2)  # the interval's line would hide them
+        axes.scatter(100 * one.by_subject, above, s=16, color=colour, alpha=0.7, lw=0)
         if np.isfinite(interval.low):
             ends = [100 * interval.low, 100 * interval.high]
             axes.plot(ends, [place, place], color=colour, lw=2.4, solid_capstyle="round")
