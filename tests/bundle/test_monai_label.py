@@ -60,7 +60,7 @@ def parser_of(bundle: Path, name: str, **overrides: Any) -> ConfigParser:
 
 
 def expected_labels(bundle: Path, scan: Path) -> np.ndarray:
-    return Segmenter(bundle, device="cpu", raw=True)(scan, qc=False).labels
+    return Segmenter(bundle, device="cpu")(scan, qc=False).labels
 
 
 def checksum_holds(weights: Path) -> bool:
