@@ -57,10 +57,6 @@ def report(
       cps4 report -p predictions -l labels -o report
       cps4 report -p out -l datalist.json -o report --compare supervised=runs/supervised/report
     """
-    from cps4_monai.anatomy import load_anatomy
-    from cps4_monai.evaluation.folder import Evaluation
-    from cps4_monai.report.predictions import report_predictions
-
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     masks = masks or predictions
@@ -71,6 +67,10 @@ def report(
         return
     if output is None:
         raise click.UsageError("--output is needed with --labels")
+    from cps4_monai.anatomy import load_anatomy
+    from cps4_monai.evaluation.folder import Evaluation
+    from cps4_monai.report.predictions import report_predictions
+
     try:
         table = load_anatomy(anatomy)
         codes = _codes(unannotated, table)
