@@ -17,6 +17,7 @@ from cps4_monai.bench.plan import Job, make_plan
 from cps4_monai.bench.runner import Runner, job_command, job_environment
 from cps4_monai.bench.study import load_study
 from cps4_monai.bench.task import main, run_task
+from cps4_monai.handlers import ResumeHandler
 
 
 def job(folder: Path, name: str, after: Job | None = None, behaviour: str = "work") -> Job:
@@ -107,6 +108,24 @@ def test_a_study_runs_the_bundles_own_stages_and_evaluation_and_is_then_done(tin
     assert left.left == ("validation",)
     run_task(left.folder, list(left.sections))
     assert not again.open_jobs() and (cell.folder / "stage2" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_a_killed_cell_goes_on_at_its_last_epoch(tiny_data, write_study, tmp_path, monkeypatch) -> None:
+    study = load_study(write_study(["supervised"], [25], {"max_epochs": 2}))
+    (cell,) = make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu").open_jobs()
+    cell.prepare()
+    save = ResumeHandler.save
+
+    def save_and_die(handler: ResumeHandler, engine) -> None:
+        save(handler, engine)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ResumeHandler, "save", save_and_die)
+        run_task(cell.folder, list(cell.sections))
+    assert cell.left == ("training", "validation") and cell.started
+    run_task(cell.folder, list(cell.sections))
+    assert cell.left == () and "1 of 2 epochs done" in (cell.folder / "stage2" / "run.log").read_text()
 
 
 def test_the_process_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

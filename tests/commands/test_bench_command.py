@@ -61,6 +61,15 @@ def test_the_quick_study_runs_and_is_then_done(tiny_quick: Path, tmp_path: Path,
     again = call(tiny_quick, "-o", runs, "--device", "cpu")
     assert again.exit_code == 0 and "3 of 3 jobs are done, 0 to run" in again.output
 
+    report = call("report", runs, "-o", tmp_path / "report", "--section", "test", "--baseline", "cps4")
+    assert report.exit_code == 0, report.output
+    text = (tmp_path / "report" / "studies.md").read_text()
+    assert "(studies/worst-case-cps4.webp)" in text and "(studies/attention-at-25-labeled.webp)" in text
+    assert "against cps4" in text and (tmp_path / "report" / "studies.html").is_file()
+    for arguments, message in ((["--baseline", "clip"], "baseline is 'clip'"), (["--study", "x"], "holds the studies")):
+        wrong = call("report", runs, "-o", tmp_path / "report", "--no-pictures", *arguments)
+        assert wrong.exit_code == 1 and message in wrong.output and "Traceback" not in wrong.output
+
 
 def test_errors_are_one_line(tiny_quick: Path, tiny_data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
