@@ -16,7 +16,7 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.export import settings_of_run, stage_bundle
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
+SCHEMA = BUNDLE / "docs" / "meta_schema_20240725.json"
 
 
 @pytest.fixture(scope="module")
