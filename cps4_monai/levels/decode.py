@@ -166,9 +166,7 @@ def _assign(
         across_mm=across[rows],
         shortfall_mm=0.5 * np.maximum(usual - height, 0.0),
         at_border=np.minimum(room_below, room_above) <= 0.5 * height + _AT_BORDER_MM,
-        union_height_mm=structure_heights(
-            union_covariance(moments, rows), components.kinds[rows][None, :], tangent[rows][None, :]
-        ),
+        union_height_mm=_union_heights(components, rows, place, tangent, height),
         room_below_mm=room_below,
         room_above_mm=room_above,
     )
@@ -176,6 +174,20 @@ def _assign(
     assigned[rows] = chosen
     anchored = bool(np.any((chosen >= 0) & (room_below >= anchors[chosen]) & _is_anchor(levels)[chosen]))
     return assigned, shift_margin(candidates, chosen, _vertebral_step(levels), anchored), score
+
+
+def _union_heights(
+    components: Components, rows: np.ndarray, place: np.ndarray, tangent: np.ndarray, height: np.ndarray
+) -> np.ndarray:
+    """(n, n) extent along the spine of each pair: by its covariance, and by where its two parts lie.
+
+    The covariance alone would take a whole disc and the remains of the next for one: little weight, however far away.
+    """
+    union = structure_heights(
+        union_covariance(components.moments, rows), components.kinds[rows][None, :], tangent[rows][None, :]
+    )
+    apart = np.abs(place[rows][:, None] - place[rows][None, :])
+    return np.maximum(union, apart + 0.5 * (height[:, None] + height[None, :]))
 
 
 def _anchor_room(levels: Sequence[Structure], step_mm: float, thresholds: LevelThresholds) -> np.ndarray:
