@@ -13,7 +13,7 @@ from cps4_monai.levels.chain import Candidates, ChainScale, decode_chain
 from cps4_monai.levels.components import Components, find_components, one_hot_shares
 from cps4_monai.levels.evidence import mean_probabilities
 from cps4_monai.levels.fused import fit_spine, take_apart
-from cps4_monai.levels.heights import height_limits, structure_heights, typical_heights, union_covariance
+from cps4_monai.levels.heights import height_limits, structure_heights, typical_heights, union_heights
 from cps4_monai.levels.margin import NO_CHAIN, LevelMargin, shift_margin
 from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import View, check_labels
@@ -166,7 +166,7 @@ def _assign(
         across_mm=across[rows],
         shortfall_mm=0.5 * np.maximum(usual - height, 0.0),
         at_border=np.minimum(room_below, room_above) <= 0.5 * height + _AT_BORDER_MM,
-        union_height_mm=_union_heights(components, rows, place, tangent, height),
+        union_height_mm=union_heights(moments, components.kinds, tangent, place, rows),
         room_below_mm=room_below,
         room_above_mm=room_above,
     )
@@ -174,20 +174,6 @@ def _assign(
     assigned[rows] = chosen
     anchored = bool(np.any((chosen >= 0) & (room_below >= anchors[chosen]) & _is_anchor(levels)[chosen]))
     return assigned, shift_margin(candidates, chosen, _vertebral_step(levels), anchored), score
-
-
-def _union_heights(
-    components: Components, rows: np.ndarray, place: np.ndarray, tangent: np.ndarray, height: np.ndarray
-) -> np.ndarray:
-    """(n, n) extent along the spine of each pair: by its covariance, and by where its two parts lie.
-
-    The covariance alone would take a whole disc and the remains of the next for one: little weight, however far away.
-    """
-    union = structure_heights(
-        union_covariance(components.moments, rows), components.kinds[rows][None, :], tangent[rows][None, :]
-    )
-    apart = np.abs(place[rows][:, None] - place[rows][None, :])
-    return np.maximum(union, apart + 0.5 * (height[:, None] + height[None, :]))
 
 
 def _anchor_room(levels: Sequence[Structure], step_mm: float, thresholds: LevelThresholds) -> np.ndarray:

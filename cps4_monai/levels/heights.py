@@ -61,3 +61,27 @@ def union_covariance(moments: Moments, rows: np.ndarray) -> np.ndarray:
     mixed = first[..., None, None] * covariance[:, None] + (1.0 - first)[..., None, None] * covariance[None, :]
     between = (first * (1.0 - first))[..., None, None] * apart[..., :, None] * apart[..., None, :]
     return mixed + between
+
+
+def union_heights(
+    moments: Moments, kinds: np.ndarray, tangent: np.ndarray, place_mm: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Extent along the spine of pairs of regions taken as one structure: by their covariance, and by where they lie.
+
+    The covariance alone would take a whole disc and the remains of the next for one: they have little weight, however
+    far away.
+
+    Args:
+        moments: of N regions.
+        kinds: (N,) their kinds.
+        tangent: (N, 2) direction of the spine at each, along (H, W).
+        place_mm: (N,) place of each along the spine.
+        rows: (n,) the regions compared.
+
+    Returns:
+        (n, n) heights in mm.
+    """
+    union = structure_heights(union_covariance(moments, rows), kinds[rows][None, :], tangent[rows][None, :])
+    height = structure_heights(moments.covariance_mm2, kinds, tangent)[rows]
+    apart = np.abs(place_mm[rows][:, None] - place_mm[rows][None, :])
+    return np.maximum(union, apart + 0.5 * (height[:, None] + height[None, :]))

@@ -208,19 +208,3 @@ def test_noise_is_decoded():
     sparse = np.where(np.random.default_rng(1).random(labels.shape) < 0.08, labels, 0).astype(np.uint8)
     islands = decode_levels(sparse, None, (10.0, 2.0, 2.0))
     assert result.labels.shape == labels.shape and islands.removed_islands + islands.dropped > 1000
-
-
-def test_a_disc_and_the_remains_of_the_next_are_not_one_across_a_missed_body(spine, spacing, code):
-    labels = spine()
-    seen = labels.copy()
-    seen[labels == code("L2")] = 0  # not found, and of the disc below it a sliver only, named as the one above
-    below, above = labels == code("L2/L3"), labels == code("L1/L2")
-    columns = np.unique(np.nonzero(below)[2])
-    seen[below] = 0
-    kept = below & np.isin(np.arange(labels.shape[2]), columns[:5])
-    seen[kept] = code("L2/L3")
-    seen[above] = code("L2/L3")
-    seen[labels == code("L1")] = code("L2")
-    result = decode_levels(seen, corruption.soft_scores(seen, 20), spacing, unannotated=UNTRAINED).labels
-    assert (result[above] == code("L1/L2")).all() and (result[labels == code("L1")] == code("L1")).all()
-    assert not (result[kept] == code("L1/L2")).any()
