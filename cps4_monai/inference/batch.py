@@ -95,12 +95,12 @@ def segment_scans(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; expected 1 or more threads")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    output = check_output_dir(output, min_free_gib=0.0)
-    run_files = RunFiles(output)
-    run_files.check((*TABLES, REPORT))
     segmenter = Segmenter(
         weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing, runtime=runtime
     )
+    output = check_output_dir(output, min_free_gib=0.0)
+    run_files = RunFiles(output)
+    run_files.check((*TABLES, REPORT))
     sources = find_sources(given, output)
     outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
     for outcome in outcomes:

@@ -114,6 +114,7 @@ def test_wrong_settings_are_told_without_a_traceback(inputs, arguments, words):
     inputs.save()
     result = inputs.segment(*arguments)
     assert result.exit_code in (1, 2) and words in result.output and "Traceback" not in result.output
+    assert not inputs.out.exists()
 
 
 def test_a_device_that_is_not_here_is_told(inputs):
