@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+SHIFTED = 2  # structures on another level from which on the numbering of a scan is wrong
 DICE_LIMIT = 0.7  # below it a structure counts as wrong for `low_confidence`
 Change = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
 
@@ -73,11 +74,14 @@ def variants(image: np.ndarray, label: np.ndarray, spacing: float) -> Iterator[t
 
 def cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row per case and way of numbering, and one per structure."""
+    import torch
+
     from cps4_monai.data.datalist import load_datalist
     from cps4_monai.data.sagittal import SagittalGrid
     from cps4_monai.data.volume import read_volume
-    from cps4_monai.evaluation.case import evaluate_arrays
     from cps4_monai.inference.segment import Segmenter
+    from cps4_monai.metrics.conventions import subject_scores
+    from cps4_monai.metrics.identification import identify_levels
 
     segmenter = Segmenter(arguments.weights)
     anatomy, skipped = segmenter.bundle.anatomy, segmenter.bundle.unannotated
@@ -99,30 +103,27 @@ def cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 for way in ("decoded", "raw"):
                     segmenter.raw = way == "raw"
                     result = segmenter.finish(prepared, scores)
-                    score = evaluate_arrays(
-                        result.labels, np.ascontiguousarray(label.transpose(0, 2, 1)), affine,
-                        prepared_spacing(affine), anatomy, skipped, case=name, subject=entry.subject,
+                    found = np.ascontiguousarray(result.labels.transpose(0, 2, 1))
+                    dice = subject_scores(
+                        torch.from_numpy(found), torch.from_numpy(label), anatomy.num_classes, skipped
                     )  # fmt: skip
-                    confidence = {s.name: s.confidence for s in result.structures}
-                    levels = result.levels or {}
+                    levels = identify_levels(found, label, grid.spacing_mm, anatomy, skipped)
+                    shown = np.flatnonzero(np.bincount(label.reshape(-1), minlength=anatomy.num_classes))
+                    shown = shown[(shown > 0) & ~np.isin(shown, skipped)]
+                    margin = result.levels or {}
+                    common = {"section": section, "subject": entry.subject, "way": way, "variant": name}
                     yield {
-                        "section": section, "way": way, "level": "case", "name": "", "variant": name,
-                        "margin": levels.get("margin"), "anchored": levels.get("anchored"),
-                        "flags": " ".join(flag.name for flag in result.flags), **score.case,
-                        "shifted": sum(abs(row["level_offset"]) > 0 for row in score.structures),
+                        **common, "row": "scan", "margin": margin.get("margin"), "anchored": margin.get("anchored"),
+                        "flags": " ".join(flag.name for flag in result.flags), "dice_b": dice.dice_by["b"],
+                        "labeled": len(shown), "shifted": int((np.abs(levels.level_offset[shown]) > 0).sum()),
                     }  # fmt: skip
-                    for row in score.structures if way == "decoded" else ():
-                        if row["state"] == "ok":
+                    by_code = {s.code: s for s in result.structures}
+                    for code in shown.tolist() if way == "decoded" else ():
+                        if by_code[code].confidence is not None:
                             yield {
-                                "section": section, "way": way, "level": "structure", "variant": name, **row,
-                                "confidence": confidence[row["name"]],
+                                **common, "row": "structure", "name": anatomy[code].name,
+                                "dice": float(dice.dice[code]), "confidence": by_code[code].confidence,
                             }  # fmt: skip
-
-
-def prepared_spacing(affine: np.ndarray) -> tuple[float, float, float]:
-    """Voxel size along the three axes, in mm."""
-    sizes = nib.affines.voxel_sizes(affine).tolist()
-    return sizes[0], sizes[1], sizes[2]
 
 
 def calibrate_rows(rows: pd.DataFrame, value: str, wrong: pd.Series) -> str:
@@ -157,20 +158,20 @@ def main() -> None:
             rows.to_csv(arguments.output, index=False, float_format="%.6g")
     else:
         parser.error("give --datalist, or --table with the CSV of an earlier run")
-    whole, parts = rows[rows["level"] == "case"], rows[rows["level"] == "structure"]
+    whole, parts = rows[rows["row"] == "scan"], rows[rows["row"] == "structure"]
     pd.set_option("display.width", 200)
-    print("\nscans with a structure on another level, structures on another level, Dice (b)")
-    summary = whole.assign(wrong=whole["shifted"] > 0).groupby(["variant", "way"], sort=False)
+    print("\nscans, those numbered wrong, structures on another level, labeled structures, Dice (b)")
+    summary = whole.assign(wrong=whole["shifted"] >= SHIFTED).groupby(["variant", "way"], sort=False)
     table = summary.agg(scans=("wrong", "size"), wrong=("wrong", "sum"), structures=("shifted", "sum"),
-                        labeled=("num_labeled", "sum"), dice_b=("dice_b", "mean"))  # fmt: skip
+                        labeled=("labeled", "sum"), dice_b=("dice_b", "mean"))  # fmt: skip
     print(table.round(3).to_string())
     decoded = whole[whole["way"] == "decoded"]
     anchored = decoded["anchored"].astype(bool)
     print("\nflag | threshold | hits | false alarms")
     for name, part in (("level_ambiguous, anchored", decoded[anchored]), ("not anchored", decoded[~anchored])):
-        print(f"{name} | {calibrate_rows(part, 'margin', part['shifted'] > 0)}")
+        print(f"{name} | {calibrate_rows(part, 'margin', part['shifted'] >= SHIFTED)}")
     print(f"low_confidence | {calibrate_rows(parts, 'confidence', parts['dice'] < DICE_LIMIT)}")
-    wrong, flagged = decoded["shifted"] > 0, decoded["flags"].fillna("").str.contains("level_ambiguous")
+    wrong, flagged = decoded["shifted"] >= SHIFTED, decoded["flags"].fillna("").str.contains("level_ambiguous")
     print(f"with the thresholds in use level_ambiguous hits {flagged[wrong].sum()} of {wrong.sum()} wrong scans, "
           f"false alarms {flagged[~wrong].sum()} of {(~wrong).sum()}")  # fmt: skip
 
