@@ -5,8 +5,9 @@
 
 Every labeled scan of the sections is segmented as `cps4 segment` does, and once more for each way in which another scan
 may differ: a view that ends above the sacrum or below the upper levels, a spine at the border of the view, noise, low
-resolution, other contrast, thick slices. A case is wrong where a structure got another level. The thresholds are those
-that flag most wrong cases at a bounded share of false alarms; hit and false-alarm rates are of subjects left out.
+resolution, other contrast, thick slices. The numbering of a scan is wrong where at least two structures got another
+level (one alone is a sliver at the border of the view that its neighbour has swallowed). The thresholds are those that
+flag most wrong scans at a bounded share of false alarms; hit and false-alarm rates are of subjects left out.
 Scans that trained the network are easier for it than new ones: read the rates by section.
 """
 
