@@ -12,8 +12,8 @@ class LevelThresholds:
 
     Sizes come from the label maps of the train and val subjects of the SPIDER derivative: a whole body's height over
     its neighbours' is 0.84 to 1.09 (5th to 95th percentile of 143), discs are 4.7 to 11.1 mm high, adjoining structures
-    13 to 20 mm apart. Thresholds on probabilities depend on the network:
-    :func:`cps4_monai.levels.calibration.calibrate` sets them from its own decodings.
+    13 to 20 mm apart. Thresholds on probabilities depend on the network; those of the flags are for the released weights,
+    with their hit and false-alarm rates in docs/results/segment.md (benchmarks/level_calibration.py).
 
     Attributes:
         island_mm3: a component below this volume is an island, whatever the scan.
@@ -71,8 +71,8 @@ class LevelThresholds:
     spacing_penalty: float = 40.0
     off_curve_mm: float = 15.0
     off_curve_penalty: float = 0.2
-    ambiguous_margin: float = 1.0
-    unanchored_margin: float = 2.0
+    ambiguous_margin: float = 1.25
+    unanchored_margin: float = 1.5
     low_confidence: float = 0.6
     partial_share: float = 0.5
     min_structures: int = 2
