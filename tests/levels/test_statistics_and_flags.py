@@ -96,9 +96,9 @@ def test_each_flag_has_its_cause(inner, spine, code):
 
 def test_level_ambiguous_depends_on_margin_and_anchor(inner):
     assert "level_ambiguous" in names(inner, LevelMargin(0.3, -1.0, -1.3, -2.0, 10, True))
-    middling = LevelMargin(1.5, -1.0, -2.5, -3.0, 10, True)
+    middling = LevelMargin(1.4, -1.0, -2.4, -3.0, 10, True)
     assert "level_ambiguous" not in names(inner, middling)
-    assert "level_ambiguous" in names(inner, LevelMargin(1.5, -1.0, -2.5, -3.0, 10, False))
+    assert "level_ambiguous" in names(inner, LevelMargin(1.4, -1.0, -2.4, -3.0, 10, False))
     assert "level_ambiguous" not in names(inner, None)
 
 
