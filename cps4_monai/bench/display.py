@@ -28,7 +28,9 @@ def duration(seconds: float | None) -> str:
 
 def show_plan(plan: Plan, jobs: Sequence[Job], slots: int, console: Console) -> None:
     """The jobs that are left with what each may take, and folders of earlier settings that stay unused."""
-    table = Table("job", "folder", "left", "may take", title=f"study {plan.study.name}", title_justify="left")
+    table = Table(title=f"study {plan.study.name}", title_justify="left")
+    for heading in ("job", "folder", "left", "may take"):
+        table.add_column(heading, overflow="fold")
     for job in jobs:
         state = ", ".join(job.left) + (" (started)" if job.started else "")
         table.add_row("stage 1" if job.kind == "stage1" else "cell", job.name, state, duration(plan.estimate(job)))
