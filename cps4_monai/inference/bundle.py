@@ -83,7 +83,7 @@ def open_bundle(weights: str | Path | None = None) -> Bundle:
     root = _open_root(weights)
     content = root.read(MODEL)
     if content is None:
-        where = "this package ships no weights yet" if weights is None else f"{root.path}: has no {MODEL}"
+        where = f"{root.path}: has no {MODEL}"
         raise ValueError(
             f"{where}; pass --weights (weights=) with the folder or zip of a bundle that has them: "
             "'cps4 export --run RUN -o bundle.zip' makes one from a training run"
