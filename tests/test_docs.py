@@ -72,6 +72,29 @@ def test_relative_links_resolve(page):
     assert [link for link in local if link and not (page.parent / link).exists()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as the usual hosts of repositories make them."""
+    headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_to_a_heading_find_it(page):
+    links = re.findall(r"\]\((?!\w+:)([^)\s#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    lost = [
+        f"{file}#{anchor}" for file, anchor in links if anchor not in anchors((page.parent / file) if file else page)
+    ]
+    assert lost == []
+
+
+def test_the_version_is_the_same_everywhere():
+    from cps4_monai import __version__
+
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert json.loads((ROOT / "bundle/configs/metadata.json").read_text(encoding="utf-8"))["version"] == __version__
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_of_the_repository_that_a_page_names_exist(page):
     named = re.findall(r"`((?:cps4_monai|bundle|tests|docs|benchmarks)/[\w./-]+)`", page.read_text(encoding="utf-8"))

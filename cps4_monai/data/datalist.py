@@ -51,7 +51,7 @@ def load_datalist(
         check_files: check that every file is there.
 
     Raises:
-        DatalistError: not readable, wrong form, a share that the file does not record, labeled subjects without a label,
+        DatalistError: not readable, wrong form, a share that the file does not record, labeled subjects without label,
             missing files, or an empty part.
         LeakError: a patient on two sides.
     """

@@ -73,7 +73,8 @@ def level_flags(
         _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
         _partial(found, thresholds),
         _named("low_confidence", f"mean probability below {thresholds.low_confidence:g}",
-               [s for s in found if s.confidence is not None and s.confidence < thresholds.low_confidence]),
+               [s for s in found if s.state == "present" and s.confidence is not None
+                and s.confidence < thresholds.low_confidence]),
         _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
     ]  # fmt: skip
     return tuple(flag for flag in flags if flag is not None)

@@ -12,8 +12,8 @@ class LevelThresholds:
 
     Sizes come from the label maps of the train and val subjects of the SPIDER derivative: a whole body's height over
     its neighbours' is 0.84 to 1.09 (5th to 95th percentile of 143), discs are 4.7 to 11.1 mm high, adjoining structures
-    13 to 20 mm apart. Thresholds on probabilities depend on the network; those of the flags are for the released weights,
-    with their hit and false-alarm rates in docs/results/segment.md (benchmarks/level_calibration.py).
+    13 to 20 mm apart. Thresholds on probabilities depend on the network; those of the flags lie between what the
+    released weights and a network of two labeled subjects ask for: docs/results/segment.md has the rates of both.
 
     Attributes:
         island_mm3: a component below this volume is an island, whatever the scan.
@@ -41,7 +41,8 @@ class LevelThresholds:
         off_curve_penalty: cost of each further millimetre, in nats.
         ambiguous_margin: flag `level_ambiguous` below this margin (nats per structure) where the chain is anchored.
         unanchored_margin: the same where the lowest trained structure is not in view with room below it.
-        low_confidence: flag `low_confidence` for a structure whose mean class probability is below this.
+        low_confidence: flag `low_confidence` for a whole structure whose mean class probability is below this; slivers
+            at the border of the view are never sure.
         partial_share: flag `partial_width` from this share of structures (by volume) that reach the first or last
             slice on.
         min_structures: flag `no_spine_found` below this number of structures.
