@@ -72,8 +72,8 @@ class LevelThresholds:
     spacing_penalty: float = 40.0
     off_curve_mm: float = 15.0
     off_curve_penalty: float = 0.2
-    ambiguous_margin: float = 1.25
-    unanchored_margin: float = 1.5
+    ambiguous_margin: float = 1.1
+    unanchored_margin: float = 1.1
     low_confidence: float = 0.6
     partial_share: float = 0.5
     min_structures: int = 2

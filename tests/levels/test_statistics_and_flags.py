@@ -10,6 +10,7 @@ import pytest
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.levels.flags import level_flags
 from cps4_monai.levels.margin import LevelMargin
+from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import structure_statistics
 
 AFFINE = np.array([[4.0, 0, 0, -4], [0, 0, 1, -80], [0, -1, 0, 320], [0, 0, 0, 1]])
@@ -95,11 +96,22 @@ def test_each_flag_has_its_cause(inner, spine, code):
 
 
 def test_level_ambiguous_depends_on_margin_and_anchor(inner):
-    assert "level_ambiguous" in names(inner, LevelMargin(0.3, -1.0, -1.3, -2.0, 10, True))
-    middling = LevelMargin(1.4, -1.0, -2.4, -3.0, 10, True)
-    assert "level_ambiguous" not in names(inner, middling)
-    assert "level_ambiguous" in names(inner, LevelMargin(1.4, -1.0, -2.4, -3.0, 10, False))
+    found = structure_statistics(inner, AFFINE, MRSPINESEG, unannotated=(1,))
+
+    def ambiguous(margin: float, anchored: bool) -> bool:
+        given = LevelMargin(margin, -1.0, -1.0 - margin, -4.0, 10, anchored)
+        limits = LevelThresholds(ambiguous_margin=1.0, unanchored_margin=2.0)
+        return "level_ambiguous" in {f.name for f in level_flags(found, MRSPINESEG, given, (1,), limits)}
+
+    assert ambiguous(0.3, True) and not ambiguous(1.4, True)
+    assert ambiguous(1.4, False) and not ambiguous(2.1, False)
     assert "level_ambiguous" not in names(inner, None)
+
+
+def test_a_sliver_that_the_view_cuts_is_no_matter_of_confidence(inner, code):
+    unsure = {code("L3"): 0.4, code("L2"): 0.4}
+    cut = names(np.ascontiguousarray(inner[:, 150:]), confidence=unsure)  # the view begins within L2
+    assert cut["cut_structure"].structures == ("L2",) and cut["low_confidence"].structures == ("L3",)
 
 
 def test_statistics_and_flags_are_plain(inner):
