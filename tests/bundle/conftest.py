@@ -1,4 +1,4 @@
-"""A bundle as it is shared: exported, zipped and unzipped, with random weights of a small network."""
+"""A bundle as it is shared: exported, zipped and unzipped, with a small untrained network that sees every class."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.data.normalise import percentile_normalise
+from cps4_monai.data.phantom import make_phantom
 from cps4_monai.export import BUNDLE_NAME, export_bundle
 from cps4_monai.networks import ResUNet
 
@@ -19,10 +21,16 @@ SETTINGS = {"features": [4, 8], "spacing_mm": 7.5, "slice_size": [64, 32], "unan
 
 @pytest.fixture(scope="session")
 def exported_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The zip that `cps4 export --half` makes, here of random weights."""
+    """The zip that `cps4 export --half` makes."""
     folder = tmp_path_factory.mktemp("exported_zip")
     torch.manual_seed(0)
-    torch.save(ResUNet(features=SETTINGS["features"]).state_dict(), folder / "weights.pt")
+    network = ResUNet(features=SETTINGS["features"])
+    slices = percentile_normalise(make_phantom(0, size=(64, 64), slices=2).image, 0.5, 99.5)
+    image = torch.from_numpy(slices).float()[:, None]
+    with torch.no_grad():
+        network.train()(image)  # statistics of BatchNorm
+        network.head.bias -= network.eval()(image).mean(dim=(0, 2, 3))  # no class wins everywhere
+    torch.save(network.state_dict(), folder / "weights.pt")
     return export_bundle(find_bundle_root(), folder / "spine.zip", folder / "weights.pt", SETTINGS, half=True)
 
 

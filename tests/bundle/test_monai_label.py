@@ -27,7 +27,7 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.segment import Segmenter
 
-FAST = {"learning_rate": 0.02, "num_workers": 0, "show_progress": False, "min_free_gib": 0.0, "batch_size_labeled": 2}
+FAST = {"learning_rate": 0.05, "num_workers": 0, "min_free_gib": 0.0, "iterations_per_epoch": 12}
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +44,19 @@ def scan(tiny_data: Path) -> Path:
 
 
 @pytest.fixture
-def labeled(tiny_data: Path) -> list[dict[str, str]]:
-    """What a datastore hands over: scans with their finished labels."""
-    labels = sorted(tiny_data.rglob("*_dseg.nii.gz"))
-    pairs = [{"image": str(label).replace("_dseg", "_T2w"), "label": str(label)} for label in labels]
-    assert len(pairs) >= 4 and all(Path(pair["image"]).is_file() for pair in pairs)
-    return pairs[:4]
+def labeled(tmp_path: Path) -> list[dict[str, str]]:
+    """What a datastore hands over: scans with their finished labels. What is bright is L5: soon learned."""
+    affine = np.array([[-4.0, 0, 0, 0], [0, -7.5, 0, 0], [0, 0, 7.5, 0], [0, 0, 0, 1]])
+    pairs = []
+    for index in range(4):
+        label = np.zeros((3, 32, 64), np.uint8)
+        label[:, 8 + index : 20 + index, 20 - index : 44 - index] = 2
+        image = (1000 * (label > 0) + np.random.default_rng(index).integers(0, 100, label.shape)).astype(np.int16)
+        pair = {"image": str(tmp_path / f"{index}.nii.gz"), "label": str(tmp_path / f"{index}_final.nii.gz")}
+        for key, array in (("image", image), ("label", label)):
+            nib.save(nib.Nifti1Image(array, affine), pair[key])
+        pairs.append(pair)
+    return pairs
 
 
 def parser_of(bundle: Path, name: str, **overrides: Any) -> ConfigParser:
@@ -94,7 +101,9 @@ def test_inference_parts_work_one_by_one(exported_bundle: Path, scan: Path) -> N
     shape = data["image"].meta["spatial_shape"][-3:]
     assert not np.any(np.not_equal(data["pred"].shape[1:], shape))
     np.testing.assert_allclose(data["image"].meta["original_affine"], nib.load(scan).affine, atol=1e-6)
-    np.testing.assert_array_equal(data["pred"][0].numpy(), expected_labels(exported_bundle, scan))
+    expected = expected_labels(exported_bundle, scan)
+    assert len(np.unique(expected)) > 3
+    np.testing.assert_array_equal(data["pred"][0].numpy(), expected)
 
 
 def training_overrides(bundle: Path, training: list, validation: list, epochs: int = 3) -> dict[str, Any]:
@@ -126,8 +135,9 @@ def test_training_replaces_the_weights_and_keeps_the_released_ones(unzip: Callab
     assert checksum_holds(model) and checksum_holds(released)
     assert open_bundle(bundle).sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert (expected_labels(bundle, scan) != answer).any()
-    log = (bundle / "runs/cps4/finetune/metrics.csv").read_text("utf-8")
-    assert log.count(",val_dice,") == 3
+    log = (bundle / "runs/cps4/finetune/metrics.csv").read_text("utf-8").splitlines()
+    scores = [float(line.split(",")[-1]) for line in log if ",val_dice," in line]
+    assert len(scores) == 3 and max(scores) > 0.5, "it learns what is bright"
 
 
 def test_training_starts_from_the_weights_in_the_bundle(unzip: Callable, labeled: list) -> None:
