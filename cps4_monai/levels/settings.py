@@ -72,9 +72,9 @@ class LevelThresholds:
     spacing_penalty: float = 40.0
     off_curve_mm: float = 15.0
     off_curve_penalty: float = 0.2
-    ambiguous_margin: float = 1.1
-    unanchored_margin: float = 1.1
-    low_confidence: float = 0.6
+    ambiguous_margin: float = 1.3
+    unanchored_margin: float = 1.0
+    low_confidence: float = 0.7
     partial_share: float = 0.5
     min_structures: int = 2
     min_vertebrae: int = 1
