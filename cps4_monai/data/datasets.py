@@ -17,9 +17,14 @@ from cps4_monai.data.entries import Entry, subject_of
 class EntryLike(Protocol):
     """What the data sets ask of a volume: an entry of a datalist."""
 
-    image: Any
-    label: Any
-    subject: str
+    @property
+    def image(self) -> Any: ...
+
+    @property
+    def label(self) -> Any: ...
+
+    @property
+    def subject(self) -> str: ...
 
 
 class SliceDataset(Dataset):
@@ -151,7 +156,7 @@ def _whole(slices: CachedSlices) -> torch.Tensor:
 
 
 def _entries(data: Sequence[EntryLike | Mapping[str, Any]], labeled: bool) -> list[EntryLike]:
-    entries = [_entry(item) if isinstance(item, Mapping) else item for item in data]
+    entries: list[EntryLike] = [_entry(item) if isinstance(item, Mapping) else item for item in data]
     if not entries:
         raise ValueError("the list of volumes is empty; expected at least one: check the datalist and its share")
     missing = [entry.subject for entry in entries if labeled and entry.label is None]
