@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": set(),
     "losses": set(),
     "networks": set(),
-    "metrics": {"anatomy"},
+    "metrics": {"anatomy", "levels"},
     "levels": {"anatomy"},
     "vision": {"anatomy"},
     "vlm": {"text", "vision"},

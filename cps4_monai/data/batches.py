@@ -143,6 +143,8 @@ class StageOneLoader(_EpochLoader):
         ValueError: a size below 1, a negative seed or number of workers, or a rank outside the world.
     """
 
+    source = "labeled"  # enters each draw
+
     def __init__(
         self,
         dataset: SliceDataset,
@@ -155,10 +157,9 @@ class StageOneLoader(_EpochLoader):
         world_size: int = 1,
     ) -> None:
         _at_least_one(batch_size=batch_size, iterations_per_epoch=iterations_per_epoch)
-        schedule = _schedule(
-            {"labeled": dataset}, [batch_size], "labeled", iterations_per_epoch, seed, rank, world_size
-        )
-        super().__init__({"labeled": dataset}, schedule, num_workers, pin_memory, _flat)
+        sources = {self.source: dataset}
+        schedule = _schedule(sources, [batch_size], self.source, iterations_per_epoch, seed, rank, world_size)
+        super().__init__(sources, schedule, num_workers, pin_memory, _flat)
 
 
 class SemiSupervisedLoader(_EpochLoader):
@@ -225,7 +226,7 @@ def _schedule(
         raise ValueError(f"seed is {seed}; expected 0 or more")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank} of world_size {world_size}; expected 0 to world_size - 1")
-    if not sources["labeled"].labeled:
+    if "labeled" in sources and not sources["labeled"].labeled:
         raise ValueError("the labeled data set gives no labels; make it with labeled=True")
     lengths = {name: len(dataset) for name, dataset in sources.items()}
     batch_sizes = dict(zip(lengths, sizes, strict=True))

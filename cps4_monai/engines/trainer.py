@@ -42,7 +42,7 @@ class SemiSupervisedTrainer(Trainer):
         epoch_length: iterations; by default the loader's length.
         non_blocking: whether copies to the device may be asynchronous.
         prepare_batch: called as ``prepare_batch(batch, device, non_blocking, **to_kwargs)``.
-        train_handlers: attached in order, None left out; a checkpoint handler comes last.
+        train_handlers: attached in order; a checkpoint handler comes last.
         amp: mixed precision, on CPU and GPU.
         amp_dtype: see :class:`Precision`.
         gradient_clip_norm: largest norm of all gradients together; None does not clip.
@@ -89,7 +89,7 @@ class SemiSupervisedTrainer(Trainer):
             epoch_length=epoch_length,
             non_blocking=non_blocking,
             prepare_batch=prepare_batch,
-            handlers=[handler for handler in train_handlers or () if handler is not None],
+            handlers=train_handlers,
             amp=amp,
             decollate=False,
             to_kwargs=to_kwargs,

@@ -76,7 +76,7 @@ class DecodedLabels:
         self.first_epoch, self.every, self.batch_size = first_epoch, every, batch_size
         self.min_margin, self.anchored_only, self.thresholds = min_margin, anchored_only, thresholds
         self.codes: Tensor | None = None  # (N, H, W) int8, N slices of the data set
-        self._attention: list[Tensor] | None = None
+        self._attention: dict[int, Tensor] = {}  # of each volume, once asked for
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
         """Registers with a :class:`cps4_monai.engines.SemiSupervisedTrainer`."""
@@ -93,15 +93,15 @@ class DecodedLabels:
     def decode(self, teacher: torch.nn.Module, device: torch.device, autocast: Callable[[], Any]) -> None:
         """Targets of every slice of the data set from the teacher as it is now."""
         teacher.eval()
-        maps, used, spacings = [], 0, [image.spacing_mm for image in self.dataset.images]
-        for volume, spacing in enumerate(spacings):
-            slices = torch.from_numpy(np.array(self.dataset.images[volume].array)).float()[:, None].to(device)
+        maps, used = [], 0
+        for volume, image in enumerate(self.dataset.images):
+            slices = torch.from_numpy(np.array(image.array)).float()[:, None].to(device)
             with autocast():
                 logits = torch.cat([teacher(part) for part in slices.split(self.batch_size)])
             probabilities = self._joined(logits, slices, volume, autocast).cpu()
             labels = probabilities.argmax(dim=1).numpy()
             result = decode_levels(
-                labels, probabilities.numpy(), spacing, self.anatomy, unannotated=self.unannotated,
+                labels, probabilities.numpy(), image.spacing_mm, self.anatomy, unannotated=self.unannotated,
                 thresholds=self.thresholds,
             )  # fmt: skip
             target = torch.from_numpy(result.labels.astype("int8"))
@@ -116,9 +116,7 @@ class DecodedLabels:
         """(D, C, H, W) float32 class weights of the teacher and, where there is a provider, the attention maps."""
         if self.provider is None or self.prior is None:
             return mask_unannotated(logits, self.unannotated).softmax(dim=1)
-        if self._attention is None:
-            self._attention = [torch.empty(0)] * len(self.dataset.images)
-        if not self._attention[volume].numel():
+        if volume not in self._attention:
             with autocast():
                 self._attention[volume] = torch.cat(
                     [self.provider.attention_logits(part).float() for part in slices.split(self.batch_size)]

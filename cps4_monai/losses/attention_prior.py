@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cps4_monai.losses.attention import ACTIVATIONS
-from cps4_monai.losses.semi_supervised import mask_unannotated
+from cps4_monai.losses.semi_supervised import attention_maps, check_same_slices, mask_unannotated
 
 
 class AttentionPrior:
@@ -78,15 +78,10 @@ class AttentionPrior:
         Raises:
             ValueError: shapes that do not belong together, or codes outside the classes.
         """
-        if attention_logits.ndim != 4 or attention_logits.shape[:2] != teacher_logits.shape[:2]:
-            raise ValueError(
-                f"attention_logits is {tuple(attention_logits.shape)}, teacher_logits {tuple(teacher_logits.shape)}; "
-                "expected (B, C, h, w) and (B, C, H, W) of the same slices and classes"
-            )
+        check_same_slices(attention_logits, teacher_logits, "teacher_logits")
         with torch.autocast(teacher_logits.device.type, enabled=False):
             teacher = mask_unannotated(teacher_logits, unannotated).softmax(dim=1)
-            logits = mask_unannotated(attention_logits, unannotated)
-            attention = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+            attention = attention_maps(attention_logits, self.activation, unannotated)
             prior = F.interpolate(attention, size=teacher.shape[2:], mode="bilinear", align_corners=False)
             product = teacher * prior.clamp(min=self.floor).pow(self.exponent)
             target = self._within_groups(product, teacher)

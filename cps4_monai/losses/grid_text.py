@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cps4_monai.losses.attention import ACTIVATIONS
-from cps4_monai.losses.semi_supervised import mask_unannotated
+from cps4_monai.losses.semi_supervised import attention_maps, check_same_slices, mask_unannotated
 
 POOLINGS = ("max", "average")
 
@@ -48,15 +48,10 @@ class GridTextLoss:
         Raises:
             ValueError: shapes that do not belong together.
         """
-        if attention_logits.ndim != 4 or attention_logits.shape[:2] != logits.shape[:2]:
-            raise ValueError(
-                f"attention_logits is {tuple(attention_logits.shape)}, logits {tuple(logits.shape)}; expected "
-                "(B, C, h, w) and (B, C, H, W) of the same slices and classes"
-            )
+        check_same_slices(attention_logits, logits, "logits")
         with torch.autocast(logits.device.type, enabled=False):
             probs = mask_unannotated(logits, unannotated).softmax(dim=1)
-            maps = mask_unannotated(attention_logits.detach(), unannotated)
-            target = maps.sigmoid() if self.activation == "sigmoid" else maps.softmax(dim=1)
+            target = attention_maps(attention_logits.detach(), self.activation, unannotated)
             pooled = self._pool(probs, attention_logits.shape[2:])
             # Both are exactly 0 in unannotated classes, which therefore add 0 and are left out of the count.
             cells = F.binary_cross_entropy(pooled.clamp(max=1.0), target, reduction="sum")

@@ -53,6 +53,31 @@ def mask_unannotated(logits: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
     return logits.masked_fill(mask.view(1, -1, 1, 1), _NEVER)
 
 
+def attention_maps(attention_logits: Tensor, activation: str, unannotated: Sequence[int] = ()) -> Tensor:
+    """A of stage 1, (B, C, h, w) float32 in [0, 1], 0 in unannotated classes.
+
+    Args:
+        attention_logits: (B, C, h, w).
+        activation: "sigmoid" or "softmax" over the annotated classes, as in stage 1.
+        unannotated: see the module.
+    """
+    logits = mask_unannotated(attention_logits, unannotated)
+    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+
+
+def check_same_slices(attention_logits: Tensor, logits: Tensor, name: str) -> None:
+    """Refuses attention logits (B, C, h, w) that are not of the slices and classes of ``logits`` (B, C, H, W).
+
+    Raises:
+        ValueError: shapes that do not belong together; `name` is what ``logits`` is called.
+    """
+    if attention_logits.ndim != 4 or attention_logits.shape[:2] != logits.shape[:2]:
+        raise ValueError(
+            f"attention_logits is {tuple(attention_logits.shape)}, {name} {tuple(logits.shape)}; expected "
+            "(B, C, h, w) and (B, C, H, W) of the same slices and classes"
+        )
+
+
 def _codes(code_map: Tensor, logits: Tensor, unannotated: Sequence[int]) -> Tensor:
     """(B, 1, H, W) integer codes -> (B, H, W) int64, unannotated codes turned into IGNORE."""
     expected = (logits.shape[0], 1, *logits.shape[2:])
@@ -137,8 +162,7 @@ def map_confidence(prompt_map: Tensor, attention_logits: Tensor, activation: str
     Returns:
         (B, 1, H, W) float32 in [0, 1].
     """
-    logits = attention_logits.float()
-    attention = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+    attention = attention_maps(attention_logits, activation)
     maps = F.interpolate(attention, size=prompt_map.shape[2:], mode="bilinear", align_corners=False)
     return maps.gather(1, prompt_map.clamp(min=0)) * (prompt_map != IGNORE)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.levels.moments import measure
 from cps4_monai.metrics.overlap import check_unannotated
 
 WITHIN_MM = 20.0
@@ -60,7 +61,10 @@ def identify_levels(
             raise TypeError(f"{name} is {codes.dtype}; expected integer codes")
         if codes.size and not (codes.min() >= 0 and codes.max() < count):
             raise ValueError(f"{name} holds values from {codes.min()} to {codes.max()}; expected 0 to {count - 1}")
-    distance = np.linalg.norm(_centroids(pred, count, spacing_mm) - _centroids(label, count, spacing_mm), axis=1)
+    x, y, z = (float(step) for step in spacing_mm)
+    places = [measure(codes, count - 1, (x, y, z)).centroid_mm for codes in (pred, label)]
+    distance = np.full(count, np.nan)
+    distance[1:] = np.linalg.norm(places[0] - places[1], axis=1)
     inside = label > 0
     joint = np.bincount(label[inside].astype(np.int64) * count + pred[inside], minlength=count**2).reshape(count, count)
     offset = np.full(count, np.nan)
@@ -68,8 +72,7 @@ def identify_levels(
         votes = joint[np.ix_(chain, chain)]
         found = votes.any(axis=1)
         offset[chain[found]] = votes[found].argmax(axis=1) - np.flatnonzero(found)
-    outside = [0, *skipped]
-    distance[outside] = np.nan
+    distance[list(skipped)] = np.nan
     return Identification(distance, distance <= within_mm, offset)
 
 
@@ -80,16 +83,3 @@ def _chains(anatomy: Anatomy, unannotated: Sequence[int]) -> list[np.ndarray]:
     in_order = {s.code for s in ordered}
     alone = [s.code for s in anatomy.foreground if s.code not in in_order and s.code not in unannotated]
     return chains + [np.array([code]) for code in alone]
-
-
-def _centroids(codes: np.ndarray, count: int, spacing_mm: Sequence[float]) -> np.ndarray:
-    """(C, 3) centroids in mm from the centre of voxel (0, 0, 0), NaN where a class is absent."""
-    flat = np.flatnonzero(codes)
-    which = codes.reshape(-1)[flat].astype(np.int64)
-    voxels = np.bincount(which, minlength=count)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        axes = [
-            np.bincount(which, weights=index * step, minlength=count) / voxels
-            for index, step in zip(np.unravel_index(flat, codes.shape), spacing_mm, strict=True)
-        ]
-    return np.stack(axes, axis=1)

@@ -122,7 +122,7 @@ def trainer_with(handler: DecodedLabels, method: type = CPS4, epochs: int = 4, *
     unlabeled = {"image": truth, "image_strong": truth, "grid": grid, "slice_id": torch.tensor([1, 0])}
     method_ = method(student, torch.optim.SGD(student.parameters(), lr=0.01), **settings)
     loader = [{"labeled": labeled, "unlabeled": unlabeled}]
-    return SemiSupervisedTrainer("cpu", epochs, loader, method_, train_handlers=[None, handler])
+    return SemiSupervisedTrainer("cpu", epochs, loader, method_, train_handlers=[handler])
 
 
 def test_targets_follow_the_geometry_of_the_augmented_slice_and_outside_it_is_background():
