@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from cps4_monai.anatomy import Anatomy
 
 
@@ -68,30 +70,22 @@ def report(
     if output is None:
         raise click.UsageError("--output is needed with --labels")
     from cps4_monai.anatomy import load_anatomy
-    from cps4_monai.evaluation.folder import Evaluation
     from cps4_monai.report.predictions import report_predictions
 
     try:
         table = load_anatomy(anatomy)
-        codes = _codes(unannotated, table)
-        others = {}
-        for pair in compare:
-            name, separator, folder = pair.partition("=")
-            if not separator:
-                raise ValueError(f"--compare is {pair!r}; expected NAME=FOLDER, e.g. supervised=runs/supervised/report")
-            others[name] = Evaluation.load(folder).summary
         result = report_predictions(
             masks,
             labels,
             output,
             anatomy=table,
-            unannotated=codes,
+            unannotated=_codes(unannotated, table),
             section=section,
             dataset_dir=dataset_dir,
             title=title,
             settings={"predictions": masks, "labels": labels},
             metrics=metrics,
-            comparison=others,
+            comparison=_summaries(compare),
             attribution=attribution,
             max_pictures=max_pictures,
             jobs=jobs,
@@ -104,6 +98,19 @@ def report(
     if len(result.evaluation.failures):
         click.echo(f"{len(result.evaluation.failures)} not scored, see {result.folder / 'failures.csv'}", err=True)
     click.echo(f"report: {result.html}")
+
+
+def _summaries(pairs: tuple[str, ...]) -> dict[str, DataFrame]:
+    """Summary tables of the reports named by ``--compare NAME=FOLDER``."""
+    from cps4_monai.evaluation.folder import Evaluation
+
+    summaries = {}
+    for pair in pairs:
+        name, separator, folder = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--compare is {pair!r}; expected NAME=FOLDER, e.g. supervised=runs/supervised/report")
+        summaries[name] = Evaluation.load(folder).summary
+    return summaries
 
 
 def _codes(names: str | None, table: Anatomy) -> list[int] | None:

@@ -68,10 +68,7 @@ def report_masks(
     """
     masks = Path(masks)
     root = masks.parent if masks.is_file() else masks
-    paths = [masks] if masks.is_file() else find_volumes(masks)
-    paths = [p for p in paths if names_label_map(p)] or paths
-    if not paths:
-        raise ValueError(f"{masks}: no label map (.nii, .nii.gz) in this folder")
+    paths = _label_maps(masks)
     output = root if output is None else Path(output)
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
@@ -94,6 +91,14 @@ def report_masks(
     contents[REPORT] = run_report(outcomes, anatomy, title=title, settings={"label maps": masks})
     run_files.write(contents)
     return outcomes, output / REPORT
+
+
+def _label_maps(masks: Path) -> list[Path]:
+    paths = [masks] if masks.is_file() else find_volumes(masks)
+    paths = [p for p in paths if names_label_map(p)] or paths
+    if not paths:
+        raise ValueError(f"{masks}: no label map (.nii, .nii.gz) in this folder")
+    return paths
 
 
 def _names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
