@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from cps4_monai import __version__
+
 COMMANDS = {
     "phantom": "Make a seeded phantom data set of spine MRIs with labels.",
     "datalist": "Make a datalist with patient-level splits from a folder of scans.",
@@ -37,7 +39,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cps4-monai", prog_name="cps4")
+@click.version_option(__version__, prog_name="cps4")
 def main() -> None:
     """Spine MRI segmentation from few labels, guided by class prompts (CPS4)."""
 
