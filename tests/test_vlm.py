@@ -71,6 +71,23 @@ def test_prompt_embeddings_have_length_one(vlm):
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
 
+def test_centred_prompts_point_apart_from_the_start_and_stay_so_in_the_frozen_copy(tiny):
+    torch.manual_seed(0)
+    plain = VisionLanguageModel(vision(), TextEncoder(tiny), ANATOMY.prompts, embedding_dim=12)
+    centred = VisionLanguageModel(vision(), TextEncoder(tiny), ANATOMY.prompts, embedding_dim=12, centre_prompts=True)
+    centred.load_state_dict(plain.state_dict())
+    projected = plain.text_projection(plain.text_encoder(plain.input_ids, plain.attention_mask))
+    expected = F.normalize(projected - projected.mean(dim=0), dim=1)
+    torch.testing.assert_close(centred.eval().prompt_embeddings(), expected)
+
+    def largest_cosine(model):
+        embeddings = model.prompt_embeddings()
+        return (embeddings @ embeddings.T).fill_diagonal_(-1).max()
+
+    assert largest_cosine(centred) < 0.5 < 0.9 < largest_cosine(plain.eval())
+    torch.testing.assert_close(centred.freeze().prompt_embeddings(), expected)
+
+
 def test_every_parameter_is_trained(vlm):
     vlm(torch.rand(2, 1, 32, 16)).square().sum().backward()
     assert not [name for name, p in vlm.named_parameters() if p.grad is None]

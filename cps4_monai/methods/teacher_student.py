@@ -13,11 +13,13 @@ from cps4_monai.methods.base import Batch, SemiSupervisedMethod
 from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, unwrap
 
 
+BATCH_STATISTICS = ("separate", "joint")
+
+
 class TeacherStudent(SemiSupervisedMethod):
     """A student that is trained and a teacher that follows it (eq. 4); the teacher is deployed unless told otherwise.
 
-    The student sees labeled and unlabeled slices in one forward pass, so that both share their BatchNorm statistics;
-    the teacher, in evaluation mode and without gradient, sees the weak view of the unlabeled ones (row 16).
+    The teacher, in evaluation mode and without gradient, sees the weak view of the unlabeled slices (row 16).
 
     Args:
         student: the network to train; the teacher is a copy of it as it is now, so load weights first.
@@ -26,9 +28,12 @@ class TeacherStudent(SemiSupervisedMethod):
         ema_decay: of the teacher, with warm-up min(1 - 1/(t+1), ema_decay) (row 17).
         ramp_up_updates: optimiser steps over which the weight of the unlabeled losses grows; 0 is no ramp (row 18).
         deployed: "teacher" or "student".
+        batch_statistics: which slices BatchNorm normalises together while the student trains. "joint": labeled and
+            unlabeled ones in one forward pass; "separate": each kind in a pass of its own, so that what the student
+            learns from a label does not hang on the unlabeled slices that happen to be beside it.
 
     Raises:
-        ValueError: a decay outside [0, 1], a negative ramp, an unknown `deployed`.
+        ValueError: a decay outside [0, 1], a negative ramp, an unknown `deployed` or `batch_statistics`.
     """
 
     def __init__(
@@ -39,14 +44,18 @@ class TeacherStudent(SemiSupervisedMethod):
         ema_decay: float = 0.99,
         ramp_up_updates: int = 0,
         deployed: str = "teacher",
+        batch_statistics: str = "separate",
     ) -> None:
         if not 0.0 <= ema_decay <= 1.0:
             raise ValueError(f"ema_decay is {ema_decay}; expected a number from 0 (copy) to 1 (frozen), as 0.99")
+        if batch_statistics not in BATCH_STATISTICS:
+            raise ValueError(f"batch_statistics is {batch_statistics!r}; expected one of {list(BATCH_STATISTICS)}")
         ramp_up(0, ramp_up_updates)
         networks = {"student": student, "teacher": make_teacher(student)}
         super().__init__(networks, {"student": optimizer}, deployed, unannotated)
         self.ema_decay = ema_decay
         self.ramp_up_updates = ramp_up_updates
+        self.batch_statistics = batch_statistics
 
     @property
     def student(self) -> nn.Module:
@@ -69,7 +78,7 @@ class TeacherStudent(SemiSupervisedMethod):
         self.teacher.eval()
 
     def student_logits(self, batch: Batch) -> dict[str, Tensor]:
-        """``labeled_logits`` and ``unlabeled_logits``, each (B, C, H, W), from one forward pass."""
+        """``labeled_logits`` and ``unlabeled_logits``, each (B, C, H, W)."""
         labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
         view = unlabeled.get("image_strong", unlabeled["image"])
         if labeled.shape[1:] != view.shape[1:]:
@@ -77,7 +86,10 @@ class TeacherStudent(SemiSupervisedMethod):
                 f"labeled images have shape {tuple(labeled.shape)}, unlabeled ones {tuple(view.shape)}; "
                 "expected one in-plane size for both: set it in the data section"
             )
-        logits = self.networks["student"](torch.cat((labeled, view)))
+        student = self.networks["student"]
+        if self.batch_statistics == "separate":
+            return {"labeled_logits": student(labeled), "unlabeled_logits": student(view)}
+        logits = student(torch.cat((labeled, view)))
         return {"labeled_logits": logits[: len(labeled)], "unlabeled_logits": logits[len(labeled) :]}
 
     @torch.no_grad()

@@ -46,6 +46,11 @@ class MaskedAutoencoder(nn.Module):
                 f"the image encoder is a {type(image_encoder.model).__name__}; masked autoencoding needs a plain ViT "
                 "of timm with position embeddings, such as 'vit_base_patch16_224'"
             )
+        if image_encoder.stem != "patch":
+            raise ValueError(
+                f"the image encoder's stem is {image_encoder.stem!r}, whose tokens see parts of hidden patches; masked "
+                "autoencoding needs stem='patch'"
+            )
         patches = image_encoder.grid_size[0] * image_encoder.grid_size[1]
         self.visible = round(patches * (1 - mask_ratio))
         if not 0 < mask_ratio < 1 or not 0 < self.visible < patches:

@@ -142,6 +142,17 @@ def test_one_view_serves_both_where_there_is_no_strong_one(batch):
 
 
 @pytest.mark.parametrize("cls", [CPS4, MeanTeacher])
+def test_labeled_logits_hang_on_the_unlabeled_slices_only_where_batch_norm_sees_both(batch, cls):
+    other = {**batch, "unlabeled": {**batch["unlabeled"], "image_strong": batch["unlabeled"]["image_strong"] * 5 + 3}}
+    for batch_statistics, same in (("separate", True), ("joint", False)):
+        method = make(cls, batch_statistics=batch_statistics)
+        method.train()
+        with torch.no_grad():
+            first, second = (method.student_logits(b)["labeled_logits"] for b in (batch, other))
+        assert torch.allclose(first, second) is same
+
+
+@pytest.mark.parametrize("cls", [CPS4, MeanTeacher])
 def test_gradients_reach_the_student_only(batch, cls):
     method = make(cls)
     outputs, losses = loss_of(method, batch)
@@ -224,6 +235,7 @@ def test_bad_settings_are_refused():
         ({"text_weight": 0, "enhance_weight": 0}, "use the method 'supervised'"),
         ({"enhanced_target": "both"}, "expected one of"),
         ({"ema_decay": 1.1}, "ema_decay is 1.1"),
+        ({"batch_statistics": "shared"}, "batch_statistics is 'shared'; expected one of"),
         ({"ramp_up_updates": -5}, "ramp-up length is -5"),
         ({"deployed": "both"}, "deployed network is 'both'"),
     ]:

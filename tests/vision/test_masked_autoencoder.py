@@ -111,3 +111,5 @@ def test_other_models_are_refused():
     other.model = torch.nn.Identity()
     with pytest.raises(ValueError, match="needs a plain ViT"):
         MaskedAutoencoder(other)
+    with pytest.raises(ValueError, match="needs stem='patch'"):
+        MaskedAutoencoder(encoder(stem="conv"))

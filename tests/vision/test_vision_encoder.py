@@ -49,8 +49,30 @@ def test_prefix_tokens_are_dropped_and_no_parameter_is_idle(name):
     assert not [key for key, p in encoder.named_parameters() if p.grad is None]
 
 
-def test_arguments_rebuild_the_same_architecture():
-    encoder = small()
+def test_a_convolutional_stem_sees_beyond_its_patch_and_comes_down_to_the_same_grid():
+    encoder = small(image_size=(24, 40), depth=0, stem="conv")
+    assert encoder.grid_size == (3, 5)
+    image = torch.full((1, 1, 24, 40), 0.5)
+    changed = image.clone()
+    changed[..., 8:16, 24:32] = 1.0  # row 1, column 3 of the grid
+    moved = (encoder(changed) - encoder(image)).abs().amax(1)[0] > 1e-4
+    assert moved[1, 3] and moved[1, 4] and not moved[:, :2].any(), "neighbours overlap, what lies far away does not"
+    assert not [key for key, p in encoder.named_parameters() if "cls_token" not in key and not p.requires_grad]
+
+
+def test_fused_attention_is_for_gpus_and_changes_no_result():
+    encoder, image = small(), torch.rand(2, 1, 32, 16)
+    plain = encoder(image)
+    assert not encoder.model.blocks[0].attn.fused_attn, "slower on a CPU"
+    for block in encoder.model.blocks:
+        block.attn.fused_attn = True
+    tokens = encoder.model.forward_features((image - encoder.mean) / encoder.std)[:, 1:]
+    torch.testing.assert_close(tokens.transpose(1, 2).unflatten(2, (4, 2)), plain)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_arguments_rebuild_the_same_architecture(stem):
+    encoder = small(stem=stem)
     again = VisionEncoder(**encoder.arguments).eval()
     again.load_state_dict(encoder.state_dict())
     image = torch.rand(1, 1, 32, 16)
@@ -133,6 +155,15 @@ def test_sizes_that_are_no_sizes_are_refused(image_size):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 1, 16, 32\); expected \(B, 1, 32, 16\)"):
         small()(torch.rand(1, 1, 16, 32))
+
+
+def test_a_stem_of_halvings_needs_a_patch_that_is_a_power_of_two():
+    with pytest.raises(ValueError, match="patch_size is 5; expected 2, 4, 8 or 16 with stem='conv'"):
+        small(image_size=(40, 20), patch_size=5, stem="conv")
+    with pytest.raises(ValueError, match="stem is 'cnn'; expected one of"):
+        small(stem="cnn")
+    with pytest.raises(ValueError, match="pretrained=False"):
+        VisionEncoder("vit_tiny_patch16_224", (32, 16), pretrained=True, stem="conv")
 
 
 def test_architecture_overrides_with_pretrained_weights_are_refused():
