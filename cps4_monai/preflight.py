@@ -7,9 +7,9 @@ import logging
 from pathlib import Path
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.build_datalist import missing_classes
 from cps4_monai.data.datalist import Datalist
-from cps4_monai.data.label_file import write_atomically
 from cps4_monai.data.leaks import check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
@@ -70,4 +70,4 @@ class _Digests:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, json.dumps(self.known).encode("utf-8"))
+        write_atomically(self.path, json.dumps(self.known).encode("utf-8"), shared=True)

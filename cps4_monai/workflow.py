@@ -9,8 +9,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import find_bundle_root
-from cps4_monai.handlers.files import write_atomically
 from cps4_monai.handlers.non_finite import NonFiniteLossError
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.preflight import check_output_dir

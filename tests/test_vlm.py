@@ -176,7 +176,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(vlm, tmp_path, monkeyp
     before = path.read_bytes()
 
     def full_disk(content, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

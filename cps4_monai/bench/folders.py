@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bench.effective import differences
-from cps4_monai.handlers.files import write_atomically
 
 SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
 
@@ -17,7 +17,7 @@ SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON beside its place and renames it."""
     text = json.dumps(content, indent=1, default=str) + "\n"
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_atomically(path, text)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
@@ -86,18 +87,16 @@ def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -
     """Writes beside and renames once the datalist loads and shows no leak."""
     if out.exists() and b'"subsets"' not in out.read_bytes():
         raise FileExistsError(f"{out} exists and is no datalist made here; expected a new file: choose another name")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(_lines(content), encoding="utf-8")
-    try:
-        datalist = load_datalist(partial, dataset_dir=out.parent)
+    checked: list[Datalist] = []
+
+    def write(beside: Path) -> None:
+        beside.write_text(_lines(content), encoding="utf-8")
+        checked.append(load_datalist(beside, dataset_dir=out.parent))
         if check_content:
-            check_leaks(datalist)
-    except ValueError:
-        partial.unlink()
-        raise
-    partial.replace(out)
-    return replace(datalist, name=content["name"])
+            check_leaks(checked[0])
+
+    write_atomically(out, write)
+    return replace(checked[0], name=content["name"])
 
 
 def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[str, ...]:

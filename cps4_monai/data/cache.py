@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.label_file import write_atomically
 from cps4_monai.data.normalise import percentile_normalise
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_same_grid, read_volume
@@ -193,7 +193,7 @@ class SliceCache:
         if found is None:
             volume, arrays = make(path)
             found = self._store(volume, arrays, settings_key)
-            write_atomically(pointer, json.dumps({"stamp": stamp, "name": found.file.stem}).encode())
+            write_atomically(pointer, json.dumps({"stamp": stamp, "name": found.file.stem}).encode(), shared=True)
             for warning in found.warnings:
                 logger.warning("%s: %s", path, warning)
         self._known[identity] = found
@@ -257,8 +257,8 @@ class SliceCache:
                            *self.in_plane.network_spacing_mm(grid.slices_shape[1:], grid.spacing_mm[1:])],
             "warnings": [*volume.warnings, *grid.warnings],
         }  # fmt: skip
-        write_atomically(self.directory / f"{name}.npy", content.getvalue())
-        write_atomically(self.directory / f"{name}.json", json.dumps(record).encode())
+        write_atomically(self.directory / f"{name}.npy", content.getvalue(), shared=True)
+        write_atomically(self.directory / f"{name}.json", json.dumps(record).encode(), shared=True)
         loaded = self._load(name, volume.path)
         if loaded is None:
             raise OSError(f"{self.directory / name}.npy: written, but not whole; is the disk full?")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+
+from cps4_monai.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from cps4_monai.data.volume import Volume
@@ -75,25 +75,3 @@ def label_header(header: nib.Nifti1Header, shape: tuple[int, ...]) -> nib.Nifti1
     new["vox_offset"] = new.template_dtype.itemsize + 4
     new["descrip"] = b"cps4_monai label map"
     return new
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file beside its place and renames it, so that no reader ever sees half of it.
-
-    Raises:
-        OSError: the folder cannot be written to, or the disk is full; nothing is left behind then.
-    """
-    path = Path(path)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise

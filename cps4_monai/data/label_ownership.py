@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai import __version__
-from cps4_monai.data.label_file import write_atomically
+from cps4_monai.atomic_file import write_atomically
 
 GENERATOR = "cps4_monai"
 

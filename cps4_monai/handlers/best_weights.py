@@ -12,7 +12,8 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from cps4_monai.handlers.files import plain, save_plain, write_atomically
+from cps4_monai.atomic_file import write_atomically
+from cps4_monai.handlers.files import plain, save_plain
 from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from monai.engines.workflow import Workflow
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.handlers.best_weights import BestWeights, metric_of
-from cps4_monai.handlers.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -57,4 +57,4 @@ def _checksum_of(path: Path) -> Path:
 def _write_checksum(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     text = f"{digest}  {path.name}\n"
-    write_atomically(_checksum_of(path), lambda beside: beside.write_text(text, encoding="ascii"))
+    write_atomically(_checksum_of(path), text)

@@ -1,10 +1,9 @@
-"""Files that are either whole or not there: written beside, flushed to disk, then renamed."""
+"""State as tensors and plain types, in files that load with ``weights_only=True``."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,37 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Lets `write` fill a file beside `path`, and renames it to `path` once it is on the disk.
-
-    Whatever happens on the way (an exception, a kill, a full disk), a file that was at `path` before stays whole.
-
-    Args:
-        path: the file's final place; missing folders are made.
-        write: called with the path to write to.
-
-    Returns:
-        `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One name for all attempts: what a killed process left half-written is overwritten, and does not pile up.
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return path
+from cps4_monai.atomic_file import write_atomically
 
 
 def plain(value: Any, where: str = "state") -> Any:

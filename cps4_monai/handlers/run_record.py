@@ -18,7 +18,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
 import cps4_monai
-from cps4_monai.handlers.files import write_atomically
+from cps4_monai.atomic_file import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class RunRecord:
             "settings": self.settings,
         }
         text = json.dumps({"starts": [*starts, now]}, indent=2, default=str)
-        write_atomically(path, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+        write_atomically(path, text + "\n")
         if self._file is None:
             self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8")
             self._file.setLevel(self.log_level)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cps4_monai import __version__
-from cps4_monai.data.label_file import write_atomically
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.inference.bundle import ONNX, Bundle
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ def _cached(bundle: Bundle, network: nn.Module) -> OnnxNetwork:
         logger.info("exporting the network to ONNX, once for these weights")
     content = bundle_to_onnx(bundle, network)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, content, shared=True)
     except OSError as error:
         logger.warning("%s cannot be written (%s): the network is exported again at the next start", path, error)
     return OnnxNetwork(content)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cps4_monai import __version__
-from cps4_monai.data.label_file import write_atomically
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
 
 MANIFEST = "cps4_files.json"

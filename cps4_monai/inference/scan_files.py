@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cps4_monai.data.label_file import label_bytes, write_atomically
+from cps4_monai.atomic_file import write_atomically
+from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import (
     GENERATOR,
     ForeignFileError,

@@ -12,7 +12,6 @@ from cps4_monai.losses.semi_supervised import ramp_up
 from cps4_monai.methods.base import Batch, SemiSupervisedMethod
 from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, unwrap
 
-
 BATCH_STATISTICS = ("separate", "joint")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+
+from cps4_monai.atomic_file import write_atomically
 
 COLUMNS = ("stage", "epoch", "iteration", "name", "value")
 
@@ -35,9 +38,8 @@ class RunLog:
         """Drops the lines of ``stage`` from ``epoch`` on: a resumed run writes them again."""
         with self.path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["stage"] != stage or int(row["epoch"]) < epoch]
-        beside = self.path.with_name(f".{self.path.name}.part")
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        beside.replace(self.path)
+        kept = io.StringIO()
+        writer = csv.DictWriter(kept, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, kept.getvalue())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
+
+from cps4_monai.atomic_file import write_atomically
 
 WEBP_QUALITY = 85
 
@@ -167,15 +167,4 @@ def write_page(path: str | Path, title: str, subtitle: str, sections: Sequence[S
         sections: those without blocks are left out.
         footer: a last line, e.g. versions and the data's attribution.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = render_page(title, subtitle, sections, footer)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(text)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(file.name, 0o666 & ~umask)
-    os.replace(file.name, path)
-    return path
+    return write_atomically(path, render_page(title, subtitle, sections, footer))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.vision.encoder import VisionEncoder
 from cps4_monai.vision.prompted import PromptedVision
 
@@ -45,25 +45,7 @@ def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anato
         "unannotated": list(model.unannotated),
         "weights": {key: value.detach().cpu() for key, value in model.state_dict().items()},
     }
-    write_whole(Path(path), content)
-
-
-def write_whole(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain types beside the file and renames: an earlier file is replaced only by a complete one.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; the earlier file is still whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, lambda beside: torch.save(content, beside))
 
 
 def load_prompted_vision(

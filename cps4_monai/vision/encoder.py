@@ -52,9 +52,9 @@ class VisionEncoder(nn.Module):
         depth: another number of blocks, likewise.
         num_heads: another number of attention heads, likewise.
         drop_path_rate: stochastic depth while training, in [0, 1).
-        stem: "patch", one linear map a patch, as in the original ViT; "conv", 3 x 3 convolutions of stride 2 down to the
-            grid and one of 1 x 1 to width D, which learns sooner from few slices (Xiao et al., "Early convolutions help
-            transformers see better", NeurIPS 2021). From scratch or with a checkpoint of that architecture; the
+        stem: "patch", one linear map a patch, as in the original ViT; "conv", 3 x 3 convolutions of stride 2 down to
+            the grid and one of 1 x 1 to width D, which learns sooner from few slices (Xiao et al., "Early convolutions
+            help transformers see better", NeurIPS 2021). From scratch or with a checkpoint of that architecture; the
             patch size is then a power of 2.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from cps4_monai.vision.checkpoint import write_whole
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.vision.encoder import VisionEncoder
 
 
@@ -115,7 +115,7 @@ def save_image_encoder(path: str | Path, image_encoder: VisionEncoder) -> None:
         OSError: the folder cannot be written or the disk is full.
     """
     weights = {key: value.detach().cpu().clone() for key, value in image_encoder.model.state_dict().items()}
-    write_whole(Path(path), weights)
+    write_atomically(path, lambda beside: torch.save(weights, beside))
 
 
 def _take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

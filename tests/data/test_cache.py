@@ -100,7 +100,7 @@ def test_two_processes_can_fill_one_cache(tmp_path, entries):
         process.join(60)
     assert [process.exitcode for process in both] == [0, 0]
     names = [p.name for p in (tmp_path / "cache").iterdir()]
-    assert len([n for n in names if n.endswith(".npy")]) == 6 and not [n for n in names if n.endswith(".part")]
+    assert len([n for n in names if n.endswith(".npy")]) == 6 and not [n for n in names if n.startswith(".partial")]
 
 
 def test_labels_must_fit_table_and_image(tmp_path, entries):

@@ -1,4 +1,4 @@
-"""Atomic files and plain state."""
+"""State made plain, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cps4_monai.handlers.files import plain, save_plain, write_atomically
-
-
-def test_failure_while_writing_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
-    path = write_atomically(tmp_path / "a.txt", lambda beside: beside.write_text("good"))
-
-    def fail(beside):
-        beside.write_text("ha")
-        raise OSError("no space left on device")
-
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, fail)
-    assert path.read_text() == "good" and list(tmp_path.iterdir()) == [path]
-
-
-def test_folders_are_made(tmp_path):
-    assert write_atomically(tmp_path / "x" / "y" / "a.txt", lambda beside: beside.write_text("1")).read_text() == "1"
+from cps4_monai.handlers.files import plain, save_plain
 
 
 def test_state_becomes_plain_and_loads_with_weights_only(tmp_path):

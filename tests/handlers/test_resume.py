@@ -93,7 +93,7 @@ def test_kill_while_writing_leaves_the_last_good_checkpoint(tmp_path, make_run, 
 
 
 def test_what_a_kill_left_beside_the_checkpoint_is_no_hindrance(tmp_path, make_run):
-    (tmp_path / ".resume.pt.partial").write_bytes(b"half")
+    (tmp_path / ".partial-resume.pt").write_bytes(b"half")
     make_run(tmp_path).run()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "resume.pt"]
 

@@ -101,7 +101,7 @@ def test_a_run_that_is_killed_leaves_whole_files_and_can_go_on(run, make_scan, t
     with pytest.raises(KeyboardInterrupt):
         run([data], out, on_scan=kill)
     there = sorted(out.glob("*_dseg.nii.gz"))
-    assert 2 <= len(there) <= 4 and all(is_ours(p) for p in there) and not list(out.glob(".*.part"))
+    assert 2 <= len(there) <= 4 and all(is_ours(p) for p in there) and not list(out.glob(".partial-*"))
     result = run([data], out)
     assert [o.status for o in result.outcomes][:2] == ["kept", "kept"] and len(result.segmented) == 4
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from cps4_monai.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,4 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    nib.save(image, partial)
-    os.replace(partial, path)
+    write_atomically(path, lambda beside: nib.save(image, beside))

@@ -1,0 +1,59 @@
+"""Files that are either whole or not there: written beside, flushed to disk, then renamed. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial-"
+
+
+def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], Any], *, shared: bool = False) -> Path:
+    """Fills a file beside ``path`` and renames it to ``path`` once it is on the disk.
+
+    Whatever happens on the way (an exception, a kill, a full disk), a file that was at ``path`` before stays whole, and
+    no reader ever sees half of one.
+
+    Args:
+        path: the file's final place; missing folders are made.
+        content: bytes, text (written as UTF-8), or a function that writes to the path that it is given, whose suffix is
+            that of ``path``.
+        shared: several processes may write this file at one time; each then writes beside under a name of its own. Else
+            there is one name for all attempts, so that what a killed process left behind is overwritten.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; nothing is left behind then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{PARTIAL}{f'{os.getpid()}-' if shared else ''}{path.name}")
+    try:
+        if callable(content):
+            content(beside)
+        else:
+            beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+    return path
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut, where the system can open folders."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
