@@ -33,6 +33,7 @@ BUDGET: dict[str, str] = {
     "geometry": "geometric augmentation",
     "intensity": "intensity augmentation",
     "views": "views of the unlabeled batch",
+    "batch_statistics": "slices that BatchNorm sees together",
     "val_interval": "epochs between validations",
     "early_stopping_patience": "early stopping",
     "validate#key_metric": "validation score",
