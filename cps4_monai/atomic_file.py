@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
         path: the file's final place; missing folders are made.
         content: bytes, text (written as UTF-8), or a function that writes to the path that it is given, whose suffix is
             that of ``path``.
-        shared: several processes may write this file at one time; each then writes beside under a name of its own. Else
-            there is one name for all attempts, so that what a killed process left behind is overwritten.
+        shared: several threads or processes may write this file at one time; each then writes beside under a name of
+            its own. Else there is one name for all attempts, so that what a killed process left behind is overwritten.
 
     Returns:
         ``path``.
@@ -31,13 +33,13 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{PARTIAL}{f'{os.getpid()}-' if shared else ''}{path.name}")
+    beside = path.with_name(f"{PARTIAL}{f'{uuid.uuid4().hex}-' if shared else ''}{path.name}")
     try:
         if callable(content):
             content(beside)
         else:
             beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        with beside.open("rb") as file:
+        with beside.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
@@ -48,12 +50,10 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
 
 
 def _flush_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut, where the system can open folders."""
-    try:
+    """Makes a rename last through a power cut, where the system can flush folders; Windows and some mounts cannot."""
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

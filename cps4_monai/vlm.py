@@ -41,10 +41,11 @@ class VisionLanguageModel(nn.Module):
         logit_bias_init: start of b.
         background: "prompt", a class prompt like the others; "complement", A_0 = 1 - max of A over the structures.
         unannotated: codes in view but never labeled; the complement ignores them.
-        centre_prompts: subtract the mean over the prompts from the projected text tokens. The prompts differ in one
-            name, so their tokens point almost the same way (cosine 0.96 and more at the start), and stage 1 spends its
-            first hundreds of iterations on telling them apart; what is left after their common part is taken away
-            points apart from the first step (Mu and Viswanath, "All-but-the-top", ICLR 2018, remove it likewise).
+        centre_prompts: subtract the mean over the prompts from the text tokens before they are projected. The prompts
+            differ in one name, so their tokens point almost the same way (cosine 0.96 and more at the start), and stage
+            1 spends its first hundreds of iterations on telling them apart; what is left after their common part is
+            taken away points apart from the first step (Mu and Viswanath, "All-but-the-top", ICLR 2018, remove it
+            likewise).
 
     Raises:
         ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background.
@@ -76,7 +77,8 @@ class VisionLanguageModel(nn.Module):
         self.centre_prompts = centre_prompts
         self.unannotated = tuple(sorted(unannotated))
         self.image_projection = nn.Linear(image_encoder.embed_dim, embedding_dim)
-        self.text_projection = nn.Linear(text_encoder.embed_dim, embedding_dim)
+        # A bias is common to all prompts, and goes with their mean.
+        self.text_projection = nn.Linear(text_encoder.embed_dim, embedding_dim, bias=not centre_prompts)
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale_init)))
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias_init)))
         for key, value in text_encoder.tokenize(prompts).items():
@@ -107,8 +109,11 @@ class VisionLanguageModel(nn.Module):
         return F.normalize(self._projected_prompts().float(), dim=1)
 
     def _projected_prompts(self) -> torch.Tensor:
-        projected = self.text_projection(self.text_encoder(self.input_ids, self.attention_mask))
-        return projected - projected.mean(dim=0) if self.centre_prompts else projected
+        tokens = self.text_encoder(self.input_ids, self.attention_mask)
+        if not self.centre_prompts:
+            return self.text_projection(tokens)
+        with torch.autocast(tokens.device.type, enabled=False):  # differences of nearly equal vectors
+            return self.text_projection(tokens.float() - tokens.float().mean(dim=0))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Attention logits of a batch.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,10 +39,32 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_shared_file_has_a_place_of_its_own_beside_it_for_each_process(tmp_path):
-    seen = []
-    write_atomically(tmp_path / "a.nii.gz", lambda beside: (seen.append(beside), beside.touch()), shared=True)
-    assert str(os.getpid()) in seen[0].name and seen[0].name.endswith("a.nii.gz"), "writers go by the suffix"
+def test_threads_write_one_shared_file_without_getting_in_each_others_way(tmp_path):
+    path, together = tmp_path / "a.nii.gz", threading.Barrier(4)
+
+    def write(number):
+        def slowly(beside):
+            assert beside.name.endswith("a.nii.gz"), "writers go by the suffix"
+            beside.write_text(str(number) * 1000)
+            together.wait(timeout=30)
+
+        return write_atomically(path, slowly, shared=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(write, range(4))) == {path}
+    assert path.read_text() in {str(number) * 1000 for number in range(4)} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert write_atomically(tmp_path / "a", "whole").read_text() == "whole"
 
 
 def test_rights_are_those_of_any_new_file(tmp_path):

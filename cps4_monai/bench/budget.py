@@ -44,6 +44,7 @@ STAGE1_BUDGET: dict[str, str] = {
     "stage1#iterations_per_epoch": "stage 1: iterations per epoch",
     "stage1#batch_size": "stage 1: batch",
     "stage1#image_encoder": "stage 1: image encoder",
+    "stage1#network_def#centre_prompts": "stage 1: centred prompts",
 }
 
 

@@ -80,7 +80,7 @@ def _pairs(folder: Path) -> list[Scan]:
 def _nnunet(folder: Path) -> list[Scan]:
     scans, unlabeled_test = [], []
     for images, labels, held_out in (("imagesTr", "labelsTr", False), ("imagesTs", "labelsTs", True)):
-        for image in sorted(p for p in (folder / images).glob("*") if p.name.endswith(NIFTI)):
+        for image in sorted(p for p in (folder / images).glob("[!.]*") if p.name.endswith(NIFTI)):
             case = subject_of(image)
             names = [folder / labels / f"{case}{ending}" for ending in NIFTI]
             label = next((p for p in names if p.is_file()), None)
@@ -94,7 +94,8 @@ def _nnunet(folder: Path) -> list[Scan]:
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    return sorted(p for p in folder.rglob(f"*{suffix}.nii*") if p.name.endswith(NIFTI) and p.is_file())
+    # A dot in front: hidden, or being written.
+    return sorted(p for p in folder.rglob(f"[!.]*{suffix}.nii*") if p.name.endswith(NIFTI) and p.is_file())
 
 
 def _stem(path: Path, suffix: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cps4_monai.networks.ema import unwrap
+from cps4_monai.networks.ema import share_buffers, unwrap
 
 Batch = Mapping[str, Any]
 """{"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong", "prompt_map"}} and more, on the device."""
@@ -86,7 +86,12 @@ class SemiSupervisedMethod(ABC):
         """Scalar losses of one step. ``"loss"`` is the total and has a gradient; the others are its parts, to show."""
 
     def after_step(self) -> None:
-        """Called after each optimiser step. Extend it for a moving average; call this one too: it counts."""
+        """Called after each optimiser step: shares BatchNorm's statistics among processes, and counts.
+
+        Extend it for a moving average; call this one first.
+        """
+        for network in self.networks.values():
+            share_buffers(network)
         self.updates += 1
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:

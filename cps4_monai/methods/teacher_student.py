@@ -98,5 +98,6 @@ class TeacherStudent(SemiSupervisedMethod):
 
     def after_step(self) -> None:
         """Moves the teacher towards the student."""
-        ema_update(self.teacher, self.networks["student"], ema_decay(self.updates, self.ema_decay))
+        decay = ema_decay(self.updates, self.ema_decay)
         super().after_step()
+        ema_update(self.teacher, self.networks["student"], decay)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, unwrap
+from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, share_buffers, unwrap
 from cps4_monai.networks.placement import place
 from cps4_monai.networks.resunet import ResUNet
 from cps4_monai.networks.weights import finetune_from, load_weights
 
-__all__ = ["ResUNet", "ema_decay", "ema_update", "finetune_from", "load_weights", "make_teacher", "place", "unwrap"]
+__all__ = [
+    "ResUNet",
+    "ema_decay",
+    "ema_update",
+    "finetune_from",
+    "load_weights",
+    "make_teacher",
+    "place",
+    "share_buffers",
+    "unwrap",
+]

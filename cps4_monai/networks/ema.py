@@ -32,6 +32,23 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
+def share_buffers(network: nn.Module) -> None:
+    """Gives every process the floating-point buffers of the first one: BatchNorm's running statistics.
+
+    ``DistributedDataParallel`` does so before each forward pass, which forbids two passes in one step; with
+    ``broadcast_buffers=False`` this function does it once a step, in one message. Other networks are left alone.
+    """
+    if not isinstance(network, DistributedDataParallel):
+        return
+    buffers = [buffer for buffer in network.module.buffers() if buffer.is_floating_point()]
+    if buffers:
+        together = torch.cat([buffer.flatten() for buffer in buffers])
+        torch.distributed.broadcast(together, src=0, group=network.process_group)
+        parts = together.split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
+
+
+@torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """Moves the teacher's parameters towards the student's: theta_t = decay * theta_t + (1 - decay) * theta_s (eq. 4).
 

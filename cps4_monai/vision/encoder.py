@@ -15,7 +15,7 @@ import timm
 import timm.data
 import torch
 from safetensors import SafetensorError
-from timm.layers import HybridEmbed
+from timm.layers import HybridEmbed, use_fused_attn
 from timm.models import adapt_input_conv, load_state_dict
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
@@ -54,8 +54,7 @@ class VisionEncoder(nn.Module):
         drop_path_rate: stochastic depth while training, in [0, 1).
         stem: "patch", one linear map a patch, as in the original ViT; "conv", 3 x 3 convolutions of stride 2 down to
             the grid and one of 1 x 1 to width D, which learns sooner from few slices (Xiao et al., "Early convolutions
-            help transformers see better", NeurIPS 2021). From scratch or with a checkpoint of that architecture; the
-            patch size is then a power of 2.
+            help transformers see better", NeurIPS 2021). From scratch only, with patches of 2, 4, 8 or 16 pixels.
 
     Attributes:
         embed_dim: D.
@@ -93,6 +92,11 @@ class VisionEncoder(nn.Module):
             raise ValueError(
                 f"name is {name!r}, no model of timm {timm.__version__}; expected a ViT such as "
                 f"{close or ['vit_base_patch16_224']}; `timm.list_models('vit*')` lists them"
+            )
+        if stem != "patch" and (pretrained or checkpoint_path is not None):
+            raise ValueError(
+                f"stem is {stem!r}, which starts from random weights, and pretrained weights are asked for; pass "
+                "stem='patch', or pretrained=False and no checkpoint_path"
             )
         height, width = _check_image_size(image_size)
         size_overrides = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
@@ -151,7 +155,7 @@ class VisionEncoder(nn.Module):
                 f"image is {tuple(image.shape)}; expected (B, 1, {self.image_size[0]}, {self.image_size[1]}): bring "
                 "the slices to the vision encoder's image_size, or build it with theirs"
             )
-        self._choose_attention(image.is_cuda)
+        self.choose_attention(image.device)
         tokens = self.model.forward_features((image - self.mean) / self.std)  # (B, prefix + h * w, D)
         tokens = tokens[:, self.model.num_prefix_tokens :]
         fc_norm = getattr(self.model, "fc_norm", None)  # average-pooling ViTs normalise here, not in forward_features
@@ -159,11 +163,12 @@ class VisionEncoder(nn.Module):
             tokens = fc_norm(tokens)
         return tokens.transpose(1, 2).unflatten(2, self.grid_size)  # (B, D, h, w)
 
-    def _choose_attention(self, fused: bool) -> None:
-        """On a CPU torch's fused attention makes a training step of a small ViT half as long again."""
-        for block in self.model.blocks:
-            if hasattr(block.attn, "fused_attn"):
-                block.attn.fused_attn = fused
+    def choose_attention(self, device: torch.device) -> None:
+        """timm's choice between fused and plain attention, but plain on CPUs: a step of a small ViT is shorter so."""
+        fused = device.type != "cpu" and bool(use_fused_attn())
+        for module in self.model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = fused
 
 
 def _check_image_size(image_size: Sequence[int]) -> tuple[int, int]:

@@ -86,6 +86,7 @@ class MaskedAutoencoder(nn.Module):
     def _encode(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
         """Tokens (B, V, D) of the patches shown (B, V), which see one another only."""
         model: Any = self.image_encoder.model
+        self.image_encoder.choose_attention(image.device)
         tokens = model._pos_embed(model.patch_embed((image - self.image_encoder.mean) / self.image_encoder.std))
         prefix, tokens = tokens[:, : model.num_prefix_tokens], tokens[:, model.num_prefix_tokens :]
         tokens = torch.cat([prefix, _take(tokens, shown)], dim=1)

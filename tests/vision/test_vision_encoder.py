@@ -57,7 +57,8 @@ def test_a_convolutional_stem_sees_beyond_its_patch_and_comes_down_to_the_same_g
     changed[..., 8:16, 24:32] = 1.0  # row 1, column 3 of the grid
     moved = (encoder(changed) - encoder(image)).abs().amax(1)[0] > 1e-4
     assert moved[1, 3] and moved[1, 4] and not moved[:, :2].any(), "neighbours overlap, what lies far away does not"
-    assert not [key for key, p in encoder.named_parameters() if "cls_token" not in key and not p.requires_grad]
+    encoder(image).square().sum().backward()
+    assert not [key for key, p in encoder.named_parameters() if p.grad is None]
 
 
 def test_fused_attention_is_for_gpus_and_changes_no_result():
@@ -162,8 +163,10 @@ def test_a_stem_of_halvings_needs_a_patch_that_is_a_power_of_two():
         small(image_size=(40, 20), patch_size=5, stem="conv")
     with pytest.raises(ValueError, match="stem is 'cnn'; expected one of"):
         small(stem="cnn")
-    with pytest.raises(ValueError, match="pretrained=False"):
+    with pytest.raises(ValueError, match="starts from random weights"):
         VisionEncoder("vit_tiny_patch16_224", (32, 16), pretrained=True, stem="conv")
+    with pytest.raises(ValueError, match="no checkpoint_path"):
+        small(stem="conv", checkpoint_path="weights.pt")
 
 
 def test_architecture_overrides_with_pretrained_weights_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing
 from cps4_monai.data.datalist import DatalistError
 from cps4_monai.data.volume import InvalidVolumeError, check_pair, read_volume
@@ -89,7 +91,5 @@ def _copy_checked(
         classes = tuple(int(c) for c in np.flatnonzero(np.bincount(label.array.ravel())) if c > 0)
     for origin, target in ((image, to_image), (mask, to_mask)):
         if origin is not None and target is not None:
-            partial = target.with_name(f"partial-{target.name}")
-            shutil.copyfile(origin, partial)
-            partial.replace(target)
+            write_atomically(target, functools.partial(shutil.copyfile, origin))
     return ConvertedScan(subject, image, mask is not None, classes)

@@ -86,7 +86,7 @@ def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:
 
 def _refuse_foreign_scans(out: Path, names: Sequence[str]) -> None:
     ours = {f"{name}_{suffix}.nii.gz" for name in names for suffix in ("T2w", "dseg")}
-    foreign = sorted(p.name for p in out.glob("*.nii*") if p.name not in ours) if out.is_dir() else []
+    foreign = sorted(p.name for p in out.glob("[!.]*.nii*") if p.name not in ours) if out.is_dir() else []
     if foreign or (out.is_dir() and any((out / f).exists() for f in ours) and not (out / "participants.tsv").exists()):
         raise FileExistsError(
             f"{out}: holds other scans ({', '.join(foreign[:3]) or 'not made by this command'}); expected an empty "
