@@ -129,7 +129,7 @@ def test_cps4_repeats_the_defaults_and_both_overlays_name_the_same_rows() -> Non
     departures = {key for key in cps4 if cps4[key] != paper[key]}
     assert departures == {
         "stage1#loss#binarise", "stage1#loss#negatives", "prompt_map#of", "prompt_map#presence_threshold",
-        "stage1#lr_new", "features", "spacing_mm", "in_plane_mode", "views",
+        "stage1#lr_new", "features", "spacing_mm", "in_plane_mode", "views", "batch_statistics",
     }  # fmt: skip
 
 
