@@ -23,8 +23,8 @@ def call(*arguments: object) -> Result:
 @pytest.fixture
 def tiny_quick(tiny_overlay: Path, tmp_path: Path) -> Path:
     """studies/quick.yaml with networks, budgets and a phantom of a second or two, and two of its cells."""
-    content = yaml.safe_load((STUDIES / "quick.yaml").read_text())
-    own = json.loads(tiny_overlay.read_text())
+    content = yaml.safe_load((STUDIES / "quick.yaml").read_text(encoding="utf-8"))
+    own = json.loads(tiny_overlay.read_text(encoding="utf-8"))
     tiny = {k: v for k, v in own.items() if k not in ("device_name", "min_free_gib", "show_progress")}
     content["settings"].update(tiny, **{"log_every": 1, "stage1#val_interval": 1})
     content["phantom"].update(subjects=6, size=64, slices=2, labeled=1, val=1, test=1)
@@ -55,7 +55,7 @@ def test_the_quick_study_runs_and_is_then_done(tiny_quick: Path, tmp_path: Path,
     result = call(tiny_quick, "-o", runs, "--device", "cpu", "-j", "1")
     assert result.exit_code == 0, result.output
     assert "[3 of 3] cell cps4-25pct-seed0: done in" in result.output and f"runs: {runs}" in result.output
-    manifest = json.loads((runs / "quick.study.json").read_text())
+    manifest = json.loads((runs / "quick.study.json").read_text(encoding="utf-8"))
     assert [cell["folder"] for cell in manifest["cells"]] == ["cells/supervised-25pct-seed0", "cells/cps4-25pct-seed0"]
 
     again = call(tiny_quick, "-o", runs, "--device", "cpu")
@@ -63,7 +63,7 @@ def test_the_quick_study_runs_and_is_then_done(tiny_quick: Path, tmp_path: Path,
 
     report = call("report", runs, "-o", tmp_path / "report", "--section", "test", "--baseline", "cps4")
     assert report.exit_code == 0, report.output
-    text = (tmp_path / "report" / "studies.md").read_text()
+    text = (tmp_path / "report" / "studies.md").read_text(encoding="utf-8")
     assert "(studies/worst-case-cps4.webp)" in text and "(studies/attention-at-25-labeled.webp)" in text
     assert "against cps4" in text and (tmp_path / "report" / "studies.html").is_file()
     for arguments, message in ((["--baseline", "clip"], "baseline is 'clip'"), (["--study", "x"], "holds the studies")):
@@ -93,7 +93,7 @@ def test_options_may_come_before_the_study_and_help_names_both_forms(tiny_quick:
 
 def test_the_phantom_of_a_study_is_made_once_and_never_mixed(tiny_quick: Path, tmp_path: Path) -> None:
     assert call(tiny_quick, "-o", tmp_path / "runs", "--dry-run").exit_code == 0
-    content = yaml.safe_load(tiny_quick.read_text())
+    content = yaml.safe_load(tiny_quick.read_text(encoding="utf-8"))
     content["phantom"]["seed"] = 9
     tiny_quick.write_text(yaml.safe_dump(content))
     result = call(tiny_quick, "-o", tmp_path / "runs", "--dry-run")

@@ -23,7 +23,7 @@ def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tm
     arguments = [str(tiny_run), "--datalist", str(tiny_data / "datalist.json"), "--section", "validation"]
     result = CliRunner().invoke(evaluate, [*arguments, "-o", str(tmp_path), "--set", "report_title=Mine"])
     assert result.exit_code == 0, result.output
-    assert "<title>Mine" in (tmp_path / "report.html").read_text()
+    assert "<title>Mine" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def test_another_report_stands_beside_it(data):
 
 
 def test_the_method_that_is_scored_stands_beside_the_others_under_its_name(data):
-    page = report_predictions(data / "pred", data / "labels", data / "out", method="ours").html.read_text()
+    page = report_predictions(data / "pred", data / "labels", data / "out", method="ours").html.read_text(
+        encoding="utf-8"
+    )
     assert "Methods side by side" in page and ">ours<" in page.replace("\n", "").replace(" ", "")
 
 

@@ -85,7 +85,7 @@ def test_ours_is_kept_or_replaced_and_foreign_files_survive(scan, tmp_path):
     assert value() == 1
     save(scan, tmp_path, 2, overwrite=True)
     assert value() == 2
-    record = json.loads((tmp_path / "Rücken 1_T2w_dseg.json").read_text())
+    record = json.loads((tmp_path / "Rücken 1_T2w_dseg.json").read_text(encoding="utf-8"))
     assert record["GeneratedBy"][0]["Name"] == "cps4_monai" and record["Sources"] == [str(scan)]
     nib.save(nib.Nifti1Image(np.full((24, 20, 3), 9, np.uint8), AFFINE), target)  # corrected by hand: no longer ours
     for overwrite in (False, True):
