@@ -15,17 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.engines.trainer import SemiSupervisedTrainer
 from cps4_monai.losses.semi_supervised import mask_unannotated
-
-
-def label_colours(num_classes: int) -> Tensor:
-    """(C, 3) colours in [0, 1]: black for the background, then hues a golden ratio apart, so that neighbours differ."""
-    hue = (torch.arange(num_classes) * 0.61803398875) % 1.0
-    offsets = torch.tensor([0.0, 2 / 3, 1 / 3])
-    colours = (((hue[:, None] + offsets) % 1.0) * 6 - 3).abs().sub(1).clamp(0, 1)
-    colours[0] = 0
-    return colours
+from cps4_monai.palette import structure_colours
 
 
 def _grey(image: Tensor) -> Tensor:
@@ -44,29 +37,31 @@ class PictureHandler:
 
     Labeled: image, label, each network's prediction. Unlabeled: image, y_text, each network's prediction (the
     teacher's is the pseudo-label), and the attention maps sigmoid(logits) of chosen prompts. Networks are run anew on
-    these two images; the training step keeps nothing for it.
+    these two images; the training step keeps nothing for it. Structures have the colours that they have in reports.
 
     Args:
         log_dir: TensorBoard folder; or give a `summary_writer`.
-        prompts: class code -> name of the attention maps to show.
+        prompts: names of the structures whose attention maps are shown.
         interval: epochs between pictures: that of the validation.
         summary_writer: used instead of a new one.
+        anatomy: the classes.
 
     Raises:
-        ValueError: an interval below 1.
+        ValueError: an interval below 1, or a prompt that the anatomy does not have.
     """
 
     def __init__(
         self,
         log_dir: str | Path = "./runs",
-        prompts: Mapping[int | str, str] | Sequence[int] = (),
+        prompts: Sequence[str] = (),
         interval: int = 1,
         summary_writer: Any | None = None,
+        anatomy: Anatomy = MRSPINESEG,
     ) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}; expected 1 or more epochs")
-        named = prompts if isinstance(prompts, Mapping) else {code: f"class {code}" for code in prompts}
-        self.prompts = {int(code): name for code, name in named.items()}
+        self.prompts = {anatomy.code_of(name): name for name in prompts}
+        self.colours = torch.from_numpy(structure_colours(anatomy)).float() / 255  # (C, 3)
         self.interval = interval
         self.writer = SummaryWriter(log_dir=str(log_dir)) if summary_writer is None else summary_writer
 
@@ -93,14 +88,13 @@ class PictureHandler:
         method, image = engine.method, content["image"][:1]
         with engine.autocast():
             logits = method.predict(image)
-        colours = label_colours(next(iter(logits.values())).shape[1])
         drawn = {"image": _grey(image[0])}
         for name in ("label", "prompt_map"):
             if name in content:
-                drawn[name] = _overlay(image[0], content[name][0, 0], colours)
+                drawn[name] = _overlay(image[0], content[name][0, 0], self.colours)
         for name, one in logits.items():
             winner = mask_unannotated(one, method.unannotated).argmax(dim=1)[0]
-            drawn[name] = _overlay(image[0], winner, colours)
+            drawn[name] = _overlay(image[0], winner, self.colours)
         return drawn
 
     def _attention(self, content: Mapping[str, Any], part: str, epoch: int) -> None:

@@ -14,6 +14,7 @@ from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.inference.outcome import NOTES, ScanOutcome, by_urgency
 from cps4_monai.inference.run_tables import found_levels
+from cps4_monai.palette import hex_colours
 from cps4_monai.report.page import (
     Card,
     Cards,
@@ -27,7 +28,6 @@ from cps4_monai.report.page import (
     render_page,
     settings_table,
 )
-from cps4_monai.report.palette import hex_colours
 
 logger = logging.getLogger(__name__)
 

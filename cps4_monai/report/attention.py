@@ -9,6 +9,7 @@ import torch
 from matplotlib import colormaps
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.palette import structure_colours
 from cps4_monai.report.overlay import (
     INK,
     blend_labels,
@@ -19,7 +20,6 @@ from cps4_monai.report.overlay import (
     show_slice,
     to_png,
 )
-from cps4_monai.report.palette import structure_colours
 
 HEAT = "inferno"
 

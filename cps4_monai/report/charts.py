@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.report.palette import hex_colours
+from cps4_monai.palette import hex_colours
 
 TEXT, MUTED, GRID, ACCENT = "#23272e", "#6b7280", "#e6e8ec", "#2f6f8f"
 SERIES = ("#2f6f8f", "#c8693f", "#5b8c5a", "#8a63a8", "#b08a2e", "#3f7fbf", "#a8526b", "#6b7280")

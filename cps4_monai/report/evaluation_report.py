@@ -17,6 +17,7 @@ from cps4_monai.metrics.bootstrap import Interval
 from cps4_monai.metrics.conventions import CONVENTION_TITLES, CONVENTIONS
 from cps4_monai.metrics.identification import WITHIN_MM
 from cps4_monai.metrics.tables import STRUCTURE_METRICS, state_counts
+from cps4_monai.palette import hex_colours
 from cps4_monai.report.charts import learning_curve, method_bars, structure_boxes
 from cps4_monai.report.curves import by_chart
 from cps4_monai.report.page import (
@@ -34,7 +35,6 @@ from cps4_monai.report.page import (
     settings_table,
     write_page,
 )
-from cps4_monai.report.palette import hex_colours
 
 CHART_TITLES = {"losses": "losses", "scores": "validation scores", "other": "other values"}
 

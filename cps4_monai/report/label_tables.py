@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.report.palette import hex_colours, structure_colours
+from cps4_monai.palette import hex_colours, structure_colours
 
 
 def slicer_colour_table(anatomy: Anatomy) -> str:

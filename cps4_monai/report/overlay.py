@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.report.palette import structure_colours
+from cps4_monai.palette import structure_colours
 
 FILL = 0.38
 PAPER = "#0f1216"  # pictures are dark, as radiologists view them

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.palette import structure_colours
 from cps4_monai.report.overlay import (
     INK,
     Slab,
@@ -20,7 +21,6 @@ from cps4_monai.report.overlay import (
     to_png,
     write_names,
 )
-from cps4_monai.report.palette import structure_colours
 
 PANEL_HEIGHT = 5.6  # inches, at 100 dpi
 NAME_MARGIN = 0.72  # inches for the names on each side

@@ -8,10 +8,11 @@ import logging
 import pytest
 import torch
 
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.handlers import PictureHandler, ProgressHandler, RunRecord
 from cps4_monai.handlers.progress import scalars_of
 from cps4_monai.handlers.run_record import versions
-from cps4_monai.handlers.tensorboard import label_colours
+from cps4_monai.palette import structure_colours
 
 
 class Writer:
@@ -65,11 +66,11 @@ def test_pictures_of_both_halves_and_chosen_prompts(tmp_path, make_run):
     def attention(engine):
         engine.state.batch["unlabeled"]["attention_logits"] = torch.zeros(2, 3, 2, 2)
 
-    handler = PictureHandler(prompts={1: "L5", "2": "L4"}, interval=2, summary_writer=writer)
+    handler = PictureHandler(prompts=["L5", "S"], interval=2, summary_writer=writer)
     handler.attach(run.trainer)
     run.run()
     tags = {tag: image for tag, image, step in writer.images if step == 2}
-    assert set(tags) == {"slices/labeled", "slices/unlabeled", "attention/unlabeled/L5", "attention/unlabeled/L4"}
+    assert set(tags) == {"slices/labeled", "slices/unlabeled", "attention/unlabeled/L5", "attention/unlabeled/S"}
     assert tags["slices/labeled"].shape == (3, 8, 4 * 8)  # image, label, student, teacher
     assert tags["attention/unlabeled/L5"].shape == (1, 8, 2 * 8)
     assert torch.all(tags["attention/unlabeled/L5"][..., 8:] == 0.5)
@@ -84,11 +85,10 @@ def test_pictures_leave_the_run_as_it_was(tmp_path, make_run):
     assert all(torch.equal(v, without.bits()[0][k]) for k, v in with_pictures.bits()[0].items())
 
 
-def test_colours_are_distinct_and_background_is_black():
-    colours = label_colours(20)
-    assert colours.shape == (20, 3) and colours[0].sum() == 0 and colours.min() >= 0 and colours.max() <= 1
-    distances = torch.cdist(colours, colours) + torch.eye(20)
-    assert distances.min() > 0.05
+def test_pictures_have_the_colours_of_the_reports():
+    assert torch.equal(
+        PictureHandler(summary_writer=Writer()).colours * 255, torch.tensor(structure_colours(MRSPINESEG))
+    )
 
 
 def test_record_holds_settings_versions_and_log_and_one_entry_a_start(tmp_path, make_run, caplog):

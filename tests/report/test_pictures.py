@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.palette import structure_colours
 from cps4_monai.report.attention import attention_figure, heat_overlay, upsampled
 from cps4_monai.report.overlay import (
     blend_labels,
@@ -19,7 +20,6 @@ from cps4_monai.report.overlay import (
     spread,
 )
 from cps4_monai.report.overlay import structure_places as places_of
-from cps4_monai.report.palette import structure_colours
 from cps4_monai.report.pictures import sagittal_mosaic, side_by_side, slice_rows
 
 AFFINE = np.diag([4.0, -1.0, 1.0, 1.0])

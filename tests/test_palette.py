@@ -6,13 +6,13 @@ from itertools import pairwise
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
+from cps4_monai.palette import hex_colours, oklch_to_rgb, structure_colours
 from cps4_monai.report.label_tables import (
     bids_dseg_table,
     itksnap_label_descriptions,
     slicer_colour_table,
     write_label_tables,
 )
-from cps4_monai.report.palette import hex_colours, oklch_to_rgb, structure_colours
 
 
 def test_each_structure_has_a_colour_of_its_own():
