@@ -21,6 +21,7 @@ from cps4_monai.report.predictions import case_pictures, find_cases
 from cps4_monai.vision import load_prompted_vision
 
 logger = logging.getLogger(__name__)
+ATTENTION_SUBJECTS = 3
 
 
 def parsed_config(cell: CellResult) -> ConfigParser:
@@ -63,10 +64,10 @@ def _picture(cell: CellResult, case: str, section: str) -> bytes:
 
 
 def attention_gallery(results: StudyResults) -> list[Figure]:
-    """For each labeled share one slice with the attention of each stage 1: a row per method that has its own.
+    """For each labeled share some slices with the attention of each stage 1: a row per method that has its own.
 
-    The slice is the middle one of the section's first labeled subject; the seed is the lowest that is there; the
-    prompts are those of the config's ``pictured_structures`` that the data label.
+    The slices are the middle ones of the section's first labeled subjects, so that nobody chooses them; the seed is the
+    lowest that is there; the prompts are those of the config's ``pictured_structures`` that the data label.
     """
     figures = []
     for share in results.shares:
@@ -77,30 +78,32 @@ def attention_gallery(results: StudyResults) -> list[Figure]:
             if cell.stage1 is not None:
                 by_stage1.setdefault(cell.stage1, cell)
         if by_stage1:
-            figures.append(_attention(results, list(by_stage1.values()), share))
+            figures += _attention(results, list(by_stage1.values()), share)
     return figures
 
 
-def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -> Figure:
+def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -> list[Figure]:
     parsed = parsed_config(cells[0]).get_parsed_content
     anatomy, cache, datalist = parsed("anatomy"), parsed("cache"), parsed("data")
-    entry, label_path = next((e, e.label) for e in datalist.sides[results.section] if e.label is not None)
-    label = np.array(cache.label(label_path, entry.image).array)
-    image = cache.image(entry.image)
-    index = mid_slice(label, image.shape[0])
-    slice_ = image.slice(index).astype(np.float32)
-    attention = {
-        results.methods[cell.method]: _attention_of(cell.stage1, anatomy, slice_, parsed_config(cell))
-        for cell in cells
-        if cell.stage1 is not None
-    }
     shown = [name for name in parsed("pictured_structures") if anatomy.code_of(name) not in datalist.unannotated]
-    picture = attention_figure(
-        slice_, label[index], attention, shown, anatomy=anatomy, spacing_mm=image.spacing_mm[1:],
-        title=f"{entry.subject}, slice {index + 1} of {image.shape[0]}",
-    )  # fmt: skip
-    caption = f"{entry.subject}, seed {cells[0].seed}; the label of each structure is outlined. Same scale in all maps."
-    return Figure(picture, f"attention at {share_name(share)} labeled", caption)
+    figures = []
+    for entry in [e for e in datalist.sides[results.section] if e.label is not None][:ATTENTION_SUBJECTS]:
+        label = np.array(cache.label(entry.label, entry.image).array)
+        image = cache.image(entry.image)
+        index = mid_slice(label, image.shape[0])
+        slice_ = image.slice(index).astype(np.float32)
+        attention = {
+            results.methods[cell.method]: _attention_of(cell.stage1, anatomy, slice_, parsed_config(cell))
+            for cell in cells
+            if cell.stage1 is not None
+        }
+        picture = attention_figure(
+            slice_, label[index], attention, shown, anatomy=anatomy, spacing_mm=image.spacing_mm[1:],
+            title=f"{entry.subject}, slice {index + 1} of {image.shape[0]}",
+        )  # fmt: skip
+        caption = f"Seed {cells[0].seed}; the label of each structure is outlined. Same scale in all maps."
+        figures.append(Figure(picture, f"attention at {share_name(share)} labeled, {entry.subject}", caption))
+    return figures
 
 
 def _attention_of(stage1: Path, anatomy: Anatomy, slice_: np.ndarray, parser: ConfigParser) -> np.ndarray:
