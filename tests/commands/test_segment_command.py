@@ -208,11 +208,11 @@ def test_after_a_kill_the_same_command_does_only_what_is_missing(inputs, small_b
     command = [sys.executable, "-m", "cps4_monai.cli", "segment", inputs.folder, "-o", inputs.out, "-w", small_bundle,
                "-d", "cpu", "-j", "1"]  # fmt: skip
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(inputs.out.glob("*_dseg.nii.gz")):
+    while process.poll() is None and not list(inputs.out.glob("[!.]*_dseg.nii.gz")):
         time.sleep(0.002)
     process.kill()
     process.wait()
-    there = {path: path.stat().st_mtime_ns for path in inputs.out.glob("*_dseg.nii.gz")}
+    there = {path: path.stat().st_mtime_ns for path in inputs.out.glob("[!.]*_dseg.nii.gz")}
     assert there and all(is_ours(path) for path in there)  # whole, with their sidecars
     result = inputs.segment("--weights", small_bundle, qc=True)
     assert result.exit_code == 0, result.output
