@@ -73,10 +73,9 @@ def attention_gallery(results: StudyResults) -> list[Figure]:
     for share in results.shares:
         cells = [c for c in results.cells if c.share == share and c.stage1 is not None]
         cells = [c for c in cells if c.seed == min(c.seed for c in cells)]
-        by_stage1: dict[Path, CellResult] = {}
+        by_stage1: dict[Path | None, CellResult] = {}
         for cell in cells:
-            if cell.stage1 is not None:
-                by_stage1.setdefault(cell.stage1, cell)
+            by_stage1.setdefault(cell.stage1, cell)
         if by_stage1:
             figures += _attention(results, list(by_stage1.values()), share)
     return figures
@@ -86,19 +85,16 @@ def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -
     parsed = parsed_config(cells[0]).get_parsed_content
     anatomy, cache, datalist = parsed("anatomy"), parsed("cache"), parsed("data")
     shown = [name for name in parsed("pictured_structures") if anatomy.code_of(name) not in datalist.unannotated]
+    prompts = {results.methods[cell.method]: _PromptAttention(cell, anatomy) for cell in cells}
     figures = []
     for entry in [e for e in datalist.sides[results.section] if e.label is not None][:ATTENTION_SUBJECTS]:
         label = np.array(cache.label(entry.label, entry.image).array)
         image = cache.image(entry.image)
         index = mid_slice(label, image.shape[0])
         slice_ = image.slice(index).astype(np.float32)
-        attention = {
-            results.methods[cell.method]: _attention_of(cell.stage1, anatomy, slice_, parsed_config(cell))
-            for cell in cells
-            if cell.stage1 is not None
-        }
         picture = attention_figure(
-            slice_, label[index], attention, shown, anatomy=anatomy, spacing_mm=image.spacing_mm[1:],
+            slice_, label[index], {title: of(slice_) for title, of in prompts.items()}, shown, anatomy=anatomy,
+            spacing_mm=image.spacing_mm[1:],
             title=f"{entry.subject}, slice {index + 1} of {image.shape[0]}",
         )  # fmt: skip
         caption = f"Seed {cells[0].seed}; the label of each structure is outlined. Same scale in all maps."
@@ -106,10 +102,15 @@ def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -
     return figures
 
 
-def _attention_of(stage1: Path, anatomy: Anatomy, slice_: np.ndarray, parser: ConfigParser) -> np.ndarray:
-    """(C, h, w) probabilities, by the activation that the prompt map takes."""
-    model = load_prompted_vision(stage1 / STAGE1_WEIGHTS, anatomy=anatomy, map_location="cpu")
-    with torch.no_grad():
-        logits = model(torch.from_numpy(slice_)[None, None])[0]
-    softmax = parser.get_parsed_content("prompt_map#activation") == "softmax"
-    return (logits.softmax(dim=0) if softmax else logits.sigmoid()).numpy()
+class _PromptAttention:
+    """A cell's stage 1: a slice (H, W) to probabilities (C, h, w), by the activation that its prompt map takes."""
+
+    def __init__(self, cell: CellResult, anatomy: Anatomy) -> None:
+        assert cell.stage1 is not None
+        self.model = load_prompted_vision(cell.stage1 / STAGE1_WEIGHTS, anatomy=anatomy, map_location="cpu")
+        self.softmax = parsed_config(cell).get_parsed_content("prompt_map#activation") == "softmax"
+
+    @torch.no_grad()
+    def __call__(self, slice_: np.ndarray) -> np.ndarray:
+        logits = self.model(torch.from_numpy(slice_)[None, None])[0]
+        return (logits.softmax(dim=0) if self.softmax else logits.sigmoid()).numpy()

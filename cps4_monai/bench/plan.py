@@ -66,7 +66,6 @@ class Job:
 
     def prepare(self) -> None:
         """Writes down what is to be run, before it is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / SETTINGS, self.settings)
         write_json(self.folder / "overlay.json", self.task["settings"])
         write_json(self.folder / TASK, self.task)

@@ -36,10 +36,7 @@ def write_label_volume(path: str | Path, array: np.ndarray, like: Volume | nib.N
         OSError: the folder cannot be written to.
     """
     path = Path(path)
-    content = label_bytes(path.name, array, like)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
-    return path
+    return write_atomically(path, label_bytes(path.name, array, like))
 
 
 def label_bytes(name: str, array: np.ndarray, like: Volume | nib.Nifti1Header) -> bytes:

@@ -77,7 +77,6 @@ def write_owned_label(label_path: str | Path, content: bytes, record: Mapping[st
     """
     label_path = Path(label_path)
     replaces = hashlib.sha256(label_path.read_bytes()).hexdigest() if check_may_write(label_path) else None
-    label_path.parent.mkdir(parents=True, exist_ok=True)
     sidecar = {
         "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
         "Sha256": hashlib.sha256(content).hexdigest(),

@@ -1,4 +1,4 @@
-"""The bytes of a NIfTI file: read once, hashed, decompressed, and decoded into voxels."""
+"""A NIfTI file: read once, hashed, decompressed, and decoded into voxels; and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+
+from cps4_monai.atomic_file import write_atomically
 
 GZIP_MAGIC = b"\x1f\x8b"
 REEXPORT = "copy or export the file again from its source"
@@ -140,3 +142,12 @@ def _scaled(volume: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
     if slope == 1 and intercept == 0:
         return volume
     return volume * np.float64(slope) + np.float64(intercept)
+
+
+def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Writes a NIfTI-1 file with sform and qform, beside and renamed, so that no half-written file stays."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    write_atomically(path, lambda beside: nib.save(image, beside))

@@ -51,7 +51,6 @@ class RunFiles:
             OSError: the folder cannot be written to.
         """
         self.check(contents)
-        self.folder.mkdir(parents=True, exist_ok=True)
         known = self._known() or {}
         for name, content in contents.items():
             # The old file stays known, so that a run killed between manifest and file finds nothing foreign.

@@ -95,7 +95,6 @@ def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: boo
     if check_may_write(files.label) and not overwrite:
         raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
     started = time.perf_counter()
-    files.label.parent.mkdir(parents=True, exist_ok=True)
     content = label_bytes(files.label.name, result.labels, result.header)
     seconds = result.record["Seconds"]
     seconds["write"] = time.perf_counter() - started
@@ -114,7 +113,6 @@ def write_picture(path: Path, png: bytes) -> None:
         ForeignFileError: another picture has that name.
     """
     check_picture(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     chunk = struct.pack(">I", len(_MARK) - 4) + _MARK + struct.pack(">I", zlib.crc32(_MARK))
     write_atomically(path, png[:_PNG_START] + chunk + png[_PNG_START:])
 

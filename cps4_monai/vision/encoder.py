@@ -101,22 +101,19 @@ class VisionEncoder(nn.Module):
         height, width = _check_image_size(image_size)
         size_overrides = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
         given: dict[str, Any] = {key: value for key, value in size_overrides.items() if value is not None}
-        given.update({"stem": stem} if stem != "patch" else {})
         if given and pretrained and checkpoint_path is None:
             raise ValueError(
                 f"{given} change the architecture of {name}, which pretrained weights do not fit; drop them, or pass "
                 "pretrained=False, or as checkpoint_path weights of that architecture"
             )
-        overrides = {**given, **({} if patch_size is None else {"patch_size": patch_size})}
+        given.update({} if patch_size is None else {"patch_size": patch_size})
         self.image_size = (height, width)
         self.stem = stem
         self.pretrained = bool(pretrained or checkpoint_path)
-        self._arguments = {"name": name, **overrides}
+        self._arguments = {"name": name, "stem": stem, **given}
         options = {"in_chans": 1, "img_size": (height, width), "num_classes": 0, "drop_path_rate": drop_path_rate}
-        built = {**options, **overrides}
-        if built.pop("stem", "patch") == "conv":
-            built["embed_layer"] = _convolutional_embedding
-        self.model = _create(name, pretrained and checkpoint_path is None, built)
+        options.update({"embed_layer": _convolutional_embedding} if stem == "conv" else {})
+        self.model = _create(name, pretrained and checkpoint_path is None, {**options, **given})
         patch = _patch_size(self.model, name)
         if height % patch[0] or width % patch[1]:
             raise ValueError(

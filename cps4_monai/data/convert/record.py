@@ -1,15 +1,10 @@
-"""What a conversion did, file by file, and how it writes."""
+"""What a conversion did, file by file."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import nibabel as nib
-import numpy as np
-
-from cps4_monai.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)
@@ -63,12 +58,3 @@ def refuse_existing(files: list[Path], overwrite: bool) -> None:
             f"{there[0]} exists ({len(there)} of {len(files)} outputs do); expected an empty folder: choose another "
             "one, or pass --overwrite"
         )
-
-
-def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Writes a NIfTI-1 file with sform and qform, beside and renamed, so that no half-written file stays."""
-    image = nib.Nifti1Image(array, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm", "sec")
-    write_atomically(path, lambda beside: nib.save(image, beside))

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing, write_nifti
+from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing
 from cps4_monai.data.convert.vertebral_bodies import NoCanalError, keep_bodies
 from cps4_monai.data.datalist import DatalistError
+from cps4_monai.data.nifti_file import write_nifti
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from cps4_monai.data.build_datalist import build_datalist
 from cps4_monai.data.datalist import Datalist
+from cps4_monai.data.nifti_file import write_nifti
 from cps4_monai.data.phantom.subject import make_phantom
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ def write_phantom_dataset(
     rows = []
     for k, name in enumerate(names):
         phantom = make_phantom([seed, k], size, slices, sacrum=k not in free, variation=variation)
-        _save(phantom.image, phantom.affine, out / f"{name}_T2w.nii.gz")
-        _save(phantom.label, phantom.affine, out / f"{name}_dseg.nii.gz")
+        write_nifti(phantom.image, phantom.affine, out / f"{name}_T2w.nii.gz")
+        write_nifti(phantom.label, phantom.affine, out / f"{name}_dseg.nii.gz")
         classes = np.unique(phantom.label)
         rows.append([name, "no" if k in free else "yes", phantom.image.shape[0], " ".join(map(str, classes))])
         logger.info("%s: %d slices, classes %s", name, phantom.image.shape[0], rows[-1][-1])
@@ -92,11 +92,3 @@ def _refuse_foreign_scans(out: Path, names: Sequence[str]) -> None:
             f"{out}: holds other scans ({', '.join(foreign[:3]) or 'not made by this command'}); expected an empty "
             "folder or one made with the same number of subjects: choose another folder"
         )
-
-
-def _save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    image = nib.Nifti1Image(array, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm", "sec")
-    nib.save(image, path)
