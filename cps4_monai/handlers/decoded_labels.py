@@ -49,6 +49,8 @@ class DecodedLabels:
         ValueError: numbers below 1, a data set without grids, or a provider without a prior.
     """
 
+    options = ("unannotated", "prior", "every", "min_margin", "anchored_only", "thresholds")
+
     def __init__(
         self,
         dataset: Any,

@@ -6,6 +6,8 @@ import logging
 import pickle
 import random
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,8 +51,9 @@ class ResumeHandler:
     Args:
         path: of the checkpoint, outside ``models``, where every file is offered as a model.
         states: what to keep, by name; those that are None are not part of this run.
-        settings: plain values that must be the same for the run to go on (sizes, losses, seed, data); leave out those
-            that may change on the way (workers, device, number of epochs).
+        settings: what must be the same for the run to go on (sizes, losses, seed, data): plain values, and objects, of
+            which the class and the attributes named in ``options`` (of a dataclass: its fields) must be. Leave out what
+            may change on the way (workers, device, number of epochs).
         every: epochs between checkpoints; the last epoch always makes one.
         enabled: False neither reads nor writes.
 
@@ -70,7 +73,8 @@ class ResumeHandler:
             raise ValueError(f"states {sorted(states)}, every {every}; expected one state or more and every >= 1")
         self.path = Path(path)
         self.states = {name: item for name, item in states.items() if item is not None}
-        self.settings = plain(dict(settings or {}), "settings")
+        flat = {key: value for name, item in (settings or {}).items() for key, value in _flat(name, item).items()}
+        self.settings = plain(flat, "settings")
         self.every = every
         self.enabled = enabled
 
@@ -154,6 +158,16 @@ class ResumeHandler:
 
     def _mend(self) -> str:
         return "choose another output folder, restore the settings, or delete this file to start anew"
+
+
+def _flat(name: str, setting: Any) -> dict[str, Any]:
+    """A setting by name; an object by its class and, as ``name.option``, its options, theirs included."""
+    if not hasattr(setting, "__dict__") or isinstance(setting, Enum):
+        return {name: setting}
+    flat: dict[str, Any] = {name: type(setting).__name__}
+    for option in [f.name for f in fields(setting)] if is_dataclass(setting) else getattr(setting, "options", ()):
+        flat.update(_flat(f"{name}.{option}", getattr(setting, option)))
+    return flat
 
 
 def _bare(item: Any) -> Any:

@@ -120,6 +120,8 @@ class PixelAttentionLoss(_AttentionMapLoss):
         absent_weight: under "all", weight of an absent class in the mean over classes, a present one having 1.
     """
 
+    options = ("binarise", "activation", "unannotated", "absent_weight")
+
     def __init__(
         self,
         binarise: str = "max_pool",
@@ -171,6 +173,8 @@ class AttentionLoss(nn.Module):
     Raises:
         ValueError: an unknown option, or a negative weight.
     """
+
+    options = ("token_weight", "pixel_weight", "pixel")
 
     def __init__(
         self,

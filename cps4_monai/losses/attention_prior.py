@@ -36,6 +36,8 @@ class AttentionPrior:
         ValueError: an unknown activation, a number out of range, a code in two groups.
     """
 
+    options = ("activation", "exponent", "floor", "confidence", "groups", "order")
+
     def __init__(
         self,
         activation: str = "sigmoid",

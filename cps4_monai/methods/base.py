@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,14 @@ class SemiSupervisedMethod(ABC):
     Attributes:
         updates: optimiser steps made so far; ramps and the EMA warm-up count in it.
         needs_unlabeled: whether :meth:`forward` reads ``batch["unlabeled"]``.
+        options: names of the attributes that a resumed run must share with the run that it goes on with.
 
     Raises:
         ValueError: `deployed` is no network, or there is no optimiser.
     """
 
     needs_unlabeled = True
+    options: ClassVar[tuple[str, ...]] = ("deployed_name", "unannotated")
 
     def __init__(
         self,

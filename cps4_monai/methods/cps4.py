@@ -49,6 +49,10 @@ class CPS4(TeacherStudent):
             :class:`TeacherStudent`.
     """
 
+    options = (
+        *TeacherStudent.options, "text_weight", "enhance_weight", "target_mode", "prior", "grid_text", "text_confidence"
+    )  # fmt: skip
+
     def __init__(
         self,
         student: nn.Module,

@@ -27,6 +27,8 @@ class MeanTeacher(TeacherStudent):
         ValueError: a negative weight, and as :class:`TeacherStudent`.
     """
 
+    options = (*TeacherStudent.options, "consistency_weight")
+
     def __init__(
         self,
         student: nn.Module,

@@ -35,6 +35,8 @@ class TeacherStudent(SemiSupervisedMethod):
         ValueError: a decay outside [0, 1], a negative ramp, an unknown `deployed` or `batch_statistics`.
     """
 
+    options = (*SemiSupervisedMethod.options, "ema_decay", "ramp_up_updates", "batch_statistics")
+
     def __init__(
         self,
         student: nn.Module,

@@ -46,6 +46,10 @@ class LevelOrder:
         ValueError: a number out of range, a kind without a least extent, fewer than two structures in the chain.
     """
 
+    options = (
+        "chain", "height_mm", "anchored", "kind_weight", "threshold", "sharpness", "smoothing", "blur_mm", "shortest_mm"
+    )  # fmt: skip
+
     def __init__(
         self,
         anatomy: Anatomy,

@@ -38,6 +38,8 @@ class PromptMapper(nn.Module):
         ValueError: an unknown option or a value out of range, or an order with ``of="similarity"``.
     """
 
+    options = ("activation", "stacking", "presence_threshold", "upsampling", "of", "unannotated", "bins", "order")
+
     def __init__(
         self,
         activation: str = "sigmoid",

@@ -107,3 +107,17 @@ def test_pretraining_sees_every_training_slice_and_stage_1_starts_from_it(run_ti
     started = run_tiny("training_stage1", tmp_path, run=False, **{"stage1#vision_checkpoint": str(file)})
     encoder, saved = started.parser.get_parsed_content("stage1#image_encoder"), content(file)
     assert encoder.pretrained and all(torch.equal(v, saved[k]) for k, v in encoder.model.state_dict().items())
+
+
+def test_a_resumed_run_must_have_the_options_of_method_prior_map_and_loss(run_tiny, tiny_run, tmp_path):
+    settings = {"stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt"), "prior_floor": 0.03}
+    parsed = run_tiny("training_stage2", tmp_path, ("cps4_plus",), run=False, **settings).parser.get_parsed_content
+    stage1, stage2 = parsed("stage1#resume").settings, parsed("train#resume").settings
+    assert (stage2["method"], stage2["method.target_mode"], stage2["method.ema_decay"]) == ("CPS4", "decoded", 0.99)
+    assert (stage2["decoded_labels.prior.floor"], stage2["decoded_labels.min_margin"]) == (0.03, 0.5)
+    assert (stage2["prompt_map"], stage2["prompt_map.presence_threshold"]) == ("PromptMapper", 0.5)
+    assert (stage1["loss"], stage1["loss.token_weight"], stage1["loss.pixel.binarise"]) == (
+        "AttentionLoss",
+        0.5,
+        "max_pool",
+    )

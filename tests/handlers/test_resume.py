@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -128,6 +129,44 @@ def test_other_settings_are_named(tmp_path, make_run):
     make_run(tmp_path, epochs=1, settings={"seed": 7, "classes": 3}).run()
     with pytest.raises(CheckpointError, match=r"classes was 3, is 4; seed was 7, is None.*another output folder"):
         make_run(tmp_path, epochs=2, settings={"classes": 4}).run()
+
+
+class Prior:
+    options = ("floor",)
+
+    def __init__(self, floor):
+        self.floor, self.calls = floor, object()
+
+
+class Method:
+    options = ("weight", "prior")
+
+    def __init__(self, weight, prior):
+        self.weight, self.prior = weight, prior
+
+
+@dataclass
+class Border:
+    voxels: int
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"method": Method(2.0, Prior(0.1))}, r"settings \(method\.weight was 1\.0, is 2\.0\)"),
+        ({"method": Method(1.0, Prior(0.2))}, r"settings \(method\.prior\.floor was 0\.1, is 0\.2\)"),
+        ({"method": Method(1.0, None)}, r"method\.prior was 'Prior', is None; method\.prior\.floor was 0\.1, is None"),
+        ({"border": Border(3)}, r"settings \(border\.voxels was 2, is 3\)"),
+        ({"loss": nn.L1Loss()}, r"settings \(loss was 'MSELoss', is 'L1Loss'\)"),
+    ],
+)
+def test_options_of_objects_are_settings_too(tmp_path, make_run, changed, message):
+    settings = {"method": Method(1.0, Prior(0.1)), "border": Border(2), "loss": nn.MSELoss()}
+    make_run(tmp_path, epochs=1, settings=settings).run()
+    with pytest.raises(CheckpointError, match=message):
+        make_run(tmp_path, epochs=2, settings={**settings, **changed}).run()
+    again = {"method": Method(1.0, Prior(0.1)), "border": Border(2), "loss": nn.MSELoss()}
+    make_run(tmp_path, epochs=2, settings=again).run()
 
 
 def test_another_epoch_length_is_named(tmp_path, make_run):
