@@ -33,12 +33,13 @@ def dice_by_share(rows: Sequence[MethodRow], titles: Mapping[str, str]) -> str:
         titles: method -> title, all methods of the study in order.
     """
     shares = list(dict.fromkeys(row.share for row in rows))
-    methods = [method for method in titles if any(row.method == method for row in rows)]
+    found = {(row.method, row.share) for row in rows}
+    methods = [method for method in titles if any(method == name for name, _ in found)]
     figure, axes = plain_chart(10.4, 3.9)
-    for place, method in enumerate(methods):
+    at_share = {share: [m for m in methods if (m, share) in found] for share in shares}
+    for method in methods:
         own = [row for row in rows if row.method == method]
-        shift = (place - (len(methods) - 1) / 2) * min(0.09, 0.7 / len(methods))
-        x = np.array([shares.index(row.share) for row in own]) + shift
+        x = np.array([shares.index(row.share) + _beside(method, at_share[row.share]) for row in own])
         mean = np.array([row.dice["b"].mean for row in own])
         low, high = (np.array([getattr(row.dice["b"], side) for row in own]) for side in ("low", "high"))
         style = style_of(list(titles).index(method))
@@ -51,6 +52,11 @@ def dice_by_share(rows: Sequence[MethodRow], titles: Mapping[str, str]) -> str:
     axes.set_xlabel("labeled subjects", color=MUTED, fontsize=9)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg_of(figure)
+
+
+def _beside(method: str, methods: Sequence[str]) -> float:
+    """How far from its share's tick a method is drawn, so that those of one share stand side by side about it."""
+    return (methods.index(method) - (len(methods) - 1) / 2) * min(0.09, 0.7 / len(methods))
 
 
 def subject_differences(differences: Sequence[Difference], titles: Mapping[str, str], baseline: str) -> str:

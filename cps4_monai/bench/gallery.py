@@ -97,7 +97,7 @@ def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -
             spacing_mm=image.spacing_mm[1:],
             title=f"{entry.subject}, slice {index + 1} of {image.shape[0]}",
         )  # fmt: skip
-        caption = f"Seed {cells[0].seed}; the label of each structure is outlined. Same scale in all maps."
+        caption = f"Seed {cells[0].seed}; the label of each structure is outlined."
         figures.append(Figure(picture, f"attention at {share_name(share)} labeled, {entry.subject}", caption))
     return figures
 

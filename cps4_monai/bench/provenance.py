@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.bench.folders import read_settings
+from cps4_monai.bench.folders import DONE, read_settings
 from cps4_monai.bench.results import CellResult, StudyResults
 from cps4_monai.report.page import Block, Cell, Table, Text
 
@@ -51,14 +51,20 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
             names = ", ".join(labeled) if len(labeled) <= 5 else f"{len(labeled)} subjects"
             overlays = ", ".join(Path(name).name for name in cell.task["overlays"])
             minutes = cell.done["seconds"]["training"] / 60
+            before = 0.0 if cell.stage1 is None else read_settings(cell.stage1 / DONE)["seconds"]["training"] / 60
             commit = str(cell.run["versions"].get("commit", ""))
             rows.append([
                 Cell(cell.name, cell.name), Cell(names, len(labeled)), Cell(overlays, overlays),
-                Cell(f"{minutes:.1f}", minutes), Cell(str(cell.done["finished"]["training"])[:10]),
+                Cell(f"{minutes:.1f}", minutes), Cell(f"{before:.1f}" if before else "", before),
+                Cell(str(cell.done["finished"]["training"])[:10]),
                 Cell(commit[:10] + ("+changes" if commit.endswith("+changes") else "")),
             ])  # fmt: skip
-    note = "Each cell's folder holds its merged config, the command, versions, log, metrics, weights and predictions."
-    return [Table(("cell", "labeled subjects", "overlays", "minutes", "date", "commit"), rows), Text(note)]
+    note = (
+        "Minutes of training beside other jobs; cells with the same stage 1 share it. Each cell's folder holds its "
+        "merged config, the command, versions, log, metrics, weights and predictions."
+    )
+    head = ("cell", "labeled subjects", "overlays", "stage 2, min", "stage 1, min", "date", "commit")
+    return [Table(head, rows), Text(note)]
 
 
 def attribution_of(cells: Iterable[CellResult]) -> str:

@@ -40,13 +40,20 @@ def mrspineseg(source: Path, out: Path, overwrite: bool) -> None:
 @OUT
 @click.option("--sequence", type=click.Choice(["t2", "t2_SPACE", "t1"]), default="t2", show_default=True)
 @click.option("--bodies-only", is_flag=True, help="Set the posterior elements of the vertebrae to background.")
+@click.option("--central-mm", type=click.FloatRange(min=0), help="Keep this width of slices about the canal; 0: one.")
+@click.option("--half", is_flag=True, help="Halve the in-plane resolution.")
 @OVERWRITE
-def spider(source: Path, out: Path, sequence: str, bodies_only: bool, overwrite: bool) -> None:
+def spider(
+    source: Path, out: Path, sequence: str, bodies_only: bool, central_mm: float | None, half: bool, overwrite: bool
+) -> None:
     """SPIDER: SOURCE/images/1_t2.mha with SOURCE/masks/1_t2.mha."""
     from cps4_monai.data.convert import convert_spider
 
     try:
-        result = convert_spider(source, out, sequence=sequence, bodies_only=bodies_only, overwrite=overwrite)
+        result = convert_spider(
+            source, out, sequence=sequence, bodies_only=bodies_only, central_mm=central_mm, half=half,
+            overwrite=overwrite,
+        )  # fmt: skip
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     _report(result, out)

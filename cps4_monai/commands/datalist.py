@@ -11,7 +11,7 @@ import click
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON file to write.")
 @click.option("--labeled-share", type=float, default=100.0, show_default=True,
-              help="Percentage of the training patients with labels that count as labeled.")  # fmt: skip
+              help="Percentage of the labeled training patients whose labels are used.")  # fmt: skip
 @click.option("--labeled", type=click.IntRange(min=1), help="Their number, instead of the share.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Validation patients: a share or a number.")
@@ -38,7 +38,7 @@ def datalist(
 
     \b
     Example:
-      cps4 datalist data/scans -o data/scans/datalist.json --labeled-share 10 --seed 1
+      cps4 datalist data/scans -o data/scans/datalist.json --val 2 --test 2 --seed 1
     """
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.data.build_datalist import build_datalist

@@ -45,7 +45,8 @@ def load_datalist(
         dataset_dir: folder that the paths in the file are relative to; the file's own folder by default.
         labeled_share: percentage of the training subjects that count as labeled, a nested subset recorded in the
             file ("10"); the others are used without their label. None: every training entry that has a label.
-        unlabeled_slices: for ``splits.json``, also take the single slices as unlabeled training scans.
+        unlabeled_slices: also take the single slices of a ``splits.json`` as unlabeled training scans; a datalist of
+            ours names all its unlabeled scans in ``training``, and has no other.
         labeled_subjects: the training subjects that count as labeled, by name; overrides ``labeled_share``.
         require: parts that must have entries, see :meth:`Datalist.require`.
         check_files: check that every file is there.
@@ -63,8 +64,6 @@ def load_datalist(
     if "train" in content and "labeled" in content:
         datalist = read_splits(content, folder, path, chosen, unlabeled_slices)
     else:
-        if unlabeled_slices:
-            raise DatalistError(f"{path}: unlabeled_slices is for SPIDER's splits.json; add entries without 'label'")
         datalist = _read_own(content, folder, path, chosen, whole=share is not None)
     if check_files:
         _check_files(datalist, path, folder)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.palette import structure_colours
@@ -47,6 +48,16 @@ def heat_overlay(image: np.ndarray, attention: np.ndarray, target: np.ndarray | 
     if target is not None and target.any():
         rgb[outline(target) & target] = 1.0
     return (np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+
+
+def _draw_scale(figure: Figure, wide: float, high: float) -> None:
+    """The colours of A from 0 to 1 in the upper right corner of a figure of that size in inches."""
+    ramp = np.linspace(0.0, 1.0, 64)[None]
+    axes = figure.add_axes(((wide - 1.0) / wide, (high - 0.2) / high, 0.8 / wide, 0.09 / high))
+    axes.imshow(colormaps[HEAT](ramp)[..., :3] * ramp[..., None], aspect="auto")
+    axes.set_axis_off()
+    for x, text, side in ((wide - 1.05, "A  0", "right"), (wide - 0.15, "1", "left")):
+        figure.text(x / wide, (high - 0.16) / high, text, color=INK, fontsize=8, ha=side, va="center")
 
 
 def attention_figure(
@@ -96,6 +107,7 @@ def attention_figure(
     figure = dark_figure(total, full_height)
     if title:
         figure.text(0.1 / total, (full_height - 0.18) / full_height, title, color=INK, fontsize=10, va="center")
+    _draw_scale(figure, total, full_height)
     for row, (model, maps) in enumerate(rows.items()):
         bottom = (full_height - header - (row + 1) * (high + 0.08) + 0.08) / full_height
         large = upsampled(maps, image.shape)

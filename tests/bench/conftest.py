@@ -90,6 +90,7 @@ def write_runs(tmp_path: Path):
             write_json(folder / "task.json", {"overlays": [method, "study"], "places": places})
             if stage1 is not None:
                 write_json(stage1 / "stage1" / "run.json", {"starts": [{"iterations": 70}]})
+                write_json(stage1 / "done.json", {"seconds": {"training": 150.0}})
                 for section in ("validation", "test"):
                     rows = [f"mean,{m},{c},{0.2 + 0.2 * seed + 0.5 * (m == 'ceiling')}"
                             for m in ("prompt_map", "ceiling") for c in "abc"]  # fmt: skip

@@ -76,5 +76,8 @@ def test_the_shipped_studies_hold_what_the_issue_asks_for() -> None:
     assert by_share["10"] - compared == {"cps4_paper", "clip", "untrained", "mt_decoded"}
     assert by_share["100"] == {"supervised"}
     assert ratios.rotate_labeled == {"5", "10"} and ratios.baseline == "mean_teacher"
+    longer = load_study(STUDIES / "ratios_longer.yaml")
+    assert longer.settings == {"max_epochs": 12, "stage1#max_epochs": 20} and longer.rotate_labeled == {"5", "10"}
+    assert all(block.seeds == (0, 1, 2) for block in longer.matrix)
     assert len(ablation.methods) == 10 and ablation.baseline == "mt_ce" and ablation.matrix[0].shares == ("5",)
     assert all(block.seeds == (0, 1, 2) for study in (ratios, ablation) for block in study.matrix)

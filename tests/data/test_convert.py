@@ -128,6 +128,23 @@ def test_spider_tree_is_converted_in_place_and_code(tmp_path: Path) -> None:
     assert "12:1" in (out / "conversion.csv").read_text()
 
 
+def test_spider_central_slice_at_half_the_resolution(tmp_path: Path) -> None:
+    scan, codes = image(1), mask()
+    codes[2, 1, 1], codes[2, 2:4, 2:4] = 100, 1  # canal in the last slice, L5 in one block of it
+    write_mha(tmp_path / "images" / "1_t2.mha", scan)
+    write_mha(tmp_path / "masks" / "1_t2.mha", codes)
+    (converted,) = convert_spider(tmp_path, tmp_path / "out", central_mm=0, half=True).scans
+    result = read_volume(tmp_path / "out" / "sub-001_T2w.nii.gz")
+    label = read_volume(tmp_path / "out" / "sub-001_dseg.nii.gz", is_label=True)
+    assert result.array.shape == label.array.shape == (1, 3, 3) and converted.classes == (2,)
+    np.testing.assert_array_equal(result.array[0, 1, 1], np.round(scan[2, 2:4, 2:4].mean()))
+    assert np.argwhere(label.array == 2).tolist() == [[0, 1, 1]]
+    first_block = LPS_TO_RAS @ [1 + 2 * 4.0, 2 + 0.3, 3 + 0.25, 1]
+    np.testing.assert_allclose(result.affine @ [0, 0, 0, 1], first_block, atol=1e-6)
+    with pytest.raises(ValueError, match="central_mm is -1"):
+        convert_spider(tmp_path, tmp_path / "out", central_mm=-1)
+
+
 def test_spider_scan_with_a_mask_of_another_grid_fails_alone(tmp_path: Path) -> None:
     source = tmp_path / "src"
     for k, origin in ((1, (1.0, 2.0, 3.0)), (2, (1.0, 2.0, 9.0))):

@@ -150,6 +150,13 @@ def test_reads_the_spider_splits_as_they_stand(spider_dir: Path) -> None:
     assert len(more.unlabeled) == 20 + 144 and not held_out & {e.subject for e in more.training}
 
 
+def test_asking_for_single_slices_changes_nothing_in_a_datalist_that_names_all_its_scans(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").touch()
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [{"image": "scan.nii", "subject": "a"}]}))
+    plain, more = (load_datalist(tmp_path / "datalist.json", unlabeled_slices=asked) for asked in (False, True))
+    assert plain == more and len(more.unlabeled) == 1
+
+
 def splits(**changes: object) -> dict:
     content = {"train": ["sub-001", "sub-002"], "val": [], "test": [], "labeled": {"50": ["sub-001"]}}
     return {**content, **changes}

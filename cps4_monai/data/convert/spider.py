@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cps4_monai.data.convert.crop import central_slices, halve_in_plane
 from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing
 from cps4_monai.data.convert.vertebral_bodies import NoCanalError, keep_bodies
 from cps4_monai.data.datalist import DatalistError
@@ -63,6 +64,8 @@ def convert_spider(
     *,
     sequence: str = "t2",
     bodies_only: bool = False,
+    central_mm: float | None = None,
+    half: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
     """Converts a SPIDER tree (``images/1_t2.mha``, ``masks/1_t2.mha``) to ``sub-001_T2w.nii.gz`` and ``_dseg``.
@@ -72,17 +75,22 @@ def convert_spider(
         out: folder for the result; also gets ``conversion.csv``, with the voxels that have no code here.
         sequence: t2, t2_SPACE or t1.
         bodies_only: set the vertebrae's posterior elements to background, see :func:`keep_bodies`.
+        central_mm: keep the sagittal slices within this width about the spinal canal, see :func:`central_slices`; 0
+            keeps one. None: all.
+        half: halve the in-plane resolution, see :func:`halve_in_plane`.
         overwrite: replace files that exist.
 
     Raises:
         DatalistError: no image of that sequence.
-        ValueError: an unknown sequence.
+        ValueError: an unknown sequence, or a negative width.
         FileExistsError: outputs exist already.
         ImportError: SimpleITK is not installed.
     """
     source, out = Path(source), Path(out)
     if sequence not in SEQUENCES:
         raise ValueError(f"sequence is {sequence!r}; expected one of {list(SEQUENCES)}")
+    if central_mm is not None and central_mm < 0:
+        raise ValueError(f"central_mm is {central_mm}; expected a width in mm, 0 for a single slice, or None for all")
     images, masks = _by_patient(source / "images", sequence), _by_patient(source / "masks", sequence)
     if not images:
         raise DatalistError(
@@ -99,7 +107,7 @@ def convert_spider(
     for number, image in sorted(images.items()):
         try:
             scans.append(_convert(sitk, f"sub-{number:0{digits}d}", image, masks.get(number), targets[number],
-                                  bodies_only))  # fmt: skip
+                                  bodies_only, central_mm, half))  # fmt: skip
         except (RuntimeError, ValueError) as error:
             logger.error("%s: %s", image, error)
             failed.append((image, str(error)))
@@ -129,11 +137,18 @@ def _simple_itk() -> Any:
 
 
 def _convert(
-    sitk: Any, subject: str, image: Path, mask: Path | None, targets: list[Path], bodies_only: bool
+    sitk: Any,
+    subject: str,
+    image: Path,
+    mask: Path | None,
+    targets: list[Path],
+    bodies_only: bool,
+    central_mm: float | None,
+    half: bool,
 ) -> ConvertedScan:
     array, affine = _read_mha(sitk, image)
     label: np.ndarray | None = None
-    classes: tuple[int, ...] = ()
+    canal: np.ndarray | None = None
     dropped: dict[int, int] = {}
     if mask is not None:
         codes, mask_affine = _read_mha(sitk, mask)
@@ -143,18 +158,25 @@ def _convert(
                 "one grid: resample the mask (nearest neighbour)"
             )
         label, dropped = spider_codes(codes)
+        canal = codes == CANAL
         if bodies_only:
             try:
-                label = keep_bodies(label, codes == CANAL, affine)
+                label = keep_bodies(label, canal, affine)
             except NoCanalError as error:
                 raise ValueError(f"mask {mask}: {error}") from error
-        classes = tuple(int(c) for c in np.flatnonzero(np.bincount(label.ravel())) if c > 0)
         if dropped:
             logger.warning("%s: no code here for %s; set to background", mask, dropped)
+    if central_mm is not None:
+        kept, affine = central_slices(array.shape, affine, central_mm, canal)
+        array, label = array[kept], None if label is None else label[kept]
+    if half:
+        array, label, affine = halve_in_plane(array, affine, label)
     write_nifti(array, affine, targets[0])
-    if label is not None:
-        write_nifti(label, affine, targets[1])
-    return ConvertedScan(subject, image, label is not None, classes, dropped)
+    if label is None:
+        return ConvertedScan(subject, image, False)
+    write_nifti(label, affine, targets[1])
+    classes = tuple(int(c) for c in np.flatnonzero(np.bincount(label.ravel())) if c > 0)
+    return ConvertedScan(subject, image, True, classes, dropped)
 
 
 def _read_mha(sitk: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
