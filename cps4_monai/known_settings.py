@@ -56,7 +56,7 @@ def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str
         return
     owner = _node(config, parent) if parent else None
     if isinstance(owner, Mapping) and "_target_" in owner:
-        accepted = _arguments(str(owner["_target_"]))
+        accepted = arguments_of(str(owner["_target_"]))
         if accepted is None or leaf in accepted:
             return
         candidates = {f"{parent}#{argument}" for argument in accepted}
@@ -86,22 +86,27 @@ def _node(config: Any, setting: str) -> Any:
     return config
 
 
-def _arguments(target: str) -> set[str] | None:
-    """Names of the arguments that a class or function takes; None where it takes any, or is not found."""
+def arguments_of(target: str) -> dict[str, Any] | None:
+    """Arguments that a class or function takes, with their defaults; None where it takes any, or is not found.
+
+    An argument without a default has ``inspect.Parameter.empty``.
+    """
     called = locate(target) if "." in target else None
     if called is None:
         return None
     functions = (
         [vars(c)["__init__"] for c in called.__mro__ if "__init__" in vars(c)] if inspect.isclass(called) else []
     )
-    names: set[str] = set()
+    found: dict[str, Any] = {}
     for function in functions or [called]:
         if not callable(function) or function is object.__init__:
             return None
         parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
+                found.setdefault(parameter.name, parameter.default)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names
+            return found
     return None
 
 

@@ -51,8 +51,9 @@ class Difference:
         baseline: short name.
         share: labeled share.
         seeds: those that both have.
-        by_subject: method minus baseline, seeds averaged, by subject.
-        comparison: mean difference, its interval and the Wilcoxon signed-rank test.
+        by_subject: method minus baseline in Dice (b), seeds averaged, by subject.
+        comparison: mean difference in Dice (b), its interval and the Wilcoxon signed-rank test.
+        others: convention (a), (c) -> mean difference; (a) weighs subjects by their slices.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Difference:
     seeds: tuple[int, ...]
     by_subject: pd.Series
     comparison: PairedComparison
+    others: dict[str, float]
 
 
 def cases_of(results: StudyResults, method: str, share: str) -> pd.DataFrame:
@@ -69,16 +71,34 @@ def cases_of(results: StudyResults, method: str, share: str) -> pd.DataFrame:
     return cases[(cases["method"] == method) & (cases["share"] == share)]
 
 
-def by_subject(cases: pd.DataFrame, column: str, seeds: Sequence[int] | None = None) -> pd.Series:
+def by_subject(cases: pd.DataFrame, column: str) -> pd.Series:
     """Subject -> value, scans of a subject averaged within a seed, then seeds averaged.
 
     Args:
         cases: of one method and share.
         column: e.g. "dice_b".
-        seeds: to take; None: all.
     """
-    kept = cases if seeds is None else cases[cases["seed"].isin(seeds)]
-    return kept.groupby(["subject", "seed"])[column].mean().groupby("subject").mean().sort_index()
+    return _by_run(cases, column).groupby("subject").mean().sort_index()
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Subject -> both values, seeds averaged, of the subjects and seeds that both have a value of.
+
+    Args:
+        first: cases of one method at a share.
+        second: cases of another one there.
+        column: e.g. "dice_b".
+
+    Returns:
+        Columns ``first`` and ``second``, by subject.
+    """
+    runs = pd.DataFrame({"first": _by_run(first, column), "second": _by_run(second, column)}).dropna()
+    return runs.groupby("subject").mean().sort_index()
+
+
+def _by_run(cases: pd.DataFrame, column: str) -> pd.Series:
+    """(subject, seed) -> value, scans of a subject averaged; without those that have none."""
+    return cases.groupby(["subject", "seed"])[column].mean().dropna()
 
 
 def _weights(cases: pd.DataFrame) -> pd.Series:
@@ -102,12 +122,12 @@ def _row(results: StudyResults, cases: pd.DataFrame, method: str, share: str) ->
     dice, spread = {}, {}
     for convention in CONVENTIONS:
         values = by_subject(cases, f"dice_{convention}")
-        own = weights.to_numpy() if convention == "a" else None
+        own = weights[values.index].to_numpy() if convention == "a" else None
         dice[convention] = bootstrap_mean(values.to_numpy(), own)
         means = []
         for _, group in cases.groupby("seed"):
             one = by_subject(group, f"dice_{convention}")
-            means.append(float(np.average(one, weights=weights if convention == "a" else None)))
+            means.append(float(np.average(one, weights=weights[one.index] if convention == "a" else None)))
         spread[convention] = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
     totals = cases.groupby("seed")[["num_missed", "num_identified", "num_labeled"]].sum()
     times = [cell.done["seconds"]["training"] for cell in results.cells if (cell.method, cell.share) == (method, share)]
@@ -124,13 +144,12 @@ def _row(results: StudyResults, cases: pd.DataFrame, method: str, share: str) ->
     )
 
 
-def differences_to(results: StudyResults, baseline: str, column: str = "dice_b") -> list[Difference]:
+def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
     """Every other method against the baseline at each share where both are there.
 
     Args:
         results: of the study.
         baseline: short name of a method.
-        column: e.g. "dice_b".
 
     Raises:
         ValueError: no cell of the baseline is there.
@@ -143,41 +162,48 @@ def differences_to(results: StudyResults, baseline: str, column: str = "dice_b")
         for method in results.methods:
             theirs = cases_of(results, method, share)
             seeds = sorted(set(ours["seed"]) & set(theirs["seed"]))
-            if method == baseline or not seeds:
+            pairs = {convention: paired(theirs, ours, f"dice_{convention}") for convention in CONVENTIONS}
+            if method == baseline or pairs["b"].empty:
                 continue
-            pairs = pd.concat([by_subject(theirs, column, seeds), by_subject(ours, column, seeds)], axis=1).dropna()
-            first, second = pairs.iloc[:, 0], pairs.iloc[:, 1]
+            gains = {convention: pair["first"] - pair["second"] for convention, pair in pairs.items()}
+            slices = _weights(ours)[gains["a"].index]
             found.append(
                 Difference(
                     method=method,
                     baseline=baseline,
                     share=share,
                     seeds=tuple(int(seed) for seed in seeds),
-                    by_subject=first - second,
-                    comparison=paired_comparison(first.to_numpy(), second.to_numpy()),
+                    by_subject=gains["b"],
+                    comparison=paired_comparison(pairs["b"]["first"].to_numpy(), pairs["b"]["second"].to_numpy()),
+                    others={"a": float(np.average(gains["a"], weights=slices)), "c": float(gains["c"].mean())},
                 )
             )
     return found
 
 
-def gap_closed(rows: Sequence[MethodRow], method: str) -> dict[tuple[str, str], float]:
+def gap_closed(results: StudyResults, method: str) -> dict[tuple[str, str], float]:
     """How much of the way from ``method`` at a share to ``method`` with all subjects labeled the others go, by (b).
 
+    Method and share are compared on the subjects and seeds that both have, as in :func:`differences_to`.
+
     Args:
-        rows: of the study.
+        results: of the study.
         method: usually "supervised".
 
     Returns:
         (method, share) -> 0 for no gain, 1 for as good as all labels; empty where there is no upper bound, and without
         the shares at which there is no gap to close.
     """
-    mean = {(row.method, row.share): row.dice["b"].mean for row in rows}
-    upper = mean.get((method, FULL))
+    full = by_subject(cases_of(results, method, FULL), "dice_b")
     closed = {}
-    for (name, share), value in mean.items():
-        lower = mean.get((method, share))
-        if upper is not None and lower is not None and name != method and share != FULL and upper > lower:
-            closed[(name, share)] = (value - lower) / (upper - lower)
+    for share in results.shares:
+        for name in results.methods:
+            if name == method or share == FULL or full.empty:
+                continue
+            pairs = paired(cases_of(results, name, share), cases_of(results, method, share), "dice_b")
+            upper, reached, lower = float(full.mean()), float(pairs["first"].mean()), float(pairs["second"].mean())
+            if upper > lower:  # false, too, where no pair makes them NaN
+                closed[(name, share)] = (reached - lower) / (upper - lower)
     return closed
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from cps4_monai.known_settings import arguments_of
 
 _REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
 _PURE = re.compile(r"@([A-Za-z_][\w#]*)")
@@ -28,10 +32,10 @@ def node_of(config: Mapping[str, Any], setting: str) -> Any:
 def effective_settings(config: Mapping[str, Any], run_id: str, base: Mapping[str, Any]) -> dict[str, Any]:
     """Every value that a run id depends on, by the id of the leaf.
 
-    References are followed from the run id on. Left out are handlers that only watch, what is in ``PLACES_AND_PACE``,
-    and the wiring that the base config brings along (expressions, references, classes): tidying that up changes no
-    result, while the same from an overlay is a choice. A leaf that is a plain reference stands with the value that it
-    leads to.
+    References are followed from the run id on. Left out are the handlers of the base config, what is in
+    ``PLACES_AND_PACE``, and the wiring that the base config brings along (expressions, references, classes): tidying
+    that up changes no result, while the same from an overlay is a choice. A leaf that is a plain reference stands with
+    the value that it leads to.
 
     Args:
         config: the merged config.
@@ -57,7 +61,8 @@ def effective_settings(config: Mapping[str, Any], run_id: str, base: Mapping[str
         for leaf, value in _leaves(node, setting):
             waiting += _references(value)
             kept = _value(config, value)
-            if kept is _MISSING or _watching(leaf) or (_is_wiring(leaf, kept) and value == _node(base, leaf)):
+            of_base = value == _node(base, leaf)
+            if kept is _MISSING or _watching(leaf, of_base) or (_is_wiring(leaf, kept) and of_base):
                 continue
             if not isinstance(kept, Mapping | list) or not _has_text(kept):
                 found[leaf] = kept
@@ -80,21 +85,41 @@ def needs_stage1(config: Mapping[str, Any]) -> bool:
     return False
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], config: Mapping[str, Any] | None = None
+) -> dict[str, tuple[Any, Any]]:
     """Ids whose values differ, with both values; None stands for "not there".
 
-    A setting that only one side has counts only if it is on: a new option of the bundle that is off by default (null,
-    false, zero, empty) changes no earlier result.
+    A setting that only one side has is an argument of an object, and then counts unless it is that argument's default,
+    or an option of the bundle, which counts if it is on: a new one that is off (null, false, zero, empty) changes no
+    earlier result.
+
+    Args:
+        before: settings of a run.
+        now: settings of another.
+        config: the merged config of one of them, where the objects' classes stand; None: all are taken for options.
     """
     changed = {}
     for setting in sorted(before.keys() | now.keys()):
         first, second = before.get(setting, _MISSING), now.get(setting, _MISSING)
         if first is _MISSING or second is _MISSING:
-            if first if second is _MISSING else second:
+            value = first if second is _MISSING else second
+            default = _default_of(config or {}, setting)
+            if bool(value) if default is _MISSING else value != default:
                 changed[setting] = (None if first is _MISSING else first, None if second is _MISSING else second)
         elif first != second:
             changed[setting] = (first, second)
     return changed
+
+
+def _default_of(config: Mapping[str, Any], setting: str) -> Any:
+    """What an argument of an object of the config is where it is not given; missing where it is no such argument."""
+    owner, _, argument = setting.rpartition(": ")[2].rpartition("#")  # "training_stage1: stage1#loss#absent_weight"
+    node = _node(config, owner)
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return _MISSING
+    default = (arguments_of(str(node["_target_"])) or {}).get(argument, inspect.Parameter.empty)
+    return _MISSING if default is inspect.Parameter.empty else json.loads(json.dumps(default, default=str))
 
 
 def _node(config: Any, setting: str) -> Any:
@@ -112,8 +137,8 @@ def _ignored(setting: str) -> bool:
     return any(setting == name or setting.startswith(f"{name}#") for name in PLACES_AND_PACE)
 
 
-def _watching(leaf: str) -> bool:
-    return "handlers#" in leaf or leaf.rpartition("#")[2] in ("_requires_", "_desc_", "pin_memory")
+def _watching(leaf: str, of_base: bool) -> bool:
+    return ("handlers#" in leaf and of_base) or leaf.rpartition("#")[2] in ("_requires_", "_desc_", "pin_memory")
 
 
 def _is_wiring(leaf: str, value: Any) -> bool:

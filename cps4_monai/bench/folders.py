@@ -12,6 +12,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bench.effective import differences
 
 SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
+PLANNED = "planned.json"  # the merged config that the job trains with, whatever becomes of the overlays meanwhile
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -42,16 +43,17 @@ class FolderShelf:
         for path in sorted(parent.glob(f"*/{SETTINGS}")) if parent.is_dir() else []:
             self._settings[path.parent] = read_settings(path)
 
-    def place(self, name: str, settings: Mapping[str, Any]) -> Path:
+    def place(self, name: str, settings: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Path:
         """Folder of the run with these settings: the one there is, whatever its name, or a new one.
 
         Args:
             name: of a new folder; a number is added where that name is taken by other settings.
             settings: those that decide the result.
+            config: see :func:`differences`.
         """
         plain = json.loads(json.dumps(settings, default=str))
         for folder, known in sorted(self._settings.items(), key=lambda item: item[0].name != name):
-            if not differences(known, plain):
+            if not differences(known, plain, config):
                 return folder
         for number in itertools.count(1):
             folder = self.parent / (name if number == 1 else f"{name}-{number}")
@@ -60,14 +62,16 @@ class FolderShelf:
                 return folder
         raise AssertionError("unreachable")
 
-    def older(self, name: str, settings: Mapping[str, Any]) -> dict[Path, dict[str, tuple[Any, Any]]]:
+    def older(
+        self, name: str, settings: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> dict[Path, dict[str, tuple[Any, Any]]]:
         """Folders of that name with other settings, and what is different in them."""
         plain = json.loads(json.dumps(settings, default=str))
         found = {}
         for folder, known in self._settings.items():
             stem, _, number = folder.name.rpartition("-")
             if (folder / SETTINGS).is_file() and (folder.name == name or (stem == name and number.isdigit())):
-                changed = differences(known, plain)
+                changed = differences(known, plain, config)
                 if changed:
                     found[folder] = changed
         return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from cps4_monai.bench.budget import budget_table, check_equal_budgets
 from cps4_monai.bench.effective import node_of
-from cps4_monai.bench.folders import DONE, SETTINGS, TASK, FolderShelf, read_settings, write_json
+from cps4_monai.bench.folders import DONE, PLANNED, SETTINGS, TASK, FolderShelf, read_settings, write_json
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
 from cps4_monai.bench.study import Study
 
@@ -34,6 +34,7 @@ class Job:
         after: the job whose result it reads.
         method: of the cell that brought it in.
         epochs: of its training.
+        config: the merged config, as it was when the study was planned.
         older: folders of the same name with other settings, and what is different in them.
     """
 
@@ -46,6 +47,7 @@ class Job:
     after: Job | None
     method: str
     epochs: int
+    config: Mapping[str, Any] = field(default_factory=dict)
     older: dict[Path, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
 
     @property
@@ -69,6 +71,7 @@ class Job:
         write_json(self.folder / SETTINGS, self.settings)
         write_json(self.folder / "overlay.json", self.task["settings"])
         write_json(self.folder / TASK, self.task)
+        write_json(self.folder / PLANNED, self.config)
 
 
 @dataclass
@@ -153,12 +156,13 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
 
     def job_of(cell: Cell, kind: str, settings: Mapping[str, Any], after: Job | None) -> Job:
         shelf = shelves["stage1" if kind == "stage1" else "cells"]
-        older = shelf.older(cell.name, settings)
-        folder = shelf.place(cell.name, settings)
+        older = shelf.older(cell.name, settings, cell.config)
+        folder = shelf.place(cell.name, settings, cell.config)
         if folder not in by_folder:
             task = _task(cell, kind, folder, places, after)
             epochs = int(node_of(cell.config, "stage1#max_epochs" if kind == "stage1" else "max_epochs"))
-            job = Job(folder.name, kind, folder, settings, task, study.evaluate, after, cell.method, epochs, older)
+            job = Job(folder.name, kind, folder, settings, task, study.evaluate, after, cell.method, epochs,
+                      cell.config, older)  # fmt: skip
             by_folder[folder] = job
             plan.jobs.append(job)
         return by_folder[folder]

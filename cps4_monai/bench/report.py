@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,10 @@ def write_study_report(
     cells = [cell for one in results for cell in one.cells]
     source = attribution_of(cells) if attribution is None else attribution
     footer = f"Made by cps4_monai {__version__}. Research use only. {source}".strip()
-    header = how_it_was_made(results, f"cps4 bench report RUNS -o {output.name} --section {section}")
+    command = ["cps4", "bench", "report", "RUNS", "-o", output.name, "--section", section]
+    command += [part for name in studies for part in ("--study", name)]
+    command += [*(["--baseline", baseline] if baseline else []), *([] if pictures else ["--no-pictures"])]
+    header = how_it_was_made(results, shlex.join(command))
     scored = f"Scored on the {section} subjects."
     about = Section("How it was made", [Text(text.replace("`", "")) for text in (*header, METHOD)])
     html = write_page(output / "studies.html", title, scored, [about, *sections], footer)

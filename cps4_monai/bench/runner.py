@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, NoReturn
 
 from cps4_monai.bench.folders import LOG
 from cps4_monai.bench.plan import Job
@@ -46,8 +48,16 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def auto_jobs() -> int:
-    """Jobs at a time: one per core, as far as the free memory goes."""
+def auto_jobs(device: str | None = None) -> int:
+    """Jobs at a time: one per core, as far as the free memory goes; on a GPU one, which has it to itself.
+
+    Args:
+        device: that the jobs are told to use; None: what the configs say, the GPU where there is one.
+    """
+    from cps4_monai.device import select_device
+
+    if select_device(device or "auto").type != "cpu":
+        return 1
     free = 0.0
     info = Path("/proc/meminfo")
     if info.is_file():
@@ -99,14 +109,15 @@ class Runner:
         if slots < 1:
             raise ValueError(f"{slots} jobs at a time; expected at least 1")
         self.waiting = list(jobs)
-        self.slots = slots
+        self.slots = min(slots, max(1, len(self.waiting)))
         self.watch, self.ended = watch, ended
         self.running: list[Running] = []
         self.results: list[Ended] = []
-        self._environment = job_environment(slots)
+        self._environment = job_environment(self.slots)
 
     def run(self) -> list[Ended]:
-        """Until nothing is left; an interrupt ends the processes, which resume when started again."""
+        """Until nothing is left; an interrupt or SIGTERM ends the processes, which resume when started again."""
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             while self.waiting or self.running:
                 self._start()
@@ -120,6 +131,7 @@ class Runner:
             for one in self.running:
                 one.process.wait()
                 one.log.close()
+            signal.signal(signal.SIGTERM, before)
         return self.results
 
     def _start(self) -> None:
@@ -153,6 +165,10 @@ class Runner:
     def _end(self, result: Ended) -> None:
         self.results.append(result)
         self.ended(result)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _reason(log: Path, code: int) -> str:

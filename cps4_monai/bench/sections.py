@@ -48,7 +48,7 @@ def study_sections(
         Section(f"Study {name}", _about(results), results.manifest["description"]),
         Section(f"{name}: Dice", _dice(results, rows, best, chosen_on)),
         Section(f"{name}: against {results.methods[baseline]}", _against(results, differences, baseline), against),
-        Section(f"{name}: every subject", _subjects(results, baseline), "Dice (b), seeds averaged."),
+        Section(f"{name}: every subject", _subjects(results, differences, baseline), "Dice (b), seeds averaged."),
         Section(f"{name}: by structure", _structures(results),
                 "Dice, mean over the subjects whose label has the structure, seeds averaged; a missed one counts 0."),
         Section(f"{name}: learning curves", _curves(results),
@@ -97,7 +97,7 @@ def _about(results: StudyResults) -> list[Block]:
 def _dice(
     results: StudyResults, rows: Sequence[MethodRow], best: Mapping[str, str], chosen_on: StudyResults | None
 ) -> list[Block]:
-    closed = gap_closed(rows, results.manifest["gap"]) if results.manifest["gap"] else {}
+    closed = gap_closed(results, results.manifest["gap"]) if results.manifest["gap"] else {}
     columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "SD over seeds", "Dice (a)", "Dice (c)", "missed",
                "identified", "minutes"] + (["gap closed"] if closed else [])  # fmt: skip
     table = []
@@ -160,14 +160,16 @@ def _against(results: StudyResults, differences: Sequence[Difference], baseline:
             Cell(title, title), Cell(share_name(one.share), _share_number(one.share)),
             Cell(", ".join(map(str, one.seeds)), len(one.seeds)),
             Cell(with_interval(interval, 1, 100, sign=True), interval.mean),
+            *(Cell(f"{100 * value:+.1f}", value) for value in one.others.values()),
             number(p_value, 3), Cell(f"{one.comparison.wins} of {interval.n}", one.comparison.wins),
         ])  # fmt: skip
-    columns = ("method", "labeled", "seeds", "difference in points [95 %]", "p", "better on")
+    columns = ("method", "labeled", "seeds", "points of (b) [95 %]", "of (a)", "of (c)", "p", "better on")
     return [Table(columns, rows), *blocks] if rows else []
 
 
-def _subjects(results: StudyResults, baseline: str) -> list[Block]:
+def _subjects(results: StudyResults, differences: Sequence[Difference], baseline: str) -> list[Block]:
     blocks: list[Block] = []
+    gains = {(one.method, one.share): 100 * one.by_subject for one in differences}
     for share in results.shares:
         columns = {method: by_subject(cases, "dice_b") for method in results.methods
                    if not (cases := cases_of(results, method, share)).empty}  # fmt: skip
@@ -177,12 +179,13 @@ def _subjects(results: StudyResults, baseline: str) -> list[Block]:
             cells = [Cell(str(subject), str(subject))]
             for method in table.columns:
                 shown = number(float(values[method]))
-                if method != baseline and baseline in table.columns and not math.isnan(values[method]):
-                    gain = 100 * (values[method] - values[baseline])
+                gain = gains.get((method, share), pd.Series(dtype=float)).get(subject)
+                if gain is not None:
                     shown = Cell(f"{shown.text} ({gain:+.1f})", shown.sort)
                 cells.append(shown)
             rows.append(cells)
-        caption = f"{share_name(share)} labeled; in brackets the points above {results.methods[baseline]}."
+        above = f"in brackets the points above {results.methods[baseline]}, on common seeds"
+        caption = f"{share_name(share)} labeled; {above}."
         blocks.append(Table(("subject", *(results.methods[m] for m in table.columns)), rows, caption))
     return blocks
 

@@ -45,6 +45,8 @@ def start_study(
     plan = make_plan(study, Data.read(datalist, dataset_dir), runs, device)
     # Places on this machine are nobody else's: the report says which study and which list, not where they lie.
     data = "" if study.phantom is not None else f" --datalist {datalist.name}"
+    data += "" if dataset_dir is None else " --dataset-dir SCANS"
+    data += "" if device is None else f" --device {device}"
     plan.command = f"cps4 bench {study_file.resolve().parent.name}/{study_file.name} -o RUNS{data}"
     return plan
 

@@ -1,6 +1,6 @@
 """The process behind one job: ``python -m cps4_monai.bench.task FOLDER SECTION...`` trains, then scores each section.
 
-A job is the bundle's own run ids with the overlays that ``task.json`` names. Started again, it goes on where it
+A job is the bundle's own run ids with the config that the study was planned with. Started again, it goes on where it
 stopped: the training by the bundle's ``ResumeHandler``, the sections by ``done.json``.
 """
 
@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.bench.folders import DONE, TASK, read_settings, write_json
+from cps4_monai.bench.folders import DONE, PLANNED, TASK, read_settings, write_json
 
 logger = logging.getLogger(__name__)
 RESUME_FILES = {"stage1": Path("stage1") / "resume.pt", "cell": Path("stage2") / "resume.pt"}
@@ -37,7 +37,7 @@ def run_task(folder: Path, sections: list[str]) -> None:
     with _locked(folder):
         if "training" not in _seconds(folder):
             started = time.monotonic()
-            _workflow(task, ["train.json", *task["overlays"], str(folder / "overlay.json")], task["run_id"], {})
+            _workflow(task, [str(folder / PLANNED)], task["run_id"], {})
             _record(folder, "training", time.monotonic() - started)
             (folder / RESUME_FILES[task["kind"]]).unlink(missing_ok=True)
         for section in sections:
@@ -78,9 +78,10 @@ def _record(folder: Path, step: str, seconds: float) -> None:
     done = read_settings(folder / DONE)
     done["seconds"] = {**done.get("seconds", {}), step: round(seconds, 2)}
     done["finished"] = {**done.get("finished", {}), step: datetime.now(UTC).isoformat(timespec="seconds")}
-    done["threads"] = int(os.environ.get("OMP_NUM_THREADS", "0")) or None
-    done["machine"] = machine()
-    done["versions"] = versions()
+    if step == "training":  # what the report states; a section may be scored elsewhere, later
+        done["threads"] = int(os.environ.get("OMP_NUM_THREADS", "0")) or None
+        done["machine"] = machine()
+        done["versions"] = versions()
     write_json(folder / DONE, done)
 
 

@@ -60,7 +60,7 @@ def run(
     try:
         plan = start_study(study_file, output, datalist=datalist, dataset_dir=dataset_dir, device=device)
         left = plan.open_jobs(only)
-        slots = auto_jobs() if jobs == "auto" else _count(jobs)
+        slots = auto_jobs(device) if jobs == "auto" else _count(jobs)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if only is not None and not plan.matching(only):

@@ -29,7 +29,8 @@ def batch_to_device(batch: Any, device: torch.device | None = None, non_blocking
 class SemiSupervisedTrainer(Trainer):
     """Trains a method, firing MONAI's FORWARD, LOSS, BACKWARD and MODEL events in each iteration.
 
-    No iteration waits for the device. While it runs, ``state.output`` is a dict of predictions and losses; once it is
+    No iteration waits for the device, copies to it included where `non_blocking` is set and the batch lies in pinned
+    memory, as the bundle does on a GPU. While it runs, ``state.output`` is a dict of predictions and losses; once it is
     completed, a list with one dict of detached scalar tensors: the total ``"loss"`` and its parts. (The list is the
     form in which MONAI's handlers expect decollated outputs, so ``from_engine(["loss"], first=True)``, `StatsHandler`
     and `TensorBoardStatsHandler` work as they are; a scalar is copied to the host only when a handler reads it.)

@@ -23,7 +23,7 @@ from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2  # 2: with the options of method, loss, prompt map and decoding
 
 
 class CheckpointError(ValueError):
@@ -141,7 +141,10 @@ class ResumeHandler:
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
             if checkpoint["format"] != _FORMAT:
-                raise CheckpointError(f"{self.path}: of format {checkpoint['format']}, not {_FORMAT}; {self._mend()}")
+                raise CheckpointError(
+                    f"{self.path}: of format {checkpoint['format']}, not {_FORMAT}: another version of cps4_monai "
+                    f"wrote it; {self._mend()}"
+                )
             before, names = checkpoint["settings"], set(checkpoint["states"])
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._mend()}") from error

@@ -151,18 +151,21 @@ def text_cross_entropy(
 
 
 @torch.no_grad()
-def map_confidence(prompt_map: Tensor, attention_logits: Tensor, activation: str = "sigmoid") -> Tensor:
+def map_confidence(
+    prompt_map: Tensor, attention_logits: Tensor, activation: str = "sigmoid", unannotated: Sequence[int] = ()
+) -> Tensor:
     """A of the class that y_text names in each pixel, upsampled bilinearly: how sure the attention maps are of it.
 
     Args:
         prompt_map: y_text, (B, 1, H, W); -1 gives 0.
         attention_logits: (B, C, h, w) of the same slices.
-        activation: "sigmoid" or "softmax" over the classes, as in stage 1.
+        activation: "sigmoid" or "softmax" over the annotated classes, as in stage 1.
+        unannotated: codes in view but never labeled; stage 1 did not train their maps.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1].
     """
-    attention = attention_maps(attention_logits, activation)
+    attention = attention_maps(attention_logits, activation, unannotated)
     maps = F.interpolate(attention, size=prompt_map.shape[2:], mode="bilinear", align_corners=False)
     return maps.gather(1, prompt_map.clamp(min=0)) * (prompt_map != IGNORE)
 

@@ -91,9 +91,8 @@ class CPS4(TeacherStudent):
 
     @property
     def needs_prompt_map(self) -> bool:
-        """False for `mt_ce` only. The attention maps come with the prompt map."""
-        without = self.target_mode in ("teacher", "decoded") and self.prior is None
-        return self.text_weight > 0 or not without
+        """Whether a loss reads the provider's answer: the prompt map, or the attention maps that come with it."""
+        return bool(self._needed)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits``, ``unlabeled_logits`` and, if L_enhance counts, ``teacher_logits``, each (B, C, H, W)."""
@@ -139,7 +138,9 @@ class CPS4(TeacherStudent):
             return self.grid_text(student, unlabeled["attention_logits"], self.unannotated)
         prompt_map, confidence = unlabeled["prompt_map"], None
         if self.text_confidence is not None:
-            confidence = map_confidence(prompt_map, unlabeled["attention_logits"], self.text_confidence)
+            confidence = map_confidence(
+                prompt_map, unlabeled["attention_logits"], self.text_confidence, self.unannotated
+            )
         return text_cross_entropy(student, prompt_map, self.unannotated, confidence)
 
     def _enhance(self, student: Tensor, outputs: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor]) -> Tensor:

@@ -43,9 +43,10 @@ def attention_logits(
         text_side = F.normalize(prompts.float(), dim=1)  # (C, E)
         logits = scale.float() * (text_side @ image_side) + bias.float()  # (B, C, h * w)
         if background == "complement":
-            left_out = {0, *unannotated}
-            rest = [code for code in range(logits.shape[1]) if code not in left_out]
-            logits = torch.cat([-logits[:, rest].amax(1, keepdim=True), logits[:, 1:]], dim=1)
+            structures = logits
+            for code in {0, *unannotated}:  # narrow, not a list of codes: that would be copied to the device
+                structures = structures.slice_scatter(torch.full_like(logits[:, :1], -torch.inf), 1, code, code + 1)
+            logits = torch.cat([-structures.amax(1, keepdim=True), logits[:, 1:]], dim=1)
     return logits.unflatten(2, tokens.shape[2:])
 
 

@@ -48,12 +48,37 @@ def test_differences_are_paired_by_subject_on_common_seeds(results) -> None:
     assert (only.method, only.share, only.seeds) == ("ours", "5", (0, 1))
     assert only.by_subject.to_dict() == pytest.approx({"s1": 0.3, "s2": 0.0})
     assert only.comparison.difference.mean == pytest.approx(0.15) and only.comparison.wins == 1
+    assert only.others == pytest.approx({"a": 10 * 0.3 / 30, "c": 0.15}), "10 slices of s1, 20 of s2"
 
 
 def test_a_seed_that_one_side_lacks_enters_no_difference(results) -> None:
     scores = {key: value for key, value in SCORES.items() if key != ("ours", "5", 1)}
     (only,) = differences_to(results(scores), "base")
     assert only.seeds == (0,) and only.by_subject.to_dict() == pytest.approx({"s1": 0.3, "s2": 0.1})
+
+
+def test_without_an_upper_bound_or_on_other_seeds_no_gap_is_stated(results) -> None:
+    scores = {("base", "5", 0): BASE, ("ours", "5", 1): BASE}
+    assert gap_closed(results(scores), "base") == {}
+
+
+def test_the_gap_is_closed_on_common_seeds(results) -> None:
+    scores = {key: value for key, value in SCORES.items() if key != ("ours", "5", 0)}
+    # Seed 1 alone: base 0.4, ours 0.5; all labels 0.85.
+    assert gap_closed(results(scores), "base") == {("ours", "5"): pytest.approx(0.1 / 0.45)}
+
+
+def test_a_subject_that_one_side_lacks_in_one_seed_is_compared_on_the_others(results) -> None:
+    three = {"s1": 0.1, "s2": 0.3, "s3": 0.8}
+    worse = {name: value - 0.2 for name, value in three.items()}
+    scores = {("base", "5", 0): three, ("base", "5", 1): worse}
+    scores |= {("ours", "5", 0): {"s1": 0.1, "s2": 0.3}, ("ours", "5", 1): worse}
+    found = results(scores)
+    (only,) = differences_to(found, "base")
+    assert only.by_subject.to_dict() == pytest.approx({"s1": 0.0, "s2": 0.0, "s3": 0.0})
+    assert only.others == pytest.approx({"a": 0.0, "c": 0.0})
+    ours = method_rows(found)[1]
+    assert ours.dice["b"].n == 3 and ours.dice["b"].mean == pytest.approx((0.0 + 0.2 + 0.6) / 3)
 
 
 def test_wilcoxon_of_five_equal_gains_is_the_smallest_there_is(results) -> None:
@@ -64,11 +89,10 @@ def test_wilcoxon_of_five_equal_gains_is_the_smallest_there_is(results) -> None:
 
 
 def test_the_gap_is_from_the_method_at_the_share_to_it_with_all_labels(results) -> None:
-    rows = method_rows(results(SCORES))
+    found = results(SCORES)
     # base 0.35 at 5 %, 0.85 at 100 %; ours 0.5.
-    assert gap_closed(rows, "base") == {("ours", "5"): pytest.approx(0.3)}
-    assert gap_closed([row for row in rows if row.share != "100"], "base") == {}
-    assert best_methods(rows) == {"5": "ours"}, "100 % has one method, nothing to choose from"
+    assert gap_closed(found, "base") == {("ours", "5"): pytest.approx(0.3)}
+    assert best_methods(method_rows(found)) == {"5": "ours"}, "100 % has one method, nothing to choose from"
 
 
 def test_structures_are_averaged_over_subjects_then_shown_by_method(results) -> None:

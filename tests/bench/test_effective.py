@@ -90,6 +90,24 @@ def test_stage_1_is_needed_where_stage_2_reads_its_result(method: str, needed: b
     assert needs_stage1(merged(f"methods/{method}")) == needed
 
 
+def test_an_argument_that_only_one_side_has_counts_unless_it_is_the_default() -> None:
+    plain = effective(merged(), "training_stage1")
+    for value, counts in ((0.0, True), (0.5, True), (1.0, False)):  # absent_weight is 1 where it is not given
+        config = merged(**{"stage1#loss#absent_weight": value})
+        found = effective(config, "training_stage1")
+        for pair in ((plain, found), (found, plain)):
+            assert bool(differences(*pair, config)) == counts
+        prefixed = [{f"training_stage1: {key}": item for key, item in one.items()} for one in (plain, found)]
+        assert bool(differences(*prefixed, config)) == counts
+
+
+def test_a_handler_of_an_overlay_is_a_choice() -> None:
+    early = {"_target_": "cps4_monai.handlers.EarlyStop", "evaluator": "@validate#evaluator", "patience": 1}
+    handlers = merged()["train"]["handlers"]
+    assert changed("training_stage2", **{"train#handlers": [*handlers, early]})
+    assert not changed("training_stage2", **{"train#handlers": list(handlers)})
+
+
 def test_an_option_that_is_new_and_off_changes_no_earlier_result() -> None:
     assert differences({"a": 1}, {"a": 1, "b": None, "c": 0.0, "d": False, "e": []}) == {}
     assert differences({"a": 1}, {"a": 1, "b": 2}) == {"b": (None, 2)}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from cps4_monai.bench import runner as runner_module
 from cps4_monai.bench.folders import DONE, write_json
@@ -17,6 +20,7 @@ from cps4_monai.bench.plan import Job, make_plan
 from cps4_monai.bench.runner import Runner, job_command, job_environment
 from cps4_monai.bench.study import load_study
 from cps4_monai.bench.task import main, run_task
+from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.handlers import ResumeHandler
 
 
@@ -67,6 +71,19 @@ def test_an_interrupt_ends_the_processes(stand_in: Path) -> None:
         Runner([], 0)
 
 
+def test_sigterm_ends_the_processes_too(stand_in: Path) -> None:
+    def terminate(running) -> None:
+        if (stand_in / "order").is_file():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    runner = Runner([job(stand_in, "long", behaviour="hang")], 4, terminate)
+    assert runner.slots == 1, "one job has all threads"
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    assert runner.running[0].process.poll() is not None and signal.getsignal(signal.SIGTERM) is before
+
+
 def test_threads_are_divided_among_the_jobs_unless_the_user_says_otherwise(monkeypatch) -> None:
     monkeypatch.setattr(runner_module, "cpu_count", lambda: 8)
     for name in runner_module.THREAD_VARIABLES:
@@ -90,6 +107,7 @@ def test_a_study_runs_the_bundles_own_stages_and_evaluation_and_is_then_done(tin
     assert stage1 is not None and (stage1.folder / "stage1" / "prompted_vision.pt").is_file()
     assert "ceiling" in (stage1.folder / "test" / "prompt_map.csv").read_text()
     config = json.loads((cell.folder / "config.json").read_text())
+    assert json.loads((cell.folder / "planned.json").read_text())["features"] == [4, 8]
     assert config["features"] == [4, 8] and config["stage1_checkpoint"].startswith(str(stage1.folder))
     run = json.loads((cell.folder / "stage2" / "run.json").read_text())["starts"][0]
     assert sorted(run["settings"]["labeled_subjects"]) == sorted(cell.task["settings"]["labeled_subjects"])
@@ -129,8 +147,9 @@ def test_a_killed_cell_goes_on_at_its_last_epoch(tiny_data, write_study, tmp_pat
 
 
 def test_the_process_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "overlay.json").write_text("{}")
-    task = {"kind": "cell", "run_id": "training_stage2", "overlays": ["supervised"], "settings": {}}
+    configs = find_bundle_root() / "configs"
+    write_json(tmp_path / "planned.json", ConfigParser.load_config_files([str(configs / "train.json")]))
+    task = {"kind": "cell", "run_id": "training_stage2"}
     places = {"datalist": str(tmp_path / "no.json"), "dataset_dir": str(tmp_path), "output_dir": str(tmp_path)}
     write_json(tmp_path / "task.json", {**task, "places": places})
     assert main([str(tmp_path)]) == 1 and not (tmp_path / DONE).exists()

@@ -94,6 +94,8 @@ def test_confidence_is_the_map_of_the_named_class():
     torch.testing.assert_close(out, torch.tensor([[[[0.3, 0.9], [0.9, 0.0]]]]))
     softmax = map_confidence(prompt_map, maps, "softmax")
     torch.testing.assert_close(softmax[0, 0, 0], torch.softmax(torch.tensor([0.3, 0.9]), 0))
+    untrained = torch.cat([maps, torch.full((1, 1, 1, 1), 9.0)], dim=1)  # a class that stage 1 never saw has no share
+    torch.testing.assert_close(map_confidence(prompt_map, untrained, "softmax", unannotated=(2,)), softmax)
 
 
 @pytest.mark.parametrize(
