@@ -34,6 +34,7 @@ BUDGET: dict[str, str] = {
     "intensity": "intensity augmentation",
     "views": "views of the unlabeled batch",
     "batch_statistics": "slices that BatchNorm sees together",
+    "ema_decay": "decay of the moving average",
     "val_interval": "epochs between validations",
     "early_stopping_patience": "early stopping",
     "validate#key_metric": "validation score",
@@ -45,6 +46,10 @@ STAGE1_BUDGET: dict[str, str] = {
     "stage1#batch_size": "stage 1: batch",
     "stage1#image_encoder": "stage 1: image encoder",
     "stage1#network_def#centre_prompts": "stage 1: centred prompts",
+    "stage1#lr_pretrained": "stage 1: learning rate of pretrained parts",
+    "stage1#lr_new": "stage 1: learning rate of new parts",
+    "stage1#lr_scheduler": "stage 1: learning-rate schedule",
+    "stage1#geometry": "stage 1: geometric augmentation",
 }
 
 
@@ -70,7 +75,7 @@ def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -
         for setting, title in BUDGET.items():
             if setting in may_differ:
                 continue
-            ours, theirs = (_plain(node_of(one.config, setting)) for one in (first, cell))
+            ours, theirs = (json.dumps(_value(one, setting), sort_keys=True) for one in (first, cell))
             if ours != theirs:
                 raise StudyError(
                     f"unequal budgets: {title} ({setting}) is {ours} for {first.name} and {theirs} for {cell.name}; "
@@ -87,11 +92,19 @@ def budget_table(cells: Sequence[Cell]) -> list[tuple[str, str, dict[str, str]]]
         for cell in cells:
             if setting in STAGE1_BUDGET and cell.stage1 is None:
                 continue
-            users.setdefault(_plain(node_of(cell.config, setting)), []).append(cell.method)
+            users.setdefault(_plain(_value(cell, setting)), []).append(cell.method)
         by_value = {value: ", ".join(dict.fromkeys(names)) for value, names in users.items()}
         if set(by_value) - {"null"}:
             rows.append((setting, title, by_value))
     return rows
+
+
+def _value(cell: Cell, setting: str) -> Any:
+    """What the cell's config has there; a reference stands for what it leads to."""
+    value = node_of(cell.config, setting)
+    while isinstance(value, str) and value.startswith("@"):
+        value = node_of(cell.config, value[1:])
+    return value
 
 
 def _plain(value: Any) -> str:

@@ -36,10 +36,11 @@ def run_task(folder: Path, sections: list[str]) -> None:
     task = json.loads((folder / TASK).read_text(encoding="utf-8"))
     with _locked(folder):
         if "training" not in _seconds(folder):
-            started = time.monotonic()
+            checkpoint = folder / RESUME_FILES[task["kind"]]
+            spent, started = _spent(folder, checkpoint), time.monotonic()
             _workflow(task, [str(folder / PLANNED)], task["run_id"], {})
-            _record(folder, "training", time.monotonic() - started)
-            (folder / RESUME_FILES[task["kind"]]).unlink(missing_ok=True)
+            _record(folder, "training", spent + time.monotonic() - started)
+            checkpoint.unlink(missing_ok=True)
         for section in sections:
             if section not in _seconds(folder):
                 started = time.monotonic()
@@ -70,6 +71,15 @@ def _workflow(task: dict[str, Any], configs: list[str], run_id: str, own: dict[s
 
 def _seconds(folder: Path) -> dict[str, float]:
     return dict(read_settings(folder / DONE).get("seconds", {}))
+
+
+def _spent(folder: Path, checkpoint: Path) -> float:
+    """Seconds of earlier starts up to the checkpoint that this one goes on from; notes when this one begins."""
+    done, spent = read_settings(folder / DONE), 0.0
+    if checkpoint.is_file() and "since" in done:
+        spent = done["spent"] + max(0.0, checkpoint.stat().st_mtime - done["since"])
+    write_json(folder / DONE, {**done, "since": time.time(), "spent": spent})
+    return spent
 
 
 def _record(folder: Path, step: str, seconds: float) -> None:

@@ -142,7 +142,10 @@ def test_a_killed_cell_goes_on_at_its_last_epoch(tiny_data, write_study, tmp_pat
         patch.setattr(ResumeHandler, "save", save_and_die)
         run_task(cell.folder, list(cell.sections))
     assert cell.left == ("training", "validation") and cell.started
+    done = json.loads((cell.folder / DONE).read_text())
+    write_json(cell.folder / DONE, {**done, "since": done["since"] - 1000})  # as if the first start had taken so long
     run_task(cell.folder, list(cell.sections))
+    assert 1000 < cell.seconds["training"] < 2000
     assert cell.left == () and "1 of 2 epochs done" in (cell.folder / "stage2" / "run.log").read_text()
 
 

@@ -79,5 +79,6 @@ def test_the_shipped_studies_hold_what_the_issue_asks_for() -> None:
     longer = load_study(STUDIES / "ratios_longer.yaml")
     assert longer.settings == {"max_epochs": 12, "stage1#max_epochs": 20} and longer.rotate_labeled == {"5", "10"}
     assert all(block.seeds == (0, 1, 2) for block in longer.matrix)
+    assert load_study(STUDIES / "levers.yaml").evaluate == ("validation",), "what is chosen is never chosen on test"
     assert len(ablation.methods) == 10 and ablation.baseline == "mt_ce" and ablation.matrix[0].shares == ("5",)
     assert all(block.seeds == (0, 1, 2) for study in (ratios, ablation) for block in study.matrix)
