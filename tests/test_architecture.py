@@ -44,8 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"anatomy", "inference"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "bench": {
-        "anatomy", "atomic_file", "bundle_root", "data", "evaluation", "handlers", "known_settings", "metrics",
-        "report", "vision", "workflow",
+        "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "handlers", "known_settings",
+        "metrics", "report", "vision", "workflow",
     },
     "commands": {
         "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report",

@@ -155,7 +155,7 @@ def test_the_process_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pyte
     task = {"kind": "cell", "run_id": "training_stage2"}
     places = {"datalist": str(tmp_path / "no.json"), "dataset_dir": str(tmp_path), "output_dir": str(tmp_path)}
     write_json(tmp_path / "task.json", {**task, "places": places})
-    assert main([str(tmp_path)]) == 1 and not (tmp_path / DONE).exists()
+    assert main([str(tmp_path)]) == 1 and "seconds" not in json.loads((tmp_path / DONE).read_text())
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("Error: ") and "cannot be read as a datalist" in last
 

@@ -110,8 +110,9 @@ def test_pretraining_sees_every_training_slice_and_stage_1_starts_from_it(run_ti
 
 
 def test_a_resumed_run_must_have_the_options_of_method_prior_map_and_loss(run_tiny, tiny_run, tmp_path):
-    settings = {"stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt"), "prior_floor": 0.03}
-    parsed = run_tiny("training_stage2", tmp_path, ("cps4_plus",), run=False, **settings).parser.get_parsed_content
+    settings = {"stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt")}
+    plus = run_tiny("training_stage2", tmp_path, ("cps4_plus",), run=False, prior_floor=0.03, **settings)
+    parsed = plus.parser.get_parsed_content
     stage1, stage2 = parsed("stage1#resume").settings, parsed("train#resume").settings
     mapped = run_tiny("training_stage2", tmp_path / "cps4", ("cps4",), run=False, **settings).parser
     mapped = mapped.get_parsed_content("train#resume").settings
