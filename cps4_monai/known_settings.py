@@ -54,7 +54,7 @@ def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str
     parent, _, leaf = setting.rpartition("#")
     if setting in known or setting in read or leaf.startswith("_") or _is_run_id(value):
         return
-    owner = _node(config, parent) if parent else None
+    owner = node_at(config, parent) if parent else None
     if isinstance(owner, Mapping) and "_target_" in owner:
         accepted = arguments_of(str(owner["_target_"]))
         if accepted is None or leaf in accepted:
@@ -69,7 +69,7 @@ def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str
 
 def _nested(setting: str, value: Any, config: Any) -> Iterator[str]:
     """Ids within a mapping that replaces or extends a mapping of settings (not an object's description)."""
-    node = _node(config, setting)
+    node = node_at(config, setting)
     if isinstance(value, Mapping) and isinstance(node, Mapping) and "_target_" not in {*value, *node}:
         for key, item in value.items():
             inner = f"{setting}#{key}"
@@ -77,12 +77,15 @@ def _nested(setting: str, value: Any, config: Any) -> Iterator[str]:
             yield from _nested(inner, item, config)
 
 
-def _node(config: Any, setting: str) -> Any:
+def node_at(config: Any, setting: str, missing: Any = None) -> Any:
+    """What a config has under an id, ``a#b`` for nested ones; ``missing`` where it has nothing."""
     for part in setting.split("#"):
         if isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
+        elif isinstance(config, Mapping) and part in config:
+            config = config[part]
         else:
-            config = config.get(part) if isinstance(config, Mapping) else None
+            return missing
     return config
 
 

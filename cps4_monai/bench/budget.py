@@ -75,7 +75,7 @@ def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -
         for setting, title in BUDGET.items():
             if setting in may_differ:
                 continue
-            ours, theirs = (json.dumps(_value(one, setting), sort_keys=True) for one in (first, cell))
+            ours, theirs = (json.dumps(node_of(one.config, setting), sort_keys=True) for one in (first, cell))
             if ours != theirs:
                 raise StudyError(
                     f"unequal budgets: {title} ({setting}) is {ours} for {first.name} and {theirs} for {cell.name}; "
@@ -92,19 +92,11 @@ def budget_table(cells: Sequence[Cell]) -> list[tuple[str, str, dict[str, str]]]
         for cell in cells:
             if setting in STAGE1_BUDGET and cell.stage1 is None:
                 continue
-            users.setdefault(_plain(_value(cell, setting)), []).append(cell.method)
+            users.setdefault(_plain(node_of(cell.config, setting)), []).append(cell.method)
         by_value = {value: ", ".join(dict.fromkeys(names)) for value, names in users.items()}
         if set(by_value) - {"null"}:
             rows.append((setting, title, by_value))
     return rows
-
-
-def _value(cell: Cell, setting: str) -> Any:
-    """What the cell's config has there; a reference stands for what it leads to."""
-    value = node_of(cell.config, setting)
-    while isinstance(value, str) and value.startswith("@"):
-        value = node_of(cell.config, value[1:])
-    return value
 
 
 def _plain(value: Any) -> str:

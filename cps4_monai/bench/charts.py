@@ -34,10 +34,9 @@ def dice_by_share(rows: Sequence[MethodRow], titles: Mapping[str, str]) -> str:
     """
     shares = list(dict.fromkeys(row.share for row in rows))
     found = {(row.method, row.share) for row in rows}
-    methods = [method for method in titles if any(method == name for name, _ in found)]
+    at_share = {share: [method for method in titles if (method, share) in found] for share in shares}
     figure, axes = plain_chart(10.4, 3.9)
-    at_share = {share: [m for m in methods if (m, share) in found] for share in shares}
-    for method in methods:
+    for method in [method for method in titles if any(method in there for there in at_share.values())]:
         own = [row for row in rows if row.method == method]
         x = np.array([shares.index(row.share) + _beside(method, at_share[row.share]) for row in own])
         mean = np.array([row.dice["b"].mean for row in own])

@@ -159,11 +159,11 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
     found = []
     for share in results.shares:
         ours = cases_of(results, baseline, share)
-        for method in results.methods:
+        for method in [name for name in results.methods if name != baseline]:
             theirs = cases_of(results, method, share)
             seeds = sorted(set(ours["seed"]) & set(theirs["seed"]))
             pairs = {convention: paired(theirs, ours, f"dice_{convention}") for convention in CONVENTIONS}
-            if method == baseline or pairs["b"].empty:
+            if pairs["b"].empty:
                 continue
             gains = {convention: pair["first"] - pair["second"] for convention, pair in pairs.items()}
             slices = _weights(ours)[gains["a"].index]
@@ -194,15 +194,14 @@ def gap_closed(results: StudyResults, method: str) -> dict[tuple[str, str], floa
         (method, share) -> 0 for no gain, 1 for as good as all labels; empty where there is no upper bound, and without
         the shares at which there is no gap to close.
     """
-    full = by_subject(cases_of(results, method, FULL), "dice_b")
+    upper = float(by_subject(cases_of(results, method, FULL), "dice_b").mean())
     closed = {}
-    for share in results.shares:
-        for name in results.methods:
-            if name == method or share == FULL or full.empty:
-                continue
-            pairs = paired(cases_of(results, name, share), cases_of(results, method, share), "dice_b")
-            upper, reached, lower = float(full.mean()), float(pairs["first"].mean()), float(pairs["second"].mean())
-            if upper > lower:  # false, too, where no pair makes them NaN
+    for share in [share for share in results.shares if share != FULL]:
+        reference = cases_of(results, method, share)
+        for name in [name for name in results.methods if name != method]:
+            pairs = paired(cases_of(results, name, share), reference, "dice_b")
+            reached, lower = float(pairs["first"].mean()), float(pairs["second"].mean())
+            if upper > lower:  # false, too, where nothing is there to average: NaN
                 closed[(name, share)] = (reached - lower) / (upper - lower)
     return closed
 

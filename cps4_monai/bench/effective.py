@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cps4_monai.known_settings import arguments_of
+from cps4_monai.known_settings import arguments_of, node_at
 
 _REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
 _PURE = re.compile(r"@([A-Za-z_][\w#]*)")
@@ -24,9 +24,12 @@ _MISSING = object()
 
 
 def node_of(config: Mapping[str, Any], setting: str) -> Any:
-    """What a config has under an id, ``a#b`` for nested ones; None where it has nothing."""
-    found = _node(config, setting)
-    return None if found is _MISSING else found
+    """What a config has under an id, ``a#b`` for nested ones, plain references followed; None where it has nothing."""
+    value, seen = node_at(config, setting), {setting}
+    while isinstance(value, str) and (reference := _PURE.fullmatch(value)) and reference[1] not in seen:
+        seen.add(reference[1])
+        value = node_at(config, reference[1])
+    return value
 
 
 def effective_settings(config: Mapping[str, Any], run_id: str, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,13 +58,13 @@ def effective_settings(config: Mapping[str, Any], run_id: str, base: Mapping[str
         if setting in visited or _ignored(setting):
             continue
         visited.add(setting)
-        node = _node(config, setting)
+        node = node_at(config, setting, _MISSING)
         if node is _MISSING:
             continue
         for leaf, value in _leaves(node, setting):
             waiting += _references(value)
             kept = _value(config, value)
-            of_base = value == _node(base, leaf)
+            of_base = value == node_at(base, leaf, _MISSING)
             if kept is _MISSING or _watching(leaf, of_base) or (_is_wiring(leaf, kept) and of_base):
                 continue
             if not isinstance(kept, Mapping | list) or not _has_text(kept):
@@ -77,7 +80,7 @@ def needs_stage1(config: Mapping[str, Any]) -> bool:
         setting = waiting.pop()
         if setting == STAGE1_RESULT:
             return True
-        node = _node(config, setting)
+        node = node_at(config, setting, _MISSING)
         if setting in visited or node is _MISSING:
             continue
         visited.add(setting)
@@ -115,22 +118,11 @@ def differences(
 def _default_of(config: Mapping[str, Any], setting: str) -> Any:
     """What an argument of an object of the config is where it is not given; missing where it is no such argument."""
     owner, _, argument = setting.rpartition(": ")[2].rpartition("#")  # "training_stage1: stage1#loss#absent_weight"
-    node = _node(config, owner)
+    node = node_at(config, owner, _MISSING)
     if not isinstance(node, Mapping) or "_target_" not in node:
         return _MISSING
     default = (arguments_of(str(node["_target_"])) or {}).get(argument, inspect.Parameter.empty)
     return _MISSING if default is inspect.Parameter.empty else json.loads(json.dumps(default, default=str))
-
-
-def _node(config: Any, setting: str) -> Any:
-    for part in setting.split("#"):
-        if isinstance(config, list) and part.isdigit() and int(part) < len(config):
-            config = config[int(part)]
-        elif isinstance(config, Mapping) and part in config:
-            config = config[part]
-        else:
-            return _MISSING
-    return config
 
 
 def _ignored(setting: str) -> bool:
@@ -174,7 +166,7 @@ def _value(config: Mapping[str, Any], value: Any) -> Any:
         if name in seen or _ignored(name):
             return _MISSING
         seen.add(name)
-        target = _node(config, name)
+        target = node_at(config, name, _MISSING)
         if target is _MISSING or isinstance(target, Mapping):
             return value
         value = target

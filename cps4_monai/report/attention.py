@@ -50,6 +50,14 @@ def heat_overlay(image: np.ndarray, attention: np.ndarray, target: np.ndarray | 
     return (np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
 
+def _check_probabilities(maps: np.ndarray, num_classes: int) -> None:
+    if maps.ndim != 3 or maps.shape[0] != num_classes or maps.min() < 0 or maps.max() > 1:
+        raise ValueError(
+            f"attention has the shape {maps.shape} and values {maps.min():g} to {maps.max():g}; expected "
+            f"({num_classes}, h, w) from 0 to 1: put the logits through a sigmoid"
+        )
+
+
 def _draw_scale(figure: Figure, wide: float, high: float) -> None:
     """The colours of A from 0 to 1 in the upper right corner of a figure of that size in inches."""
     ramp = np.linspace(0.0, 1.0, 64)[None]
@@ -92,11 +100,7 @@ def attention_figure(
     codes = [anatomy.code_of(name) for name in names]
     rows = dict(attention) if isinstance(attention, Mapping) else {"": attention}
     for maps in rows.values():
-        if maps.ndim != 3 or maps.shape[0] != anatomy.num_classes or maps.min() < 0 or maps.max() > 1:
-            raise ValueError(
-                f"attention has the shape {maps.shape} and values {maps.min():g} to {maps.max():g}; expected "
-                f"({anatomy.num_classes}, h, w) from 0 to 1: put the logits through a sigmoid"
-            )
+        _check_probabilities(maps, anatomy.num_classes)
     image = in_window(image, grey_window(image))
     size_mm = (image.shape[0] * spacing_mm[0], image.shape[1] * spacing_mm[1])
     high = 3.0

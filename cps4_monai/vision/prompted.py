@@ -43,9 +43,9 @@ def attention_logits(
         text_side = F.normalize(prompts.float(), dim=1)  # (C, E)
         logits = scale.float() * (text_side @ image_side) + bias.float()  # (B, C, h * w)
         if background == "complement":
-            structures = logits
-            for code in {0, *unannotated}:  # narrow, not a list of codes: that would be copied to the device
-                structures = structures.slice_scatter(torch.full_like(logits[:, :1], -torch.inf), 1, code, code + 1)
+            structures = logits.clone()
+            for code in {0, *unannotated}:  # one by one: a list of codes would be copied to the device
+                structures[:, code] = -torch.inf
             logits = torch.cat([-structures.amax(1, keepdim=True), logits[:, 1:]], dim=1)
     return logits.unflatten(2, tokens.shape[2:])
 
