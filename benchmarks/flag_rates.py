@@ -59,7 +59,10 @@ def scored(scans: pd.DataFrame, folder: Path, labels: Path | None) -> tuple[pd.D
     for case in cases:
         own = structures[structures["case"] == case.name]
         shifted = int((own["level_offset"].fillna(0) != 0).sum())
-        scans.loc[place[case.pred], ["truth", "dice"]] = ["wrong" if shifted >= SHIFTED else "right", own["dice"].mean()]
+        scans.loc[place[case.pred], ["truth", "dice"]] = [
+            "wrong" if shifted >= SHIFTED else "right",
+            own["dice"].mean(),
+        ]
     parts = structures.assign(row=structures["case"].map({case.name: place[case.pred] for case in cases}))
     return scans, parts
 
@@ -87,9 +90,8 @@ def main() -> None:
 
     scans, structures = scored(flagged_scans(arguments.results), arguments.results, arguments.labels)
     groups = [(truth, part) for truth, part in scans.groupby("truth")]
-    print(f"{len(scans)} scans: " + ", ".join(
-        f"{len(part)} {truth} (Dice (b) {part['dice'].mean():.3f})" if truth != WITHOUT_LABEL else f"{len(part)} {truth}"
-        for truth, part in groups))  # fmt: skip
+    counted = [f"{len(part)} {truth} (mean Dice (b) {part['dice'].mean():.3f})" for truth, part in groups]
+    print(f"{len(scans)} scans: {', '.join(counted)}")
     print("| flag | kind | " + " | ".join(truth for truth, _ in groups) + " |")
     print("|---" * (2 + len(groups)) + "|")
     for name, meaning in FLAGS.items():

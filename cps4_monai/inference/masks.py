@@ -166,7 +166,9 @@ def _outcome(
     if qc:
         picture = output / f"{name}_qc.png"
         check_picture(picture)
-        write_picture(picture, _draw(label, source, anatomy, Path(name).name, of_kind(ALARM, (f["name"] for f in flags))))
+        write_picture(
+            picture, _draw(label, source, anatomy, Path(name).name, of_kind(ALARM, (f["name"] for f in flags)))
+        )
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
 
 

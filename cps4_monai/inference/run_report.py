@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.run_tables import found_levels
 from cps4_monai.levels.flags import FLAGS
 from cps4_monai.palette import hex_colours
+from cps4_monai.report.file_names import common_folder, without_folder
 from cps4_monai.report.page import (
     Card,
     Cards,
@@ -52,7 +52,7 @@ def run_report(
         title: of the page.
         settings: of the run, shown as a table.
     """
-    root = _common_folder([one.source for one in outcomes])
+    root = common_folder([one.source for one in outcomes])
     listed = by_urgency([one for one in outcomes if one.status != "skipped"])
     skipped = [one for one in outcomes if one.status == "skipped"]
     sections = [
@@ -92,7 +92,8 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
     for place, one in enumerate(listed):
         lowest, topmost, count = found_levels(one, anatomy)
         margin = (one.record.get("Levels") or {}).get("margin")
-        told = _without(root, one.reason.removeprefix(f"{one.source}: ") if one.status == "failed" else "; ".join(one.warnings))
+        told = one.reason.removeprefix(f"{one.source}: ") if one.status == "failed" else "; ".join(one.warnings)
+        told = without_folder(told, root)
         rows.append([
             Cell(one.name, one.name),
             Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
@@ -100,10 +101,12 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
             Cell(f"{lowest} to {topmost}" if count else "–", count),
             number(float("nan") if margin is None else margin, 2),
             number(one.seconds if one.record else float("nan"), 1),
-            Cell(told, told, "bad" if one.status == "failed" else "muted"),
-            Cell(", ".join(one.notes) or "–", len(one.notes), "muted"),
+            Cell(told, told, "bad" if one.status == "failed" else "note"),
+            Cell(", ".join(one.notes) or "–", len(one.notes), "note"),
         ])  # fmt: skip
-    return Table(("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"), rows)
+    return Table(
+        ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"), rows, words=True
+    )
 
 
 def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
@@ -146,25 +149,12 @@ def _read(path: Path | None) -> bytes | None:
 
 def _meanings() -> Table:
     rows = [[_text(name), Cell(flag.kind, flag.kind), _text(flag.words)] for name, flag in FLAGS.items()]
-    return Table(("flag", "kind", "what it says"), rows)
+    return Table(("flag", "kind", "what it says"), rows, words=True)
 
 
 def _skipped_table(skipped: Sequence[ScanOutcome], root: Path | None) -> Table:
-    rows = [[_text(_without(root, str(one.source))), _text(_without(root, one.reason))] for one in skipped]
-    return Table(("file", "reason"), rows)
-
-
-def _common_folder(paths: Sequence[Path]) -> Path | None:
-    """Deepest folder that holds all paths; None where there is none, as on two drives."""
-    try:
-        return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
-    except ValueError:
-        return None
-
-
-def _without(root: Path | None, text: str) -> str:
-    """A text that names files from the common folder of the scans on: the page is passed on, folders are nobody's."""
-    return text if root is None else text.replace(f"{root}{os.sep}", "")
+    rows = [[_text(without_folder(text, root)) for text in (str(one.source), one.reason)] for one in skipped]
+    return Table(("file", "reason"), rows, words=True)
 
 
 def _text(value: object) -> Cell:

@@ -13,8 +13,8 @@ from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
 
 SCAN_COLUMNS = (
-    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds", "source",
-    "label",
+    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds",
+    "source", "label",
 )  # fmt: skip
 STRUCTURE_COLUMNS = (
     "scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm",

@@ -1,4 +1,4 @@
-"""Flags of one result, each with its reason: alarms question the result, notes say what the scan or the result is like."""
+"""Flags of one result, each with its reason: alarms question the result, notes say what is true of most scans."""
 
 from __future__ import annotations
 

@@ -47,7 +47,12 @@ def test_one_bad_scan_is_recorded_and_the_rest_goes_on(run, make_scan, tmp_path)
     assert not (tmp_path / "out/b_T2w_dseg.nii.gz").exists()
     scans = _rows(tmp_path / "out/scans.csv")
     assert [row["status"] for row in scans] == ["done", "failed", "done"]
-    assert scans[0]["lowest"] == "L5/S" and scans[0]["notes"] == "cut_structure" and not scans[0]["alarms"] and float(scans[0]["margin"]) > 1
+    assert (
+        scans[0]["lowest"] == "L5/S"
+        and scans[0]["notes"] == "cut_structure"
+        and not scans[0]["alarms"]
+        and float(scans[0]["margin"]) > 1
+    )
     structures = _rows(tmp_path / "out/structures.csv")
     assert len(structures) == 2 * 19 and {row["state"] for row in structures} == {
         "present", "cut", "absent", "not_trained",
