@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from cps4_monai.anatomy import Anatomy
 
+SHOWN = 5
+
 
 @click.command()
 @click.argument("masks", type=click.Path(path_type=Path), required=False)
@@ -128,6 +130,7 @@ def _report_masks(
 ) -> None:
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.inference.masks import report_masks
+    from cps4_monai.inference.outcome import look_lines
 
     try:
         table = load_anatomy(anatomy)
@@ -140,7 +143,9 @@ def _report_masks(
     failed = [one for one in outcomes if one.status == "failed"]
     for one in failed:
         click.echo(f"failed {one.source}: {one.reason}", err=True)
-    click.echo(f"{len(outcomes) - len(failed)} label maps, {sum(one.needs_a_look for one in outcomes)} to look at")
+    click.echo(f"{len(outcomes) - len(failed)} label maps, {len(failed)} failed")
+    for line in look_lines([one for one in outcomes if one.status != "failed"], SHOWN):
+        click.echo(line)
     click.echo(f"report: {page}")
     if failed:
         raise SystemExit(1)

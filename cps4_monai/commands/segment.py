@@ -101,6 +101,8 @@ class _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from cps4_monai.inference.outcome import printable
+
         console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -110,9 +112,9 @@ class _Progress:
         task = self.bar.add_task("reading, loading weights", total=None)
 
         def on_scan(outcome: Any, done: int, total: int) -> None:
-            self.bar.update(task, completed=done, total=total, description=_one_line(Path(outcome.name).name))
+            self.bar.update(task, completed=done, total=total, description=printable(Path(outcome.name).name))
             if not console.is_terminal:
-                click.echo(f"[{done}/{total}] {_one_line(outcome.name)}: {outcome.status}", err=True)
+                click.echo(f"[{done}/{total}] {printable(outcome.name)}: {outcome.status}", err=True)
 
         return on_scan
 
@@ -120,13 +122,10 @@ class _Progress:
         self.bar.stop()
 
 
-def _one_line(name: str) -> str:
-    """A file name may hold anything, line breaks too."""
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
 def _tell(run: SegmentationRun) -> None:
     """The last lines: what failed and was skipped, what needs a look, and where the report is."""
+    from cps4_monai.inference.outcome import look_lines
+
     skipped = [one for one in run.outcomes if one.status == "skipped"]
     for one in skipped[:SHOWN]:
         click.echo(f"skipped {one.source}: {one.reason}", err=True)
@@ -141,6 +140,7 @@ def _tell(run: SegmentationRun) -> None:
         click.echo(f"{count} {note}", err=True)
     done = sum(one.status == "done" for one in run.outcomes)
     kept = sum(one.status == "kept" for one in run.outcomes)
-    flagged = sum(one.needs_a_look for one in run.segmented)
-    click.echo(f"{done} segmented, {kept} kept, {len(run.failures)} failed; {flagged} to look at, see their flags")
+    click.echo(f"{done} segmented, {kept} kept, {len(run.failures)} failed")
+    for line in look_lines(run.segmented, SHOWN):
+        click.echo(line)
     click.echo(f"report: {run.report}")

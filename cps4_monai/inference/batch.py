@@ -21,6 +21,7 @@ from cps4_monai.inference.run_report import run_report
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
 from cps4_monai.inference.segment import Segmenter, device_name
+from cps4_monai.inference.settings_in_words import settings_in_words
 from cps4_monai.inference.sources import Source, find_sources
 
 logger = logging.getLogger(__name__)
@@ -108,9 +109,9 @@ def segment_scans(
     batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan)
     outcomes += batch.run(sources.scans, jobs)
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
-    machine = {"device": device_name(segmenter.device), "runtime": segmenter.runtime}
-    settings = {"weights": segmenter.bundle.path, **segmenter.settings, **machine}
-    contents = run_tables(outcomes, segmenter.bundle.anatomy)
+    machine = f"{segmenter.runtime} on {device_name(segmenter.device)}"
+    settings = settings_in_words(segmenter.settings, segmenter.weights_record, machine)
+    contents = run_tables(outcomes, segmenter.bundle.anatomy, output)
     contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=settings)
     run_files.write(contents)
     return SegmentationRun(tuple(outcomes), output, output / REPORT)

@@ -26,6 +26,7 @@ from cps4_monai.inference.scan_files import check_picture, write_picture
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import level_flags
+from cps4_monai.levels.flags import ALARM, of_kind
 from cps4_monai.report.pictures import sagittal_mosaic
 
 ENDINGS = ("_dseg", "_seg", "_mask", "_pred", "_label")
@@ -87,8 +88,8 @@ def report_masks(
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         outcomes = list(pool.map(one, paths))
-    contents = run_tables(outcomes, anatomy)
-    contents[REPORT] = run_report(outcomes, anatomy, title=title, settings={"label maps": masks})
+    contents = run_tables(outcomes, anatomy, output)
+    contents[REPORT] = run_report(outcomes, anatomy, title=title)
     run_files.write(contents)
     return outcomes, output / REPORT
 
@@ -165,17 +166,19 @@ def _outcome(
     if qc:
         picture = output / f"{name}_qc.png"
         check_picture(picture)
-        write_picture(picture, _draw(label, source, anatomy, Path(name).name, [f["name"] for f in flags]))
+        write_picture(
+            picture, _draw(label, source, anatomy, Path(name).name, of_kind(ALARM, (f["name"] for f in flags)))
+        )
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
 
 
-def _draw(label: Volume, source: Path | None, anatomy: Anatomy, title: str, flags: Sequence[str]) -> bytes:
+def _draw(label: Volume, source: Path | None, anatomy: Anatomy, title: str, alarms: Sequence[str]) -> bytes:
     image = np.zeros(label.shape, dtype=np.uint8)
     if source is not None:
         scan = load_scan(source, label.spacing_mm)
         check_pair(scan, label)
         image = scan.array
-    return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, flags=flags)
+    return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, alarms=alarms)
 
 
 def _scan_stem(path: Path) -> str:

@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.levels.flags import ALARM, FLAGS, NOTE, of_kind
+
 STATUSES = ("failed", "done", "kept", "mask", "skipped")
-# The first ones question the numbering or the labels; the last two say what part of the spine the scan shows.
-FLAG_ORDER = (
-    "no_spine_found",
-    "level_ambiguous",
-    "gap",
-    "unusual_height",
-    "low_confidence",
-    "partial_width",
-    "cut_structure",
-)
-NOTES = ("partial_width", "cut_structure")
 
 
 @dataclass(frozen=True)
@@ -44,15 +35,28 @@ class ScanOutcome:
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def flags(self) -> list[str]:
-        """Names of its flags, gravest first."""
-        names = [str(flag["name"]) for flag in self.record.get("Flags", [])]
-        return sorted(names, key=lambda n: FLAG_ORDER.index(n) if n in FLAG_ORDER else len(FLAG_ORDER))
+    def alarms(self) -> list[str]:
+        """Names of the flags that question its result, gravest first."""
+        return of_kind(ALARM, self._flag_words)
+
+    @property
+    def notes(self) -> list[str]:
+        """Names of the flags that say what the scan or the result is like, and are no reason to doubt it."""
+        return of_kind(NOTE, self._flag_words)
 
     @property
     def needs_a_look(self) -> bool:
         """Whether it failed, or has a flag that questions the result."""
-        return self.status == "failed" or any(flag not in NOTES for flag in self.flags)
+        return self.status == "failed" or bool(self.alarms)
+
+    @property
+    def alarm_words(self) -> list[str]:
+        """What its alarms say, gravest first."""
+        return [self._flag_words[name] for name in self.alarms]
+
+    @property
+    def _flag_words(self) -> dict[str, str]:
+        return {str(flag["name"]): str(flag.get("detail") or flag["name"]) for flag in self.record.get("Flags", [])}
 
     @property
     def structures(self) -> Sequence[Mapping[str, Any]]:
@@ -78,10 +82,31 @@ def reason_of(error: Exception) -> str:
 
 
 def by_urgency(outcomes: Sequence[ScanOutcome]) -> list[ScanOutcome]:
-    """Failures first, then by the gravest flag, then by name."""
+    """Failures first, then by the gravest alarm, then by name; notes make nothing urgent."""
 
-    def urgency(outcome: ScanOutcome) -> tuple[int, int, str]:
-        flags = [FLAG_ORDER.index(f) for f in outcome.flags if f in FLAG_ORDER]
-        return (outcome.status != "failed", min(flags, default=len(FLAG_ORDER)), outcome.name)
+    order = list(FLAGS)
+
+    def urgency(outcome: ScanOutcome) -> tuple[bool, int, str]:
+        gravest = next(iter(outcome.alarms), None)
+        place = len(order) if gravest is None else order.index(gravest) if gravest in FLAGS else -1
+        return (outcome.status != "failed", place, outcome.name)
 
     return sorted(outcomes, key=urgency)
+
+
+def printable(name: str) -> str:
+    """A name on one line: a file's name may hold anything, line breaks too."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def look_lines(outcomes: Sequence[ScanOutcome], limit: int) -> list[str]:
+    """How many results a person should look at, then the first of them with their alarms; a line each.
+
+    Args:
+        outcomes: of scans that have a label map.
+        limit: how many are named.
+    """
+    alarmed = by_urgency([one for one in outcomes if one.alarms])
+    lines = [f"{len(alarmed)} of {len(outcomes)} to look at{':' if alarmed else ', no alarm was raised'}"]
+    lines += [f"  {printable(one.name)}: {', '.join(one.alarms)}" for one in alarmed[:limit]]
+    return lines if len(alarmed) <= limit else [*lines, f"  and {len(alarmed) - limit} more, see the report"]

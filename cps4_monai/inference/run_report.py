@@ -12,9 +12,11 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.inference.outcome import NOTES, ScanOutcome, by_urgency
+from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.run_tables import found_levels
+from cps4_monai.levels.flags import FLAGS
 from cps4_monai.palette import hex_colours
+from cps4_monai.report.file_names import common_folder, without_folder
 from cps4_monai.report.page import (
     Card,
     Cards,
@@ -50,16 +52,19 @@ def run_report(
         title: of the page.
         settings: of the run, shown as a table.
     """
+    root = common_folder([one.source for one in outcomes])
     listed = by_urgency([one for one in outcomes if one.status != "skipped"])
     skipped = [one for one in outcomes if one.status == "skipped"]
     sections = [
         Section("Overview", [_cards(listed, skipped)]),
-        Section("Scans", [_scan_table(listed, anatomy)] if listed else [],
-                "What needs a look comes first. Margin: nats per structure by which this numbering beats its shifts."),
+        Section("Scans", [_scan_table(listed, anatomy, root)] if listed else [],
+                "What needs a look comes first: alarms question the result, notes are true of most scans. Margin: nats "
+                "per structure by which this numbering beats its shifts."),
         Section("Pictures", _pictures(listed)),
         Section("Structures", [_structure_table(listed, anatomy)] if any(o.structures for o in listed) else []),
-        Section("Skipped", [Table(("file", "reason"), [[_text(o.source), _text(o.reason)] for o in skipped])]
-                if skipped else [], "Files of the searched folders that were taken for no scans."),
+        Section("Alarms and notes", [_meanings()]),
+        Section("Skipped", [_skipped_table(skipped, root)] if skipped else [],
+                "Files of the searched folders that were taken for no scans."),
         Section("Settings", [settings_table(settings)] if settings else []),
     ]  # fmt: skip
     page = render_page(title, SUBTITLE, sections, f"Made by cps4_monai {__version__}.")
@@ -74,7 +79,7 @@ def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Car
     return Cards(
         [
             Card("Scans", str(len(listed) - counts["failed"]), noted, strong=True),
-            Card("To look at", str(flagged), "flags that question the result"),
+            Card("To look at", str(flagged), "alarms that question the result"),
             Card("Failed", str(counts["failed"]), "reasons in the table and in failures.csv"),
             Card("Skipped", str(len(skipped)), "files that are no scans"),
             Card("Time per scan", f"{np.median(times):.1f} s" if times else "–", "median, all parts"),
@@ -82,22 +87,26 @@ def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Car
     )
 
 
-def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
+def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | None) -> Table:
     rows = []
     for place, one in enumerate(listed):
         lowest, topmost, count = found_levels(one, anatomy)
         margin = (one.record.get("Levels") or {}).get("margin")
         told = one.reason.removeprefix(f"{one.source}: ") if one.status == "failed" else "; ".join(one.warnings)
+        told = without_folder(told, root)
         rows.append([
             Cell(one.name, one.name),
             Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
-            Cell(", ".join(one.flags) or "–", place, _tone(one.flags)),
+            Cell(", ".join(one.alarms) or "–", place, "warn" if one.alarms else "muted"),
             Cell(f"{lowest} to {topmost}" if count else "–", count),
             number(float("nan") if margin is None else margin, 2),
             number(one.seconds if one.record else float("nan"), 1),
-            Cell(told, told, "bad" if one.status == "failed" else "muted"),
+            Cell(told, told, "bad" if one.status == "failed" else "note"),
+            Cell(", ".join(one.notes) or "–", len(one.notes), "note"),
         ])  # fmt: skip
-    return Table(("scan", "status", "flags", "levels", "margin", "seconds", "reason or warnings"), rows)
+    return Table(
+        ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"), rows, words=True
+    )
 
 
 def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
@@ -124,8 +133,7 @@ def _pictures(listed: Sequence[ScanOutcome]) -> list[Any]:
     for one in drawn[:MAX_PICTURES]:
         png = _read(one.picture)
         if png is not None:
-            told = [str(f.get("detail", f["name"])) for f in one.record.get("Flags", []) if f["name"] not in NOTES]
-            figures.append(Figure(png, one.name, ". ".join(told), alt=one.name))
+            figures.append(Figure(png, one.name, ". ".join(one.alarm_words), alt=one.name))
     more = len(drawn) - MAX_PICTURES
     rest = [Text(f"{more} more lie beside their label maps (*_qc.png).")] if more > 0 else []
     return [Gallery(figures, wide=True), *rest] if figures else []
@@ -139,8 +147,14 @@ def _read(path: Path | None) -> bytes | None:
         return None
 
 
-def _tone(flags: Sequence[str]) -> str:
-    return "warn" if any(flag not in NOTES for flag in flags) else "muted"
+def _meanings() -> Table:
+    rows = [[_text(name), Cell(flag.kind, flag.kind), _text(flag.words)] for name, flag in FLAGS.items()]
+    return Table(("flag", "kind", "what it says"), rows, words=True)
+
+
+def _skipped_table(skipped: Sequence[ScanOutcome], root: Path | None) -> Table:
+    rows = [[_text(without_folder(text, root)) for text in (str(one.source), one.reason)] for one in skipped]
+    return Table(("file", "reason"), rows, words=True)
 
 
 def _text(value: object) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import Anatomy
@@ -12,8 +13,8 @@ from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
 
 SCAN_COLUMNS = (
-    "scan", "status", "flags", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds", "source",
-    "label",
+    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds",
+    "source", "label",
 )  # fmt: skip
 STRUCTURE_COLUMNS = (
     "scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm",
@@ -23,19 +24,20 @@ FAILURE_COLUMNS = ("source", "scan", "reason")
 TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels_itksnap.txt", "dseg.tsv")
 
 
-def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy) -> dict[str, bytes]:
+def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) -> dict[str, bytes]:
     """Contents of the run's tables by file name (``TABLES``).
 
     Args:
         outcomes: of all inputs.
         anatomy: the classes.
+        folder: that the tables will lie in; label maps in it are named from there, so that it can be moved as a whole.
     """
     listed = [one for one in outcomes if one.status != "skipped"]
     structures = [structure_row(one, structure) for one in listed for structure in one.structures]
     failures = [{"source": o.source, "scan": o.name, "reason": o.reason} for o in outcomes if o.status == "failed"]
     tables = (
         _csv(STRUCTURE_COLUMNS, structures),
-        _csv(SCAN_COLUMNS, [scan_row(one, anatomy) for one in listed]),
+        _csv(SCAN_COLUMNS, [scan_row(one, anatomy, folder) for one in listed]),
         _csv(FAILURE_COLUMNS, failures),
         slicer_colour_table(anatomy),
         itksnap_label_descriptions(anatomy),
@@ -44,14 +46,15 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy) -> dict[str, b
     return {name: text.encode("utf-8") for name, text in zip(TABLES, tables, strict=True)}
 
 
-def scan_row(outcome: ScanOutcome, anatomy: Anatomy) -> dict[str, Any]:
+def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, Any]:
     """One line of ``scans.csv``."""
     levels = outcome.record.get("Levels") or {}
     lowest, topmost, count = found_levels(outcome, anatomy)
     return {
         "scan": outcome.name,
         "status": outcome.status,
-        "flags": " ".join(outcome.flags),
+        "alarms": " ".join(outcome.alarms),
+        "notes": " ".join(outcome.notes),
         "lowest": lowest,
         "topmost": topmost,
         "structures": count,
@@ -60,7 +63,7 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy) -> dict[str, Any]:
         "warnings": "; ".join(outcome.warnings),
         "seconds": round(outcome.seconds, 2) if outcome.record else "",
         "source": outcome.source,
-        "label": outcome.label or "",
+        "label": _within(outcome.label, folder),
     }
 
 
@@ -82,6 +85,12 @@ def found_levels(outcome: ScanOutcome, anatomy: Anatomy) -> tuple[str, str, int]
     found = {s["code"] for s in outcome.structures if s["state"] in ("present", "cut")}
     chain = [s.name for s in anatomy.along_spine() if s.code in found]
     return (chain[0], chain[-1], len(chain)) if chain else ("", "", 0)
+
+
+def _within(path: Path | None, folder: Path) -> str:
+    if path is None:
+        return ""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -23,6 +23,7 @@ from cps4_monai.data.label_ownership import (
     write_owned_label,
 )
 from cps4_monai.inference.segmentation import Segmentation
+from cps4_monai.levels.flags import ALARM, of_kind
 
 _PNG_START = 33  # signature and IHDR, the chunk that comes first
 _MARK = b"tEXtSource\0" + GENERATOR.encode()
@@ -135,9 +136,9 @@ def check_picture(path: Path) -> None:
 
 
 def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: np.ndarray, anatomy: Any) -> None:
-    """The picture of a label map that is there, with the flags of its record."""
+    """The picture of a label map that is there, with the alarms of its record."""
     from cps4_monai.report.pictures import sagittal_mosaic
 
-    flags = [flag["name"] for flag in files.record.get("Flags", [])]
+    alarms = of_kind(ALARM, (flag["name"] for flag in files.record.get("Flags", [])))
     title = files.picture.name.removesuffix("_qc.png")
-    write_picture(files.picture, sagittal_mosaic(grey, labels, affine, anatomy, title=title, flags=flags))
+    write_picture(files.picture, sagittal_mosaic(grey, labels, affine, anatomy, title=title, alarms=alarms))

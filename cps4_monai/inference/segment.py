@@ -148,6 +148,11 @@ class Segmenter:
             }
         )
 
+    @property
+    def weights_record(self) -> dict[str, str]:
+        """Name and version of the bundle, SHA-256 of its weights."""
+        return {"Name": self.bundle.path.name, "Version": self.bundle.version, "Sha256": self.bundle.sha256}
+
     def __call__(self, scan: str | Path | nib.Nifti1Image | Volume, *, qc: bool = True) -> Segmentation:
         """Segments one scan, see :func:`segment`."""
         prepared = self.prepare(scan, keep_grey=qc)
@@ -228,7 +233,7 @@ class Segmenter:
             # A whole path, so that `cps4 report` finds the scan from any folder.
             "Sources": [os.path.abspath(scan.path) if scan.path.exists() else str(scan.path)],
             "SourceSha256": scan.content_key,
-            "Weights": {"Name": self.bundle.path.name, "Version": self.bundle.version, "Sha256": self.bundle.sha256},
+            "Weights": self.weights_record,
             "Settings": self.settings,
             "Software": {"cps4_monai": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
             "Device": device_name(self.device),

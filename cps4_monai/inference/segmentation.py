@@ -14,6 +14,7 @@ import numpy as np
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.label_ownership import full_stem
 from cps4_monai.levels import Flag, StructureStatistics
+from cps4_monai.levels.flags import ALARM
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Segmentation:
         header: the scan's.
         anatomy: names of the codes.
         structures: state, volume, centroid, height and confidence of each structure.
-        flags: what a person should look at.
+        flags: alarms, which question the result, and notes; each says which it is by its ``kind``.
         levels: how the levels were numbered: ``margin``, ``anchored``, ``renamed``, ...; None for the plain argmax.
         warnings: about the scan.
         record: what the sidecar says: sources, weights, settings, versions, and all of the above.
@@ -51,8 +52,13 @@ class Segmentation:
         """Volume within the slab in ml, by name, of the structures that were found."""
         return {s.name: s.volume_ml for s in self.structures if s.volume_ml > 0}
 
+    @property
+    def alarms(self) -> tuple[Flag, ...]:
+        """Flags that question the result: where there are any, a person should look at it."""
+        return tuple(flag for flag in self.flags if flag.kind == ALARM)
+
     def qc_picture(self) -> bytes:
-        """PNG: sagittal mosaic with the labels named at their level and the flags above.
+        """PNG: sagittal mosaic with the labels named at their level and the alarms above.
 
         Raises:
             ValueError: the grey values were not kept.
@@ -61,9 +67,9 @@ class Segmentation:
 
         if self.grey is None:
             raise ValueError("this segmentation was made without grey values; segment with qc=True")
-        names = [flag.name for flag in self.flags]
+        alarms = [flag.name for flag in self.alarms]
         title = full_stem(self.path) if self.path.suffix else self.path.name
-        return sagittal_mosaic(self.grey, self.labels, self.affine, self.anatomy, title=title, flags=names)
+        return sagittal_mosaic(self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms)
 
     def save(self, output: str | Path, name: str | None = None, *, overwrite: bool = False, qc: bool = True) -> Path:
         """Writes ``<name>_dseg.nii.gz``, its JSON and its picture; each appears whole or not at all.

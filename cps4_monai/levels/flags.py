@@ -1,9 +1,9 @@
-"""What a person should look at: flags of one result, each with its reason."""
+"""Flags of one result, each with its reason: alarms question the result, notes say what is true of most scans."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,47 @@ from cps4_monai.levels.margin import LevelMargin
 from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import StructureStatistics
 
-FLAGS = (
-    "no_spine_found",
-    "level_ambiguous",
-    "gap",
-    "cut_structure",
-    "partial_width",
-    "low_confidence",
-    "unusual_height",
-)
+ALARM, NOTE = "alarm", "note"
+
+
+@dataclass(frozen=True)
+class FlagMeaning:
+    """What a flag says.
+
+    Attributes:
+        kind: ``ALARM``: a person should look at the result; ``NOTE``: true of most scans, and no reason to doubt it.
+        words: for the reader of a report.
+    """
+
+    kind: str
+    words: str
+
+
+# The only place that tells alarms from notes, gravest first. How often each is raised on right and on wrong scans:
+# docs/results/segment.md.
+FLAGS: Mapping[str, FlagMeaning] = {
+    "no_spine_found": FlagMeaning(ALARM, "too few structures to be a spine"),
+    "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
+    "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
+    "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),
+    "low_confidence": FlagMeaning(
+        NOTE, "the network is unsure of the outline of whole structures; on scans from elsewhere it mostly is"
+    ),
+    "partial_width": FlagMeaning(NOTE, "the slab ends within the spine, so volumes are those within the slab"),
+    "cut_structure": FlagMeaning(NOTE, "the border of the view cuts a structure"),
+}
+
+
+def flag_kind(name: str) -> str:
+    """``ALARM`` or ``NOTE``; a flag that this version does not know, from a JSON of another one, counts as an alarm."""
+    return FLAGS[name].kind if name in FLAGS else ALARM
+
+
+def of_kind(kind: str, names: Iterable[str]) -> list[str]:
+    """Those of the named flags that are of a kind, gravest first; unknown ones before all others."""
+    order = list(FLAGS)
+    chosen = (name for name in names if flag_kind(name) == kind)
+    return sorted(chosen, key=lambda name: order.index(name) if name in FLAGS else -1)
 
 
 @dataclass(frozen=True)
@@ -38,9 +70,14 @@ class Flag:
     detail: str
     structures: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """``ALARM`` or ``NOTE``."""
+        return flag_kind(self.name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only."""
-        return {**asdict(self), "structures": list(self.structures)}
+        return {"name": self.name, "kind": self.kind, "detail": self.detail, "structures": list(self.structures)}
 
 
 def level_flags(
@@ -70,12 +107,12 @@ def level_flags(
     flags = [
         _ambiguous(margin, thresholds),
         _named("gap", "not found between structures that were found", _missing(chain)),
-        _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
-        _partial(found, thresholds),
+        _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
         _named("low_confidence", f"mean probability below {thresholds.low_confidence:g}",
                [s for s in found if s.state == "present" and s.confidence is not None
                 and s.confidence < thresholds.low_confidence]),
-        _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
+        _partial(found, thresholds),
+        _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
     ]  # fmt: skip
     return tuple(flag for flag in flags if flag is not None)
 

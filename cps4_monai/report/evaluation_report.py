@@ -20,6 +20,7 @@ from cps4_monai.metrics.tables import STRUCTURE_METRICS, state_counts
 from cps4_monai.palette import hex_colours
 from cps4_monai.report.charts import learning_curve, method_bars, structure_boxes
 from cps4_monai.report.curves import by_chart
+from cps4_monai.report.file_names import common_folder, without_folder
 from cps4_monai.report.page import (
     Block,
     Card,
@@ -36,6 +37,15 @@ from cps4_monai.report.page import (
     write_page,
 )
 
+# Settings of a training run (`settings` of train.json) whose names say too little, and those that stand elsewhere.
+SETTING_WORDS = {
+    "spacing_mm": "pixel size of the network's slices, mm",
+    "slice_size": "training slices, pixels (H, W)",
+    "features": "channels of the network by depth",
+    "labeled_share": "labeled share, %",
+    "amp": "mixed precision",
+}
+SHOWN_ELSEWHERE = ("anatomy", "anatomy_source", "unannotated")
 CHART_TITLES = {"losses": "losses", "scores": "validation scores", "other": "other values"}
 
 
@@ -90,7 +100,7 @@ def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
                 if content.attention else [], "Attention to the prompt of each structure; its label is outlined."),
         Section("Learning curves", _curves(content)),
         Section("Not scored", _failures(content), "These files enter no number above."),
-        Section("Settings", [settings_table(content.settings)] if content.settings else []),
+        Section("Settings", [settings_table(_settings(content))] if content.settings else []),
         Section("How it is measured", [Text(text) for text in _method(content)]),
     ]  # fmt: skip
     footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
@@ -226,13 +236,23 @@ def _curves(content: ReportContent) -> list[Block]:
     return [Gallery(figures)] if figures else []
 
 
+def _settings(content: ReportContent) -> dict[str, Any]:
+    """Settings of the run for a reader: what the page shows elsewhere, or what was not set, is left out."""
+    kept = {
+        SETTING_WORDS.get(k, k): v for k, v in content.settings.items() if k not in SHOWN_ELSEWHERE and v is not None
+    }
+    return {"structures": content.anatomy.names[1:], **kept}
+
+
 def _failures(content: ReportContent) -> list[Block]:
     failures = content.evaluation.failures
     if failures.empty:
         return []
-    rows = [[Cell(row["case"], row["case"]), Cell(row["file"], row["file"]), Cell(row["reason"], tone="warn")]
-            for row in failures.fillna("").to_dict("records")]  # fmt: skip
-    return [Table(("case", "file", "reason"), rows)]
+    listed = failures.fillna("").to_dict("records")
+    root = common_folder([row["file"] for row in listed if row["file"]])
+    rows = [[Cell(row["case"], row["case"]), Cell(without_folder(row["file"], root)),
+             Cell(without_folder(row["reason"], root), tone="warn")] for row in listed]  # fmt: skip
+    return [Table(("case", "file", "reason"), rows, words=True)]
 
 
 def _method(content: ReportContent) -> list[str]:

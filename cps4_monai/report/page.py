@@ -40,7 +40,7 @@ class Cards:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, what it is sorted by, tone ("", "best", "muted", "warn" or "bad") and a colour swatch."""
+    """A table cell: text, what it is sorted by, tone ("", "best", "note", "muted", "warn" or "bad") and a colour swatch."""
 
     text: str
     sort: float | str = ""
@@ -50,11 +50,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table sorted by a click on a column's head."""
+    """A table sorted by a click on a column's head.
+
+    On a narrow screen a table of numbers is pushed sideways past its first column; with ``words``, each row becomes a
+    block of lines instead, so that no column is out of sight.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
+    words: bool = False
     template: str = field(default="table", init=False)
 
 
@@ -133,9 +138,24 @@ def count(value: int, *, bad: bool = False) -> Cell:
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
-    """Names and values as they were set."""
-    rows = [[Cell(str(name), str(name)), Cell(str(value), str(value))] for name, value in settings.items()]
-    return Table(("setting", "value"), rows)
+    """Names and values of settings, in words: no underscores, quotes or brackets, and of a path its last part only."""
+    rows = [[Cell(name.replace("_", " "), name), Cell(in_words(value))] for name, value in settings.items()]
+    return Table(("setting", "value"), rows, words=True)
+
+
+def in_words(value: Any) -> str:
+    """A value for a reader: "yes", "none", "1.5, 1.5", "spider"; of a mapping how many entries it has."""
+    if value is None or (isinstance(value, str | Sequence) and not len(value)):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        return f"{len(value)} entries"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section], footer: str = "") -> str:

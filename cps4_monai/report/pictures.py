@@ -40,7 +40,7 @@ def sagittal_mosaic(
     anatomy: Anatomy = MRSPINESEG,
     *,
     title: str = "",
-    flags: Sequence[str] = (),
+    alarms: Sequence[str] = (),
     max_slices: int = 10,
     dpi: int = 100,
 ) -> bytes:
@@ -52,7 +52,7 @@ def sagittal_mosaic(
         affine: 4 x 4, voxel indices to RAS+ mm.
         anatomy: names and colours.
         title: written above the picture.
-        flags: written above it in amber, e.g. "level_ambiguous".
+        alarms: written above it in amber, e.g. "level_ambiguous".
         max_slices: small slices beside the large one.
         dpi: picture height is about 6.3 times this.
 
@@ -86,7 +86,7 @@ def sagittal_mosaic(
         bottom = 0.1 + (PANEL_HEIGHT / 2 if place < columns else 0)
         axes = panel(left, bottom, small, PANEL_HEIGHT / 2 - 0.04, index)
         axes.text(3, 3, str(index + 1), color=INK, fontsize=7, va="top", alpha=0.8)
-    top, flagged = (full_height - 0.24) / full_height, "   ".join(flags)
+    top, flagged = (full_height - 0.24) / full_height, "   ".join(alarms)
     named = drawable(title, max(16, int(width * CHARACTERS_PER_INCH) - len(flagged)))
     # A file's name is no formula, whatever dollar signs it holds.
     figure.text(0.12 / width, top, named, color=INK, fontsize=10, va="center", ha="left", parse_math=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cps4_monai import segment_scans
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.label_ownership import ForeignFileError, is_ours
 from cps4_monai.inference.run_tables import TABLES
 
@@ -46,7 +47,12 @@ def test_one_bad_scan_is_recorded_and_the_rest_goes_on(run, make_scan, tmp_path)
     assert not (tmp_path / "out/b_T2w_dseg.nii.gz").exists()
     scans = _rows(tmp_path / "out/scans.csv")
     assert [row["status"] for row in scans] == ["done", "failed", "done"]
-    assert scans[0]["lowest"] == "L5/S" and scans[0]["flags"] == "cut_structure" and float(scans[0]["margin"]) > 1
+    assert (
+        scans[0]["lowest"] == "L5/S"
+        and scans[0]["notes"] == "cut_structure"
+        and not scans[0]["alarms"]
+        and float(scans[0]["margin"]) > 1
+    )
     structures = _rows(tmp_path / "out/structures.csv")
     assert len(structures) == 2 * 19 and {row["state"] for row in structures} == {
         "present", "cut", "absent", "not_trained",
@@ -58,17 +64,31 @@ def test_the_report_shows_what_needs_a_look_first(run, make_scan, tmp_path):
     data = tmp_path / "in"
     for name in ("a", "b"):
         make_scan().save(data / f"{name}.nii.gz")
-    blank = make_scan()
-    blank.image[:] = np.random.default_rng(0).integers(0, 20, blank.image.shape)
-    blank.image[:, :3, :20] = 1000 + np.arange(60).reshape(3, 20)  # one bright block, no spine
-    blank.save(data / "z_none.nii.gz")
+    gap = make_scan()
+    gap.image[gap.label == MRSPINESEG.code_of("L3/L4")] = 0
+    gap.save(data / "z_gap.nii.gz")
     (data / "zz_bad.nii.gz").write_bytes(b"")
     result = run([data], tmp_path / "out", qc=True)
     page = result.report.read_text(encoding="utf-8")
-    places = [page.index(f'data-sort="{name}"') for name in ("zz_bad", "z_none", "a", "b")]
+    places = [page.index(f'data-sort="{name}"') for name in ("zz_bad", "z_gap", "a", "b")]
     assert places == sorted(places) and page.count("data:image/webp") == 3
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
     assert [o.name for o in result.failures] == ["zz_bad"]
+    assert [o.name for o in result.segmented if o.needs_a_look] == ["z_gap"]  # all are cut by the view: a note
+
+
+def test_tables_and_page_name_nothing_of_the_machine_that_made_them(run, make_scan, tmp_path, bundle_dir):
+    data = tmp_path / "in"
+    make_scan().save(data / "a.nii.gz")
+    (data / "b_dseg.nii.gz").write_bytes((data / "a.nii.gz").read_bytes())
+    (data / "bad.nii.gz").write_bytes(b"")
+    result = run([data], tmp_path / "out")
+    page = result.report.read_text(encoding="utf-8")
+    assert str(tmp_path) not in page and "b_dseg.nii.gz" in page and "found an empty file" in page
+    assert str(bundle_dir) not in page and f"{bundle_dir.name}, version" in page
+    record = json.loads((tmp_path / "out/a_dseg.json").read_text())
+    assert record["Weights"]["Sha256"] in page and "{&#39;" not in page  # words, no raw dictionaries
+    assert _rows(tmp_path / "out/scans.csv")[0]["label"] == "a_dseg.nii.gz"
 
 
 def test_the_same_call_again_does_only_what_is_missing(run, make_scan, tmp_path):

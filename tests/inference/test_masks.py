@@ -33,8 +33,8 @@ def test_tables_made_again_are_those_of_the_run(segmented):
     assert [o.status for o in outcomes] == ["mask", "mask"] and page == segmented / "report.html"
     assert _rows(segmented / "structures.csv") == before["structures.csv"]
     for row, was in zip(_rows(segmented / "scans.csv"), before["scans.csv"], strict=True):
-        assert {k: row[k] for k in ("scan", "flags", "lowest", "topmost", "margin")} == {
-            k: was[k] for k in ("scan", "flags", "lowest", "topmost", "margin")
+        assert {k: row[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin")} == {
+            k: was[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin")
         }
     assert {p.name for p in segmented.rglob("*_qc.png")} == set(pictures)
 
@@ -51,7 +51,7 @@ def test_edited_label_maps_get_new_statistics_and_no_old_confidence(segmented):
     rows = [row for row in _rows(segmented / "structures.csv") if row["scan"] == "a_T2w"]
     assert {row["name"]: row["state"] for row in rows}["L3"] == "absent" and not any(r["confidence"] for r in rows)
     scans = {row["scan"]: row for row in _rows(segmented / "scans.csv")}
-    assert "gap" in scans["a_T2w"]["flags"] and "changed since" in scans["a_T2w"]["warnings"]
+    assert "gap" in scans["a_T2w"]["alarms"] and "changed since" in scans["a_T2w"]["warnings"]
     assert path.read_bytes() == edited and (segmented / "a_T2w_dseg.json").read_bytes() == sidecar
 
 
@@ -109,10 +109,10 @@ def test_two_label_maps_of_one_scan_get_a_picture_each_and_a_lost_scan_is_told(m
 def test_an_error_that_nobody_foresaw_is_recorded_for_its_label_map_alone(segmented, monkeypatch):
     from cps4_monai.inference import masks
 
-    def broken(label, source, anatomy, title, flags):
+    def broken(label, source, anatomy, title, alarms):
         if title.startswith("a"):
             raise IndexError("out of range")
-        return drawn(label, source, anatomy, title, flags)
+        return drawn(label, source, anatomy, title, alarms)
 
     drawn = masks._draw
     monkeypatch.setattr(masks, "_draw", broken)

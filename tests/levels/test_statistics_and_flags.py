@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.levels.flags import level_flags
+from cps4_monai.levels.flags import level_flags, of_kind
 from cps4_monai.levels.margin import LevelMargin
 from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import structure_statistics
@@ -93,6 +93,23 @@ def test_each_flag_has_its_cause(inner, spine, code):
     rows = np.unique(np.nonzero(inner == code("L3"))[1])
     flat[:, rows[:12]] = 0
     assert names(flat)["unusual_height"].structures == ("L3",)
+
+
+def test_what_nearly_every_scan_shows_is_a_note_and_no_alarm(inner, code):
+    partial = names(inner[1:-1], confidence={code("L3"): 0.4})
+    cut = names(np.ascontiguousarray(inner[:, 150:]))
+    assert {f.name: f.kind for f in (*partial.values(), *cut.values())} == {
+        "partial_width": "note", "low_confidence": "note", "cut_structure": "note",
+    }  # fmt: skip
+    gap = names(np.where(inner == code("L3/L4"), 0, inner))["gap"]
+    assert gap.to_dict()["kind"] == "alarm"
+
+
+def test_a_flag_of_another_version_is_an_alarm():
+    assert of_kind("alarm", ["gap", "cut_structure", "of_the_future", "no_spine_found"]) == [
+        "of_the_future", "no_spine_found", "gap",
+    ]  # fmt: skip
+    assert of_kind("note", ["cut_structure", "gap", "low_confidence"]) == ["low_confidence", "cut_structure"]
 
 
 def test_level_ambiguous_depends_on_margin_and_anchor(inner):

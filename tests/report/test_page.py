@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 
+from cps4_monai.report.file_names import common_folder, without_folder
 from cps4_monai.report.page import (
     Card,
     Cards,
@@ -14,6 +16,7 @@ from cps4_monai.report.page import (
     count,
     number,
     render_page,
+    settings_table,
     write_page,
 )
 
@@ -59,6 +62,37 @@ def test_cells_sort_by_value_and_missing_ones_are_dashes():
     assert number(math.nan).text == "–" and number(math.nan).sort == -math.inf
     assert count(0, bad=True).tone == "muted" and count(2, bad=True).tone == "bad"
     assert 'data-sort="0.5"' in _page(Table(("x",), [[number(0.5)]]))
+
+
+def test_settings_are_words_and_name_no_folder():
+    shown = {
+        "spacing_mm": 1.5,
+        "size": [512, 256],
+        "amp": True,
+        "share": None,
+        "who": [],
+        "path": Path("/home/me/x.pt"),
+    }
+    rows = settings_table({**shown, "thresholds": {"a": 1, "b": 2}}).rows
+    assert {name.text: value.text for name, value in rows} == {
+        "spacing mm": "1.5", "size": "512, 256", "amp": "yes", "share": "none", "who": "none", "path": "x.pt",
+        "thresholds": "2 entries",
+    }  # fmt: skip
+
+
+def test_columns_of_words_are_named_in_each_row_for_narrow_screens():
+    rows = [[Cell("a"), Cell("–")]]
+    assert 'data-column="alarms"' in _page(Table(("scan", "alarms"), rows, words=True))
+    assert "data-column" not in _page(Table(("scan", "alarms"), rows)).split("<main>")[1]
+
+
+def test_files_are_named_from_the_folder_they_share(tmp_path):
+    root = common_folder([tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "sub" / "b.nii.gz"])
+    assert root == tmp_path / "in"
+    assert (
+        without_folder(f"{tmp_path}/in/sub/b.nii.gz: found an empty file", root) == "sub/b.nii.gz: found an empty file"
+    )
+    assert common_folder([]) is None and without_folder("words", None) == "words"
 
 
 def test_page_is_written_whole(tmp_path):

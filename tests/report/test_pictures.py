@@ -78,7 +78,7 @@ def test_window_holds_constant_images_and_spans_the_rest():
 @pytest.mark.parametrize("slices", [1, 2, 8, 40])
 def test_mosaic_for_any_number_of_slices(slices):
     image, label = _volume(slices)
-    assert _size(sagittal_mosaic(image, label, AFFINE, title="scan", flags=["gap"]))[0] > 200
+    assert _size(sagittal_mosaic(image, label, AFFINE, title="scan", alarms=["gap"]))[0] > 200
     assert len(spread(slices, 10)) == min(slices, 10)
 
 
