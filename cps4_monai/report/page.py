@@ -40,7 +40,7 @@ class Cards:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, what it is sorted by, tone ("", "best", "note", "muted", "warn" or "bad") and a colour swatch."""
+    """A table cell: text, what it is sorted by, tone ("", "best", "note", "muted", "warn", "bad"), colour swatch."""
 
     text: str
     sort: float | str = ""
