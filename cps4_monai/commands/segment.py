@@ -41,6 +41,8 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--raw", is_flag=True, help="The plain argmax: levels are not decoded, islands stay.")
 @click.option("--assume-spacing", callback=_spacing, metavar="MM or X,Y,Z",
               help="Spacing of scans whose header has none.")  # fmt: skip
+@click.option("--series", metavar="NUMBER or TEXT",
+              help="DICOM series with this number or with this in its description; default: sagittal T2.")  # fmt: skip
 @click.option("--runtime", type=click.Choice(["torch", "onnx", "auto"]), default="torch", show_default=True,
               help="What runs the network; onnx (extra 'onnx') is for CPUs, auto times both.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
@@ -56,6 +58,7 @@ def segment(
     tta: bool,
     raw: bool,
     assume_spacing: list[float] | None,
+    series: str | None,
     runtime: str,
     verbose: bool,
 ) -> None:
@@ -68,6 +71,7 @@ def segment(
     Examples:
       cps4 segment scan.nii.gz -o out
       cps4 segment data/bids -o data/bids/derivatives/cps4 --device cuda:0
+      cps4 segment archive/patient3 -o out --series "t2 sag"
       cps4 segment patient1/dicom patient2/dicom -o out --weights spine.zip
       cps4 segment scans more/scan.nii -o out --tta --jobs 4
     """
@@ -84,8 +88,8 @@ def segment(
         try:
             run = segment_scans(
                 inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
-                qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, runtime=runtime,
-                on_scan=on_scan,
+                qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, series=series,
+                runtime=runtime, on_scan=on_scan,
             )  # fmt: skip
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error

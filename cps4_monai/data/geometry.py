@@ -34,7 +34,7 @@ def header_affine(
         InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``.
         ValueError: ``assume_spacing`` is not one or three positive numbers.
     """
-    assumed = _assumed(assume_spacing)
+    assumed = assumed_spacing(assume_spacing)
     forms = _forms(header)
     zooms = header["pixdim"][1:4].astype(np.float64)
     problem = None
@@ -79,7 +79,12 @@ def _disagreement(header: nib.Nifti1Header, forms: dict[str, np.ndarray]) -> lis
     return [f"sform and qform disagree by {apart:.3g}; the sform was used"] if apart > FORM_TOLERANCE else []
 
 
-def _assumed(spacing: Sequence[float] | float | None) -> np.ndarray | None:
+def assumed_spacing(spacing: Sequence[float] | float | None) -> np.ndarray | None:
+    """The spacing that a user gave for headers without one, as three numbers of mm; None where none was given.
+
+    Raises:
+        ValueError: not one or three positive numbers.
+    """
     if spacing is None:
         return None
     values = np.atleast_1d(np.asarray(spacing, dtype=np.float64))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from cps4_monai.data.geometry import check_axes, header_affine, spacing_of
+from cps4_monai.data.geometry import FORM_TOLERANCE, check_axes, header_affine, spacing_of
 from cps4_monai.data.label_file import write_label_volume
 from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_pair",
     "check_same_grid",
     "read_volume",
+    "volume_from_array",
     "volume_from_nifti",
     "write_label_volume",
 ]
@@ -40,6 +42,7 @@ class Volume:
         path: where the volume came from.
         content_key: SHA-256 of the file's bytes, hexadecimal.
         warnings: one sentence for each thing that was mended or looks unusual.
+        provenance: what else a record of a result should say of the source (the series of a DICOM folder).
     """
 
     array: np.ndarray
@@ -49,6 +52,7 @@ class Volume:
     path: Path
     content_key: str
     warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -125,6 +129,49 @@ def volume_from_nifti(
         array, more = finite_intensities(raw, path)
         warnings += more
     return Volume(array, affine, spacing_of(affine), header, path, content_key, tuple(warnings))
+
+
+def volume_from_array(
+    array: np.ndarray,
+    affine: np.ndarray,
+    *,
+    path: str | Path,
+    content_key: str,
+    warnings: Sequence[str] = (),
+    provenance: Mapping[str, Any] | None = None,
+) -> Volume:
+    """The same checks for voxels of another format than NIfTI (a DICOM series), with a header for its label map.
+
+    Args:
+        array: (A, B, C) voxels of any real type.
+        affine: 4 x 4, their indices to RAS+ mm. Axes are permuted, never flipped, so that X, Y and Z of the volume lie
+            nearest to left-right, front-back and up-down.
+        path: name used in messages and kept in the result.
+        content_key: SHA-256 of the source.
+        warnings: of the reader.
+        provenance: see :class:`Volume`.
+
+    Raises:
+        InvalidVolumeError: see :func:`read_volume`.
+    """
+    path = Path(path)
+    check_axes(affine, path)
+    order = np.argsort(nib.orientations.io_orientation(affine)[:, 0])
+    affine, raw = affine[:, [*order, 3]], array.transpose(order)
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(raw.shape)
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, 1)
+    header["pixdim"][1:4] = spacing_of(affine)
+    header.set_qform(affine, 1)
+    if np.abs(header.get_qform() - affine).max() > FORM_TOLERANCE:
+        header["qform_code"] = 0  # a qform cannot hold a shear
+    stored = np.asarray(header.get_sform(), dtype=np.float64)
+    finite, more = finite_intensities(raw, path)
+    return Volume(
+        finite, stored, spacing_of(stored), header, path, content_key, (*warnings, *more), dict(provenance or {})
+    )
 
 
 def finite_intensities(raw: np.ndarray, path: str | Path) -> tuple[np.ndarray, list[str]]:

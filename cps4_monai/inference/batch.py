@@ -67,6 +67,7 @@ def segment_scans(
     jobs: int = 2,
     raw: bool = False,
     assume_spacing: Sequence[float] | float | None = None,
+    series: str | int | None = None,
     runtime: str = "torch",
     on_scan: OnScan | None = None,
 ) -> SegmentationRun:
@@ -86,6 +87,7 @@ def segment_scans(
         jobs: scans read ahead, and scans written behind, at a time; each holds its volume in memory.
         raw: see :func:`cps4_monai.inference.segment.segment`.
         assume_spacing: likewise.
+        series: of DICOM studies: number, UID or a part of the description; None: the best sagittal T2-weighted one.
         runtime: likewise.
         on_scan: called after each scan with its outcome, how many are done and how many there are.
 
@@ -102,7 +104,7 @@ def segment_scans(
     output = check_output_dir(output, min_free_gib=0.0)
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
-    sources = find_sources(given, output)
+    sources = find_sources(given, output, series)
     outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
     for outcome in outcomes:
         logger.warning("%s: %s", outcome.source, outcome.reason)
@@ -111,6 +113,8 @@ def segment_scans(
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
     machine = f"{segmenter.runtime} on {device_name(segmenter.device)}"
     settings = settings_in_words(segmenter.settings, segmenter.weights_record, machine)
+    if series is not None:
+        settings["Series asked for"] = str(series)
     contents = run_tables(outcomes, segmenter.bundle.anatomy, output)
     contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=settings)
     run_files.write(contents)
@@ -162,7 +166,7 @@ class _Batch:
         """Reads a scan, or says why there is nothing to do."""
         files = ScanFiles.at(self.output, source.name)
         try:
-            key = source_key(source.path) if files.label.exists() and not self.overwrite else ""
+            key = source_key(source.path, source.series) if files.label.exists() and not self.overwrite else ""
             there = finished(files, key, self.segmenter.settings, overwrite=self.overwrite)
             if there is not None:
                 if self.qc and not files.picture.exists():
@@ -170,7 +174,7 @@ class _Batch:
                 picture = _there(files.picture)
                 return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, there[0])
             started = time.perf_counter()
-            volume = load_scan(source.path, self.segmenter.assume_spacing)
+            volume = load_scan(source.path, self.segmenter.assume_spacing, source.series)
             seconds = time.perf_counter() - started
             if source.searched and source.kind == "nifti" and looks_like_label_map(volume.array):
                 return ScanOutcome(source.path, source.name, "skipped", "whole numbers, few of them: a label map")
@@ -182,7 +186,7 @@ class _Batch:
 
     def _draw(self, source: Source, files: ScanFiles) -> None:
         """The picture of a label map that is there without one."""
-        scan = self.segmenter.prepare(source.path)
+        scan = self.segmenter.prepare(load_scan(source.path, self.segmenter.assume_spacing, source.series))
         labels = read_volume(files.label, is_label=True, assume_spacing=scan.grid.spacing_mm).array
         assert scan.grey is not None
         draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cps4_monai.data.label_ownership import full_stem
+from cps4_monai.inference.dicom import holds_dicom
 
 NIFTI = (".nii.gz", ".nii")
 LABEL_WORDS = ("seg", "_mask", "-mask")  # "seg" covers dseg
@@ -67,7 +68,7 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
                 search.skipped.append((path, "not a T2w scan of this BIDS data set; name the file to segment it"))
             else:
                 search.scans.append(path)
-        if any(is_dicom(here / n) for n in _sample(visible)):
+        if any(holds_dicom(here / n) for n in _sample(visible)):
             search.dicom.append(here)
     return search
 
@@ -85,15 +86,6 @@ def looks_like_label_map(array: np.ndarray) -> bool:
         return False
     values = np.unique(array)
     return len(values) <= MAX_LABEL_VALUES and bool((values == np.round(values)).all()) and float(values[0]) >= 0
-
-
-def is_dicom(path: str | Path) -> bool:
-    """Whether a file has DICOM's mark behind its preamble."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _sample(names: Sequence[str]) -> list[str]:

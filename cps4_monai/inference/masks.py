@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -167,15 +167,26 @@ def _outcome(
         picture = output / f"{name}_qc.png"
         check_picture(picture)
         write_picture(
-            picture, _draw(label, source, anatomy, Path(name).name, of_kind(ALARM, (f["name"] for f in flags)))
+            picture,
+            _draw(
+                label, source, sidecar.get("Series", {}), anatomy, Path(name).name,
+                of_kind(ALARM, (f["name"] for f in flags)),
+            ),
         )
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
 
 
-def _draw(label: Volume, source: Path | None, anatomy: Anatomy, title: str, alarms: Sequence[str]) -> bytes:
+def _draw(
+    label: Volume,
+    source: Path | None,
+    series: Mapping[str, Any],
+    anatomy: Anatomy,
+    title: str,
+    alarms: Sequence[str],
+) -> bytes:
     image = np.zeros(label.shape, dtype=np.uint8)
     if source is not None:
-        scan = load_scan(source, label.spacing_mm)
+        scan = load_scan(source, label.spacing_mm, series.get("InstanceUID"))
         check_pair(scan, label)
         image = scan.array
     return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, alarms=alarms)

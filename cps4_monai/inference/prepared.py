@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,9 @@ from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.normalise import percentile_window, scale_to_window
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, read_volume
+
+if TYPE_CHECKING:
+    from cps4_monai.inference.dicom import DicomSeries
 
 MAX_FIELD_MM = 2000.0
 MIN_FIELD_MM = 50.0  # two vertebrae
@@ -36,6 +40,7 @@ class PreparedScan:
         slices: (D, H, W) float32 in [0, 1], the network's input.
         grey: (X, Y, Z) uint8 grey values for pictures; None where none was asked for.
         seconds: time taken by each part.
+        provenance: see :class:`Volume`.
     """
 
     path: Path
@@ -47,10 +52,20 @@ class PreparedScan:
     slices: torch.Tensor
     grey: np.ndarray | None
     seconds: dict[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_scan(path: str | Path, assume_spacing: Sequence[float] | float | None = None) -> Volume:
-    """A scan from a NIfTI file or from a folder with one DICOM series.
+def load_scan(
+    path: str | Path,
+    assume_spacing: Sequence[float] | float | None = None,
+    series: str | int | DicomSeries | None = None,
+) -> Volume:
+    """A scan from a NIfTI file or from a folder with a DICOM series.
+
+    Args:
+        path: the file or the folder.
+        assume_spacing: mm along X, Y and Z, or one number, for headers without a usable one.
+        series: of a DICOM folder, see :func:`cps4_monai.inference.dicom.read_dicom`.
 
     Raises:
         InvalidVolumeError: it cannot be used.
@@ -60,20 +75,20 @@ def load_scan(path: str | Path, assume_spacing: Sequence[float] | float | None =
     if Path(path).is_dir():
         from cps4_monai.inference.dicom import read_dicom
 
-        return read_dicom(path, spacing)
+        return read_dicom(path, spacing, series)
     return read_volume(path, assume_spacing=spacing)
 
 
-def source_key(path: str | Path) -> str:
+def source_key(path: str | Path, series: str | int | DicomSeries | None = None) -> str:
     """SHA-256 of a scan's file, or of the files of its DICOM series: the ``content_key`` without reading the volume.
 
     Raises:
         OSError: not readable.
     """
     if Path(path).is_dir():
-        from cps4_monai.inference.dicom import folder_key
+        from cps4_monai.inference.dicom import series_key
 
-        return folder_key(path)
+        return series_key(path, series)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
@@ -116,6 +131,7 @@ def prepare_scan(
         slices=torch.stack(made),
         grey=grey,
         seconds={"prepare": time.perf_counter() - started},
+        provenance=volume.provenance,
     )
 
 
@@ -140,10 +156,11 @@ def read_and_prepare(
     *,
     assume_spacing: Sequence[float] | float | None = None,
     keep_grey: bool = True,
+    series: str | int | DicomSeries | None = None,
 ) -> PreparedScan:
     """:func:`load_scan` and :func:`prepare_scan`, timed."""
     started = time.perf_counter()
-    volume = load_scan(path, assume_spacing)
+    volume = load_scan(path, assume_spacing, series)
     read = time.perf_counter() - started
     scan = prepare_scan(volume, in_plane, percentiles, keep_grey=keep_grey)
     return replace(scan, seconds={"read": read, **scan.seconds})

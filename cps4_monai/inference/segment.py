@@ -43,6 +43,7 @@ def segment(
     tta: bool = False,
     raw: bool = False,
     assume_spacing: Sequence[float] | float | None = None,
+    series: str | int | None = None,
     runtime: str = "torch",
 ) -> Segmentation:
     """Segments one spine MRI.
@@ -56,7 +57,7 @@ def segment(
     :func:`cps4_monai.inference.batch.segment_scans`, which writes files, tables and a report as `cps4 segment` does.
 
     Args:
-        scan: a NIfTI file, a folder with one DICOM series, a nibabel image, or a volume read before.
+        scan: a NIfTI file, a folder with a DICOM series, a nibabel image, or a volume read before.
         output: folder for the label map, its JSON and its picture; None writes nothing.
         weights: folder or zip of a bundle; None: the one that comes with this package.
         device: "auto", "cpu", "cuda:N" or "mps".
@@ -66,6 +67,7 @@ def segment(
         tta: average over five views of each slice; five times slower.
         raw: the plain argmax, levels not decoded.
         assume_spacing: spacing in mm along X, Y and Z (or one number), for headers without a usable one.
+        series: of a DICOM folder: number, UID or a part of the description; None: its best sagittal T2-weighted one.
         runtime: "torch"; "onnx", on CPUs (extra ``onnx``); or "auto": on a CPU the faster of the two, timed first.
 
     Raises:
@@ -76,7 +78,7 @@ def segment(
     segmenter = Segmenter(
         weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing, runtime=runtime
     )
-    result = segmenter(scan, qc=qc)
+    result = segmenter(scan, qc=qc, series=series)
     if output is not None:
         result.save(output, overwrite=overwrite, qc=qc)
     return result
@@ -153,12 +155,16 @@ class Segmenter:
         """Name and version of the bundle, SHA-256 of its weights."""
         return {"Name": self.bundle.path.name, "Version": self.bundle.version, "Sha256": self.bundle.sha256}
 
-    def __call__(self, scan: str | Path | nib.Nifti1Image | Volume, *, qc: bool = True) -> Segmentation:
+    def __call__(
+        self, scan: str | Path | nib.Nifti1Image | Volume, *, qc: bool = True, series: str | int | None = None
+    ) -> Segmentation:
         """Segments one scan, see :func:`segment`."""
-        prepared = self.prepare(scan, keep_grey=qc)
+        prepared = self.prepare(scan, keep_grey=qc, series=series)
         return self.finish(prepared, self.scores(prepared))
 
-    def prepare(self, scan: str | Path | nib.Nifti1Image | Volume, *, keep_grey: bool = True) -> PreparedScan:
+    def prepare(
+        self, scan: str | Path | nib.Nifti1Image | Volume, *, keep_grey: bool = True, series: str | int | None = None
+    ) -> PreparedScan:
         """Reads and checks a scan and cuts it into the network's slices.
 
         Raises:
@@ -171,8 +177,9 @@ class Segmenter:
         if isinstance(scan, Volume):
             return prepare_scan(scan, bundle.in_plane, bundle.percentiles, keep_grey=keep_grey)
         return read_and_prepare(
-            scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey
-        )
+            scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey,
+            series=series,
+        )  # fmt: skip
 
     def load(self) -> torch.nn.Module:
         """The network, loaded now if it was not before.
@@ -233,6 +240,7 @@ class Segmenter:
             # A whole path, so that `cps4 report` finds the scan from any folder.
             "Sources": [os.path.abspath(scan.path) if scan.path.exists() else str(scan.path)],
             "SourceSha256": scan.content_key,
+            **scan.provenance,
             "Weights": self.weights_record,
             "Settings": self.settings,
             "Software": {"cps4_monai": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from cps4_monai.data.label_ownership import full_stem
+from cps4_monai.inference.dicom import DicomSeries, find_series
 from cps4_monai.inference.folder_search import Search, search_folder
 
 NIFTI = (".nii.gz", ".nii")
@@ -18,11 +19,13 @@ class Source:
     """One scan to segment.
 
     Attributes:
-        path: a NIfTI file, or a folder with one DICOM series.
+        path: a NIfTI file, or a folder with a DICOM series.
         kind: "nifti" or "dicom".
         root: the folder whose subfolders are mirrored.
         searched: found by a folder search, so that a label map among the scans is skipped.
         name: place of its outputs below the output folder, ``subfolder/stem``.
+        series: of the folder, its headers read.
+        suffix: what the name ends in where a folder gives several scans.
     """
 
     path: Path
@@ -30,6 +33,13 @@ class Source:
     root: Path
     searched: bool = False
     name: str = ""
+    series: DicomSeries | None = None
+    suffix: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What is the same for the same scan: its real path, and the series within."""
+        return os.path.realpath(self.path), self.series.uid if self.series else ""
 
 
 @dataclass
@@ -47,21 +57,27 @@ class Sources:
     failures: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def find_sources(inputs: Iterable[str | Path], output: str | Path | None = None) -> Sources:
+def find_sources(
+    inputs: Iterable[str | Path], output: str | Path | None = None, series: str | int | None = None
+) -> Sources:
     """Scans of any mix of NIfTI files, folders, BIDS data sets, DICOM series folders and datalist JSONs.
 
     Args:
         inputs: paths; a folder is searched with its subfolders, a datalist gives its test scans (all, if it has none).
         output: the output folder, left out of folder searches unless it is an input itself.
+        series: of DICOM studies, which to take, see :func:`cps4_monai.inference.dicom.choose_series`.
 
     Returns:
         Scans in the order of the inputs, each file once; what was passed over; and inputs that cannot be used.
+
+    Raises:
+        ValueError: ``series`` has no letter and no digit.
     """
     found = Sources()
-    for given in inputs:
-        path = Path(given)
+    paths = [Path(given) for given in inputs]
+    for path in paths:
         if path.is_dir():
-            _add_folder(path, found, None if output is None else Path(output))
+            _add_folder(path, found, None if output is None else Path(output), series)
         elif not path.exists():
             found.failures.append((path, "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
                                          "datalist JSON: correct the path"))  # fmt: skip
@@ -74,17 +90,26 @@ def find_sources(inputs: Iterable[str | Path], output: str | Path | None = None)
                 "no scan; expected NIfTI (.nii, .nii.gz), a folder, or a datalist JSON. To mend: convert it to NIfTI"
             )
             found.failures.append((path, f"{reason}; for DICOM pass the folder of the series"))
+    if not found.scans and not found.failures:  # nothing but what was skipped: the user is told why nothing came out
+        reasons = "; ".join(reason for _, reason in found.skipped)
+        found.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
     found.scans = _each_once(found.scans)
     _name(found)
     return found
 
 
-def _add_folder(path: Path, found: Sources, output: Path | None) -> None:
+def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | int | None) -> None:
     search: Search = search_folder(path, output)
     found.scans += [Source(p, "nifti", path, searched=True) for p in search.scans]
-    found.scans += [Source(p, "dicom", path.parent if p == path else path, searched=True) for p in search.dicom]
-    found.skipped += search.skipped
-    found.failures += search.failures
+    dicom = find_series(search.dicom, wanted)
+    for series, suffix in dicom.taken:
+        root = path.parent if series.folder == path else path
+        found.scans.append(Source(series.folder, "dicom", root, searched=True, series=series, suffix=suffix))
+    found.skipped += [*search.skipped, *dicom.skipped]
+    found.failures += [*search.failures, *dicom.failures]
+    if wanted is not None and dicom.skipped and not dicom.taken:
+        listed = "; ".join(reason for _, reason in dicom.skipped)
+        found.failures.append((path, f"no series {wanted!r}; found {listed}. To mend: name one of these"))
     if not search.scans and not search.dicom and not search.failures:
         found.failures.append((path, "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
                                      f"({len(search.skipped)} files were skipped)"))  # fmt: skip
@@ -105,9 +130,9 @@ def _add_datalist(path: Path, found: Sources) -> None:
 
 
 def _each_once(scans: Sequence[Source]) -> list[Source]:
-    by_file: dict[str, Source] = {}
+    by_file: dict[tuple[str, str], Source] = {}
     for scan in scans:
-        by_file.setdefault(os.path.realpath(scan.path), scan)
+        by_file.setdefault(scan.identity, scan)
     return list(by_file.values())
 
 
@@ -123,7 +148,7 @@ def _name(found: Sources) -> None:
         root = common if common is not None and scan.root in shared else scan.root
         name = _mirrored(scan, root)
         other = named.setdefault(name.casefold(), replace(scan, name=name))
-        if other.path != scan.path:
+        if other.identity != scan.identity:
             reason = f"its outputs would have the names of those of {other.path}; expected one file for each"
             found.failures.append((scan.path, f"{reason}: rename one, or use another output folder"))
     found.scans = list(named.values())
@@ -133,4 +158,4 @@ def _mirrored(scan: Source, root: Path) -> str:
     stem = full_stem(scan.path) if scan.kind == "nifti" else Path(os.path.abspath(scan.path)).name
     parent, top = Path(os.path.abspath(scan.path.parent)), Path(os.path.abspath(root))
     folder = parent.relative_to(top) if parent.is_relative_to(top) else Path()
-    return str(PurePosixPath(*folder.parts) / stem)
+    return str(PurePosixPath(*folder.parts) / f"{stem}{scan.suffix}")

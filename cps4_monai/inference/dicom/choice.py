@@ -1,0 +1,82 @@
+"""Which series of a study are segmented: the one asked for, or else the sagittal T2-weighted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cps4_monai.inference.dicom.series import DicomSeries
+from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, UNKNOWN, plain_words
+
+_WEIGHTINGS = (T2, T2_FAT_SUPPRESSED, UNKNOWN)
+_FEW_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class SeriesChoice:
+    """What is segmented and what is not.
+
+    Attributes:
+        taken: series to segment, equally good, each with notes on what was passed over for it.
+        passed_over: the others, with reasons.
+    """
+
+    taken: tuple[DicomSeries, ...]
+    passed_over: tuple[tuple[DicomSeries, str], ...]
+
+
+def choose_series(series: Sequence[DicomSeries], wanted: str | int | None = None) -> SeriesChoice:
+    """Chooses among the series of one study.
+
+    Without a wish: no localizers and what holds no MR image; sagittal before other planes; then T2-weighted before
+    fat-suppressed, before unknown, before other weightings; original before derived; stacks before one or two images.
+    Several that are equal in all of this are all taken (stations, a repeated scan).
+
+    Args:
+        series: of one study.
+        wanted: a SeriesNumber, a SeriesInstanceUID, or a part of the description in any case; of several series with
+            that part the best is chosen as above. A localizer is taken if nothing else fits.
+
+    Raises:
+        ValueError: ``wanted`` has no letter and no digit.
+    """
+    if wanted is not None and not plain_words(str(wanted)):
+        raise ValueError(f"series is {wanted!r}; expected a number, a UID or a part of a description")
+    passed: list[tuple[DicomSeries, str]] = [(one, one.no_image) for one in series if one.no_image]
+    images = [one for one in series if not one.no_image]
+    if wanted is not None:
+        fitting = [one for one in images if fits(one, wanted)]
+        passed += [(one, f"not series {wanted!r}") for one in images if one not in fitting]
+        images = fitting
+    scans = [one for one in images if not one.localizer]
+    if wanted is not None and not scans:
+        scans = images
+    passed += [(one, "a localizer") for one in images if one not in scans]
+    best = min(map(_rank, scans), default=None)
+    taken = [one for one in scans if _rank(one) == best]
+    passed += [(one, _why_not(one, taken[0])) for one in scans if _rank(one) != best]
+    notes = tuple(f"passed over {one}: {reason}" for one, reason in passed)
+    if len(series) > 1:
+        equal = "" if len(taken) < 2 else ", equally good"
+        notes = (f"taken of {len(series)} series: {'; '.join(map(str, taken))}{equal}", *notes)
+    return SeriesChoice(tuple(replace(one, notes=(*notes, *one.notes)) for one in taken), tuple(passed))
+
+
+def fits(series: DicomSeries, wanted: str | int) -> bool:
+    """Whether a series is the one that a user named by number, UID or a part of its description."""
+    wanted = str(wanted).strip()
+    if wanted.isdecimal():
+        return series.number == int(wanted)
+    return series.uid == wanted or plain_words(wanted) in plain_words(series.description)
+
+
+def _rank(series: DicomSeries) -> tuple[bool, int, bool, bool]:
+    """Lower is better."""
+    place = _WEIGHTINGS.index(series.weighting) if series.weighting in _WEIGHTINGS else len(_WEIGHTINGS)
+    return series.plane not in ("", "sagittal"), place, series.derived, len(series.images) < _FEW_IMAGES
+
+
+def _why_not(one: DicomSeries, best: DicomSeries) -> str:
+    mine, other = _rank(one), _rank(best)
+    reasons = (f"{one.plane}, not sagittal", one.weighting, "derived from other images", "few images")
+    return next(reason for reason, a, b in zip(reasons, mine, other, strict=True) if a != b)

@@ -1,0 +1,69 @@
+"""A DICOM series as a volume, with the checks that every scan gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cps4_monai.data.nifti_file import InvalidVolumeError
+from cps4_monai.data.volume import Volume, volume_from_array
+from cps4_monai.inference.dicom.choice import choose_series
+from cps4_monai.inference.dicom.order import order_images
+from cps4_monai.inference.dicom.pixels import files_key, read_pixels
+from cps4_monai.inference.dicom.series import EXPECTED, DicomSeries, list_series, unreadable_files
+from cps4_monai.inference.dicom.stack import build_stack
+
+
+def read_dicom(
+    folder: str | Path,
+    assume_spacing: Sequence[float] | float | None = None,
+    series: str | int | DicomSeries | None = None,
+) -> Volume:
+    """The volume of a folder's series, classic or enhanced, checked as :func:`cps4_monai.data.volume.read_volume` does.
+
+    The affine comes from the slices' positions, so that a sheared stack is seen as one. The voxels' axes are ordered
+    left-right, front-back, up-down, as near as they come; they are not flipped. Pixels of other series are not read.
+
+    Args:
+        folder: DICOM files, subfolders left out.
+        assume_spacing: mm along left-right, front-back and up-down, for what the headers lack.
+        series: which one, see :func:`choose_series`, or one that was listed before; None: the best of the folder.
+
+    Raises:
+        ImportError: pydicom is not installed.
+        InvalidVolumeError: no series, several that are equally good, or one that cannot be read as one volume.
+    """
+    one = series if isinstance(series, DicomSeries) else _only(Path(folder), series)
+    if one.unreadable:
+        raise unreadable_files(one.folder, one.unreadable)
+    stack = build_stack(one, assume_spacing)
+    array, key = read_pixels(stack.images, one.folder)
+    return volume_from_array(
+        array, stack.affine, path=one.folder, content_key=key, warnings=(*one.notes, *stack.warnings),
+        provenance={"Series": one.identity},
+    )  # fmt: skip
+
+
+def series_key(folder: str | Path, series: str | int | DicomSeries | None = None) -> str:
+    """SHA-256 of the series that :func:`read_dicom` reads, without decoding it.
+
+    Raises:
+        ImportError: see :func:`read_dicom`.
+        InvalidVolumeError: see :func:`read_dicom`.
+    """
+    one = series if isinstance(series, DicomSeries) else _only(Path(folder), series)
+    return files_key(dict.fromkeys(image.file for image in order_images(one)[0]))
+
+
+def _only(folder: Path, wanted: str | int | None) -> DicomSeries:
+    series = list_series(folder)
+    choice = choose_series(series, wanted)
+    if len(choice.taken) == 1:
+        return choice.taken[0]
+    if choice.taken:
+        found = f"{len(choice.taken)} series that fit equally well: {'; '.join(map(str, choice.taken))}"
+    else:
+        found = f"no series to segment: {'; '.join(f'{one}: {reason}' for one, reason in choice.passed_over)}"
+    raise InvalidVolumeError(
+        folder, found, EXPECTED, "choose one by its number or a part of its description with --series (series)"
+    )

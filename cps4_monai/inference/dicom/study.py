@@ -1,0 +1,85 @@
+"""DICOM folders of one search: the series of each study chosen together, wherever they lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cps4_monai.inference.dicom.choice import choose_series
+from cps4_monai.inference.dicom.series import DicomSeries, list_series
+
+
+@dataclass
+class FoundSeries:
+    """What the DICOM folders of a search hold.
+
+    Attributes:
+        taken: series to segment with the part of the output's name that tells them from others of their folder, if any.
+        skipped: folders with series that are not, each with the reason.
+        failures: folders that cannot be used.
+    """
+
+    taken: list[tuple[DicomSeries, str]] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def find_series(folders: Sequence[Path], wanted: str | int | None = None) -> FoundSeries:
+    """Chooses among the series of each study, those of other folders included; headers only are read.
+
+    Args:
+        folders: with DICOM files.
+        wanted: see :func:`choose_series`.
+
+    Raises:
+        ValueError: see :func:`choose_series`.
+    """
+    found = FoundSeries()
+    studies: dict[tuple[str, ...], list[DicomSeries]] = {}
+    for folder in folders:
+        try:
+            series = list_series(folder)
+        except (ValueError, ImportError) as error:
+            found.failures.append((folder, str(error)))
+            continue
+        for one in series:
+            # Without a StudyInstanceUID (some anonymisers remove it) a folder is taken for a study.
+            key = one.study if one.study[1] else (str(folder),)
+            studies.setdefault(key, []).append(one)
+    taken: list[DicomSeries] = []
+    for members in studies.values():
+        choice = choose_series(members, wanted)
+        taken += choice.taken
+        found.skipped += [
+            (one.folder, f"{one}: {reason}{_instead(choice.taken)}") for one, reason in choice.passed_over
+        ]
+    order = {folder: place for place, folder in enumerate(folders)}
+    taken.sort(key=lambda one: order[one.folder])
+    found.taken = list(zip(taken, _suffixes(taken), strict=True))
+    return found
+
+
+def _instead(taken: Sequence[DicomSeries]) -> str:
+    if not taken:
+        return ""
+    return f"; taken of this study: {'; '.join(map(str, taken))} (--series names another)"
+
+
+def _suffixes(series: Sequence[DicomSeries]) -> list[str]:
+    """``_series-5`` where a folder gives several; with a running number where series share theirs."""
+    of_folder = Counter(one.folder for one in series)
+    named = Counter((one.folder, one.number) for one in series)
+    seen: Counter[Path] = Counter()
+    suffixes = []
+    for one in series:
+        seen[one.folder] += 1
+        if of_folder[one.folder] == 1:
+            suffixes.append("")
+        elif one.number is not None and named[one.folder, one.number] == 1:
+            suffixes.append(f"_series-{one.number}")
+        else:
+            number = "" if one.number is None else f"{one.number}-"
+            suffixes.append(f"_series-{number}no{seen[one.folder]}")
+    return suffixes
