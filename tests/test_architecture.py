@@ -53,7 +53,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {"commands"},
 }  # fmt: skip
-HEAVY = {"torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel", "scipy"}
+HEAVY = {
+    "torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel",
+    "scipy",
+}  # fmt: skip
 
 
 def module_name(file: Path) -> str:

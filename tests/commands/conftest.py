@@ -23,6 +23,7 @@ import sys  # noqa: E402
 sys.modules[_spec.name] = _fixtures  # dataclasses look their module up
 _spec.loader.exec_module(_fixtures)
 bundle_dir, edited_bundle, make_scan = _fixtures.bundle_dir, _fixtures.edited_bundle, _fixtures.make_scan
+dicom = _fixtures.dicom
 
 
 class Inputs:

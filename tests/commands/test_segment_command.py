@@ -50,34 +50,34 @@ def test_bids_datalists_and_files_in_one_call(inputs):
         assert inputs.codes(name).any() and inputs.record(name)["Sources"][0].startswith("/")
 
 
-@pytest.fixture()
-def dicom():
-    """The functions of the DICOM tests that write series."""
-    pytest.importorskip("SimpleITK", reason="the extra `dicom` is not installed")
-    import importlib.util
-
-    where = Path(__file__).resolve().parents[1] / "inference" / "test_dicom.py"
-    spec = importlib.util.spec_from_file_location("dicom_writing", where)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_dicom_folder_with_a_localizer_inside(inputs, dicom):
-    dicom.write_series(inputs.folder, dicom.sagittal(inputs.scan))
-    dicom.write_series(inputs.folder, np.ones((3, 8, 8)), uid="2", t0008_103e="localizer")
+    dicom.save_all(inputs.folder, dicom.series_of(dicom.sagittal(inputs.scan)))
+    dicom.save_all(inputs.folder, dicom.series_of(np.ones((3, 8, 8), int), series="2", SeriesDescription="localizer"))
     inputs.segmented()
     assert "localizer" in inputs.warnings("in") and sorted(inputs.mask("in").shape) == sorted(inputs.scan.label.shape)
     assert "0 segmented, 1 kept" in inputs.segment().output
 
 
-def test_dicom_folder_with_two_series_lists_them_and_guesses_none(inputs, dicom):
-    dicom.write_series(inputs.folder / "p1", dicom.sagittal(inputs.scan))
-    dicom.write_series(inputs.folder / "p1", dicom.sagittal(inputs.scan), uid="2", t0008_103e="T2 FS")
-    dicom.write_series(inputs.folder / "p2", dicom.sagittal(inputs.scan))
-    reason = inputs.refused()
-    assert "2 series: T2 SAG (5 files, 1.2.3.1); T2 FS (5 files, 1.2.3.2)" in reason
-    assert [row["status"] for row in inputs.rows("scans.csv")] == ["failed", "done"]
+def test_of_a_study_the_sagittal_t2_is_taken_and_the_others_are_listed(inputs, dicom):
+    for number, name in enumerate(["t1_tse_sag", "t2_tse_sag", "localizer"], 1):
+        slices = dicom.series_of(dicom.sagittal(inputs.scan), series=str(number), SeriesDescription=name)
+        dicom.save_all(inputs.folder / f"S{number}", slices)
+    inputs.segmented()
+    rows = {row["scan"]: row["status"] for row in inputs.rows("scans.csv")}
+    assert rows["S2"] == "done" and inputs.record("S2")["Series"]["Number"] == 2
+    told = inputs.segment().output
+    assert "series 1 't1_tse_sag' (5 images): T1-weighted; taken of this study: series 2" in told
+    assert "a localizer" in told
+    assert inputs.segment("--series", "1").exit_code == 0 and inputs.record("S1")["Series"]["Number"] == 1
+    told = inputs.segment("--series", "pd").output
+    assert "no series 'pd'; found series 1 't1_tse_sag'" in told and "series 3 'localizer'" in told
+
+
+def test_no_name_of_a_patient_is_in_any_output(inputs, dicom):
+    dicom.save_all(inputs.folder / "p", dicom.series_of(dicom.sagittal(inputs.scan)))
+    inputs.segmented(inputs.folder)
+    for path in inputs.out.rglob("*"):
+        assert path.is_dir() or b"Meier" not in path.read_bytes()
 
 
 def test_again_and_overwrite(inputs):

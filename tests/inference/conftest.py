@@ -72,6 +72,18 @@ def make_scan():
 
 
 @pytest.fixture(scope="session")
+def dicom():
+    """Functions that write DICOM series (dicom_writing.py)."""
+    pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("dicom_writing", Path(__file__).with_name("dicom_writing.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def bundle_dir(tmp_path_factory) -> Path:
     """The staged bundle, a folder."""
     import torch

@@ -1,121 +1,395 @@
+"""Volumes of DICOM folders: equal to those of the same scan as NIfTI, or a clear error."""
+
 from __future__ import annotations
 
+import warnings
+
+import nibabel as nib
 import numpy as np
 import pytest
 
 from cps4_monai.data.nifti_file import InvalidVolumeError
-from cps4_monai.inference.dicom import folder_key, list_series, read_dicom
-from cps4_monai.inference.sources import find_sources
-
-sitk = pytest.importorskip("SimpleITK", reason="the extra `dicom` is not installed")
+from cps4_monai.data.volume import volume_from_nifti
+from cps4_monai.inference.dicom import list_series, read_dicom, series_key
 
 
-def write_series(folder, array, spacing=(2.0, 2.0, 4.0), uid="1", orientation=(0, 1, 0, 0, 0, -1), **tags):
-    """A series of slices (rows, columns) along the first axis of ``array``, sagittal unless told otherwise.
-
-    Tags are named ``t0008_103e="T2"``; ``positions`` replaces the even places along the normal.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    positions = tags.pop("positions", np.arange(len(array)) * spacing[2])
-    normal = np.cross(orientation[:3], orientation[3:])
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for index, (one, place) in enumerate(zip(array, positions, strict=True)):
-        image = sitk.GetImageFromArray(one.astype(np.int16))
-        image.SetSpacing(spacing[:2])
-        values = {
-            "0008|0060": "MR", "0008|0016": "1.2.840.10008.5.1.4.1.1.4", "0008|0018": f"1.2.3.{uid}.{index + 1}",
-            "0020|000e": f"1.2.3.{uid}", "0020|000d": "1.2.3", "0008|0008": "ORIGINAL\\PRIMARY\\M",
-            "0008|103e": "T2 SAG", "0020|0013": str(index + 1),
-            "0020|0032": "\\".join(f"{v:.4f}" for v in np.array([5.0, -30, 90]) + place * normal),
-            "0020|0037": "\\".join(map(str, orientation)),
-            **{tag[1:].replace("_", "|"): value for tag, value in tags.items()},
-        }  # fmt: skip
-        for tag, value in values.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{uid}_{index:03d}.dcm"))
-        writer.Execute(image)
-    return folder
+@pytest.fixture()
+def scan(make_scan):
+    return make_scan()
 
 
-def sagittal(scan):
-    """(slices, rows down, columns back) of a coded scan, whose axes run left, back and up."""
-    return scan.image.transpose(0, 2, 1)[:, ::-1]
+@pytest.fixture()
+def slices(dicom, scan):
+    """Function that makes the scan's series, with other tags or places."""
+    return lambda **changes: dicom.series_of(dicom.sagittal(scan), **{"step": (4, 0, 0), **changes})
 
 
-def test_a_series_becomes_a_volume_with_its_geometry(tmp_path, make_scan):
-    scan = make_scan()
-    volume = read_dicom(write_series(tmp_path / "s", sagittal(scan)))
-    assert sorted(volume.shape) == sorted(scan.image.shape) and not volume.warnings
-    assert sorted(volume.spacing_mm) == [2.0, 2.0, 4.0]
-    corner = volume.affine @ [0, 0, 0, 1]  # LPS (5, -30, 90) is RAS (-5, 30, 90); GDCM may begin at either end
-    assert corner[1:3] == pytest.approx([30, 90])
-    assert volume.content_key == folder_key(tmp_path / "s")
+@pytest.fixture()
+def save(dicom, tmp_path):
+    """Function that writes files into a folder, after those that are there."""
+    return lambda files, folder="s", **how: dicom.save_all(tmp_path / folder, files, **how)
 
 
-def test_a_dicom_scan_is_segmented_like_its_nifti_twin(tmp_path, make_scan, segmenter):
-    scan = make_scan()
-    result = segmenter(write_series(tmp_path / "s", sagittal(scan)), qc=False)
-    volumes = segmenter(scan.nifti(), qc=False).volumes_ml
-    assert result.volumes_ml == pytest.approx(volumes)
-    assert [flag.name for flag in result.flags] == ["cut_structure"]
+def canonical(array, affine):
+    image = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, np.float32), affine))
+    return np.asarray(image.dataobj), image.affine
 
 
-@pytest.mark.parametrize("tags", [
-    {"t0008_103e": "localizer_3plane"}, {"t0008_103e": "LOC"}, {"t0008_103e": "Scout"},
-    {"t0008_0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}, {"t0008_0060": "CT"},
-])  # fmt: skip
-def test_localizers_and_other_modalities_are_passed_over_with_a_warning(tmp_path, make_scan, tags):
-    write_series(tmp_path / "s", sagittal(make_scan()))
-    write_series(tmp_path / "s", np.ones((3, 8, 8)), uid="2", **tags)
-    volume = read_dicom(tmp_path / "s")
-    assert sorted(volume.shape) == [5, 40, 96]
-    assert len(volume.warnings) == 1 and "passed over" in volume.warnings[0]
+def assert_equals_nifti(volume, scan):
+    """Equal voxels and equal geometry, whatever the order and direction of the axes."""
+    voxels, affine = canonical(volume.array, volume.affine)
+    expected, expected_affine = canonical(scan.image, scan.affine)
+    assert np.array_equal(voxels, expected)
+    assert affine == pytest.approx(expected_affine, abs=1e-5)
 
 
-def test_several_series_are_listed_and_none_is_guessed(tmp_path, make_scan):
-    write_series(tmp_path / "s", sagittal(make_scan()))
-    write_series(tmp_path / "s", sagittal(make_scan()), uid="2", t0008_103e="T2 FS")
-    with pytest.raises(InvalidVolumeError, match=r"2 series.*T2 SAG.*T2 FS.*folder of its own"):
-        read_dicom(tmp_path / "s")
-    assert len(list_series(tmp_path / "s")) == 2 and folder_key(tmp_path / "s") == ""
+def test_a_series_equals_its_nifti_twin_and_its_axes_run_left_right_back_up(save, slices, scan):
+    volume = read_dicom(save(slices()))
+    assert_equals_nifti(volume, scan)
+    assert volume.spacing_mm == (4.0, 2.0, 2.0) and not volume.warnings  # 4 mm of the positions, not 3.6 of the slices
+    assert nib.aff2axcodes(volume.affine)[0] in "LR" and volume.shape == (5, 40, 96)
 
 
-def test_only_a_localizer_is_no_scan(tmp_path):
-    with pytest.raises(InvalidVolumeError, match="0 series"):
-        read_dicom(write_series(tmp_path / "s", np.ones((3, 8, 8)), t0008_103e="localizer"))
+@pytest.mark.parametrize("name", ["IM{}", "{}.IMA", "1.2.840.{}"])
+def test_names_of_files_and_their_order_do_not_matter(save, slices, scan, name):
+    assert_equals_nifti(read_dicom(save(slices()[::-1], name=name)), scan)
 
 
-def test_echoes_and_missing_slices_are_noticed(tmp_path, make_scan):
-    array = sagittal(make_scan())
-    with pytest.raises(InvalidVolumeError, match="several images at one place"):
-        read_dicom(write_series(tmp_path / "echoes", array, positions=[0, 4, 8, 8, 12]))
-    volume = read_dicom(write_series(tmp_path / "gap", array, positions=[0, 4, 8, 12, 20]))
-    assert any("are slices missing" in warning for warning in volume.warnings)
+def test_files_without_preamble_are_read(save, slices, scan):
+    folder = save(slices())
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert content[128:132] == b"DICM"
+        path.write_bytes(content[132:])
+    assert_equals_nifti(read_dicom(folder), scan)
 
 
-def test_damaged_files_are_a_clear_error(tmp_path, make_scan):
-    folder = write_series(tmp_path / "s", sagittal(make_scan()))
-    for file in folder.iterdir():
-        file.write_bytes(file.read_bytes()[:300])
-    with pytest.raises(InvalidVolumeError, match="To mend"):
+def test_places_decide_where_numbers_are_all_the_same(save, slices, scan):
+    assert_equals_nifti(read_dicom(save(slices(InstanceNumber=1))), scan)
+
+
+def test_an_axial_series_gets_its_axes_in_the_order_of_the_patients(dicom, save):
+    array = np.random.default_rng(0).integers(0, 99, (4, 7, 6))
+    volume = read_dicom(save(dicom.series_of(array, (1.5, 1.0, 3.0), orientation=dicom.AXIAL)))
+    assert volume.shape == (6, 7, 4) and volume.spacing_mm == (1.0, 1.5, 3.0)
+    assert np.array_equal(volume.array, array.transpose(2, 1, 0))
+
+
+def test_a_sheared_stack_is_an_error_as_in_nifti(save, slices, scan):
+    with pytest.raises(InvalidVolumeError, match=r"sheared by 36\.9 degrees") as dicom_error:  # atan(3 / 4)
+        read_dicom(save(slices(step=(4, 3, 0))))
+    sheared = scan.affine @ [[1, 0, 0, 0], [-1.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    with pytest.raises(InvalidVolumeError) as nifti_error:
+        volume_from_nifti(nib.Nifti1Image(scan.image, sheared), path="n")
+    assert dicom_error.value.found == nifti_error.value.found
+
+
+def test_a_stack_sheared_by_less_than_five_degrees_keeps_its_shear(save, slices, segmenter):
+    folder = save(slices(step=(4, 0.2, 0)))  # atan(0.2 / 4) = 2.9 degrees
+    volume = read_dicom(folder)
+    assert np.abs(volume.affine[:3, 0]) == pytest.approx([4, 0.2, 0], abs=1e-6)
+    result = segmenter(folder, qc=False)
+    assert result.affine == pytest.approx(volume.affine) and int(result.header["qform_code"]) == 0
+
+
+def test_duplicates_are_dropped_and_said_so(save, slices, scan):
+    files = slices()
+    volume = read_dicom(save(files + files[1:3]))
+    assert_equals_nifti(volume, scan)
+    assert volume.warnings == ("2 duplicates (same SOPInstanceUID and place) were dropped: IM0005.dcm, IM0006.dcm",)
+
+
+def test_one_uid_for_all_images_drops_none(save, slices, scan):
+    assert_equals_nifti(read_dicom(save(slices(SOPInstanceUID="1.2.3.9"))), scan)
+
+
+def test_a_missing_slice_is_an_error_that_names_the_places(save, slices):
+    files = slices()
+    with pytest.raises(InvalidVolumeError, match=r"8\.00 mm from \(0\.0, .*IM0001.*\(-8\.0, .*IM0000.*4\.00 mm"):
+        read_dicom(save([files[0], *files[2:]]))
+
+
+def test_slices_off_the_line_are_an_error(save, slices):
+    files = slices()
+    files[2].ImagePositionPatient = [0, -28, 100]
+    with pytest.raises(InvalidVolumeError, match="uneven distances"):
+        read_dicom(save(files))
+
+
+def test_echoes_are_an_error_that_says_what_differs(save, slices):
+    second = slices(EchoTime=80)
+    for number, one in enumerate(second):
+        one.SOPInstanceUID = f"1.2.4.{number}"
+    with pytest.raises(InvalidVolumeError, match=r"several images at one place.*EchoTime 20\.0, 80\.0.*own"):
+        read_dicom(save(slices(EchoTime=20) + second))
+
+
+def test_stations_in_one_series_are_an_error(save, slices):
+    lower = slices()
+    for one in lower:
+        one.SOPInstanceUID += ".1"
+        one.ImagePositionPatient = [*one.ImagePositionPatient[:2], -90]
+    with pytest.raises(InvalidVolumeError, match="side by side in one plane"):
+        read_dicom(save(slices() + lower))
+
+
+def test_a_stray_of_another_orientation_is_passed_over(dicom, save, slices, scan):
+    stray = slices()[0]
+    stray.ImageOrientationPatient, stray.SOPInstanceUID = list(dicom.AXIAL), "1.2.9"
+    volume = read_dicom(save([*slices(), stray]))
+    assert_equals_nifti(volume, scan)
+    assert volume.warnings == ("IM0005.dcm: of another orientation than the other 5 images, passed over",)
+
+
+def test_two_halves_of_other_orientations_are_an_error(dicom, save, slices):
+    other = slices(ImageOrientationPatient=list(dicom.CORONAL))
+    for one in other:
+        one.SOPInstanceUID += ".1"
+    with pytest.raises(InvalidVolumeError, match=r"several orientations in one series \(5 sagittal, 5 coronal\)"):
+        read_dicom(save(slices() + other))
+
+
+def test_one_image_of_another_size_or_spacing_is_named(dicom, save, slices):
+    files = slices()
+    dicom.set_pixels(files[1], np.ones((48, 40), int))
+    with pytest.raises(InvalidVolumeError, match=r"4 of 96 x 40, 1 of 48 x 40; not as most: IM0001\.dcm"):
+        read_dicom(save(files))
+    files = slices()
+    files[3].PixelSpacing = [1, 1]
+    with pytest.raises(InvalidVolumeError, match=r"pixel spacings.*IM0003\.dcm"):
+        read_dicom(save(files, "spacing"))
+
+
+@pytest.mark.parametrize("lost", [["PixelSpacing"], ["ImagePositionPatient"], ["ImageOrientationPatient"],
+                                  ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]])  # fmt: skip
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_missing_geometry_is_an_error_and_assume_spacing_mends_it(save, slices, scan, lost, how):
+    files = slices(step=(-4, 0, 0))  # numbers run along the normal, the direction that is assumed
+    for one in files:
+        for name in lost:
+            delattr(one, name) if how == "missing" else setattr(one, name, None)
+    folder = save(files[::-1])
+    with pytest.raises(InvalidVolumeError, match=rf"no usable {lost[0]} in 5 of 5 images.*--assume-spacing"):
+        read_dicom(folder)
+    volume = read_dicom(folder, [4, 2, 2])
+    assert volume.spacing_mm == (4, 2, 2) and volume.shape == (5, 40, 96)
+    assert np.array_equal(canonical(volume.array, volume.affine)[0], canonical(scan.image, scan.affine)[0][::-1])
+    assert len(volume.warnings) == 1 and all(f"no usable {name}" in volume.warnings[0] for name in lost)
+    assert ("in the order of InstanceNumber, 4 mm apart" in volume.warnings[0]) == (lost != ["PixelSpacing"])
+
+
+def test_assume_spacing_changes_nothing_that_the_header_says(save, slices, scan):
+    assert_equals_nifti(read_dicom(save(slices()), 7.0), scan)
+    files = slices()
+    for one in files:
+        del one.PixelSpacing
+    assert read_dicom(save(files, "none"), 7.0).spacing_mm == (4.0, 7.0, 7.0)
+
+
+@pytest.mark.parametrize("spacing", [[0, 2], [-1, 2], [2]])
+def test_spacing_that_is_none_is_missing(save, slices, spacing):
+    with pytest.raises(InvalidVolumeError, match="no usable PixelSpacing"):
+        read_dicom(save(slices(PixelSpacing=spacing)))
+
+
+def test_no_place_and_no_number_is_an_error_that_no_spacing_mends(save, slices):
+    files = slices(InstanceNumber=1)
+    for one in files:
+        del one.ImagePositionPatient
+    with pytest.raises(InvalidVolumeError, match="without InstanceNumbers that order them"):
+        read_dicom(save(files), 2.0)
+
+
+def test_one_slice_takes_its_thickness_or_asks_for_it(save, slices):
+    one = slices()[2]
+    one.SpacingBetweenSlices = 4.5
+    assert read_dicom(save([one])).spacing_mm == (4.5, 2, 2)
+    folder = save(slices(SliceThickness=None)[2:3], "other")
+    with pytest.raises(InvalidVolumeError, match="no usable SpacingBetweenSlices or SliceThickness"):
+        read_dicom(folder)
+    assert read_dicom(folder, [5, 1, 1]).spacing_mm == (5, 2, 2)
+
+
+def test_each_slice_is_scaled_by_its_own_slope_and_intercept(save, slices, scan):
+    files = slices()
+    for index, one in enumerate(files):
+        factor = 1 + index % 2
+        one.RescaleSlope, one.RescaleIntercept = 1 / factor, -10
+        one.PixelData = ((one.pixel_array + 10) * factor).astype("<i2").tobytes()
+    assert_equals_nifti(read_dicom(save(files)), scan)
+
+
+def test_monochrome1_is_turned_round(save, slices, scan):
+    files = slices()
+    for one in files:
+        one.PhotometricInterpretation = "MONOCHROME1"
+        one.PixelData = (1000 - one.pixel_array).astype("<i2").tobytes()
+    volume = read_dicom(save(files))
+    voxels, _ = canonical(volume.array, volume.affine)
+    expected, _ = canonical(scan.image, scan.affine)
+    assert np.array_equal(voxels - voxels.min(), expected - expected.min())
+
+
+def test_enhanced_mr_equals_its_classic_twin(dicom, save, slices, scan):
+    files = slices(RescaleSlope=0.5)
+    for one in files:
+        one.PixelData = (one.pixel_array * 2).astype("<i2").tobytes()
+    assert_equals_nifti(read_dicom(save([dicom.enhanced_of(files)])), scan)
+
+
+def test_enhanced_mr_gets_the_same_checks(dicom, tmp_path, slices):
+    files = slices()
+    enhanced = {
+        "gap": (dicom.enhanced_of([files[0], *files[2:]]), r"uneven distances.*IM0000\.dcm frame 2"),
+        "shear": (dicom.enhanced_of(slices(step=(4, 3, 0))), "sheared by 36.9 degrees"),
+        "echoes": (dicom.enhanced_of([*files, *files]), "several images at one place"),
+    }
+    for name, (one, words) in enhanced.items():
+        with pytest.raises(InvalidVolumeError, match=words):
+            read_dicom(dicom.save_all(tmp_path / name, [one]))
+
+
+def test_frames_without_places_are_an_error_that_a_spacing_mends(dicom, save, slices):
+    one = dicom.enhanced_of(slices())
+    del one.PerFrameFunctionalGroupsSequence
+    folder = save([one])
+    with pytest.raises(InvalidVolumeError, match="no usable ImagePositionPatient in 5 of 5"):
+        read_dicom(folder)
+    assert read_dicom(folder, [4, 2, 2]).spacing_mm == (4, 2, 2)
+
+
+def test_rle_is_read(save, slices, scan):
+    from pydicom.uid import RLELossless
+
+    files = slices()
+    for one in files:
+        one.compress(RLELossless)
+    assert_equals_nifti(read_dicom(save(files)), scan)
+
+
+def test_jpeg_lossless_is_read_with_the_package_of_the_extra(save, slices, scan):
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm of the extra `dicom` is not installed")
+    folder = save(slices())
+    for path in folder.iterdir():
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    assert_equals_nifti(read_dicom(folder), scan)
+
+
+def test_what_cannot_be_decoded_names_the_syntax_and_the_package(save, slices):
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import HTJ2KLossless
+
+    files = slices()
+    for one in files:
+        one.file_meta.TransferSyntaxUID, one.PixelData = HTJ2KLossless, encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+        one["PixelData"].is_undefined_length = True
+    with pytest.raises(InvalidVolumeError, match=r"5 files.*High-Throughput JPEG 2000.*1\.2\.840\.10008\.1\.2\.4\.201"):
+        read_dicom(save(files))
+
+
+@pytest.mark.parametrize("size", [0, 60, 300, 900])
+def test_a_file_that_cannot_be_parsed_is_an_error_that_names_it(save, slices, size):
+    folder = save(slices())
+    bad = folder / "IM0004.dcm"  # the last slice: without it the distances would be even
+    bad.write_bytes(bad.read_bytes()[:size])
+    with pytest.raises(InvalidVolumeError, match=r"1 file that cannot be read \(IM0004\.dcm: "):
         read_dicom(folder)
 
 
-def test_several_frames_in_one_file_are_told_how_to_mend(tmp_path, make_scan):
-    image = sitk.GetImageFromArray(sagittal(make_scan()).astype(np.int16))
-    image.SetMetaData("0008|0060", "MR")
-    (tmp_path / "s").mkdir()
-    sitk.WriteImage(image, str(tmp_path / "s" / "enhanced.dcm"))
-    with pytest.raises(InvalidVolumeError, match=r"enhanced DICOM.*dcm2niix"):
-        read_dicom(tmp_path / "s")
+def test_files_that_are_cut_off_in_their_pixels_are_all_named(save, slices):
+    folder = save(slices())
+    for name in ("IM0001.dcm", "IM0003.dcm"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+    with pytest.raises(InvalidVolumeError, match=r"2 files.*IM0001\.dcm, IM0003\.dcm: cut off: 7580 of 7680 bytes"):
+        read_dicom(folder)
 
 
-def test_series_folders_are_found_beside_nifti_files(tmp_path, make_scan):
-    write_series(tmp_path / "pat1" / "t2", sagittal(make_scan()))
-    write_series(tmp_path / "pat2", sagittal(make_scan()))
-    make_scan().save(tmp_path / "scan.nii.gz")
-    assert [(s.name, s.kind) for s in find_sources([tmp_path]).scans] == [
-        ("scan", "nifti"), ("pat1/t2", "dicom"), ("pat2", "dicom"),
-    ]  # fmt: skip
-    assert [s.name for s in find_sources([tmp_path / "pat2"]).scans] == ["pat2"]
+def test_files_of_other_kinds_are_no_matter(save, slices, scan):
+    folder = save(slices())
+    for name in ("README", "notes.txt", "Thumbs.db", "DICOMDIR", ".hidden", "viewer.exe"):
+        (folder / name).write_bytes(b"no DICOM, but text")
+    assert_equals_nifti(read_dicom(folder), scan)
+
+
+def test_values_that_break_the_standard_warn_nobody(save, slices, scan):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom, when it writes them
+        files = slices(ImageType="original\\primary", SpecificCharacterSet="ISO_IR 999")
+        for one in files:
+            one.add_new(0x00080060, "CS", "MR")
+            one.add_new(0x00181030, "LO", "x" * 99)
+        folder = save(files)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        volume = read_dicom(folder)
+    assert_equals_nifti(volume, scan)
+    assert not caught and not volume.warnings
+
+
+def test_a_folder_without_dicom_is_told(tmp_path):
+    pytest.importorskip("pydicom")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InvalidVolumeError, match="no DICOM series"):
+        read_dicom(tmp_path)
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImportError, match=r"cps4-monai\[dicom\]"):
+        read_dicom(tmp_path)
+
+
+def test_pixels_of_other_series_are_not_read(dicom, save, slices, monkeypatch):
+    from cps4_monai.inference.dicom import pixels
+
+    save(slices(series="2", SeriesDescription="t1_tse_sag"))
+    folder = save(slices())
+    read, read_bytes = [], pixels.Path.read_bytes
+    monkeypatch.setattr(pixels.Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    read_dicom(folder)
+    assert sorted(read) == [f"IM{n:04d}.dcm" for n in range(5, 10)]  # each once
+
+
+def test_the_key_is_that_of_the_files_in_the_order_of_the_slices(save, slices):
+    import hashlib
+
+    folder = save(slices())
+    contents = b"".join((folder / f"IM{n:04d}.dcm").read_bytes() for n in (4, 3, 2, 1, 0))  # along the normal, to R
+    assert read_dicom(folder).content_key == series_key(folder) == hashlib.sha256(contents).hexdigest()
+
+
+def test_a_dicom_scan_is_segmented_like_its_nifti_twin(save, slices, scan, segmenter):
+    result = segmenter(save(slices()), qc=False)
+    twin = segmenter(scan.nifti(), qc=False)
+    assert np.array_equal(canonical(result.labels, result.affine)[0], canonical(twin.labels, twin.affine)[0])
+    assert twin.labels.any() and result.record["Series"]["InstanceUID"] == "1.2.3.1"
+
+
+def test_a_real_scan_as_dicom_equals_its_nifti(dicom, tmp_path, spider_dir):
+    """On real data; skips where they are not."""
+    image = nib.as_closest_canonical(nib.load(sorted((spider_dir / "volumes").glob("*_T2w.nii.gz"))[0]))
+    array, affine = np.asarray(image.dataobj).astype(np.uint16), image.affine
+    down_back = array[:, ::-1, ::-1].transpose(0, 2, 1)
+    corner = np.diag([-1, -1, 1, 1]) @ affine @ [0, array.shape[1] - 1, array.shape[2] - 1, 1]
+    x, y, z = image.header.get_zooms()
+    files = dicom.series_of(down_back, (float(z), float(y), float(x)), step=(-float(x), 0, 0))
+    for index, one in enumerate(files):
+        one.ImagePositionPatient = [round(float(v), 6) for v in corner[:3] - [index * x, 0, 0]]
+    dicom.save_all(tmp_path / "classic", files)
+    dicom.save_all(tmp_path / "enhanced", [dicom.enhanced_of(files)])
+    for folder in ("classic", "enhanced"):
+        volume = read_dicom(tmp_path / folder)
+        voxels, where = canonical(volume.array, volume.affine)
+        assert np.array_equal(voxels, array) and where == pytest.approx(affine, abs=1e-4)
+        assert len(list_series(tmp_path / folder)) == 1

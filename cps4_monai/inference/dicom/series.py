@@ -95,7 +95,7 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
 def unreadable_files(folder: Path, damaged: Sequence[tuple[Path, str]]) -> InvalidVolumeError:
     """The error that names each file that cannot be read, with the reason."""
     by_reason: dict[str, list[str]] = {}
-    for path, reason in damaged:
+    for path, reason in sorted(damaged):
         by_reason.setdefault(reason, []).append(path.name)
     told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
     count = "1 file" if len(damaged) == 1 else f"{len(damaged)} files"

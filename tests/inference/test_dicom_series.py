@@ -1,0 +1,198 @@
+"""Which series of a folder or a study are segmented, and what is passed over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cps4_monai.data.nifti_file import InvalidVolumeError
+from cps4_monai.inference.dicom import list_series, read_dicom
+from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, UNKNOWN, is_localizer, weighting
+from cps4_monai.inference.sources import find_sources
+
+
+@pytest.fixture()
+def save(dicom, tmp_path, make_scan):
+    """Function that writes the scan as series ``number`` with a description and other tags into a folder."""
+
+    def write(number="1", description="t2_tse_sag", folder="s", **tags):
+        array = dicom.sagittal(make_scan())
+        slices = dicom.series_of(array, series=number, SeriesDescription=description, **tags)
+        return dicom.save_all(tmp_path / folder, slices)
+
+    return write
+
+
+def names(found):
+    return [scan.name for scan in found.scans]
+
+
+@pytest.mark.parametrize(("description", "is_one"), [
+    ("localizer", True), ("LOC", True), ("3-plane loc", True), ("Survey_Lspine", True), ("AAHead_Scout", True),
+    ("loc sag", True), ("3 plane", True), ("T2 sag LOC. HWS", False), ("t2_tse_sag", False), ("local shim t2", False),
+    ("T1 loc check", False), ("", False),
+])  # fmt: skip
+def test_descriptions_of_localizers(description, is_one):
+    assert is_localizer(description, ()) == is_one
+    assert is_localizer(description, ("ORIGINAL", "PRIMARY", "LOCALIZER"))
+
+
+@pytest.mark.parametrize(("description", "expected"), [
+    ("t2_tse_sag", T2), ("sT2W_TSE", T2), ("SagT2 FRFSE", T2), ("WIP T2w_SPACE", T2), ("pd_t2_tse", T2),
+    ("t2_tirm_sag", T2_FAT_SUPPRESSED), ("STIR sag", T2_FAT_SUPPRESSED), ("T2 FS", T2_FAT_SUPPRESSED),
+    ("t1_tse_sag", "T1-weighted"), ("T1 fat sat", "T1-weighted"), ("t2*_sag", "T2*-weighted"),
+    ("t2 star", "T2*-weighted"), ("t2_fl2d", "T2*-weighted"), ("part2 of the scan", UNKNOWN), ("sag", UNKNOWN),
+    ("ep2d_diff", "of another kind by its description"),
+])  # fmt: skip
+def test_weighting_by_the_description(description, expected):
+    assert weighting(description, {}) == expected
+
+
+@pytest.mark.parametrize(("contrast", "expected"), [
+    ({"echo": "100", "repetition": "3500"}, T2), ({"echo": "10", "repetition": "600"}, "T1-weighted"),
+    ({"echo": "60", "repetition": "4000", "inversion": "160"}, T2_FAT_SUPPRESSED),
+    ({"echo": "20", "repetition": "3000"}, "proton-density-weighted"), ({"contrast": "T2"}, T2),
+    ({"echo": "10", "repetition": "600", "sequence": "GR"}, UNKNOWN), ({}, UNKNOWN),
+    ({"protocol": "T2 sag", "echo": "9"}, T2),
+])  # fmt: skip
+def test_weighting_by_times_where_the_description_names_none(contrast, expected):
+    assert weighting("sagittal", contrast) == expected
+
+
+@pytest.mark.parametrize(("number", "tags", "words"), [
+    ("2", {"description": "localizer"}, "a localizer"), ("2", {"description": "t1_tse_sag"}, "T1-weighted"),
+    ("2", {"description": "t2_stir"}, "fat suppressed"), ("2", {"description": "x"}, "of unknown weighting"),
+    ("2", {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "derived from other images"),
+    ("2", {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "step": (0, 0, 4)}, "axial, not sagittal"),
+    ("2", {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "its modality is CT, not MR"),
+])  # fmt: skip
+def test_the_sagittal_t2_series_is_chosen_and_the_other_is_named_with_the_reason(save, number, tags, words):
+    save()
+    volume = read_dicom(save(number, **tags))
+    assert volume.provenance["Series"]["Number"] == 1
+    assert volume.warnings[0] == "taken of 2 series: series 1 't2_tse_sag' (5 images)"
+    assert len(volume.warnings) == 2 and words in volume.warnings[1]
+
+
+@pytest.mark.parametrize("tags", [{"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, {"description": "t1"},
+                                  {"description": "T2 sag LOC. HWS"}])  # fmt: skip
+def test_a_series_alone_is_taken_without_a_word(save, tags):
+    assert read_dicom(save(**tags)).warnings == ()
+
+
+def test_screenshots_and_presentation_states_are_passed_over(dicom, save):
+    folder = save()
+    screen = dicom.dataset("1", "99", dicom.SECONDARY_CAPTURE, SeriesDescription="Screen Save")
+    dicom.set_pixels(screen, np.ones((9, 9, 3), np.uint8))
+    screen.Rows, screen.Columns, screen.SamplesPerPixel, screen.PhotometricInterpretation = 9, 9, 3, "RGB"
+    state = dicom.dataset("2", "98", dicom.PRESENTATION_STATE, Modality="PR")
+    inside = dicom.dataset("3", "1", dicom.SECONDARY_CAPTURE)  # with the UID of the series itself
+    dicom.save_all(folder, [screen, state, inside])
+    told = "; ".join(read_dicom(folder).warnings)
+    assert "'Screen Save' (0 images): a screenshot" in told and "its modality is PR" in told
+    assert "IM0007.dcm was passed over: no image" in told
+
+
+@pytest.mark.parametrize(("wanted", "number"), [("3", 3), (3, 3), ("t1", 2), ("T2 TSE", 1), ("1.2.3.2", 2), ("loc", 3)])
+def test_a_series_is_chosen_by_number_description_or_uid(save, wanted, number):
+    save("1", "t2_tse_sag")
+    save("2", "t1_tse_sag")
+    folder = save("3", "localizer")
+    assert read_dicom(folder, series=wanted).provenance["Series"]["Number"] == number
+
+
+def test_of_several_that_fit_the_wish_the_sagittal_one_is_chosen(save):
+    save("1", "t1_tra", ImageOrientationPatient=[1, 0, 0, 0, 1, 0], step=(0, 0, 4))
+    assert read_dicom(save("2", "t1_sag"), series="t1").provenance["Series"]["Number"] == 2
+
+
+def test_a_wish_that_nothing_fits_lists_what_is_there(save):
+    with pytest.raises(InvalidVolumeError, match=r"series 1 't2_tse_sag' \(5 images\): not series 7"):
+        read_dicom(save(), series=7)
+    with pytest.raises(ValueError, match="expected a number, a UID or a part of a description"):
+        read_dicom(save(), series=" ")
+
+
+def test_series_that_are_equally_good_are_listed_by_the_call_and_all_segmented_by_a_search(save):
+    save("5", "t2_up")
+    folder = save("6", "t2_lo")
+    with pytest.raises(InvalidVolumeError, match=r"2 series that fit equally well: series 5 't2_up'.*--series"):
+        read_dicom(folder)
+    found = find_sources([folder])
+    assert names(found) == ["s_series-5", "s_series-6"] and not found.skipped
+    assert "equally good" in found.scans[0].series.notes[0]
+
+
+def test_equal_numbers_get_names_of_their_own(save, dicom, tmp_path, make_scan):
+    save("5")
+    slices = dicom.series_of(dicom.sagittal(make_scan()), series="6", SeriesNumber=5)
+    found = find_sources([dicom.save_all(tmp_path / "s", slices)])
+    assert names(found) == ["s_series-5-no1", "s_series-5-no2"]
+
+
+def test_a_study_in_several_folders_is_chosen_from_as_one(save, tmp_path):
+    for number, description in enumerate(["t1_tse_sag", "t2_tse_sag", "localizer"], 1):
+        save(str(number), description, f"study/S{number}")
+    found = find_sources([tmp_path / "study"])
+    assert names(found) == ["S2"] and not found.failures
+    skipped = {path.name: reason for path, reason in found.skipped}
+    assert "T1-weighted; taken of this study: series 2" in skipped["S1"] and "a localizer" in skipped["S3"]
+    assert names(find_sources([tmp_path / "study"], series="t1")) == ["S1"]
+    assert names(find_sources([tmp_path / "study/S1", tmp_path / "study/S2"])) == ["S1", "S2"]  # named one by one
+
+
+def test_studies_are_chosen_from_one_by_one(save, tmp_path):
+    save("1", "t1", "p1", StudyInstanceUID="1.2.8")
+    save("2", "t2", "p2", StudyInstanceUID="1.2.9")
+    save("3", "t1", "p3", StudyInstanceUID="")
+    assert names(find_sources([tmp_path])) == ["p1", "p2", "p3"]
+
+
+def test_a_folder_with_only_a_localizer_is_skipped_and_told_where_nothing_else_is_there(save, tmp_path):
+    save("1", "t2", "p/t2", StudyInstanceUID="1.2.8")
+    only = save("1", "localizer", "p/loc", StudyInstanceUID="1.2.9")
+    found = find_sources([tmp_path / "p"])
+    assert names(found) == ["t2"] and not found.failures
+    assert found.skipped == [(only, "series 1 'localizer' (5 images): a localizer")]
+    assert "nothing to segment: series 1 'localizer'" in find_sources([only]).failures[0][1]
+    with pytest.raises(InvalidVolumeError, match="no series to segment"):
+        read_dicom(only)
+
+
+def test_images_in_three_planes_are_a_localizer_whatever_its_name(dicom, tmp_path):
+    files = []
+    for number, plane in enumerate([dicom.SAGITTAL, dicom.AXIAL, dicom.CORONAL]):
+        files += dicom.series_of(np.ones((2, 8, 8), int), orientation=plane)
+        for one in files[-2:]:
+            one.SOPInstanceUID += f".{number}"
+    assert list_series(dicom.save_all(tmp_path, files))[0].passed_over == "a localizer"
+
+
+def test_series_folders_are_found_beside_nifti_files(save, tmp_path, make_scan):
+    save(folder="pat1/t2")
+    save(folder="pat2")
+    make_scan().save(tmp_path / "scan.nii.gz")
+    found = find_sources([tmp_path])
+    assert [(s.name, s.kind) for s in found.scans] == [("scan", "nifti"), ("pat1/t2", "dicom"), ("pat2", "dicom")]
+    assert names(find_sources([tmp_path / "pat2"])) == ["pat2"]
+
+
+def test_damaged_files_of_one_folder_do_not_touch_the_others(save, tmp_path):
+    bad = save(folder="p/bad")
+    save(folder="p/good")
+    for path in bad.iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    found = find_sources([tmp_path / "p"])
+    assert names(found) == ["good"] and "5 files that cannot be read" in found.failures[0][1]
+
+
+def test_the_picture_of_an_edited_label_map_is_that_of_its_series(save, segmenter, tmp_path):
+    from cps4_monai.inference.masks import report_masks
+
+    save("1", "t2")
+    result = segmenter(save("2", "t1"), series="t1")
+    result.save(tmp_path / "out")
+    assert result.record["Series"]["Number"] == 2
+    outcomes, _ = report_masks(tmp_path / "out")
+    assert [one.status for one in outcomes] == ["mask"] and outcomes[0].picture.exists()
+    assert not any("not found" in warning for warning in outcomes[0].warnings)
