@@ -166,27 +166,28 @@ def _outcome(
     if qc:
         picture = output / f"{name}_qc.png"
         check_picture(picture)
-        write_picture(
-            picture,
-            _draw(
-                label, source, sidecar.get("Series", {}), anatomy, Path(name).name,
-                of_kind(ALARM, (f["name"] for f in flags)),
-            ),
-        )
+        alarms = of_kind(ALARM, (f["name"] for f in flags))
+        write_picture(picture, _draw(label, source, _series_uid(sidecar), anatomy, Path(name).name, alarms))
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
+
+
+def _series_uid(sidecar: Mapping[str, Any]) -> str | None:
+    """The series of a DICOM folder that a label map was made of."""
+    series = sidecar.get("Series")
+    return series.get("InstanceUID") if isinstance(series, dict) else None
 
 
 def _draw(
     label: Volume,
     source: Path | None,
-    series: Mapping[str, Any],
+    series: str | None,
     anatomy: Anatomy,
     title: str,
     alarms: Sequence[str],
 ) -> bytes:
     image = np.zeros(label.shape, dtype=np.uint8)
     if source is not None:
-        scan = load_scan(source, label.spacing_mm, series.get("InstanceUID"))
+        scan = load_scan(source, label.spacing_mm, series)
         check_pair(scan, label)
         image = scan.array
     return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, alarms=alarms)
