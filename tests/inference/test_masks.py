@@ -109,10 +109,10 @@ def test_two_label_maps_of_one_scan_get_a_picture_each_and_a_lost_scan_is_told(m
 def test_an_error_that_nobody_foresaw_is_recorded_for_its_label_map_alone(segmented, monkeypatch):
     from cps4_monai.inference import masks
 
-    def broken(label, source, anatomy, title, alarms):
+    def broken(label, source, series, anatomy, title, alarms):
         if title.startswith("a"):
             raise IndexError("out of range")
-        return drawn(label, source, anatomy, title, alarms)
+        return drawn(label, source, series, anatomy, title, alarms)
 
     drawn = masks._draw
     monkeypatch.setattr(masks, "_draw", broken)
