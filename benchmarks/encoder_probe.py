@@ -119,6 +119,7 @@ def probe_arm(arm: str, options: argparse.Namespace, data: Datalist, folder: Pat
     reference = slices_at(folder, options.extent_mm, options.label_spacing, 1)
     torch.manual_seed(options.seed)
     start = {"pretrained": False} if weights == "random" else {"checkpoint_path": weights}
+    assert pictures.in_plane.size is not None  # slices_at sets it
     encoder = VisionEncoder(options.model, pictures.in_plane.size, patch_size=int(patch), **start).eval()
     taken = tokens_of(encoder, pictures, data.labeled, options.slices)
     label = labels_of(reference, data.labeled, options.slices)

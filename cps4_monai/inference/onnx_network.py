@@ -95,8 +95,8 @@ def check_agreement(network: nn.Module, other: nn.Module) -> None:
     if not apart <= TOLERANCE * largest:
         raise ValueError(
             f"ONNX and torch differ by {apart:.3g} on logits of up to {largest:.3g}; expected rounding only: use the "
-            f"runtime torch, or remove {cache_folder()}/*.onnx and the bundle's {ONNX}, so that the network is exported "
-            "again"
+            f"runtime torch, or remove {cache_folder()}/*.onnx and the bundle's {ONNX}, so that the network is "
+            "exported again"
         )
 
 
