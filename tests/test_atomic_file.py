@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cps4_monai.atomic_file import write_atomically
+from cps4_monai.atomic_file import write_atomically, write_folder_atomically
 
 
 def test_failure_while_writing_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -70,3 +70,40 @@ def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
 def test_rights_are_those_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
     assert write_atomically(tmp_path / "a", b"").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    def fill(name):
+        return lambda folder: (folder / "sub").mkdir() or (folder / "sub" / name).write_text(name)
+
+    for name in ("first", "second"):
+        place = write_folder_atomically(tmp_path / "new" / "weights", fill(name))
+        assert [path.name for path in place.rglob("*") if path.is_file()] == [name]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["weights"]
+
+
+def test_failure_while_filling_a_folder_keeps_the_old_one_and_leaves_nothing_behind(tmp_path):
+    place = write_folder_atomically(tmp_path / "weights", lambda folder: (folder / "a").write_text("good"))
+
+    def fail(folder):
+        (folder / "a").write_text("ha")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_folder_atomically(place, fail)
+    assert (place / "a").read_text() == "good" and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch):
+    place = write_folder_atomically(tmp_path / "weights", lambda folder: (folder / "a").write_text("good"))
+    rename = os.replace
+
+    def only_aside(source, target):
+        if ".partial-" not in os.path.basename(target) and "before" not in os.path.basename(source):
+            raise OSError("in use")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", only_aside)
+    with pytest.raises(OSError, match="in use"):
+        write_folder_atomically(place, lambda folder: (folder / "a").write_text("new"))
+    assert (place / "a").read_text() == "good" and list(tmp_path.iterdir()) == [place]

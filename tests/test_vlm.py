@@ -113,6 +113,46 @@ def test_parameter_groups_split_pretrained_from_new(vlm):
     torch.optim.Adam(list(groups.values()))
 
 
+def test_with_a_layer_decay_each_block_learns_slower_than_the_next(tiny):
+    image_side = VisionEncoder(
+        "vit_small_patch14_dinov2", (28, 14), False, patch_size=7, embed_dim=12, depth=3, num_heads=2
+    )
+    vlm = VisionLanguageModel(image_side, TextEncoder(tiny), ANATOMY.prompts, embedding_dim=12)
+    image_side.pretrained = True
+    groups = {g["name"]: g for g in vlm.parameter_groups(1e-4, 5e-4, layer_decay=0.5)}
+    rates = {id(p): g["lr"] for g in groups.values() for p in g["params"]}
+    assert sorted(rates) == sorted(id(p) for p in vlm.parameters()), "each parameter once"
+    model = image_side.model
+    expected = {
+        0.125e-4: [model.cls_token, model.pos_embed, model.patch_embed.proj.weight],
+        0.25e-4: [model.blocks[0].attn.qkv.weight, model.blocks[0].ls1.gamma],
+        0.5e-4: [model.blocks[1].mlp.fc2.bias],
+        1e-4: [model.blocks[2].norm1.weight, model.norm.weight],
+        5e-4: [vlm.image_projection.weight, *vlm.text_encoder.parameters()],
+    }
+    for rate, parameters in expected.items():
+        assert [rates[id(p)] for p in parameters] == pytest.approx([rate] * len(parameters))
+    assert [g["name"] for g in vlm.parameter_groups(1e-4, 5e-4, 0.5)] == [
+        "pretrained 0", "pretrained 1", "pretrained 2", "pretrained 3", "new",
+    ]  # fmt: skip
+
+
+def test_text_encoders_have_their_own_depth(tiny):
+    text = TextEncoder(tiny)
+    vlm = VisionLanguageModel(vision(), text, ANATOMY.prompts, embedding_dim=12)
+    text.pretrained = True
+    rates = {id(p): g["lr"] for g in vlm.parameter_groups(1e-4, 5e-4, layer_decay=0.1) for p in g["params"]}
+    assert rates[id(text.model.embeddings.word_embeddings.weight)] == pytest.approx(1e-5)
+    assert rates[id(text.blocks[0].attention.self.query.weight)] == pytest.approx(1e-4)
+    assert rates[id(vlm.image_encoder.model.cls_token)] == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.5])
+def test_a_layer_decay_that_is_none_is_refused(vlm, decay):
+    with pytest.raises(ValueError, match=f"layer_decay is {decay}; expected a number above 0"):
+        vlm.parameter_groups(layer_decay=decay)
+
+
 def test_a_few_steps_learn_where_a_structure_is(vlm):
     from cps4_monai.losses.attention import AttentionLoss
 

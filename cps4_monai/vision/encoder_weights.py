@@ -1,0 +1,101 @@
+"""Trained weights of timm's ViTs, from a file or the hub, fitted to one-channel slices."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm.data
+import torch
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv, load_state_dict
+
+from cps4_monai.pretrained.store import names_of
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
+
+
+def load_checkpoint(model: Any, path: Path) -> None:
+    """Loads timm weights from a file, with timm's own resampling, and refuses those of another architecture.
+
+    Args:
+        model: a ViT of timm for one channel.
+        path: the file, or the folder that holds it under one of the usual names.
+
+    Raises:
+        ValueError: no such file, or one that does not hold weights of this model.
+    """
+    mend = (
+        "pass as checkpoint_path the file that `hf download timm/NAME --local-dir FOLDER` gives for this ViT, or a "
+        f"name of `cps4 weights` ({', '.join(names_of('vision'))})"
+    )
+    if path.is_dir():
+        found = [path / file for file in WEIGHT_FILES if (path / file).is_file()]
+        if not found:
+            raise ValueError(f"checkpoint_path {path} holds none of {list(WEIGHT_FILES)}; {mend}")
+        path = found[0]
+    if not path.is_file():
+        raise ValueError(f"checkpoint_path {path} does not exist; {mend}")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        state = dict(state if convert is None else convert(state, model))
+        state = for_one_channel(state, model)
+        classifiers = model.pretrained_cfg["classifier"]
+        heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
+        state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
+        model.load_state_dict(state)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(
+            f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {mend}"
+        ) from error
+    logger.info("vision encoder starts from %s", path)
+
+
+def for_one_channel(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """The state dict with its first convolution made for grey pictures; one that is for one channel stays as it is.
+
+    The kernels are summed as timm does, and what each colour's own mean and deviation differ from their averages, by
+    which ``VisionEncoder`` normalises, goes into kernel and bias: the answer to a grey picture is that of the
+    original model to three equal colours. Without a bias, the constant part of the difference is left out.
+
+    Args:
+        state: weights under timm's names.
+        model: a ViT of timm that they belong to, of any number of channels.
+    """
+    of_colours = normalisation(model)
+    mean, std = of_colours["mean"].view(1, -1, 1, 1), of_colours["std"].view(1, -1, 1, 1)
+    state = dict(state)
+    names = model.pretrained_cfg["first_conv"]
+    for conv in (names,) if isinstance(names, str) else tuple(names):
+        weight, bias = state[f"{conv}.weight"], state.get(f"{conv}.bias")
+        if weight.shape[1] != mean.shape[1]:
+            state[f"{conv}.weight"] = adapt_input_conv(1, weight)
+            continue
+        weight = weight / std
+        if bias is not None:
+            state[f"{conv}.bias"] = bias + (weight * (mean.mean() - mean)).sum((1, 2, 3))
+        state[f"{conv}.weight"] = weight.sum(1, keepdim=True) * std.mean()
+    return state
+
+
+def normalisation(model: Any) -> dict[str, torch.Tensor]:
+    """``mean`` and ``std`` (3,) that the model's pretraining normalised colours in [0, 1] by."""
+    config = timm.data.resolve_model_data_config(model)
+    return {key: torch.tensor(config[key]) for key in ("mean", "std")}
