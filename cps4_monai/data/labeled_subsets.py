@@ -31,17 +31,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise DatalistError(f"{path}: found {found}; expected an object with the lists {list(SIDES)}")
-    return _with_subjects(content)
+    return content if "train" in content else _with_subjects(content)
 
 
 def _with_subjects(content: dict[str, Any]) -> dict[str, Any]:
     lists = {side: content[side] for side in SIDES if isinstance(content.get(side), list)}
     content |= {side: [_as_object(raw) for raw in entries] for side, entries in lists.items()}
     entries = [raw for side in lists for raw in content[side] if isinstance(raw, dict) and "image" in raw]
-    entries = [raw for raw in entries if isinstance(raw["image"], str) and not raw.get("subject")]
+    entries = [raw for raw in entries if isinstance(raw["image"], str)]
     for raw, who in zip(entries, identify([raw["image"] for raw in entries]), strict=True):
-        raw["subject"] = who.subject
-        raw.setdefault("patient", who.patient)
+        if not raw.get("subject"):
+            raw["subject"] = who.subject
+            raw.setdefault("patient", who.patient)
     return content
 
 

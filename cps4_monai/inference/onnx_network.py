@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -84,7 +85,11 @@ def cache_folder() -> Path:
     given = os.environ.get("CPS4_CACHE_DIR")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cps4_monai"
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and a user that the system does not know, as in containers
+        folder = Path(tempfile.gettempdir()) / f"cps4_monai-{os.getuid()}"
+    return folder / "cps4_monai"
 
 
 def check_agreement(network: nn.Module, other: nn.Module) -> None:
