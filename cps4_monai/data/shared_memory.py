@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_PER_WORKER = 3  # torch's prefetch factor of 2, and the batch in use
+OVERHEAD = 64 * 1024  # bytes of each batch that are whole pages, queues and locks
 
 
 def workers_that_fit(asked: int, batch_bytes: int, folder: Path = SHARED_MEMORY) -> int:
@@ -30,12 +31,13 @@ def workers_that_fit(asked: int, batch_bytes: int, folder: Path = SHARED_MEMORY)
     if asked == 0 or not folder.is_dir():
         return asked
     free = shutil.disk_usage(folder).free
-    fit = min(asked, free // max(1, BATCHES_PER_WORKER * batch_bytes))
+    each = BATCHES_PER_WORKER * (batch_bytes + OVERHEAD)
+    fit = min(asked, free // each)
     if fit < asked:
         logger.warning(
             "%s has %.1f MiB free, %d workers need %.1f MiB: using %d (with 0 the main process makes "
             "them, slower and the same). To mend: more shared memory, e.g. docker run --shm-size=1g",
-            folder, free / 2**20, asked, asked * BATCHES_PER_WORKER * batch_bytes / 2**20, fit,
+            folder, free / 2**20, asked, asked * each / 2**20, fit,
         )  # fmt: skip
     return fit
 

@@ -10,7 +10,7 @@ import torch
 from cps4_monai.data.shared_memory import bytes_of, workers_that_fit
 
 
-@pytest.mark.parametrize(("free", "workers"), [(0, 0), (64 * 1024, 0), (3_000_000, 1), (6_500_000, 2), (10**9, 4)])
+@pytest.mark.parametrize(("free", "workers"), [(0, 0), (64 * 1024, 0), (3_500_000, 1), (6_500_000, 2), (10**9, 4)])
 def test_as_many_workers_as_fit_with_three_batches_each(tmp_path, monkeypatch, caplog, free, workers):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     with caplog.at_level(logging.WARNING):
