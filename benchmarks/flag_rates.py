@@ -24,11 +24,11 @@ WITHOUT_LABEL = "no label"
 
 def flagged_scans(folder: Path) -> pd.DataFrame:
     """One row per result: its flags by name, and the structures that `low_confidence` names."""
-    from cps4_monai.evaluation.matching import find_volumes
     from cps4_monai.inference.outcome import ScanOutcome
+    from cps4_monai.scan_names import find_nifti
 
     rows = []
-    for path in find_volumes(folder):
+    for path in find_nifti(folder):
         sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
         if not sidecar.exists():
             continue

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.encoding import text_bytes
+
 PARTIAL = ".partial-"
 
 
@@ -21,8 +23,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
 
     Args:
         path: the file's final place; missing folders are made.
-        content: bytes, text (written as UTF-8), or a function that writes to the path that it is given, whose suffix is
-            that of ``path``.
+        content: bytes, text (written as UTF-8, see :mod:`cps4_monai.encoding`), or a function that writes to the path
+            that it is given, whose suffix is that of ``path``.
         shared: several threads or processes may write this file at one time; each then writes beside under a name of
             its own. Else there is one name for all attempts, so that what a killed process left behind is overwritten.
 
@@ -39,7 +41,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
         if callable(content):
             content(beside)
         else:
-            beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            beside.write_bytes(text_bytes(content) if isinstance(content, str) else content)
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)

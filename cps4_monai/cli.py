@@ -7,6 +7,7 @@ import importlib
 import click
 
 from cps4_monai import __version__
+from cps4_monai.encoding import escape_on_screen
 
 COMMANDS = {
     "phantom": "Make a seeded phantom data set of spine MRIs with labels.",
@@ -43,6 +44,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="cps4")
 def main() -> None:
     """Spine MRI segmentation from few labels, guided by class prompts (CPS4)."""
+    escape_on_screen()
 
 
 if __name__ == "__main__":

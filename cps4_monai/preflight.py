@@ -69,4 +69,4 @@ class _Digests:
         """Writes beside and renames, so that two runs may share the file."""
         if self.path is None:
             return
-        write_atomically(self.path, json.dumps(self.known).encode("utf-8"), shared=True)
+        write_atomically(self.path, json.dumps(self.known), shared=True)

@@ -15,7 +15,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cps4_monai"
 # Room -> the rooms that it may import. Anything not listed is an error, a room that is not listed too.
 ALLOWED: dict[str, set[str]] = {
     "anatomy": set(),
-    "atomic_file": set(),
+    "encoding": set(),
+    "atomic_file": {"encoding"},
+    "scan_names": set(),
     "bundle_root": set(),
     "cache_folder": set(),
     "palette": {"anatomy"},
@@ -31,15 +33,15 @@ ALLOWED: dict[str, set[str]] = {
     "prompt_map": {"anatomy", "vision"},
     "methods": {"losses", "networks"},
     "engines": {"methods"},
-    "handlers": {"anatomy", "atomic_file", "engines", "levels", "losses", "metrics", "networks", "palette"},
-    "data": {"anatomy", "atomic_file"},
-    "transforms": {"anatomy", "data"},
-    "evaluation": {"anatomy", "data", "metrics"},
+    "handlers": {"anatomy", "atomic_file", "encoding", "engines", "levels", "losses", "metrics", "networks", "palette"},
+    "data": {"anatomy", "atomic_file", "encoding", "scan_names"},
+    "transforms": {"anatomy", "data", "scan_names"},
+    "evaluation": {"anatomy", "data", "encoding", "metrics", "scan_names"},
     "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
-        "anatomy", "atomic_file", "bundle_root", "cache_folder", "data", "device", "engines", "evaluation", "levels",
-        "metrics", "networks", "palette", "report", "transforms",
+        "anatomy", "atomic_file", "bundle_root", "cache_folder", "data", "device", "encoding", "engines", "evaluation",
+        "levels", "metrics", "networks", "palette", "report", "scan_names", "transforms",
     },
     "known_settings": set(),
     "workflow": {"atomic_file", "bundle_root", "handlers", "known_settings", "preflight"},
@@ -53,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference",
         "pretrained", "report", "workflow",
     },
-    "cli": {"commands"},
+    "cli": {"commands", "encoding"},
 }  # fmt: skip
 HEAVY = {
     "torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel",

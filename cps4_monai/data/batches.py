@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cps4_monai.data.datasets import SliceDataset
+from cps4_monai.data.shared_memory import bytes_of, workers_that_fit
 
 Draw = tuple[str, int, int]
 
@@ -96,6 +97,10 @@ class _EpochLoader:
         if num_workers < 0:
             raise ValueError(f"num_workers is {num_workers}; expected 0 or more")
         self.schedule = schedule
+        if num_workers > 0:
+            sizes = schedule.batch_sizes
+            batch = sum(bytes_of(sources[name].draw(0, 0)) * size for name, size in sizes.items())
+            num_workers = workers_that_fit(num_workers, batch)
         self.loader = DataLoader(
             _Sources(sources),
             batch_sampler=schedule,  # type: ignore[arg-type]

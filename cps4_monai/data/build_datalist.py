@@ -18,6 +18,7 @@ from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
 from cps4_monai.data.volume import read_volume
+from cps4_monai.scan_names import patient_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def build_datalist(
         FileExistsError: ``out`` is a file that was not made here.
     """
     out = Path(out)
-    scans = find_scans(folder)
+    found = find_scans(folder)
+    scans = found.scans
     classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=test, rng=rng)
@@ -79,8 +81,23 @@ def build_datalist(
     content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
     datalist = _write_checked(content, out, check_content)
-    missing = missing_classes(datalist, anatomy)
-    return replace(datalist, warnings=(*datalist.warnings, *missing))
+    more = (*_untrainable(datalist), *missing_classes(datalist, anatomy))
+    return replace(datalist, warnings=(*found.warnings, *datalist.warnings, *more))
+
+
+def _untrainable(datalist: Datalist) -> list[str]:
+    """What training will refuse, said when the datalist is made."""
+    warnings = []
+    if not datalist.validation:
+        warnings.append(
+            "no validation patient, so that training refuses this datalist: label at least two patients, or use --val 1"
+        )
+    if not datalist.unlabeled:
+        warnings.append(
+            "no unlabeled scan, which all methods but 'supervised' need: add scans without label maps, or hide labels "
+            "with --labeled-share or --labeled"
+        )
+    return warnings
 
 
 def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -> Datalist:
@@ -164,6 +181,8 @@ def _as_json(
         content[side] = []
         for scan in (s for s in scans if sides[s.patient] == side):
             entry: dict[str, Any] = {"image": relative(scan.image), "subject": scan.subject}
+            if scan.patient != patient_of(scan.subject):
+                entry["patient"] = scan.patient
             if scan.label is not None:
                 entry["label"] = relative(scan.label)
                 entry["classes"] = list(classes[scan.subject])

@@ -21,6 +21,7 @@ from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.normalise import percentile_normalise
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_same_grid, read_volume
+from cps4_monai.encoding import text_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class SliceCache:
         if found is None:
             volume, arrays = make(path)
             found = self._store(volume, arrays, settings_key)
-            write_atomically(pointer, json.dumps({"stamp": stamp, "name": found.file.stem}).encode(), shared=True)
+            write_atomically(pointer, json.dumps({"stamp": stamp, "name": found.file.stem}), shared=True)
             for warning in found.warnings:
                 logger.warning("%s: %s", path, warning)
         self._known[identity] = found
@@ -258,7 +259,7 @@ class SliceCache:
             "warnings": [*volume.warnings, *grid.warnings],
         }  # fmt: skip
         write_atomically(self.directory / f"{name}.npy", content.getvalue(), shared=True)
-        write_atomically(self.directory / f"{name}.json", json.dumps(record).encode(), shared=True)
+        write_atomically(self.directory / f"{name}.json", json.dumps(record), shared=True)
         loaded = self._load(name, volume.path)
         if loaded is None:
             raise OSError(f"{self.directory / name}.npy: written, but not whole; is the disk full?")
@@ -266,7 +267,7 @@ class SliceCache:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return hashlib.sha256(text_bytes(text)).hexdigest()[:20]
 
 
 def _plain(spacing: Any) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes, subject_of
+from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes
 from cps4_monai.data.labeled_subsets import labeled_choice, read_json, share_key
-from cps4_monai.data.leaks import LeakError, check_contents, check_patients, patient_of
+from cps4_monai.data.leaks import LeakError, check_contents, check_patients
 from cps4_monai.data.spider_splits import read_splits
 
-__all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist", "subject_of"]
+__all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist"]
 
 
 def check_leaks(datalist: Datalist, content: bool = True) -> None:
@@ -68,7 +70,8 @@ def load_datalist(
     if check_files:
         _check_files(datalist, path, folder)
     check_patients(datalist.sides)
-    datalist = replace(datalist, name=datalist.name or path.stem, warnings=_warnings(datalist))
+    warnings = (*_warnings(datalist), *_unread(content))
+    datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings)
     datalist.require(*require)
     return datalist
 
@@ -95,14 +98,12 @@ def _read_own(
 def _entry(
     raw: Any, folder: Path, path: Path, side: str, uses_label: Callable[[Mapping[str, Any], str], bool]
 ) -> Entry:
-    if isinstance(raw, str):
-        raw = {"image": raw}
     if not isinstance(raw, dict) or not isinstance(raw.get("image"), str):
-        raise DatalistError(f"{path}: {side!r} has the entry {raw!r}; expected an object with 'image'")
+        raise DatalistError(f"{path}: {side!r} has the entry {raw!r}; expected an object with one file name as 'image'")
     label = raw.get("label")
     if label is not None and not isinstance(label, str):
         raise DatalistError(f"{path}: {side!r} has the label {label!r} for {raw['image']}; expected a file name")
-    subject = str(raw.get("subject") or subject_of(raw["image"]))
+    subject = str(raw["subject"])
     classes = raw.get("classes")
     used = label is not None and uses_label(raw, subject)
     return Entry(
@@ -110,6 +111,7 @@ def _entry(
         label=folder / label if used and label is not None else None,
         subject=subject,
         classes=tuple(classes) if used and classes is not None else None,
+        patient=str(raw.get("patient") or ""),
     )
 
 
@@ -117,10 +119,12 @@ def _check_files(datalist: Datalist, path: Path, folder: Path, shown: int = 5) -
     files = [f for side in SIDES for e in getattr(datalist, side) for f in (e.image, e.label) if f is not None]
     missing = [str(f) for f in files if not f.is_file()]
     if missing:
+        drives = os.sep == "/" and any(re.match("[A-Za-z]:/", f.relative_to(folder).as_posix()) for f in files)
+        windows = "; paths with a drive letter (C:) are of Windows, make them relative to that folder" if drives else ""
         more = "" if len(missing) <= shown else f" and {len(missing) - shown} more"
         raise DatalistError(
             f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing[:shown])}{more}; expected "
-            f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir)"
+            f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir){windows}"
         )
     repeated = [str(f) for f, n in Counter(e.image for s in SIDES for e in getattr(datalist, s)).items() if n > 1]
     if repeated:
@@ -129,10 +133,17 @@ def _check_files(datalist: Datalist, path: Path, folder: Path, shown: int = 5) -
 
 def _warnings(datalist: Datalist) -> tuple[str, ...]:
     warnings = list(datalist.warnings)
-    both = {patient_of(e.subject) for e in datalist.labeled} & {patient_of(e.subject) for e in datalist.unlabeled}
+    both = {e.patient for e in datalist.labeled} & {e.patient for e in datalist.unlabeled}
     if both:
         warnings.append(f"{len(both)} patients are both labeled and unlabeled within training: {_some(both)}")
     return tuple(warnings)
+
+
+def _unread(content: Mapping[str, Any]) -> list[str]:
+    """A warning about folds, which other tools make their validation sets of."""
+    folds = sum(isinstance(e, dict) and "fold" in e for side in SIDES for e in content.get(side, []))
+    told = "'fold' is not read: put the entries of one fold under 'validation'"
+    return [f"{folds} entries have a fold; {told}"] if folds else []
 
 
 def _some(values: set[str], limit: int = 8) -> str:

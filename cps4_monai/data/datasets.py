@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import Dataset
 
 from cps4_monai.data.cache import CachedSlices, SliceCache
-from cps4_monai.data.entries import Entry, subject_of
+from cps4_monai.data.entries import Entry
+from cps4_monai.scan_names import subject_of
 
 
 class EntryLike(Protocol):

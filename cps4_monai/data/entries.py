@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.scan_names import patient_of
+
 SIDES = ("training", "validation", "test")
-ENDINGS = (".nii.gz", ".nii", ".mha")
 
 
 class DatalistError(ValueError):
@@ -22,14 +23,20 @@ class Entry:
     Attributes:
         image: the scan's file.
         label: its label map; None where it has none or must not use it.
-        subject: name of the subject, with its session where there is one.
+        subject: name of the scan: the patient with session, acquisition and run where there are such.
         classes: codes that the label map shows, where the datalist records them.
+        patient: the person, who may be on several scans; by default what ``subject`` says.
     """
 
     image: Path
     label: Path | None
     subject: str
     classes: tuple[int, ...] | None = None
+    patient: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.patient:
+            object.__setattr__(self, "patient", patient_of(self.subject))
 
 
 @dataclass(frozen=True)
@@ -101,21 +108,6 @@ def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) 
             "or build the datalist anew with 'cps4 datalist --labeled-share'"
         )
     return set(subsets[share])
-
-
-def subject_of(image: str | Path) -> str:
-    """Subject name from a file name: ``sub-001_ses-02_T2w.nii.gz`` -> ``sub-001_ses-02``."""
-    name = Path(image).name
-    for ending in ENDINGS:
-        if name.endswith(ending):
-            name = name[: -len(ending)]
-            break
-    parts = name.split("_")
-    if parts[0].startswith("sub-"):
-        return "_".join(p for p in parts if p.startswith(("sub-", "ses-")))
-    for suffix in ("_T2w", "_0000"):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def codes(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from cps4_monai.data.nifti_file import InvalidVolumeError
 
 FORM_TOLERANCE = 1e-3
 MAX_SHEAR_DEG = 5.0
+UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # codes of xyzt_units
 ASSUME = "give the spacing with --assume-spacing (assume_spacing), or correct the header"
 
 
@@ -27,32 +28,34 @@ def header_affine(
 ) -> tuple[np.ndarray, list[str]]:
     """The affine (4 x 4, RAS+ mm) that a header means, and warnings.
 
-    The sform wins over the qform; a form counts where its code is above 0. ``assume_spacing`` is used only where
-    neither is set or the spacing is unusable; axes are then taken along those of a usable form, or as R, A, S.
+    The sform wins over the qform; a form counts where its code is above 0 and its spacing is usable. Metres and
+    micrometres (``xyzt_units``) become millimetres. ``assume_spacing`` is used only where no form is left; axes are
+    then taken along those of a form, or as R, A, S.
 
     Raises:
         InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``.
         ValueError: ``assume_spacing`` is not one or three positive numbers.
     """
     assumed = assumed_spacing(assume_spacing)
-    forms = _forms(header)
     zooms = header["pixdim"][1:4].astype(np.float64)
-    problem = None
+    zooms_usable = bool(np.isfinite(zooms).all() and (zooms > 0).all())
+    forms = _forms(header)
+    usable = {name: form for name, form in forms.items() if _has_spacing(form) and (name == "sform" or zooms_usable)}
+    if usable:
+        affine = next(iter(usable.values()))  # the sform stands first
+        scale, warnings = _to_millimetres(header)
+        return scale @ affine, [*_disagreement(header, forms, usable, zooms), *warnings]
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         problem = "neither sform nor qform is set (both codes are 0)"
-    elif not np.isfinite(zooms).all() or (zooms <= 0).any():
+    elif not zooms_usable:
         problem = f"spacing {_numbers(zooms)} mm in the header"
-    elif "sform" in forms and not (np.isfinite(forms["sform"]).all() and min(spacing_of(forms["sform"])) > 0):
+    elif "sform" in forms:
         problem = f"an sform with spacing {_numbers(spacing_of(forms['sform']))} mm"
-    elif not forms:
+    else:
         problem = "a qform that is no rotation"
-    if problem is not None:
-        if assumed is None:
-            raise InvalidVolumeError(path, problem, "positive, finite spacing and a set sform or qform", ASSUME)
-        return _with_spacing(forms, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed"]
-    affine = forms.get("sform", forms.get("qform"))
-    assert affine is not None
-    return affine, _disagreement(header, forms)
+    if assumed is None:
+        raise InvalidVolumeError(path, problem, "positive, finite spacing and a set sform or qform", ASSUME)
+    return _with_spacing(forms, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed"]
 
 
 def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
@@ -70,10 +73,28 @@ def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
     return forms
 
 
-def _disagreement(header: nib.Nifti1Header, forms: dict[str, np.ndarray]) -> list[str]:
-    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+def _has_spacing(form: np.ndarray) -> bool:
+    return bool(np.isfinite(form).all() and min(spacing_of(form)) > 0)
+
+
+def _to_millimetres(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
+    """Scaling of an affine by the header's spatial unit, and a warning where that is not millimetres (or unset)."""
+    name, factor = UNITS.get(int(header["xyzt_units"]) & 7, ("millimetres", 1.0))
+    warnings = [] if factor == 1.0 else [f"the header is in {name}; converted to millimetres"]
+    return np.diag([factor, factor, factor, 1.0]), warnings
+
+
+def _disagreement(
+    header: nib.Nifti1Header, forms: dict[str, np.ndarray], usable: dict[str, np.ndarray], zooms: np.ndarray
+) -> list[str]:
+    """Warnings about a form or a spacing that was not used."""
+    if "sform" not in usable:
+        return ["the sform has no usable spacing; the qform was used"] if "sform" in forms else []
+    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
+        return [f"spacing {_numbers(zooms)} mm in the header; that of the sform was used"]
+    if int(header["qform_code"]) <= 0:
         return []
-    if "qform" not in forms:
+    if "qform" not in usable:
         return ["the qform is no rotation; the sform was used"]
     apart = float(np.abs(forms["sform"] - forms["qform"]).max())
     return [f"sform and qform disagree by {apart:.3g}; the sform was used"] if apart > FORM_TOLERANCE else []

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.scan_names import is_nifti
 
 if TYPE_CHECKING:
     from cps4_monai.data.volume import Volume
@@ -45,7 +46,7 @@ def label_bytes(name: str, array: np.ndarray, like: Volume | nib.Nifti1Header) -
     Raises:
         ValueError: see :func:`write_label_volume`.
     """
-    if not name.endswith((".nii", ".nii.gz")):
+    if not is_nifti(name):
         raise ValueError(f"label map name is {name!r}; expected one that ends in .nii or .nii.gz")
     header = like if isinstance(like, nib.Nifti1Header) else like.header
     array = np.asarray(array)
@@ -56,7 +57,7 @@ def label_bytes(name: str, array: np.ndarray, like: Volume | nib.Nifti1Header) -
     if not np.array_equal(codes, array):
         raise ValueError("label map has values that are no whole numbers from 0 to 255; pass codes, not logits")
     content = label_header(header, shape).binaryblock + b"\0" * 4 + codes.tobytes(order="F")
-    return gzip.compress(content, 4, mtime=0) if name.endswith(".gz") else content
+    return gzip.compress(content, 4, mtime=0) if name.lower().endswith(".gz") else content
 
 
 def label_header(header: nib.Nifti1Header, shape: tuple[int, ...]) -> nib.Nifti1Header:

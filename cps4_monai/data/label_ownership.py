@@ -10,6 +10,8 @@ from typing import Any
 
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.encoding import json_bytes
+from cps4_monai.scan_names import stem_of
 
 GENERATOR = "cps4_monai"
 
@@ -18,19 +20,10 @@ class ForeignFileError(ValueError):
     """An output path holds a file that this package did not make, or that was changed since."""
 
 
-def full_stem(path: str | Path) -> str:
-    """File name without ``.nii`` or ``.nii.gz`` (or its last suffix)."""
-    name = Path(path).name
-    for suffix in (".nii.gz", ".nii"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem
-
-
 def sidecar_of(label_path: str | Path) -> Path:
     """The JSON beside a label map."""
     label_path = Path(label_path)
-    return label_path.with_name(f"{full_stem(label_path)}.json")
+    return label_path.with_name(f"{stem_of(label_path)}.json")
 
 
 def is_ours(label_path: str | Path) -> bool:
@@ -84,7 +77,7 @@ def write_owned_label(label_path: str | Path, content: bytes, record: Mapping[st
         **({} if replaces is None else {"Replaces": replaces}),
         **dict(record or {}),
     }
-    write_atomically(sidecar_of(label_path), json.dumps(sidecar, indent=1, ensure_ascii=False).encode())
+    write_atomically(sidecar_of(label_path), json_bytes(sidecar, indent=1))
     write_atomically(label_path, content)
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset, subject_of
+from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset
+from cps4_monai.encoding import path_text
+from cps4_monai.scan_names import identify
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Content of a datalist, ours or a ``splits.json``.
+    """Content of a datalist, ours or a ``splits.json``; in UTF-8 or UTF-16, with or without byte-order mark.
+
+    Entries of ours come back as objects; where they do not say ``subject`` and ``patient``, these are told from the
+    file names of all entries, see :func:`cps4_monai.scan_names.identify`. Paths of Windows get forward slashes.
 
     Raises:
         DatalistError: not readable, or of another form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatalistError(
             f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
@@ -25,7 +31,34 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise DatalistError(f"{path}: found {found}; expected an object with the lists {list(SIDES)}")
+    return content if "train" in content else _with_subjects(content)
+
+
+def _with_subjects(content: dict[str, Any]) -> dict[str, Any]:
+    lists = {side: content[side] for side in SIDES if isinstance(content.get(side), list)}
+    content |= {side: [_as_object(raw) for raw in entries] for side, entries in lists.items()}
+    entries = [raw for side in lists for raw in content[side] if isinstance(raw, dict) and "image" in raw]
+    entries = [raw for raw in entries if isinstance(raw["image"], str)]
+    for raw, who in zip(entries, identify([raw["image"] for raw in entries]), strict=True):
+        if not raw.get("subject"):
+            raw["subject"] = who.subject
+            raw.setdefault("patient", who.patient)
     return content
+
+
+def _as_object(raw: Any) -> Any:
+    if isinstance(raw, str):
+        raw = {"image": raw}
+    if not isinstance(raw, dict):
+        return raw
+    return {key: _local(value) if key in ("image", "label") else value for key, value in raw.items()}
+
+
+def _local(path: Any) -> Any:
+    """A path as this system writes it: on Windows either slash will do, elsewhere a backslash is no separator."""
+    if not isinstance(path, str):
+        return path
+    return path_text(path if os.sep == "\\" else path.replace("\\", "/"))
 
 
 def share_key(share: str | int | float, path: Path) -> str:
@@ -79,7 +112,11 @@ def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
     if "train" in content and "labeled" in content:
         listed = list(content["train"])
     else:
-        listed = [_name(raw) for raw in content.get("training", []) if isinstance(raw, Mapping) and raw.get("label")]
+        listed = [
+            str(raw["subject"])
+            for raw in content.get("training", [])
+            if isinstance(raw, Mapping) and raw.get("label") and raw.get("subject")
+        ]
     subsets = _subsets(content, path)
     nested = [name for share in sorted(subsets, key=float) for name in subsets[share]]
     return list(dict.fromkeys([*(name for name in nested if name in set(listed)), *listed]))
@@ -103,10 +140,6 @@ def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int
     order = labeled_order(content, path)
     size = len(chosen_subset(_subsets(content, path), share, path))
     return [order[(turn * size + place) % len(order)] for place in range(size)]
-
-
-def _name(raw: Mapping[str, Any]) -> str:
-    return str(raw.get("subject") or subject_of(str(raw.get("image", ""))))
 
 
 def _subsets(content: Mapping[str, Any], path: Path) -> dict[str, Sequence[str]]:

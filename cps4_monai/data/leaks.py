@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,8 +10,6 @@ from typing import Protocol
 import numpy as np
 
 from cps4_monai.data.nifti_file import decode_voxels, open_nifti
-
-SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
 
 
 class HasImage(Protocol):
@@ -24,14 +21,12 @@ class HasImage(Protocol):
     @property
     def subject(self) -> str: ...
 
+    @property
+    def patient(self) -> str: ...
+
 
 class LeakError(ValueError):
     """The same patient or the same image stands on two sides of a split."""
-
-
-def patient_of(subject: str) -> str:
-    """Patient of a subject name: the BIDS session is dropped, ``sub-001_ses-02`` becomes ``sub-001``."""
-    return SESSION.sub("", subject)
 
 
 def voxel_digest(path: str | Path) -> str:
@@ -62,7 +57,7 @@ def check_patients(sides: Mapping[str, Sequence[HasImage]]) -> None:
     Raises:
         LeakError: names the patients and both sides.
     """
-    _refuse("patient", sides, {s: [(patient_of(e.subject), e) for e in entries] for s, entries in sides.items()})
+    _refuse("patient", sides, {s: [(e.patient, e) for e in entries] for s, entries in sides.items()})
 
 
 def check_contents(sides: Mapping[str, Sequence[HasImage]], digest: Callable[[Path], str] = voxel_digest) -> None:

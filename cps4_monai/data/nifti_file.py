@@ -98,7 +98,8 @@ def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
     except (HeaderDataError, ValueError, KeyError) as error:
         raise InvalidVolumeError(path, f"a damaged header ({error})", expected, REEXPORT) from error
     dims = header["dim"]
-    if not 1 <= dims[0] <= 7 or (dims[1 : dims[0] + 1] < 1).any():
+    # Some writers leave 0 in axes beyond the third that hold nothing.
+    if not 1 <= dims[0] <= 7 or (dims[1 : min(dims[0], 3) + 1] < 1).any() or (dims[4 : dims[0] + 1] < 0).any():
         raise InvalidVolumeError(path, f"dimensions {dims.tolist()} in the header", "3-D with at least one voxel",
                                  REEXPORT)  # fmt: skip
     return header
@@ -117,7 +118,7 @@ def decode_voxels(content: bytes, path: str | Path) -> tuple[nib.Nifti1Header, n
     if dtype.kind not in "iuf":
         what = "complex numbers" if dtype.kind == "c" else f"colours or records ({dtype})"
         raise InvalidVolumeError(path, what, "one real number in each voxel", "export magnitudes as a grey-scale image")
-    shape = tuple(int(n) for n in header["dim"][1 : header["dim"][0] + 1])
+    shape = tuple(max(int(n), 1) for n in header["dim"][1 : header["dim"][0] + 1])
     if len(shape) > 3 and any(n > 1 for n in shape[3:]):
         raise InvalidVolumeError(path, f"{len(shape)}-D data {shape}", "3-D, or 4-D with one time point",
                                  "extract one volume into a file of its own")  # fmt: skip

@@ -20,6 +20,8 @@ def split_patients(
 ) -> dict[str, str]:
     """Side (training, validation or test) of each patient.
 
+    A share above 0 means one patient at least, validation before test, as long as one is left for training.
+
     Args:
         scans: all scans.
         classes: subject -> class codes of its label map; subjects without label map are left out.
@@ -34,10 +36,11 @@ def split_patients(
     reserved = any(s.held_out for s in scans)
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
     names = sorted(shown)
-    wanted = {
-        "test": 0 if reserved else _number(test, len(names), "test"),
-        "validation": _number(val, len(names), "val"),
-    }
+    shares = {"test": 0.0 if reserved else test, "validation": val}
+    wanted = {side: _number(value, len(names), side.removesuffix("idation")) for side, value in shares.items()}
+    for side in ("validation", "test"):
+        if shares[side] > 0 and wanted[side] == 0 and sum(wanted.values()) + 1 < len(names):
+            wanted[side] = 1
     if not names:
         raise DatalistError("no scan for training has a label map; expected *_dseg.nii.gz beside *_T2w.nii.gz, "
                             "or nnU-Net's labelsTr: add label maps of the same names")  # fmt: skip

@@ -1,102 +1,151 @@
-"""Scans and label maps found in a folder: BIDS, plain pairs, or nnU-Net's raw layout."""
+"""Scans and label maps found in a folder: BIDS, plain pairs, a folder for each patient, or nnU-Net's raw layout."""
 
 from __future__ import annotations
 
-import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cps4_monai.data.datalist import DatalistError, subject_of
-from cps4_monai.data.leaks import patient_of
+from cps4_monai.data.entries import DatalistError
+from cps4_monai.scan_names import FileName, find_nifti, identify, is_nifti, pair_files
 
-logger = logging.getLogger(__name__)
-
-IMAGE, LABEL, NIFTI = "_T2w", "_dseg", (".nii.gz", ".nii")
+LABEL_FOLDERS = ("label", "labels", "mask", "masks", "segmentation", "segmentations", "derivatives")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan: its files, its subject (with session), and whether the folder reserves it for testing."""
+    """One scan: its files, its subject (see :func:`identify`), its patient, and whether it is kept for testing."""
 
     image: Path
     label: Path | None
     subject: str
+    patient: str
     held_out: bool = False
 
-    @property
-    def patient(self) -> str:
-        """The subject without its session."""
-        return patient_of(self.subject)
+
+@dataclass(frozen=True)
+class FoundScans:
+    """Scans of a folder, sorted by subject, and a sentence for each kind of file that was passed over."""
+
+    scans: tuple[Scan, ...]
+    warnings: tuple[str, ...] = ()
 
 
-def find_scans(folder: str | Path) -> list[Scan]:
-    """Finds all scans of a folder, sorted by subject.
+def find_scans(folder: str | Path) -> FoundScans:
+    """Finds all scans of a folder.
 
     nnU-Net's layout is taken where ``imagesTr`` exists (``imagesTr/A_0000.nii.gz``, ``labelsTr/A.nii.gz``, and
-    ``imagesTs`` with ``labelsTs`` as held-out scans); otherwise every ``*_T2w.nii[.gz]`` of the tree, with the label
-    map ``*_dseg.nii[.gz]`` of the same name, beside it or anywhere in the tree (BIDS derivatives).
+    ``imagesTs`` with ``labelsTs`` as held-out scans; of several channels, the first). Otherwise every
+    ``*_T2w.nii[.gz]`` of the tree is a scan or, where there is none, every NIfTI file that is not called a label map;
+    its label map is the ``*dseg.nii[.gz]`` of the same name (where there is no dseg at all: ``seg``, ``mask``,
+    ``label``), beside it or elsewhere in the tree (BIDS derivatives).
 
     Raises:
-        DatalistError: no folder, no scan, or two scans of one subject and session.
+        DatalistError: no folder, no scan, or several label maps for a scan.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DatalistError(f"{folder}: no such folder; expected a folder of scans")
-    scans = _nnunet(folder) if (folder / "imagesTr").is_dir() else _pairs(folder)
-    if not scans:
+    found = _nnunet(folder) if (folder / "imagesTr").is_dir() else _pairs(folder)
+    if not found.scans:
         raise DatalistError(
-            f"{folder}: no scan found; expected *{IMAGE}.nii.gz with *{LABEL}.nii.gz (BIDS or plain pairs), or "
-            "nnU-Net's imagesTr and labelsTr: rename the files, or convert them with 'cps4 convert'"
+            f"{folder}: no scan found; expected *_T2w.nii.gz with *_dseg.nii.gz (BIDS or plain pairs), or nnU-Net's "
+            "imagesTr and labelsTr: rename the files, or convert them with 'cps4 convert'"
         )
-    first: dict[str, Scan] = {}
-    for scan in scans:
-        other = first.setdefault(scan.subject, scan)
-        if other is not scan:
+    return FoundScans(tuple(sorted(found.scans, key=lambda s: s.subject)), found.warnings)
+
+
+def _pairs(folder: Path) -> FoundScans:
+    files = find_nifti(folder)
+    labels = [path for path in files if _is_label_map(path, folder)]
+    others = [path for path in files if path not in set(labels)]
+    images = [path for path in others if FileName.of(path).stem.endswith("_T2w")] or others
+    dseg = [path for path in labels if FileName.of(path).stem.lower().endswith("dseg")] or labels
+    pairing = pair_files(images, folder, dseg, folder)
+    chosen: dict[Path, Path] = {}
+    for image, fitting in pairing.partners.items():
+        if len(fitting) > 1:
             raise DatalistError(
-                f"{folder}: two scans are called {scan.subject}: {other.image} and {scan.image}; expected one scan for "
-                "each subject and session: rename or remove one"
+                f"{image}: {len(fitting)} label maps fit: {', '.join(map(str, fitting))}; expected one: remove the "
+                "others"
             )
-    return sorted(scans, key=lambda s: s.subject)
+        chosen[image] = fitting[0]
+    scans = tuple(
+        Scan(image, chosen.get(image), who.subject, who.patient)
+        for image, who in zip(images, identify([p.relative_to(folder) for p in images]), strict=True)
+    )
+    several = [f"{file} (fits {', '.join(map(str, fits))})" for file, fits in pairing.ambiguous.items()]
+    warnings = [
+        *_told("label maps belong to no scan and are left out", pairing.unmatched),
+        *_told("label maps fit several scans and are left out: mirror the scans' folders", several),
+        *_told("label maps are not called dseg and are left out", [p for p in labels if p not in set(dseg)]),
+        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in set(images)]),
+        *_repeated(scans),
+    ]
+    return FoundScans(scans, tuple(warnings))
 
 
-def _pairs(folder: Path) -> list[Scan]:
-    images, labels = _files(folder, IMAGE), _files(folder, LABEL)
-    by_name: dict[str, list[Path]] = {}
-    for path in labels:
-        by_name.setdefault(_stem(path, LABEL), []).append(path)
-    scans = []
-    for image in images:
-        stem = _stem(image, IMAGE)
-        found = by_name.get(stem, [])
-        beside = [p for p in found if p.parent == image.parent]
-        if len(beside or found) > 1:
-            raise DatalistError(
-                f"{image}: {len(found)} label maps fit: {', '.join(map(str, found))}; expected one: remove the others"
-            )
-        scans.append(Scan(image, next(iter(beside or found), None), subject_of(image)))
-    return scans
-
-
-def _nnunet(folder: Path) -> list[Scan]:
-    scans, unlabeled_test = [], []
+def _nnunet(folder: Path) -> FoundScans:
+    scans: list[Scan] = []
+    warnings: list[str] = []
+    without_label: list[Path] = []
     for images, labels, held_out in (("imagesTr", "labelsTr", False), ("imagesTs", "labelsTs", True)):
-        for image in sorted(p for p in (folder / images).glob("[!.]*") if p.name.endswith(NIFTI)):
-            case = subject_of(image)
-            names = [folder / labels / f"{case}{ending}" for ending in NIFTI]
-            label = next((p for p in names if p.is_file()), None)
+        named = [FileName.of(path) for path in _files(folder / images)]
+        first = [Path(n.path) for n in named if not n.channel]
+        pairing = pair_files(first, folder / images, _files(folder / labels), folder / labels)
+        for image in first:
+            label = next(iter(pairing.partners.get(image, [])), None)
             if held_out and label is None:
-                unlabeled_test.append(case)
-            else:
-                scans.append(Scan(image, label, case, held_out))
-    if unlabeled_test:
-        logger.warning("%s: %d test scans have no label map in labelsTs and are left out", folder, len(unlabeled_test))
-    return scans
+                without_label.append(image)
+                continue
+            case = FileName.of(image).scan
+            scans.append(Scan(image, label, case, case, held_out))
+        warnings += _told(f"files of {images} are further channels and are left out: one channel is trained on",
+                          [n.path for n in named if n.channel])  # fmt: skip
+        orphans = [*pairing.unmatched, *pairing.ambiguous]
+        warnings += _told(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
+    warnings += _told("test scans have no label map in labelsTs and are left out", without_label)
+    double = sorted({scan.subject for scan in scans if sum(s.subject == scan.subject for s in scans) > 1})
+    if double:
+        raise DatalistError(
+            f"{folder}: several scans are called {', '.join(double[:5])}; expected one for each case, in imagesTr or "
+            "in imagesTs: rename or remove the others"
+        )
+    return FoundScans(tuple(scans), tuple(warnings))
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    # A dot in front: hidden, or being written.
-    return sorted(p for p in folder.rglob(f"[!.]*{suffix}.nii*") if p.name.endswith(NIFTI) and p.is_file())
+def _is_label_map(path: Path, folder: Path) -> bool:
+    """By its name, or by a folder called labels or the like where its name is that of a scan."""
+    places = {part.lower() for part in path.relative_to(folder).parts[:-1]}
+    name = FileName.of(path)
+    return name.is_label_map or (not name.contrast and bool(places & set(LABEL_FOLDERS)))
 
 
-def _stem(path: Path, suffix: str) -> str:
-    return path.name[: path.name.rindex(suffix)]
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+
+
+def _told(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
+    """A warning that names the files, or none."""
+    names = ", ".join(str(file) for file in files[:shown])
+    more = f" and {len(files) - shown} more" if len(files) > shown else ""
+    return [f"{len(files)} {what}: {names}{more}"] if files else []
+
+
+def _repeated(scans: Sequence[Scan]) -> list[str]:
+    """What was made of scans whose file names repeat."""
+    by_folder = [scan for scan in scans if "/" in scan.subject]
+    if not by_folder:
+        return []
+    patients: dict[str, list[Scan]] = defaultdict(list)
+    for scan in by_folder:
+        patients[scan.patient].append(scan)
+    example = by_folder[0]
+    return [
+        f"{len(by_folder)} scans share their file names with others and are called by their folders; they count as "
+        f"{len(patients)} patients (scan {example.subject}: patient {example.patient}): check that, and otherwise name "
+        "the files sub-PATIENT_..._T2w.nii.gz"
+    ]

@@ -13,11 +13,11 @@ import torch
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import check_pair, read_volume
-from cps4_monai.evaluation.matching import scan_key, subject_of
 from cps4_monai.metrics.conventions import subject_scores
 from cps4_monai.metrics.identification import identify_levels
 from cps4_monai.metrics.surface import surface_distances
 from cps4_monai.metrics.tables import case_row, structure_rows
+from cps4_monai.scan_names import patient_of, subject_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def evaluate_case(
         label.spacing_mm,
         anatomy,
         unannotated,
-        case=case or scan_key(label_path),
-        subject=subject or subject_of(label_path),
+        case=case or subject_of(label_path),
+        subject=subject or patient_of(subject_of(label_path)),
         warnings=label.warnings,
     )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.entries import Entry
+from cps4_monai.encoding import ESCAPED
 from cps4_monai.metrics.spine_dice import SpineDice
 
 COLUMNS = ("subject", "map", "convention", "dice")
@@ -90,5 +91,5 @@ def score_prompt_maps(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output, index=False, float_format="%.4f")
+        table.to_csv(output, index=False, float_format="%.4f", encoding="utf-8", errors=ESCAPED)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from cps4_monai.data.datalist import Entry
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import read_volume, write_label_volume
-from cps4_monai.evaluation.matching import stem
 from cps4_monai.metrics.baseline import at_depth, mean_label_map
+from cps4_monai.scan_names import mirrored_folder, stem_of
 
 
 def write_mean_label_maps(
@@ -24,7 +25,7 @@ def write_mean_label_maps(
         labeled: entries whose labels vote; those without a label are passed over.
         targets: entries to predict; of their scans only the header's geometry matters.
         in_plane: the network's grid; needs a size, so that all subjects share it.
-        output: folder; ``<scan>_dseg.nii.gz`` each.
+        output: folder; ``<scan>_dseg.nii.gz`` each, in the subfolders of the scans.
         num_classes: C, background included.
 
     Returns:
@@ -43,7 +44,8 @@ def write_mean_label_maps(
         grid = SagittalGrid.from_affine(label.shape, label.affine)
         maps.append(in_plane.label(grid.to_slices(label.array), grid.spacing_mm[1:]))
     mean = mean_label_map(maps, num_classes)
-    return [_write(mean, entry, in_plane, Path(output)) for entry in targets]
+    root = os.path.commonpath([entry.image.absolute().parent for entry in targets])
+    return [_write(mean, entry, in_plane, Path(output) / mirrored_folder(entry.image, root)) for entry in targets]
 
 
 def _write(mean: torch.Tensor, entry: Entry, in_plane: InPlane, output: Path) -> Path:
@@ -51,4 +53,4 @@ def _write(mean: torch.Tensor, entry: Entry, in_plane: InPlane, output: Path) ->
     grid = SagittalGrid.from_affine(scan.shape, scan.affine)
     depth, height, width = grid.slices_shape
     slices = in_plane.restore_label(at_depth(mean, depth), (height, width), grid.spacing_mm[1:])
-    return write_label_volume(output / f"{stem(entry.image)}_dseg.nii.gz", grid.from_slices(slices.numpy()), scan)
+    return write_label_volume(output / f"{stem_of(entry.image)}_dseg.nii.gz", grid.from_slices(slices.numpy()), scan)

@@ -19,6 +19,7 @@ from monai.engines.workflow import Workflow
 
 import cps4_monai
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.encoding import ESCAPED
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class RunRecord:
         text = json.dumps({"starts": [*starts, now]}, indent=2, default=str)
         write_atomically(path, text + "\n")
         if self._file is None:
-            self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8")
+            self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8", errors=ESCAPED)
             self._file.setLevel(self.log_level)
             self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             logging.getLogger().addHandler(self._file)

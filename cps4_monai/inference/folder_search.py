@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from cps4_monai.data.label_ownership import full_stem
 from cps4_monai.inference.dicom import holds_dicom
+from cps4_monai.scan_names import NIFTI_ENDINGS, FileName, is_nifti, stem_of
 
-NIFTI = (".nii.gz", ".nii")
-LABEL_WORDS = ("seg", "_mask", "-mask")  # "seg" covers dseg
 BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")
 MAX_LABEL_VALUES = 50
 _NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".md", ".png", ".jpg", ".html", ".zip", ".gz", ".pdf", ".bval", ".bvec")
@@ -43,7 +40,6 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
     folder, search = Path(folder), Search()
     outside = None if leave_out is None else Path(os.path.abspath(leave_out))
     bids = (folder / "dataset_description.json").is_file()
-    other_suffixes: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename or folder)
@@ -59,24 +55,21 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
             and Path(os.path.abspath(here / name)) != outside
         )
         visible = sorted(name for name in files if not name.startswith("."))
-        for name in (n for n in visible if n.lower().endswith(NIFTI)):
+        for name in (n for n in visible if is_nifti(n)):
             path = here / name
-            if names_label_map(path):
+            named = FileName.of(path)
+            if named.is_label_map:
                 search.skipped.append((path, "its name says label map"))
-            elif bids and not full_stem(path).endswith("_T2w"):
-                other_suffixes[full_stem(path).rpartition("_")[2]] += 1
+            elif named.channel:
+                search.skipped.append((path, f"channel {named.channel} of {named.scan} in nnU-Net's layout, whose "
+                                             "channel 0 is segmented"))  # fmt: skip
+            elif bids and not stem_of(path).endswith("_T2w"):
                 search.skipped.append((path, "not a T2w scan of this BIDS data set; name the file to segment it"))
             else:
                 search.scans.append(path)
         if any(holds_dicom(here / n) for n in _sample(visible)):
             search.dicom.append(here)
     return search
-
-
-def names_label_map(path: str | Path) -> bool:
-    """Whether a file's name says that it is a label map."""
-    stem = full_stem(path).lower()
-    return any(word in stem for word in LABEL_WORDS) or stem.startswith("mask") or stem.endswith("mask")
 
 
 def looks_like_label_map(array: np.ndarray) -> bool:
@@ -90,5 +83,5 @@ def looks_like_label_map(array: np.ndarray) -> bool:
 
 def _sample(names: Sequence[str]) -> list[str]:
     """A few files of a folder that may be DICOM; DICOMDIR is a table of contents."""
-    possible = [n for n in names if not n.lower().endswith((*NIFTI, *_NO_DICOM)) and n.upper() != "DICOMDIR"]
+    possible = [n for n in names if not n.lower().endswith((*NIFTI_ENDINGS, *_NO_DICOM)) and n.upper() != "DICOMDIR"]
     return possible[:5] + possible[-1:]

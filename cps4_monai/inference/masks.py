@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.data.label_ownership import full_stem, is_ours, sidecar_of
+from cps4_monai.data.label_ownership import is_ours, sidecar_of
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, check_pair, read_volume
-from cps4_monai.evaluation.matching import find_volumes
-from cps4_monai.inference.folder_search import names_label_map
+from cps4_monai.encoding import readable
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_files import RunFiles
@@ -28,8 +27,8 @@ from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import level_flags
 from cps4_monai.levels.flags import ALARM, of_kind
 from cps4_monai.report.pictures import sagittal_mosaic
+from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
 
-ENDINGS = ("_dseg", "_seg", "_mask", "_pred", "_label")
 REPORT = "report.html"
 
 
@@ -74,12 +73,12 @@ def report_masks(
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
 
-    names = _names(paths, root)
+    names, scans = _names(paths, root), scans_of(paths, root, images)
 
     def one(path: Path) -> ScanOutcome:
         name = names[path]
         try:
-            outcome = _outcome(path, name, output, images, anatomy, unannotated, qc)
+            outcome = _outcome(path, name, output, scans.get(path), anatomy, unannotated, qc)
         except Exception as error:  # one bad label map never stops the others, whatever is wrong with it
             outcome = ScanOutcome(path, name, "failed", reason_of(error))
         if on_scan is not None:
@@ -95,44 +94,48 @@ def report_masks(
 
 
 def _label_maps(masks: Path) -> list[Path]:
-    paths = [masks] if masks.is_file() else find_volumes(masks)
-    paths = [p for p in paths if names_label_map(p)] or paths
+    paths = [masks] if masks.is_file() else only_label_maps(find_nifti(masks))
     if not paths:
         raise ValueError(f"{masks}: no label map (.nii, .nii.gz) in this folder")
     return paths
 
 
 def _names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
-    """``subfolder/scan`` for each label map; with its whole stem where a scan has several."""
-    places = {path: (path.parent.relative_to(root) / _scan_stem(path)).as_posix() for path in paths}
+    """``subfolder/scan`` for each label map, as `cps4 segment` calls it; its whole stem where a scan has several."""
+    places = {path: (mirrored_folder(path, root) / _scan_stem(path)).as_posix() for path in paths}
     shared = Counter(name.casefold() for name in places.values())
     return {
-        path: name if shared[name.casefold()] == 1 else (path.parent.relative_to(root) / full_stem(path)).as_posix()
+        path: name if shared[name.casefold()] == 1 else (mirrored_folder(path, root) / stem_of(path)).as_posix()
         for path, name in places.items()
     }
 
 
-def scan_of(mask: Path, images: str | Path | None = None) -> Path | None:
-    """The scan that a label map belongs to: the one its JSON names, or one of its name in ``images`` or beside it."""
-    named = _sidecar(mask).get("Sources", [])
-    if images is None and named and Path(named[0]).exists():
-        return Path(named[0])
-    folders = [Path(images), *sorted(Path(images).rglob("*/"))] if images is not None else [mask.parent]
-    stem = _scan_stem(mask)
-    for folder in folders:
-        for name in (stem, f"{stem}_T2w", f"{stem}_0000"):
-            for ending in (".nii.gz", ".nii"):
-                candidate = folder / f"{name}{ending}"
-                if candidate.is_file() and candidate.resolve() != mask.resolve():
-                    return candidate
-    return None
+def scans_of(masks: Sequence[Path], root: Path, images: str | Path | None = None) -> dict[Path, Path]:
+    """The scan of each label map: the one its JSON names, or one of its name, in ``images`` or beside it.
+
+    Label maps without a scan, or with several that fit, are left out.
+    """
+    named = {mask: _sidecar(mask).get("Sources", []) for mask in masks}
+    told = {mask: Path(scans[0]) for mask, scans in named.items() if images is None and scans}
+    found = {mask: scan for mask, scan in told.items() if scan.exists()}
+    rest = [mask for mask in masks if mask not in found]
+    folder = root if images is None else Path(images)
+    files = find_nifti(folder) if rest else []
+    scans = [path for path in files if not FileName.of(path).is_label_map and path not in set(masks)]
+    pairing = pair_files(scans, folder, rest, root)
+    for scan, partners in pairing.partners.items():
+        if images is not None:
+            found.update(dict.fromkeys(partners, scan))
+        else:
+            found.update(dict.fromkeys([mask for mask in partners if mask.parent == scan.parent], scan))
+    return found
 
 
 def _outcome(
     path: Path,
     name: str,
     output: Path,
-    images: str | Path | None,
+    source: Path | None,
     anatomy: Anatomy,
     unannotated: Sequence[int] | None,
     qc: bool,
@@ -153,7 +156,6 @@ def _outcome(
     flags = [flag.to_dict() for flag in level_flags(structures, anatomy, None, unannotated)]
     # What only the network's probabilities tell is kept from the time they were at hand.
     flags += [flag for flag in record.get("Flags", []) if flag["name"] == "level_ambiguous"]
-    source = scan_of(path, images)
     notes = [] if record or not sidecar else ["changed since it was segmented"]
     notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
     found: dict[str, Any] = {
@@ -167,7 +169,7 @@ def _outcome(
         picture = output / f"{name}_qc.png"
         check_picture(picture)
         alarms = of_kind(ALARM, (f["name"] for f in flags))
-        write_picture(picture, _draw(label, source, _series_uid(sidecar), anatomy, Path(name).name, alarms))
+        write_picture(picture, _draw(label, source, _series_uid(sidecar), anatomy, readable(Path(name).name), alarms))
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
 
 
@@ -194,11 +196,9 @@ def _draw(
 
 
 def _scan_stem(path: Path) -> str:
-    stem = full_stem(path)
-    for ending in ENDINGS:
-        if stem.endswith(ending):
-            return stem[: -len(ending)]
-    return stem
+    """The stem without the last word, where that says label map: ``x_T2w_dseg`` is that of ``x_T2w``."""
+    front, _, last = stem_of(path).rpartition("_")
+    return front if front and FileName.of(last).is_label_map else stem_of(path)
 
 
 def _sidecar(mask: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
+from cps4_monai.encoding import json_bytes
 
 MANIFEST = "cps4_files.json"
 
@@ -56,7 +57,7 @@ class RunFiles:
             # The old file stays known, so that a run killed between manifest and file finds nothing foreign.
             known[name] = list(dict.fromkeys([_digest(content), *known.get(name, [])[:1]]))
         manifest = {"GeneratedBy": [{"Name": GENERATOR, "Version": __version__}], "Files": known}
-        write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        write_atomically(self.folder / MANIFEST, json_bytes(manifest, indent=1))
         for name, content in contents.items():
             write_atomically(self.folder / name, content)
 

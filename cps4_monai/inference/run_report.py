@@ -12,6 +12,7 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.run_tables import found_levels
 from cps4_monai.levels.flags import FLAGS
@@ -68,7 +69,7 @@ def run_report(
         Section("Settings", [settings_table(settings)] if settings else []),
     ]  # fmt: skip
     page = render_page(title, SUBTITLE, sections, f"Made by cps4_monai {__version__}.")
-    return page.encode("utf-8")
+    return text_bytes(page)
 
 
 def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Cards:

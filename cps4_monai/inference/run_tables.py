@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
 
@@ -43,7 +44,7 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         itksnap_label_descriptions(anatomy),
         bids_dseg_table(anatomy),
     )
-    return {name: text.encode("utf-8") for name, text in zip(TABLES, tables, strict=True)}
+    return {name: text_bytes(text) for name, text in zip(TABLES, tables, strict=True)}
 
 
 def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cps4_monai.data.label_ownership import (
     sidecar_of,
     write_owned_label,
 )
+from cps4_monai.encoding import readable
 from cps4_monai.inference.segmentation import Segmentation
 from cps4_monai.levels.flags import ALARM, of_kind
 
@@ -140,5 +141,5 @@ def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: n
     from cps4_monai.report.pictures import sagittal_mosaic
 
     alarms = of_kind(ALARM, (flag["name"] for flag in files.record.get("Flags", [])))
-    title = files.picture.name.removesuffix("_qc.png")
+    title = readable(files.picture.name.removesuffix("_qc.png"))
     write_picture(files.picture, sagittal_mosaic(grey, labels, affine, anatomy, title=title, alarms=alarms))

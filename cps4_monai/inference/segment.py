@@ -12,12 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import torch
 
 from cps4_monai import __version__
-from cps4_monai.data.volume import Volume, volume_from_nifti
 from cps4_monai.inference.bundle import Bundle, open_bundle
+from cps4_monai.inference.given_scan import GivenScan, given_volume
 from cps4_monai.inference.network_pass import ScanScores, run_network
 from cps4_monai.inference.prepared import PreparedScan, prepare_scan, read_and_prepare
 from cps4_monai.inference.restore import restore_labels
@@ -32,9 +31,10 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel")  # their versions stand in eve
 
 
 def segment(
-    scan: str | Path | nib.Nifti1Image | Volume,
+    scan: GivenScan,
     output: str | Path | None = None,
     *,
+    affine: Any = None,
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 8,
@@ -57,8 +57,10 @@ def segment(
     :func:`cps4_monai.inference.batch.segment_scans`, which writes files, tables and a report as `cps4 segment` does.
 
     Args:
-        scan: a NIfTI file, a folder with a DICOM series, a nibabel image, or a volume read before.
+        scan: a NIfTI file, a folder with a DICOM series, a nibabel image, a volume read before, a MetaTensor, or an
+            array (X, Y, Z) with ``affine``.
         output: folder for the label map, its JSON and its picture; None writes nothing.
+        affine: 4 x 4, voxel indices of an array to RAS+ mm.
         weights: folder or zip of a bundle; None: the one that comes with this package.
         device: "auto", "cpu", "cuda:N" or "mps".
         batch_size: slices at a time.
@@ -78,7 +80,7 @@ def segment(
     segmenter = Segmenter(
         weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing, runtime=runtime
     )
-    result = segmenter(scan, qc=qc, series=series)
+    result = segmenter(scan, affine=affine, qc=qc, series=series)
     if output is not None:
         result.save(output, overwrite=overwrite, qc=qc)
     return result
@@ -156,25 +158,24 @@ class Segmenter:
         return {"Name": self.bundle.path.name, "Version": self.bundle.version, "Sha256": self.bundle.sha256}
 
     def __call__(
-        self, scan: str | Path | nib.Nifti1Image | Volume, *, qc: bool = True, series: str | int | None = None
+        self, scan: GivenScan, *, affine: Any = None, qc: bool = True, series: str | int | None = None
     ) -> Segmentation:
         """Segments one scan, see :func:`segment`."""
-        prepared = self.prepare(scan, keep_grey=qc, series=series)
+        prepared = self.prepare(scan, affine=affine, keep_grey=qc, series=series)
         return self.finish(prepared, self.scores(prepared))
 
     def prepare(
-        self, scan: str | Path | nib.Nifti1Image | Volume, *, keep_grey: bool = True, series: str | int | None = None
+        self, scan: GivenScan, *, affine: Any = None, keep_grey: bool = True, series: str | int | None = None
     ) -> PreparedScan:
         """Reads and checks a scan and cuts it into the network's slices.
 
         Raises:
             InvalidVolumeError: the scan cannot be used.
+            TypeError: it is nothing that a scan can be, or an array without affine.
         """
         bundle = self.bundle
-        if isinstance(scan, nib.Nifti1Image):
-            spacing = [self.assume_spacing] if isinstance(self.assume_spacing, int | float) else self.assume_spacing
-            scan = volume_from_nifti(scan, path=scan.get_filename() or "image", assume_spacing=spacing)
-        if isinstance(scan, Volume):
+        scan = given_volume(scan, affine, self.assume_spacing)
+        if not isinstance(scan, Path):
             return prepare_scan(scan, bundle.in_plane, bundle.percentiles, keep_grey=keep_grey)
         return read_and_prepare(
             scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey,

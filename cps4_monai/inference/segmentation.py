@@ -12,9 +12,10 @@ import nibabel as nib
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_ownership import full_stem
+from cps4_monai.encoding import readable
 from cps4_monai.levels import Flag, StructureStatistics
 from cps4_monai.levels.flags import ALARM
+from cps4_monai.scan_names import stem_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Segmentation:
         if self.grey is None:
             raise ValueError("this segmentation was made without grey values; segment with qc=True")
         alarms = [flag.name for flag in self.alarms]
-        title = full_stem(self.path) if self.path.suffix else self.path.name
+        title = readable(stem_of(self.path))
         return sagittal_mosaic(self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms)
 
     def save(self, output: str | Path, name: str | None = None, *, overwrite: bool = False, qc: bool = True) -> Path:
@@ -89,7 +90,7 @@ class Segmentation:
         """
         from cps4_monai.inference.scan_files import ScanFiles, write_segmentation
 
-        files = ScanFiles.at(output, name or full_stem(self.path))
+        files = ScanFiles.at(output, name or stem_of(self.path))
         write_segmentation(self, files, overwrite=overwrite, qc=qc)
         return files.label
 

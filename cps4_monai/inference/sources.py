@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from cps4_monai.data.label_ownership import full_stem
 from cps4_monai.inference.dicom import DicomSeries, find_series
 from cps4_monai.inference.folder_search import Search, search_folder
-
-NIFTI = (".nii.gz", ".nii")
+from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def find_sources(
         elif not path.exists():
             found.failures.append((path, "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
                                          "datalist JSON: correct the path"))  # fmt: skip
-        elif path.name.lower().endswith(NIFTI):
+        elif is_nifti(path):
             found.scans.append(Source(path, "nifti", path.parent))
         elif path.suffix.lower() == ".json":
             _add_datalist(path, found)
@@ -155,7 +153,5 @@ def _name(found: Sources) -> None:
 
 
 def _mirrored(scan: Source, root: Path) -> str:
-    stem = full_stem(scan.path) if scan.kind == "nifti" else Path(os.path.abspath(scan.path)).name
-    parent, top = Path(os.path.abspath(scan.path.parent)), Path(os.path.abspath(root))
-    folder = parent.relative_to(top) if parent.is_relative_to(top) else Path()
-    return str(PurePosixPath(*folder.parts) / f"{stem}{scan.suffix}")
+    stem = stem_of(scan.path) if scan.kind == "nifti" else Path(os.path.abspath(scan.path)).name
+    return str(PurePosixPath(*mirrored_folder(scan.path, root).parts, f"{stem}{scan.suffix}"))

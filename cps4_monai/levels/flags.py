@@ -33,6 +33,7 @@ class FlagMeaning:
 # docs/results/segment.md.
 FLAGS: Mapping[str, FlagMeaning] = {
     "no_spine_found": FlagMeaning(ALARM, "too few structures to be a spine"),
+    "nothing_found": FlagMeaning(ALARM, "none of the structures was found"),
     "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
     "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
     "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),
@@ -89,6 +90,9 @@ def level_flags(
 ) -> tuple[Flag, ...]:
     """Flags of a result, in the order of ``FLAGS``.
 
+    What concerns the chain of levels (`no_spine_found`, `level_ambiguous`, `gap`, `unusual_height`) is asked of
+    structures with an order along the spine; an anatomy without them gets `nothing_found` where nothing is.
+
     Args:
         statistics: of every structure.
         anatomy: the structures.
@@ -98,12 +102,15 @@ def level_flags(
     """
     thresholds = thresholds or LevelThresholds()
     by_code = {s.code: s for s in statistics}
-    chain = [by_code[s.code] for s in anatomy.along_spine() if s.code not in unannotated and s.code in by_code]
-    found = [s for s in chain if s.state in ("present", "cut")]
-    has_vertebrae = any(s.kind == "vertebra" for s in chain)
-    vertebrae = sum(s.kind == "vertebra" for s in found)
-    if len(found) < thresholds.min_structures or (has_vertebrae and vertebrae < thresholds.min_vertebrae):
-        return (Flag("no_spine_found", f"{len(found)} structures found, {vertebrae} of them vertebrae"),)
+    trained = [s for s in anatomy.foreground if s.code not in unannotated and s.code in by_code]
+    chain = [by_code[s.code] for s in anatomy.along_spine() if s in trained]
+    looked_at = [*chain, *(by_code[s.code] for s in trained if s.order is None)]
+    found = [s for s in looked_at if s.state in ("present", "cut")]
+    nothing = _no_spine(chain, thresholds) if chain else None
+    if nothing is None and looked_at and not found:
+        nothing = Flag("nothing_found", f"none of {len(looked_at)} structures found")
+    if nothing is not None:
+        return (nothing,)
     flags = [
         _ambiguous(margin, thresholds),
         _named("gap", "not found between structures that were found", _missing(chain)),
@@ -115,6 +122,16 @@ def level_flags(
         _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
     ]  # fmt: skip
     return tuple(flag for flag in flags if flag is not None)
+
+
+def _no_spine(chain: Sequence[StructureStatistics], thresholds: LevelThresholds) -> Flag | None:
+    """Fewer structures of the chain than any scan of the spine shows; an anatomy with fewer cannot miss more."""
+    found = [s for s in chain if s.state in ("present", "cut")]
+    total, vertebrae = ([s.kind == "vertebra" for s in part] for part in (chain, found))
+    few = len(found) < min(thresholds.min_structures, len(chain))
+    if few or sum(vertebrae) < min(thresholds.min_vertebrae, sum(total)):
+        return Flag("no_spine_found", f"{len(found)} structures found, {sum(vertebrae)} of them vertebrae")
+    return None
 
 
 def _named(name: str, what: str, structures: Sequence[StructureStatistics]) -> Flag | None:
@@ -136,11 +153,15 @@ def _ambiguous(margin: LevelMargin | None, thresholds: LevelThresholds) -> Flag 
 
 def _missing(chain: Sequence[StructureStatistics]) -> list[StructureStatistics]:
     rows = [i for i, s in enumerate(chain) if s.state in ("present", "cut")]
+    if not rows:
+        return []
     return [s for s in chain[rows[0] : rows[-1] + 1] if s.state not in ("present", "cut")]
 
 
 def _partial(found: Sequence[StructureStatistics], thresholds: LevelThresholds) -> Flag | None:
     total = sum(s.volume_ml for s in found)
+    if total == 0:
+        return None
     share = sum(s.volume_ml for s in found if s.lateral) / total
     if share < thresholds.partial_share:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.palette import hex_colours, structure_colours
 
 
@@ -52,5 +53,5 @@ def write_label_tables(folder: str | Path, anatomy: Anatomy) -> list[Path]:
         "dseg.tsv": bids_dseg_table(anatomy),
     }
     for name, text in tables.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomically(folder / name, text)
     return [folder / name for name in tables]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.report.page import WEBP_QUALITY, Block, Cards, Cell, Figure, Gallery, Section, Table, Text
 
 MAX_WIDTH = 1400  # pixels; pictures of pages are read on screens
@@ -42,7 +43,7 @@ class MarkdownPage:
                 parts += [text for block in section.blocks for text in self._block(block)]
         text = "\n\n".join([*parts, *([footer] if footer else [])]) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(text, encoding="utf-8")
+        write_atomically(self.path, text)
         return self.path
 
     def _block(self, block: Block) -> list[str]:

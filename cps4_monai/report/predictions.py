@@ -55,7 +55,7 @@ def find_cases(
     if section not in SECTIONS:
         raise ValueError(f"section is {section!r}; expected one of {list(SECTIONS)}")
     datalist = load_datalist(labels, dataset_dir)
-    entries = [(e.image, e.label, e.subject) for e in getattr(datalist, section) if e.label is not None]
+    entries = [(e.image, e.label, e.patient) for e in getattr(datalist, section) if e.label is not None]
     if not entries:
         raise ValueError(f"{labels}: no labeled entry in {section!r}; choose another section or datalist")
     return match_entries(predictions, entries), tuple(datalist.unannotated)

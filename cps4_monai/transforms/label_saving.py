@@ -14,8 +14,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 
 from cps4_monai.data.label_file import label_bytes
-from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, full_stem, write_owned_label
+from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, write_owned_label
 from cps4_monai.data.nifti_file import read_header
+from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,14 @@ class SaveLabelsd(SaveImaged):
         keys: items that are label maps on the scan's grid, with ``filename_or_obj`` in their meta data.
         output_dir: made where it is missing.
         output_postfix: added to the stem of the scan's name.
-        data_root_dir: folder of the scans whose subfolders are mirrored; empty puts all files into ``output_dir``.
+        data_root_dir: folder of the scans whose subfolders are mirrored (of a scan outside it, the way there without
+            the steps up); empty puts all files into ``output_dir``.
         overwrite: replace label maps of ours; otherwise they are kept.
         allow_missing_keys: pass over missing items.
 
     Raises:
         ForeignFileError: the path holds a file that is not ours, or two scans of one run would share it.
-        ValueError: an item of another form, or a scan outside ``data_root_dir``.
+        ValueError: an item of another form.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class SaveLabelsd(SaveImaged):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.output_dir, self.output_postfix = Path(output_dir), output_postfix
-        self.data_root_dir = Path(data_root_dir).resolve() if str(data_root_dir) else None
+        self.data_root_dir = Path(data_root_dir).absolute() if str(data_root_dir) else None
         self.overwrite = overwrite
         self._sources: dict[Path, str] = {}
 
@@ -69,18 +71,11 @@ class SaveLabelsd(SaveImaged):
         return d
 
     def label_path(self, source: str | Path) -> Path:
-        """Where the label map of a scan goes.
-
-        Raises:
-            ValueError: the scan lies outside ``data_root_dir``.
-        """
+        """Where the label map of a scan goes."""
         folder = self.output_dir
         if self.data_root_dir is not None:
-            parent = Path(source).resolve().parent
-            if not parent.is_relative_to(self.data_root_dir):
-                raise ValueError(f"{source} lies outside data_root_dir {self.data_root_dir}; expected a scan within it")
-            folder = folder / parent.relative_to(self.data_root_dir)
-        return folder / f"{full_stem(source)}{self.output_postfix}.nii.gz"
+            folder = folder / mirrored_folder(source, self.data_root_dir)
+        return folder / f"{stem_of(source)}{self.output_postfix}.nii.gz"
 
     def _save(self, key: Hashable, item: Any) -> None:
         named = isinstance(item, MetaTensor) and item.meta.get("filename_or_obj")
@@ -111,7 +106,7 @@ class SaveLabelsd(SaveImaged):
 
 def _scan_header(source: str, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Header:
     """The scan's own header where it is NIfTI, otherwise one made from the affine."""
-    if Path(source).name.lower().endswith((".nii", ".nii.gz")) and Path(source).is_file():
+    if is_nifti(source) and Path(source).is_file():
         return read_header(source)
     header = nib.Nifti1Image(np.zeros(shape, np.uint8), affine).header
     header.set_qform(affine, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.build_datalist import build_datalist, missing_classes
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
 from cps4_monai.data.patient_split import order_for_cover, split_patients, subset_size
-from cps4_monai.data.scan_folder import Scan, find_scans
+from cps4_monai.data.scan_folder import Scan
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -46,7 +47,7 @@ def test_plain_pairs_become_a_datalist_that_loads(tmp_path: Path) -> None:
     built = build_datalist(folder, tmp_path / "datalist.json", labeled_share=50, val=1, test=2, unannotated=[1])
     assert (len(built.labeled), len(built.unlabeled), len(built.validation), len(built.test)) == (2, 3 + 3, 1, 2)
     loaded = load_datalist(tmp_path / "datalist.json")
-    assert loaded == built and loaded.unannotated == (1,)
+    assert loaded == replace(built, warnings=loaded.warnings) and loaded.unannotated == (1,)
     subjects = [e.subject for side in loaded.sides.values() for e in side]
     assert sorted(subjects) == [f"sub-{k:03d}" for k in range(1, 12)]
 
@@ -110,7 +111,7 @@ def test_sessions_of_a_patient_stay_on_one_side(tmp_path: Path) -> None:
     assert len({e.subject for e in built.test}) == 4 and len({e.subject[:6] for e in built.test}) == 2
 
 
-def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path) -> None:
     for k in range(4):
         save(tmp_path / "imagesTr" / f"case_{k}_0000.nii.gz", image(k))
         save(tmp_path / "labelsTr" / f"case_{k}.nii.gz", label(2))
@@ -120,7 +121,7 @@ def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path, caplog: pytest.LogC
     built = build_datalist(tmp_path, tmp_path / "d.json", val=1)
     assert [e.subject for e in built.test] == ["case_7"]
     assert (len(built.labeled), len(built.validation)) == (3, 1)
-    assert "1 test scans have no label map" in caplog.text
+    assert any("1 test scans have no label map" in w and "case_8_0000" in w for w in built.warnings)
 
 
 def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: Path) -> None:
@@ -151,19 +152,24 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, messa
 
 def test_folders_without_scans_or_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatalistError, match="no such folder"):
-        find_scans(tmp_path / "none")
+        build_datalist(tmp_path / "none", tmp_path / "d.json")
     with pytest.raises(DatalistError, match=r"no scan found.*cps4 convert"):
-        find_scans(tmp_path)
+        build_datalist(tmp_path, tmp_path / "d.json")
     save(tmp_path / "a_T2w.nii.gz", image(0))
     with pytest.raises(DatalistError, match="no scan for training has a label map"):
         build_datalist(tmp_path, tmp_path / "d.json")
 
 
-def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
-    save(tmp_path / "x" / "sub-1_T2w.nii.gz", image(0))
-    save(tmp_path / "y" / "sub-1_T2w.nii.gz", image(1))
-    with pytest.raises(DatalistError, match="two scans are called sub-1"):
-        find_scans(tmp_path)
+@pytest.mark.parametrize(("patients", "sides"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (4, (2, 1, 1))])
+def test_few_patients_still_get_a_validation_patient_or_are_told(tmp_path: Path, patients: int, sides: tuple) -> None:
+    built = build_datalist(make_pairs(tmp_path, patients, unlabeled=1), tmp_path / "d.json")
+    assert (len(built.labeled), len(built.validation), len(built.test)) == sides
+    assert any("training refuses" in w for w in built.warnings) == (patients == 1)
+
+
+def test_all_scans_labeled_is_said_to_be_for_supervised_alone(tmp_path: Path) -> None:
+    built = build_datalist(make_pairs(tmp_path, 4), tmp_path / "d.json")
+    assert any("no unlabeled scan" in w and "'supervised'" in w for w in built.warnings)
 
 
 def test_codes_outside_the_anatomy_name_the_file(tmp_path: Path) -> None:
@@ -174,7 +180,7 @@ def test_codes_outside_the_anatomy_name_the_file(tmp_path: Path) -> None:
 
 
 def test_scans_reserved_for_testing_are_not_drawn_from() -> None:
-    scans = [Scan(Path(f"{n}.nii"), Path(f"{n}_l.nii"), n, held_out=n == "t") for n in "abct"]
+    scans = [Scan(Path(f"{n}.nii"), Path(f"{n}_l.nii"), n, n, held_out=n == "t") for n in "abct"]
     sides = split_patients(scans, {n: (2,) for n in "abct"}, val=1, test=2, rng=np.random.default_rng(0))
     assert sides["t"] == "test" and sorted(sides.values()).count("test") == 1
 

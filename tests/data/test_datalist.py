@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cps4_monai.data.datalist import Datalist, DatalistError, Entry, load_datalist, subject_of
+from cps4_monai.data.datalist import Datalist, DatalistError, Entry, load_datalist
 
 
 @pytest.fixture
@@ -68,8 +68,9 @@ def test_paths_are_relative_to_dataset_dir(scans: Path, tmp_path_factory: pytest
     ("content", "message"),
     [
         ({"training": "all"}, "'training' is a str"),
-        ({"training": [{"label": "x"}]}, "expected an object with 'image'"),
+        ({"training": [{"label": "x"}]}, "expected an object with one file name"),
         ({"training": [{"image": "sub-001_T2w.nii.gz", "label": 3}]}, "has the label 3"),
+        ({"training": [{"image": ["sub-001_T2w.nii.gz"]}]}, "expected an object with one file name"),
         ({"training": [], "unannotated": ["S"]}, "'unannotated' is"),
         ({"training": [], "subsets": []}, "'subsets' is a list"),
         ({"training": [entry(1), entry(1)]}, "listed twice"),
@@ -122,17 +123,42 @@ def test_a_patient_labeled_in_one_session_and_unlabeled_in_another_warns_once(sc
     assert datalist.warnings == ("1 patients are both labeled and unlabeled within training: sub-009",)
 
 
-@pytest.mark.parametrize(
-    ("name", "subject"),
-    [
-        ("sub-001_T2w.nii.gz", "sub-001"),
-        ("sub-001_ses-02_acq-sag_T2w.nii", "sub-001_ses-02"),
-        ("case7_T2w.nii.gz", "case7"),
-        ("spine_012_0000.nii.gz", "spine_012"),
-    ],
-)
-def test_subject_from_file_name(name: str, subject: str) -> None:
-    assert subject_of(name) == subject
+def test_equal_file_names_in_patients_folders_are_patients_of_their_own(tmp_path: Path) -> None:
+    for name in ("p1", "p2", "p3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t2.nii.gz").touch()
+    lists = {"training": ["p1/t2.nii.gz"], "validation": [{"image": "p2\\t2.nii.gz"}], "test": ["./p3/t2.nii.gz"]}
+    datalist = load_datalist(write(tmp_path, **lists))
+    entries = [e for side in datalist.sides.values() for e in side]
+    assert [(e.subject, e.patient) for e in entries] == [("p1/t2", "p1"), ("p2/t2", "p2"), ("p3/t2", "p3")]
+    again = write(
+        tmp_path, training=["p1/t2.nii.gz"], test=[{"image": "p2/t2.nii.gz", "patient": "p1", "subject": "x"}]
+    )
+    with pytest.raises(ValueError, match="the same patient is on two sides"):  # a recorded patient is believed
+        load_datalist(again)
+
+
+def test_a_second_channel_of_nnunet_is_the_same_patient(tmp_path: Path) -> None:
+    lists = {"training": ["imagesTr/A_0000.nii.gz"], "test": ["imagesTr/A_0001.nii.gz"]}
+    with pytest.raises(ValueError, match="the same patient is on two sides"):
+        load_datalist(write(tmp_path, **lists), check_files=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_encodings_of_other_tools_are_read(scans: Path, encoding: str) -> None:
+    path = scans / "list.json"
+    path.write_text(json.dumps({"test": [entry(1)]}), encoding=encoding)
+    assert load_datalist(path).test[0].subject == "sub-001"
+
+
+def test_a_drive_letter_is_said_to_be_windows(tmp_path: Path) -> None:
+    with pytest.raises(DatalistError, match=r"drive letter \(C:\) are of Windows"):
+        load_datalist(write(tmp_path, test=[{"image": "C:\\data\\t2.nii.gz"}]))
+
+
+def test_folds_are_said_not_to_be_read(scans: Path) -> None:
+    datalist = load_datalist(write(scans, training=[entry(1, fold=0), entry(2, fold=1)]))
+    assert [w for w in datalist.warnings if "2 entries have a fold" in w]
 
 
 def test_labeled_and_unlabeled_partition_training() -> None:

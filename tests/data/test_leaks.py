@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.data.datalist import Datalist, Entry, check_leaks
-from cps4_monai.data.leaks import LeakError, patient_of, voxel_digest
+from cps4_monai.data.leaks import LeakError, voxel_digest
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -53,8 +53,3 @@ def test_digest_follows_voxels_not_type_or_name(tmp_path: Path, voxels: np.ndarr
     changed[1, 2, 3] += 1
     assert one != voxel_digest(save(tmp_path / "c.nii", changed))
     assert one != voxel_digest(save(tmp_path / "d.nii", voxels.reshape(3, 9, 8)))
-
-
-def test_sessions_belong_to_one_patient() -> None:
-    assert patient_of("sub-001_ses-02") == patient_of("sub-001") == "sub-001"
-    assert patient_of("case_7") == "case_7"

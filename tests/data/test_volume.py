@@ -130,12 +130,44 @@ def test_unusable_spacing_needs_an_assumed_one(tmp_path, spacing):
     path = save(tmp_path / "a.nii", scan())
     pixdim = nib.load(path).header["pixdim"].copy()
     pixdim[2] = spacing
-    edit(path, pixdim=pixdim)
+    edit(path, pixdim=pixdim, sform_code=0)
     with pytest.raises(InvalidVolumeError, match=r"spacing.*assume-spacing"):
         read_volume(path)
     volume = read_volume(path, assume_spacing=(4, 0.5, 0.7))
     assert volume.spacing_mm == pytest.approx((4, 0.5, 0.7))
-    assert nib.aff2axcodes(volume.affine) == nib.aff2axcodes(AFFINE)
+
+
+@pytest.mark.parametrize("spacing", [0.0, -0.5, np.nan, np.inf])
+def test_a_right_sform_stands_in_for_an_unusable_spacing(tmp_path, spacing):
+    path = save(tmp_path / "a.nii", scan())
+    pixdim = nib.load(path).header["pixdim"].copy()
+    pixdim[2] = spacing
+    volume = read_volume(edit(path, pixdim=pixdim))
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
+    assert "that of the sform was used" in volume.warnings[0]
+
+
+def test_a_right_qform_stands_in_for_an_sform_of_zeros(tmp_path):
+    path = edit(save(tmp_path / "a.nii", scan()), srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4, qform_code=1)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-4)
+    assert volume.warnings == ("the sform has no usable spacing; the qform was used",)
+
+
+@pytest.mark.parametrize(("unit", "factor", "name"), [(1, 1e-3, "metres"), (3, 1e3, "micrometres")])
+def test_other_units_become_millimetres(tmp_path, unit, factor, name):
+    path = tmp_path / "a.nii"
+    image = nib.Nifti1Image(scan(), np.diag([factor, factor, factor, 1]) @ AFFINE)
+    image.header["xyzt_units"] = unit
+    nib.save(image, path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine, AFFINE, rtol=1e-5)
+    assert any(f"in {name}" in warning for warning in volume.warnings)
+
+
+def test_a_time_axis_of_length_zero_is_none(tmp_path):
+    path = edit(save(tmp_path / "a.nii", scan()), dim=[4, *scan().shape, 0, 1, 1, 1])
+    np.testing.assert_array_equal(read_volume(path).array, scan())
 
 
 @pytest.mark.parametrize("spacing", [(1, 2), (0, 1, 1), (np.nan,)])

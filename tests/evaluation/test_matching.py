@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cps4_monai.evaluation.matching import PredictionIndex, match_entries, match_folder, scan_key, subject_of
+from cps4_monai.evaluation.matching import match_entries, match_folder
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -12,28 +12,6 @@ def _touch(root: Path, *names: str) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-
-
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("sub-005_T2w.nii.gz", "sub-005"),
-        ("sub-005_T2w_dseg.nii.gz", "sub-005"),
-        ("sub-005_dseg.nii", "sub-005"),
-        ("sub-005_run-2_T2w_pred.nii.gz", "sub-005_run-2"),
-        ("case_1_0000.nii.gz", "case_1"),
-        ("mask_case1.nii.gz", "case1"),
-        ("Case1.nii.gz", "case1"),
-        ("dseg.nii.gz", "dseg"),
-    ],
-)
-def test_names_of_scan_label_and_prediction_meet(name, key):
-    assert scan_key(Path(name)) == key
-
-
-def test_subject_is_the_bids_subject_where_there_is_one():
-    assert subject_of(Path("sub-005_run-2_dseg.nii.gz")) == "sub-005"
-    assert subject_of(Path("case_7_dseg.nii.gz")) == "case_7"
 
 
 def test_folder_pairs_labels_with_predictions_and_scans(tmp_path):
@@ -62,12 +40,33 @@ def test_scans_of_one_name_in_two_subfolders_stay_apart(tmp_path):
 
 
 def test_ambiguous_names_are_an_error(tmp_path):
+    _touch(tmp_path / "labels", "sub-1_dseg.nii.gz")
     _touch(tmp_path / "two", "sub-1_dseg.nii.gz", "sub-1_pred.nii.gz")
-    with pytest.raises(ValueError, match="all predictions for 'sub-1'"):
-        PredictionIndex(tmp_path / "two")
-    _touch(tmp_path / "far", "a/x_dseg.nii.gz", "b/x_dseg.nii.gz")
-    with pytest.raises(ValueError, match="could all be the prediction"):
-        PredictionIndex(tmp_path / "far").find("x")
+    with pytest.raises(ValueError, match="are all predictions for"):
+        match_folder(tmp_path / "two", tmp_path / "labels")
+    _touch(tmp_path / "labels", "sub-1_mask.nii.gz")
+    with pytest.raises(ValueError, match="are all labels of one scan"):
+        match_folder(tmp_path / "two", tmp_path / "labels")
+
+
+def test_equal_names_in_patients_folders_find_their_mirrored_predictions(tmp_path):
+    _touch(tmp_path / "data", *(f"p{n}/{name}" for n in (1, 2, 3) for name in ("t2.nii.gz", "seg.nii.gz")))
+    _touch(tmp_path / "pred", "p1/t2_dseg.nii.gz", "p3/t2_dseg.nii.gz")
+    folders = [tmp_path / "data" / f"p{n}" for n in (1, 2, 3)]
+    entries = [(f / "t2.nii.gz", f / "seg.nii.gz", f.name) for f in folders]
+    for matching in (match_entries(tmp_path / "pred", entries), match_folder(tmp_path / "pred", tmp_path / "data")):
+        assert [c.subject for c in matching.cases] == ["p1", "p2", "p3"] and len({c.name for c in matching.cases}) == 3
+        assert [c.pred and c.pred.parent.name for c in matching.cases] == ["p1", None, "p3"]
+        assert [c.image.parent.name for c in matching.cases] == ["p1", "p2", "p3"]
+
+
+def test_scans_of_one_patient_are_cases_of_one_patient(tmp_path):
+    names = [f"sub-1_{more}" for more in ("acq-sag", "acq-ax", "run-2", "ses-2")]
+    _touch(tmp_path / "labels", *(f"{name}_dseg.nii.gz" for name in names))
+    _touch(tmp_path / "pred", *(f"{name}_T2w_dseg.NII.GZ" for name in names))
+    cases = match_folder(tmp_path / "pred", tmp_path / "labels").cases
+    assert sorted(c.name for c in cases) == sorted(names) and {c.subject for c in cases} == {"sub-1"}
+    assert all(c.pred.name.startswith(c.name) for c in cases)
 
 
 def test_missing_or_empty_folder_is_an_error(tmp_path):

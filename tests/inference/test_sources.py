@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cps4_monai.inference.folder_search import looks_like_label_map, names_label_map
+from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.sources import find_sources
 
 
@@ -42,12 +42,11 @@ def test_a_file_that_is_named_is_taken_whatever_its_name(touch):
     assert _names(find_sources([root / "s_dseg.nii.gz"])) == ["s_dseg"]
 
 
-@pytest.mark.parametrize(("name", "is_label"), [
-    ("sub-1_T2w_dseg.nii.gz", True), ("x-mask.nii", True), ("brainmask.nii", True), ("Case1.nii.gz", False),
-    ("T2w_SAG.nii.gz", False), ("masked_scan.nii.gz", True), ("damask_T2.nii.gz", False),
-])  # fmt: skip
-def test_names_of_label_maps(name, is_label):
-    assert names_label_map(name) == is_label
+def test_further_channels_of_nnunet_are_skipped_and_said_so(touch):
+    root = touch("imagesTs/A_0000.nii.gz", "imagesTs/A_0001.nii.gz", "scans/case_0001.NII.GZ")
+    found = find_sources([root])
+    assert _names(found) == ["imagesTs/A_0000", "scans/case_0001"]
+    assert [(p.name, "channel 1 of A" in why) for p, why in found.skipped] == [("A_0001.nii.gz", True)]
 
 
 def test_contents_of_label_maps():

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.levels.flags import level_flags, of_kind
 from cps4_monai.levels.margin import LevelMargin
 from cps4_monai.levels.settings import LevelThresholds
@@ -140,3 +140,28 @@ def test_statistics_and_flags_are_plain(inner):
 def test_a_bad_affine_is_refused(inner):
     with pytest.raises(ValueError, match="affine"):
         structure_statistics(inner, np.eye(3), MRSPINESEG)
+
+
+def flags_of(anatomy, labels):
+    return [flag.name for flag in level_flags(structure_statistics(labels, AFFINE, anatomy), anatomy)]
+
+
+def test_structures_without_an_order_get_no_flag_of_the_chain():
+    names = ("background", "cord", "canal")
+    anatomy = Anatomy([Structure(c, n, n, "other" if c else "background") for c, n in enumerate(names)])
+    labels = np.zeros((5, 40, 30), np.uint8)
+    labels[1:4, 5:35, 10:13] = 1
+    assert flags_of(anatomy, labels) == []
+    labels[1:4, 0:20, 13:16] = 2
+    assert flags_of(anatomy, labels) == ["cut_structure"]
+    assert flags_of(anatomy, np.zeros_like(labels)) == ["nothing_found"]
+
+
+def test_an_anatomy_of_two_levels_is_no_missing_spine():
+    kinds = (("background", "background", None), ("L5", "vertebra", 0), ("L4", "vertebra", 1))
+    anatomy = Anatomy([Structure(c, n, n, kind, order) for c, (n, kind, order) in enumerate(kinds)])
+    labels = np.zeros((5, 80, 40), np.uint8)
+    labels[1:4, 45:69, 5:35], labels[1:4, 12:36, 5:35] = 1, 2
+    assert flags_of(anatomy, labels) == []
+    labels[labels == 2] = 0
+    assert flags_of(anatomy, labels) == ["no_spine_found"]

@@ -6,6 +6,8 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cps4_monai.encoding import ESCAPED
+
 
 @dataclass(frozen=True)
 class ConvertedScan:
@@ -35,7 +37,7 @@ class Conversion:
 
     def write_table(self, path: str | Path) -> None:
         """Writes ``conversion.csv``: one row per scan with its source, classes, and dropped voxels by value."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", encoding="utf-8", errors=ESCAPED) as file:
             writer = csv.writer(file)
             writer.writerow(["subject", "source", "labeled", "classes", "dropped", "error"])
             for scan in self.scans:

@@ -1,0 +1,21 @@
+"""What file names mean: which scan, which patient, image or label map; and which files belong together."""
+
+from cps4_monai.scan_names.file_name import NIFTI_ENDINGS, FileName, find_nifti, is_nifti, mirrored_folder, stem_of
+from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of
+from cps4_monai.scan_names.pairing import Pairing, only_label_maps, pair_files
+
+__all__ = [
+    "NIFTI_ENDINGS",
+    "FileName",
+    "Pairing",
+    "ScanIdentity",
+    "find_nifti",
+    "identify",
+    "is_nifti",
+    "mirrored_folder",
+    "only_label_maps",
+    "pair_files",
+    "patient_of",
+    "stem_of",
+    "subject_of",
+]

@@ -1,0 +1,112 @@
+"""Scans and patients by file names: every scan gets a name of its own, and no patient two."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import PurePath, PurePosixPath
+
+from cps4_monai.scan_names.file_name import FileName
+
+_SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
+_BIDS = re.compile(r"(?:^|.*/)(sub-[A-Za-z0-9]+)(?:_.*)?$")
+
+
+@dataclass(frozen=True)
+class ScanIdentity:
+    """Who is on a scan.
+
+    Attributes:
+        subject: the scan's name, unique in its data set: all BIDS entities, the folder where names repeat.
+        patient: the person; all scans of one belong on one side of a split.
+    """
+
+    subject: str
+    patient: str
+
+
+def subject_of(image: str | PurePath) -> str:
+    """The scan's name by its file name alone: ``sub-001_ses-02_acq-sag_T2w.nii.gz`` -> ``sub-001_ses-02_acq-sag``."""
+    name = FileName.of(image)
+    return name.scan or name.path.parent.name or name.stem
+
+
+def patient_of(subject: str) -> str:
+    """Patient of a scan's name: ``sub-001_ses-02_run-1`` and ``site/sub-001`` -> ``sub-001``; ``x_ses-02`` -> ``x``."""
+    bids = _BIDS.match(subject)
+    return bids[1] if bids else _SESSION.sub("", subject)
+
+
+def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
+    """Names of all scans of a data set, in the order given.
+
+    A scan is called by its file name (:func:`subject_of`). Where names repeat, the folder comes before
+    (``p1/t2`` and ``p2/t2``), and decides who the patient is, unless the name does (``sub-``, nnU-Net's layout): the
+    folder is the patient where there are at least as many folders as different names in them, as with one folder per
+    patient; with fewer (``train/case1``, ``test/case1``, ...) every scan is a patient. The same rule decides between a
+    folder and the one around it (``p1/baseline/t2``).
+
+    Args:
+        images: paths, absolute or relative to one folder.
+    """
+    paths = [PurePath(os.path.normpath(image)) for image in images]
+    names = [FileName.of(path) for path in paths]
+    simple = [subject_of(path) for path in paths]
+    count = Counter(name.casefold() for name in simple)
+    folders = _below_common([path.parent for path in paths])
+    beside = Counter((path.parent, name.casefold()) for path, name in zip(paths, simple, strict=True))
+    spread = defaultdict(set)
+    for path, name in zip(paths, simple, strict=True):
+        spread[name.casefold()].add(path.parent)
+    subjects = []
+    for path, file, own, folder in zip(paths, names, simple, folders, strict=True):
+        within = file.stem if beside[path.parent, own.casefold()] > 1 else own
+        apart = count[own.casefold()] > 1 and len(spread[own.casefold()]) > 1
+        subjects.append(str(PurePosixPath(*folder, within)) if apart else within)
+    by_folder = [
+        index for index, name in enumerate(names) if not name.bids_patient and name.channel is None
+    ]  # the others' names say who the patient is
+    owners = dict(zip(by_folder, _owners([(*folders[i], simple[i]) for i in by_folder]), strict=True))
+    return [
+        ScanIdentity(subject, _patient(name, own, subject, owners.get(index)))
+        for index, (name, own, subject) in enumerate(zip(names, simple, subjects, strict=True))
+    ]
+
+
+def _patient(name: FileName, own: str, subject: str, owner: str | None) -> str:
+    if name.bids_patient:
+        return name.bids_patient
+    if owner is None:
+        return own
+    return owner if owner else patient_of(subject)
+
+
+def _below_common(folders: Sequence[PurePath]) -> list[tuple[str, ...]]:
+    """Parts of each folder below the one that holds them all."""
+    parts = [folder.parts for folder in folders]
+    levels = zip(*parts, strict=False)  # as deep as the shallowest
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return [part[shared:] for part in parts]
+
+
+def _owners(places: Sequence[tuple[str, ...]]) -> list[str]:
+    """For each place (folders, then the scan's name) the folders that stand for its patient; "" where its name does."""
+    left, levels = [tuple(part.casefold() for part in place) for place in places], 0
+    while True:
+        nested = [place for place in left if len(place) > 1]
+        parents: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        for place in nested:
+            parents[place[-1]].add(place[:-1])
+        repeated = any(len(where) > 1 for where in parents.values())
+        if not repeated or len({place[:-1] for place in nested}) < len(parents):
+            break
+        left = [place[:-1] if len(place) > 1 else place for place in left]
+        levels += 1
+    if not levels:
+        return ["" for _ in places]
+    kept = [place[: max(1, len(place) - levels)] for place in places]
+    return ["" if len(place) == 1 else "/".join(owner) for place, owner in zip(places, kept, strict=True)]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from cps4_monai.scan_names import identify, patient_of, subject_of
+
+
+def who(*images):
+    return [(one.subject, one.patient) for one in identify(images)]
+
+
+def test_bids_names_keep_all_entities_and_share_the_patient():
+    assert who("sub-1_acq-sag_T2w.nii", "sub-1_acq-ax_T2w.nii", "sub-1_ses-2_run-1_T2w.nii", "sub-12_T2w.nii") == [
+        ("sub-1_acq-sag", "sub-1"), ("sub-1_acq-ax", "sub-1"), ("sub-1_ses-2_run-1", "sub-1"), ("sub-12", "sub-12"),
+    ]  # fmt: skip
+
+
+def test_where_names_repeat_the_folder_is_the_patient():
+    assert who("p1/t2.nii", "p2/t2.nii") == [("p1/t2", "p1"), ("p2/t2", "p2")]
+    assert who("/a/p1/t1.nii", "/a/p1/t2.nii", "/a/p2/t1.nii", "/a/p2/t2.nii") == [
+        ("p1/t1", "p1"), ("p1/t2", "p1"), ("p2/t1", "p2"), ("p2/t2", "p2"),
+    ]  # fmt: skip
+    assert who("p1/t2.nii", "p1/extra.nii", "p2/t2.nii") == [("p1/t2", "p1"), ("extra", "p1"), ("p2/t2", "p2")]
+
+
+def test_a_folder_for_each_session_does_not_make_two_patients():
+    scans = [f"p{p}/{session}/t2.nii" for p in (1, 2, 3) for session in ("baseline", "later")]
+    assert [patient for _, patient in who(*scans)] == ["p1", "p1", "p2", "p2", "p3", "p3"]
+
+
+def test_few_folders_with_many_names_are_no_patients():
+    scans = [f"{site}/case{n}.nii" for site in ("a", "b") for n in range(4)]
+    assert who(*scans) == [(f"{s}/case{n}",) * 2 for s in ("a", "b") for n in range(4)]
+    nested = [f"{site}/c{n}/t2.nii" for site in ("a", "b") for n in range(4)]
+    assert len({patient for _, patient in who(*nested)}) == 8
+
+
+def test_bids_patients_of_one_name_in_two_folders_stay_one_patient():
+    assert who("x/sub-1_T2w.nii", "y/sub-1_T2w.nii") == [("x/sub-1", "sub-1"), ("y/sub-1", "sub-1")]
+
+
+def test_channels_of_nnunet_belong_to_one_patient_in_every_folder():
+    patients = who("imagesTr/A_0000.nii", "imagesTr/A_0001.nii", "imagesTs/A_0000.nii", "imagesTr/B_0000.nii")
+    assert [patient for _, patient in patients] == ["A", "A", "A", "B"]
+    assert len({subject for subject, _ in patients}) == 4
+
+
+def test_two_contrasts_in_one_folder_get_names_of_their_own():
+    assert who("sub-1_T1w.nii", "sub-1_T2w.nii") == [("sub-1_T1w", "sub-1"), ("sub-1_T2w", "sub-1")]
+
+
+@pytest.mark.parametrize(("subject", "patient"), [
+    ("sub-001_ses-02", "sub-001"), ("sub-001", "sub-001"), ("site/sub-001_run-1", "sub-001"), ("x_ses-02", "x"),
+    ("case_7", "case_7"), ("p1/t2", "p1/t2"),
+])  # fmt: skip
+def test_patient_of_a_recorded_subject(subject, patient):
+    assert patient_of(subject) == patient
+
+
+@pytest.mark.parametrize(("name", "subject"), [
+    ("sub-001_T2w.nii.gz", "sub-001"), ("sub-001_ses-02_acq-sag_T2w.nii", "sub-001_ses-02_acq-sag"),
+    ("case7_T2w.nii.gz", "case7"), ("spine_012_0000.nii.gz", "spine_012"), ("p1/seg.nii", "p1"),
+])  # fmt: skip
+def test_subject_from_one_file_name(name, subject):
+    assert subject_of(name) == subject
