@@ -7,6 +7,7 @@ import importlib
 import click
 
 from cps4_monai import __version__
+from cps4_monai.threads import wait_passively
 
 COMMANDS = {
     "phantom": "Make a seeded phantom data set of spine MRIs with labels.",
@@ -42,6 +43,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="cps4")
 def main() -> None:
     """Spine MRI segmentation from few labels, guided by class prompts (CPS4)."""
+    wait_passively()
 
 
 if __name__ == "__main__":

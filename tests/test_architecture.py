@@ -19,6 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "bundle_root": set(),
     "palette": {"anatomy"},
     "device": set(),
+    "precision": set(),
+    "threads": set(),
     "text": set(),
     "losses": set(),
     "networks": set(),
@@ -28,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "vlm": {"text", "vision"},
     "prompt_map": {"anatomy", "vision"},
     "methods": {"losses", "networks"},
-    "engines": {"methods"},
+    "engines": {"methods", "precision"},
     "handlers": {"anatomy", "atomic_file", "engines", "levels", "losses", "metrics", "networks", "palette"},
     "data": {"anatomy", "atomic_file"},
     "transforms": {"anatomy", "data"},
@@ -36,8 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
-        "anatomy", "atomic_file", "bundle_root", "data", "device", "engines", "evaluation", "levels", "metrics",
-        "networks", "palette", "report", "transforms",
+        "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "levels", "metrics", "networks",
+        "palette", "precision", "report", "transforms",
     },
     "known_settings": set(),
     "workflow": {"atomic_file", "bundle_root", "handlers", "known_settings", "preflight"},
@@ -49,9 +51,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "commands": {
         "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "report",
-        "workflow",
+        "threads", "workflow",
     },
-    "cli": {"commands"},
+    "cli": {"commands", "threads"},
 }  # fmt: skip
 HEAVY = {
     "torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel",
