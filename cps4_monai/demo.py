@@ -83,16 +83,17 @@ class Demo:
         assert isinstance(result, DemoResult)  # of the last step
         return result
 
-    def bar(self, total: int, unit: str) -> tqdm:
+    def bar(self, total: int, description: str, unit: str) -> tqdm:
         """A progress bar with the time left, for what has none of its own."""
-        return tqdm(total=total, unit=unit, dynamic_ncols=True, disable=not self.settings.get("show_progress", True))
+        hidden = not self.settings.get("show_progress", True)
+        return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=hidden)
 
     def make_phantom(self) -> None:
         """Writes the seeded phantom, unless it is there."""
         if (self.data_dir / "datalist.json").is_file():
             return
         subjects = sum(SUBJECTS.values())
-        with self.bar(subjects, "subject") as bar:
+        with self.bar(subjects, "phantom", "subject") as bar:
             write_phantom_dataset(
                 self.data_dir,
                 subjects=subjects,
@@ -129,7 +130,7 @@ class Demo:
 
     def evaluate(self) -> DemoResult:
         """Predicts and scores the held-out subjects with each method."""
-        with self.bar(5, "step") as bar:
+        with self.bar(5, "evaluation", "step") as bar:
             summaries: dict[str, pd.DataFrame] = {}
             workflow = self.workflow("cps4", "predict", "evaluate")
             summaries[TRIVIAL] = self._trivial(workflow)
