@@ -15,8 +15,8 @@ import time
 import torch
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.engines.precision import Precision
 from cps4_monai.losses.attention import AttentionLoss
+from cps4_monai.precision import Precision
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
 from cps4_monai.vision import VisionEncoder
 from cps4_monai.vlm import VisionLanguageModel
@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vit", default="vit_base_patch16_224")
     parser.add_argument("--steps", type=int, default=2, help="measured steps, after one to warm up")
     parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--amp-dtype", choices=("float16", "bfloat16"), help="force a type; default: the device's own")
     return parser.parse_args()
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     vision = VisionEncoder(arguments.vit, image_size=arguments.size, pretrained=False)
     model = VisionLanguageModel(vision, text, MRSPINESEG.prompts).to(device).train()
     optimizer = torch.optim.Adam(model.parameter_groups(), fused=device.type == "cuda")
-    precision, loss_function = Precision(device, arguments.amp), AttentionLoss()
+    precision, loss_function = Precision(device, arguments.amp, arguments.amp_dtype), AttentionLoss()
     image = torch.rand(arguments.batch, 1, *arguments.size, device=device)
     label = torch.randint(0, MRSPINESEG.num_classes, (arguments.batch, 1, *arguments.size), device=device)
     seconds = []
@@ -66,9 +67,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - started)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIBIBYTE
-    print(
-        f"{device}, {torch.get_num_threads()} threads; torch {torch.__version__}; amp {arguments.amp}; {millions:.0f} M"
-    )
+    print(f"{device}, {torch.get_num_threads()} threads; torch {torch.__version__}; {precision.name}; {millions:.0f} M")
     print(f"batch {arguments.batch}, {tuple(arguments.size)} pixels")
     print(f"step: {min(seconds[1:]):.2f} to {max(seconds[1:]):.2f} s; peak memory of the process: {process:.2f} GiB")
     if device.type == "cuda":

@@ -21,6 +21,7 @@ from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import PromptMapHandler
 from cps4_monai.methods import CPS4, MeanTeacher, TeacherStudent
 from cps4_monai.networks import ResUNet
+from cps4_monai.precision import Precision
 from cps4_monai.prompt_map.mapper import PromptMapper
 from cps4_monai.prompt_map.provider import VLMProvider
 from cps4_monai.vision.encoder import VisionEncoder
@@ -40,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--amp-dtype", choices=("float16", "bfloat16"), help="force a type; default: the device's own")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -70,7 +72,7 @@ class Contestant:
             [batch(options)] * total,
             method(network, optimizer),
             train_handlers=handlers,
-            amp=options.amp,
+            precision=Precision(options.device, options.amp, options.amp_dtype),
         )
         self.trainer.interrupt_resume_enabled = True
         self.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: engine.interrupt())
@@ -111,7 +113,7 @@ def main() -> None:
     medians = {name: statistics.median(one.seconds[options.warm_up :]) for name, one in contestants.items()}
     parameters = sum(p.numel() for p in contestants["cps4"].trainer.method.deployed.parameters())
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; torch {torch.__version__}; amp {options.amp}; seed {options.seed}")
+    print(f"{where}; torch {torch.__version__}; {contestants['cps4'].trainer.precision.name}; seed {options.seed}")
     print(
         f"batch {tuple(options.batch)}, {tuple(options.size)} pixels, network {parameters / 1e6:.1f} M, {options.vit}"
     )

@@ -8,6 +8,7 @@ import click
 
 from cps4_monai import __version__
 from cps4_monai.encoding import escape_on_screen
+from cps4_monai.threads import wait_passively
 
 COMMANDS = {
     "phantom": "Make a seeded phantom data set of spine MRIs with labels.",
@@ -45,6 +46,7 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Spine MRI segmentation from few labels, guided by class prompts (CPS4)."""
     escape_on_screen()
+    wait_passively()
 
 
 if __name__ == "__main__":

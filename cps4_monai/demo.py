@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from cps4_monai.data.phantom import write_phantom_dataset
 from cps4_monai.evaluation.trivial_baseline import write_mean_label_maps
@@ -67,36 +68,44 @@ class Demo:
 
     def run(self) -> DemoResult:
         """All steps; the report is that of CPS4 with the other methods beside it."""
-        steps = {
+        steps: dict[str, Callable[[], object]] = {
             "phantom": self.make_phantom,
             "stage 1": lambda: self.train("cps4", "training_stage1"),
             "supervised": lambda: self.train("supervised", "training_stage2"),
             "stage 2, cps4": lambda: self.train("cps4", "training_stage2"),
+            "inference, evaluation, report": self.evaluate,
         }
-        for name, step in steps.items():
+        for number, (name, step) in enumerate(steps.items(), start=1):
+            self.say(f"{number} of {len(steps)}, {name}")
             started = time.perf_counter()
-            step()
+            result = step()
             self.say(f"{name}: {time.perf_counter() - started:.0f} s")
-        started = time.perf_counter()
-        result = self.evaluate()
-        self.say(f"inference, evaluation, report: {time.perf_counter() - started:.0f} s")
+        assert isinstance(result, DemoResult)  # of the last step
         return result
+
+    def bar(self, total: int, description: str, unit: str) -> tqdm:
+        """A progress bar with the time left, for what has none of its own."""
+        hidden = not self.settings.get("show_progress", True)
+        return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=hidden)
 
     def make_phantom(self) -> None:
         """Writes the seeded phantom, unless it is there."""
         if (self.data_dir / "datalist.json").is_file():
             return
-        write_phantom_dataset(
-            self.data_dir,
-            subjects=sum(SUBJECTS.values()),
-            seed=self.seed,
-            size=self.size,
-            sacrum_free_share=0.0,
-            variation=VARIATION,
-            labeled=SUBJECTS["labeled"],
-            val=SUBJECTS["validation"],
-            test=SUBJECTS["test"],
-        )
+        subjects = sum(SUBJECTS.values())
+        with self.bar(subjects, "phantom", "subject") as bar:
+            write_phantom_dataset(
+                self.data_dir,
+                subjects=subjects,
+                seed=self.seed,
+                size=self.size,
+                sacrum_free_share=0.0,
+                variation=VARIATION,
+                labeled=SUBJECTS["labeled"],
+                val=SUBJECTS["validation"],
+                test=SUBJECTS["test"],
+                on_subject=lambda name: bar.update(),
+            )
 
     def workflow(self, method: str, run_id: str, *more: str) -> CPS4Workflow:
         """The bundle's workflow with the demo's overlays and one method's."""
@@ -121,29 +130,50 @@ class Demo:
 
     def evaluate(self) -> DemoResult:
         """Predicts and scores the held-out subjects with each method."""
-        summaries: dict[str, pd.DataFrame] = {}
-        workflow = self.workflow("cps4", "predict", "evaluate")
+        with self.bar(5, "evaluation", "step") as bar:
+            summaries: dict[str, pd.DataFrame] = {}
+            workflow = self.workflow("cps4", "predict", "evaluate")
+            summaries[TRIVIAL] = self._trivial(workflow)
+            bar.update()
+            self.workflow("supervised", "predict", "evaluate").run()
+            bar.update()
+            summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary
+            bar.update()
+            workflow.run()
+            bar.update()
+            report = self._report(workflow, summaries)
+            bar.update()
+        return DemoResult(report.html, {**summaries, "cps4": report.evaluation.summary})
+
+    def _trivial(self, workflow: CPS4Workflow) -> pd.DataFrame:
+        """Summary of the mean label map of the labeled subjects, as the prediction of every held-out one."""
         parsed = workflow.parser.get_parsed_content
-        data, cache, anatomy = parsed("data"), parsed("cache"), parsed("anatomy")
-        trivial = self.output / "runs" / "mean_label_map" / "evaluation"
-        write_mean_label_maps(data.labeled, data.test, cache.in_plane, trivial / "predictions", anatomy.num_classes)
-        summaries[TRIVIAL] = self.score(trivial).evaluation.summary
-        self.workflow("supervised", "predict", "evaluate").run()
-        summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary
-        workflow.run()
-        pictures = attention_pictures(
-            parsed("stage1_checkpoint"), data.test, cache, anatomy, parsed("pictured_structures"), parsed("device")
+        data, folder = parsed("data"), self.output / "runs" / "mean_label_map" / "evaluation"
+        write_mean_label_maps(
+            data.labeled, data.test, parsed("cache").in_plane, folder / "predictions", parsed("anatomy").num_classes
         )
-        report = self.score(
+        return self.score(folder).evaluation.summary
+
+    def _report(self, workflow: CPS4Workflow, comparison: dict[str, pd.DataFrame]) -> PredictionReport:
+        """The page of CPS4, with the other methods beside it."""
+        parsed = workflow.parser.get_parsed_content
+        pictures = attention_pictures(
+            parsed("stage1_checkpoint"),
+            parsed("data").test,
+            parsed("cache"),
+            parsed("anatomy"),
+            parsed("pictured_structures"),
+            parsed("device"),
+        )
+        return self.score(
             self.output / "runs" / "cps4" / "evaluation",
             title="CPS4 on a phantom",
             settings=parsed("settings"),
             attention=pictures,
             metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
-            comparison=summaries,
+            comparison=comparison,
             method="cps4",
         )
-        return DemoResult(report.html, {**summaries, "cps4": report.evaluation.summary})
 
     def score(self, folder: Path, **content: Any) -> PredictionReport:
         """Tables and report of the predictions in ``folder``."""

@@ -22,6 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "cache_folder": set(),
     "palette": {"anatomy"},
     "device": set(),
+    "precision": set(),
+    "threads": set(),
     "pretrained": {"atomic_file", "cache_folder"},
     "text": {"pretrained"},
     "losses": set(),
@@ -32,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "vlm": {"text", "vision"},
     "prompt_map": {"anatomy", "vision"},
     "methods": {"losses", "networks"},
-    "engines": {"methods"},
+    "engines": {"methods", "precision"},
     "handlers": {"anatomy", "atomic_file", "encoding", "engines", "levels", "losses", "metrics", "networks", "palette"},
     "data": {"anatomy", "atomic_file", "encoding", "scan_names"},
     "transforms": {"anatomy", "data", "scan_names"},
@@ -40,8 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
-        "anatomy", "atomic_file", "bundle_root", "cache_folder", "data", "device", "encoding", "engines", "evaluation",
-        "levels", "metrics", "networks", "palette", "report", "scan_names", "transforms",
+        "anatomy", "atomic_file", "bundle_root", "cache_folder", "data", "device", "encoding", "evaluation", "levels",
+        "metrics", "networks", "palette", "precision", "report", "scan_names", "transforms",
     },
     "known_settings": set(),
     "workflow": {"atomic_file", "bundle_root", "handlers", "known_settings", "preflight"},
@@ -52,10 +54,10 @@ ALLOWED: dict[str, set[str]] = {
         "metrics", "report", "vision", "workflow",
     },
     "commands": {
-        "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference",
-        "pretrained", "report", "workflow",
+        "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "inference", "pretrained",
+        "report", "threads", "workflow",
     },
-    "cli": {"commands", "encoding"},
+    "cli": {"commands", "encoding", "threads"},
 }  # fmt: skip
 HEAVY = {
     "torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel",

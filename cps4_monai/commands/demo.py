@@ -21,7 +21,9 @@ def demo(output: Path, seed: int, device: str) -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     from cps4_monai.demo import TRIVIAL, Demo
+    from cps4_monai.threads import limit_threads
 
+    limit_threads()
     started = time.perf_counter()
     result = Demo(output.resolve(), seed, device, say=click.echo).run()
     click.echo(f"\nDice (b) on the held-out subjects, {time.perf_counter() - started:.0f} s in all")

@@ -37,8 +37,10 @@ def evaluate(
 
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    from cps4_monai.threads import limit_threads
     from cps4_monai.workflow import RUN_CONFIG, CPS4Workflow, parse_settings, user_error
 
+    limit_threads()
     config = run_dir / RUN_CONFIG
     if not config.is_file():
         raise click.ClickException(f"{config} is not there; expected the output folder of `cps4 train` as RUN")

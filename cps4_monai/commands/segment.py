@@ -83,7 +83,9 @@ def segment(
     if not verbose:  # warnings about scans are in the tables, those about the weights are told here
         logging.getLogger("cps4_monai.inference.bundle").setLevel(logging.WARNING)
     from cps4_monai.inference.batch import segment_scans
+    from cps4_monai.threads import limit_threads
 
+    limit_threads()
     with _Progress() as on_scan:
         try:
             run = segment_scans(

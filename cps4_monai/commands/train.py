@@ -40,8 +40,10 @@ def train(
       cps4 train stage2 --datalist data/datalist.json -o runs/mt --overlay mean_teacher
       cps4 train stage1 --datalist data/datalist.json -o runs/a --set stage1#max_epochs=50
     """
+    from cps4_monai.threads import limit_threads
     from cps4_monai.workflow import CPS4Workflow, parse_settings, user_error
 
+    limit_threads()
     override = {
         "datalist": str(datalist.resolve()),
         "dataset_dir": str((dataset_dir or datalist.parent).resolve()),

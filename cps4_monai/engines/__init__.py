@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cps4_monai.engines.supervised import PrecisionTrainer
 from cps4_monai.engines.trainer import SemiSupervisedTrainer
 
-__all__ = ["SemiSupervisedTrainer"]
+__all__ = ["PrecisionTrainer", "SemiSupervisedTrainer"]

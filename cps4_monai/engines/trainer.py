@@ -13,8 +13,8 @@ from monai.engines.workflow import Workflow
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cps4_monai.engines.precision import Precision
 from cps4_monai.methods.base import SemiSupervisedMethod
+from cps4_monai.precision import Precision
 
 
 def batch_to_device(batch: Any, device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any) -> Any:
@@ -44,15 +44,14 @@ class SemiSupervisedTrainer(Trainer):
         non_blocking: whether copies to the device may be asynchronous.
         prepare_batch: called as ``prepare_batch(batch, device, non_blocking, **to_kwargs)``.
         train_handlers: attached in order; a checkpoint handler comes last.
-        amp: mixed precision, on CPU and GPU.
-        amp_dtype: see :class:`Precision`.
+        precision: in which networks and losses are computed; None: float32.
         gradient_clip_norm: largest norm of all gradients together; None does not clip.
         accumulation_steps: batches whose mean gradient makes one optimiser step; the last group of an epoch may be
             smaller, and is averaged over its own size.
         to_kwargs: further arguments of `prepare_batch`.
 
     Raises:
-        ValueError: a number of accumulation steps below 1, a clip norm that is not positive, an unknown `amp_dtype`.
+        ValueError: a number of accumulation steps below 1, or a clip norm that is not positive.
         TypeError: `method` is no :class:`SemiSupervisedMethod`.
     """
 
@@ -66,8 +65,7 @@ class SemiSupervisedTrainer(Trainer):
         non_blocking: bool = False,
         prepare_batch: Callable = batch_to_device,
         train_handlers: Sequence | None = None,
-        amp: bool = False,
-        amp_dtype: str | None = None,
+        precision: Precision | None = None,
         gradient_clip_norm: float | None = None,
         accumulation_steps: int = 1,
         to_kwargs: dict | None = None,
@@ -80,7 +78,7 @@ class SemiSupervisedTrainer(Trainer):
             raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}; expected a positive number or null")
         # Before super().__init__, because handlers are attached there and may look at them.
         self.method = method
-        self.precision = Precision(torch.device(device), amp, amp_dtype)
+        self.precision = Precision() if precision is None else precision
         self.gradient_clip_norm = gradient_clip_norm
         self.accumulation_steps = accumulation_steps
         super().__init__(
@@ -91,7 +89,6 @@ class SemiSupervisedTrainer(Trainer):
             non_blocking=non_blocking,
             prepare_batch=prepare_batch,
             handlers=train_handlers,
-            amp=amp,
             decollate=False,
             to_kwargs=to_kwargs,
         )

@@ -104,6 +104,7 @@ class ResumeHandler:
                 "epoch_length": state.epoch_length,
                 "stopped": bool(engine.should_terminate),
             },
+            "precision": precision_of(engine),
             "scaler": None if scaler is None else scaler.state_dict(),
             "random": random_state(),
             "states": {name: _bare(item).state_dict() for name, item in self.states.items()},
@@ -128,14 +129,24 @@ class ResumeHandler:
         for name, item in self.states.items():
             _bare(item).load_state_dict(checkpoint["states"][name])
         engine.state.epoch, engine.state.iteration = trainer["epoch"], trainer["iteration"]
-        scaler = getattr(engine, "scaler", None)
-        if scaler is not None and checkpoint["scaler"]:
-            scaler.load_state_dict(checkpoint["scaler"])
+        self._restore_precision(engine, checkpoint)
         set_random_state(checkpoint["random"])
         logger.info("resumed from %s: %d of %d epochs done", self.path, trainer["epoch"], engine.state.max_epochs)
         if trainer["stopped"]:
             logger.info("that run was stopped early; nothing is left to train")
             engine.terminate()
+
+    def _restore_precision(self, engine: Workflow, checkpoint: Mapping[str, Any]) -> None:
+        """The weights are float32 in every precision; a scaler's state goes to a scaler, or is not needed any more."""
+        before, now = checkpoint.get("precision"), precision_of(engine)
+        if before is not None and before != now:
+            logger.warning(
+                "%s was computed in %s; this machine goes on in %s: the result is that of neither machine alone",
+                self.path, before, now,
+            )  # fmt: skip
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and checkpoint["scaler"]:
+            scaler.load_state_dict(checkpoint["scaler"])
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -171,6 +182,11 @@ def _flat(name: str, setting: Any) -> dict[str, Any]:
     for option in [f.name for f in fields(setting)] if is_dataclass(setting) else getattr(setting, "options", ()):
         flat.update(_flat(f"{name}.{option}", getattr(setting, option)))
     return flat
+
+
+def precision_of(engine: Workflow) -> str | None:
+    """ "float32", "bfloat16" or "float16"; None for an engine that does not say."""
+    return getattr(getattr(engine, "precision", None), "name", None)
 
 
 def _bare(item: Any) -> Any:

@@ -88,6 +88,7 @@ class RunRecord:
             "command": sys.argv,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             "threads": torch.get_num_threads(),
+            "precision": getattr(getattr(engine, "precision", None), "name", None),
             "epochs": engine.state.max_epochs,
             "iterations": (engine.state.epoch_length or 0) * engine.state.max_epochs,
             "versions": versions(),

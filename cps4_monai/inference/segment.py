@@ -25,6 +25,7 @@ from cps4_monai.inference.segmentation import Segmentation, plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.inference.test_time import TestTimeAugmented
 from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.precision import Precision
 
 logger = logging.getLogger(__name__)
 PACKAGES = ("torch", "monai", "numpy", "nibabel")  # their versions stand in every result
@@ -104,6 +105,7 @@ class Segmenter:
 
     Attributes:
         runtime: what runs the network: as asked for and, once it is loaded, with its version.
+        precision: in which torch computes, as `amp` and `amp_dtype` of the bundle's inference.json say.
 
     Raises:
         ValueError: no usable bundle, no such device or runtime, or a batch size below 1.
@@ -127,6 +129,8 @@ class Segmenter:
         self.bundle: Bundle = open_bundle(weights)
         check_packages(runtime, self.bundle)
         self._asked, self.runtime = runtime, runtime
+        amp = runtime != "onnx" and bool(self.bundle.values.get("amp", False))
+        self.precision = Precision(self.device, amp, self.bundle.values.get("amp_dtype"))
         self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
         self.thresholds = thresholds or LevelThresholds()
         self._lock = threading.Lock()
@@ -149,6 +153,7 @@ class Segmenter:
                 "TestTimeAugmentation": self.tta,
                 "AssumeSpacing": self.assume_spacing,
                 "LevelThresholds": self.thresholds.to_dict(),
+                **({} if self.precision.dtype is None else {"Precision": self.precision.name}),
             }
         )
 
@@ -194,7 +199,7 @@ class Segmenter:
     def scores(self, scan: PreparedScan) -> ScanScores:
         """The network's answer; the time it takes is added to the scan's."""
         network = self.load()
-        with self._lock:
+        with self._lock, self.precision.autocast():
             started = time.perf_counter()
             scores = run_network(
                 network, scan.slices, device=self.device, batch_size=self.batch_size,

@@ -34,6 +34,7 @@ def settings_in_words(settings: Mapping[str, Any], weights: Mapping[str, Any], m
         "Spacing where a header has none": _spacing(settings["AssumeSpacing"]),
         "Thresholds of levels and flags": _thresholds(settings["LevelThresholds"]),
         "Network run by": machine,
+        "Precision of the network": settings.get("Precision", "float32"),
     }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.engines.precision import Precision
 from cps4_monai.engines.trainer import batch_to_device
 from cps4_monai.methods import CPS4, SemiSupervisedMethod, Supervised
 from cps4_monai.networks import ResUNet
+from cps4_monai.precision import Precision
 
 
 class Loader(list):
@@ -126,7 +126,7 @@ def test_clipping_limits_the_norm_of_all_gradients():
 
 def test_mixed_precision_trains_on_the_cpu():
     types = []
-    trainer = trainer_of(batches(2), amp=True)
+    trainer = trainer_of(batches(2), precision=Precision("cpu", True, "bfloat16"))
     trainer.add_event_handler(
         IterationEvents.FORWARD_COMPLETED, lambda e: types.append(e.state.output["labeled_logits"].dtype)
     )
@@ -136,16 +136,9 @@ def test_mixed_precision_trains_on_the_cpu():
     assert all(p.dtype == torch.float32 for p in trainer.method.student.parameters())
 
 
-def test_float16_is_scaled_and_bfloat16_is_not():
-    cpu = torch.device("cpu")
-    assert Precision(cpu, amp=True, dtype="float16").scaler is not None
-    assert Precision(cpu, amp=True, dtype="bfloat16").scaler is None
-    assert Precision(cpu, amp=False, dtype="float16").scaler is None
-    assert Precision(torch.device("cuda"), amp=False).dtype == torch.float16
-
-
 def test_scaled_float16_steps_agree_with_float32_ones():
-    exact, scaled = (trainer_of(batches(2), network=linear(), **s) for s in ({}, {"amp": True, "amp_dtype": "float16"}))
+    exact = trainer_of(batches(2), network=linear())
+    scaled = trainer_of(batches(2), network=linear(), precision=Precision("cpu", True, "float16"))
     exact.run()
     scaled.run()
     assert scaled.scaler is not None
@@ -153,7 +146,9 @@ def test_scaled_float16_steps_agree_with_float32_ones():
 
 
 def test_clipping_sees_unscaled_gradients():
-    trainer = trainer_of(batches(1), lr=0.0, amp=True, amp_dtype="float16", gradient_clip_norm=1e-3, network=linear())
+    trainer = trainer_of(
+        batches(1), lr=0.0, precision=Precision("cpu", True, "float16"), gradient_clip_norm=1e-3, network=linear()
+    )
     trainer.run()
     norm = torch.cat([p.grad.flatten() for p in trainer.method.student.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-2)
@@ -219,7 +214,6 @@ def test_bad_settings_are_refused():
     for settings, message in [
         ({"accumulation_steps": 0}, "accumulation_steps is 0"),
         ({"gradient_clip_norm": 0.0}, "gradient_clip_norm is 0.0"),
-        ({"amp_dtype": "int8"}, "amp_dtype is 'int8'"),
     ]:
         with pytest.raises(ValueError, match=message):
             trainer_of(batches(1), **settings)

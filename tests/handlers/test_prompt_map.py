@@ -9,6 +9,7 @@ from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import PromptMapHandler
 from cps4_monai.methods import CPS4, MeanTeacher
 from cps4_monai.networks import ResUNet
+from cps4_monai.precision import Precision
 
 
 class Provider:
@@ -48,7 +49,7 @@ def test_the_loaders_own_batch_stays_as_it_was():
 @pytest.mark.parametrize("amp", [False, True])
 def test_provider_runs_without_gradient_and_in_the_engines_precision(amp):
     provider = Provider()
-    trainer_of(PromptMapHandler(provider), amp=amp).run()
+    trainer_of(PromptMapHandler(provider), precision=Precision("cpu", amp, "bfloat16")).run()
     assert provider.calls[0][1:] == (False, amp)
 
 

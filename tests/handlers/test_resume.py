@@ -12,8 +12,11 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from cps4_monai.engines import PrecisionTrainer
 from cps4_monai.handlers import CheckpointError, EpochSeed, ResumeHandler
 from cps4_monai.handlers.resume import random_state, set_random_state
+from cps4_monai.inference.precision_inferer import PrecisionInferer
+from cps4_monai.precision import Precision
 
 
 class KilledError(Exception):
@@ -257,3 +260,56 @@ def test_bad_settings_are_refused(tmp_path):
         ResumeHandler(tmp_path / "r.pt", {"n": nn.Linear(1, 1)}, every=0)
     with pytest.raises(TypeError, match=r"settings\.path is a PosixPath"):
         ResumeHandler(tmp_path / "r.pt", {"n": nn.Linear(1, 1)}, settings={"path": tmp_path})
+
+
+class Stepper(nn.Module):
+    """One weight whose gradient is 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, image):
+        return image * self.weight
+
+
+def trained_in(precision, folder, epochs):
+    network = Stepper()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    trainer = PrecisionTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=[{"image": torch.ones(1, 1), "label": torch.zeros(1, 1)}],
+        network=network,
+        optimizer=optimizer,
+        loss_function=lambda pred, label: pred.mean(),
+        inferer=PrecisionInferer(precision),
+        precision=precision,
+        decollate=False,
+    )
+    settings = {"amp": True, "amp_dtype": None}  # as asked for, the same on both machines
+    ResumeHandler(folder / "resume.pt", {"network": network, "optimizer": optimizer}, settings).attach(trainer)
+    trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize(("first", "second"), [("bfloat16", None), ("float16", None), (None, "float16")])
+def test_a_run_goes_on_on_a_machine_of_another_precision_and_says_so(tmp_path, caplog, first, second):
+    before, after = (Precision("cpu", name is not None, name) for name in (first, second))
+    trained_in(before, tmp_path, 2)
+    resumed = trained_in(after, tmp_path, 3)
+    assert resumed.network.weight.item() == pytest.approx(-3.0, rel=1e-2)
+    assert (resumed.scaler is None) == (after.scaler is None)
+    assert f"was computed in {before.name}; this machine goes on in {after.name}" in caplog.text
+
+
+def test_a_resumed_run_keeps_the_scale_of_its_gradients_and_is_silent(tmp_path, caplog):
+    first = trained_in(Precision("cpu", True, "float16"), tmp_path, 2)
+    first.scaler.update(8.0)
+    ResumeHandler(tmp_path / "resume.pt", {"network": first.network}, {"amp": True, "amp_dtype": None}).save(first)
+    states = {"network": first.network}
+    fresh = Precision("cpu", True, "float16")
+    assert fresh.scaler.get_scale() != 8.0
+    first.scaler = first.precision.scaler = fresh.scaler
+    ResumeHandler(tmp_path / "resume.pt", states, {"amp": True, "amp_dtype": None}).restore(first)
+    assert fresh.scaler.get_scale() == 8.0 and "was computed in" not in caplog.text

@@ -6,6 +6,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -94,6 +95,15 @@ def test_test_time_augmentation_and_batch_size_change_little_and_nothing(bundle_
     np.testing.assert_array_equal(reference, scan.label)
     averaged = Segmenter(bundle_dir, device="cpu", tta=True)(scan.nifti(), qc=False)
     assert averaged.labels.shape == scan.label.shape and averaged.record["Settings"]["TestTimeAugmentation"]
+
+
+def test_the_bundle_says_in_which_precision_torch_computes(edited_bundle, bundle_dir, make_scan):
+    reduced = Segmenter(edited_bundle(amp=True, amp_dtype="bfloat16"), device="cpu")
+    seen = []
+    reduced.load().register_forward_hook(lambda module, args, output: seen.append(torch.is_autocast_enabled("cpu")))
+    reduced(make_scan().nifti(), qc=False)
+    assert seen and all(seen) and reduced.settings["Precision"] == "bfloat16"
+    assert "Precision" not in Segmenter(bundle_dir, device="cpu").settings, "results made before stay as they are"
 
 
 def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):

@@ -62,12 +62,13 @@ def test_a_convolutional_stem_sees_beyond_its_patch_and_comes_down_to_the_same_g
     assert not [key for key, p in encoder.named_parameters() if p.grad is None]
 
 
-def test_fused_attention_is_for_gpus_and_changes_no_result():
+def test_attention_is_plain_under_autocast_on_a_cpu_and_fusing_it_changes_no_result():
     encoder, image = small(), torch.rand(2, 1, 32, 16)
     plain = encoder(image)
-    assert not encoder.model.blocks[0].attn.fused_attn, "slower on a CPU"
-    for block in encoder.model.blocks:
-        block.attn.fused_attn = True
+    assert encoder.model.blocks[0].attn.fused_attn, "faster in float32"
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(image)
+    assert not encoder.model.blocks[0].attn.fused_attn, "slower in bfloat16"
     tokens = encoder.model.forward_features((image - encoder.mean) / encoder.std)[:, 1:]
     torch.testing.assert_close(tokens.transpose(1, 2).unflatten(2, (4, 2)), plain)
 

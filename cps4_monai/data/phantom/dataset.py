@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ def write_phantom_dataset(
     labeled: int | None = None,
     val: float = 0.1,
     test: float = 0.2,
+    on_subject: Callable[[str], object] | None = None,
 ) -> Datalist:
     """Writes ``sub-001_T2w.nii.gz``, ``sub-001_dseg.nii.gz``, ..., ``participants.tsv`` and ``datalist.json``.
 
@@ -46,6 +47,7 @@ def write_phantom_dataset(
         labeled: number of labeled training subjects; None: a quarter of the training subjects.
         val: subjects for validation, a share or a number.
         test: subjects for testing, a share or a number.
+        on_subject: called with the name of each subject that is written.
 
     Raises:
         ValueError: settings out of range, or more subjects asked for by the split than there are.
@@ -69,6 +71,8 @@ def write_phantom_dataset(
         classes = np.unique(phantom.label)
         rows.append([name, "no" if k in free else "yes", phantom.image.shape[0], " ".join(map(str, classes))])
         logger.info("%s: %d slices, classes %s", name, phantom.image.shape[0], rows[-1][-1])
+        if on_subject is not None:
+            on_subject(name)
     with open(out / "participants.tsv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
