@@ -98,7 +98,11 @@ class Demo:
             test=SUBJECTS["test"],
         )
 
-    def workflow(self, method: str, run_id: str, *more: str) -> CPS4Workflow:
+    def predict(self, method: str) -> CPS4Workflow:
+        """The workflow that predicts the held-out subjects: the plain argmax on slices cropped as in training."""
+        return self.workflow(method, "predict", "evaluate", evaluation_decoding=False, evaluation_size="@slice_size")
+
+    def workflow(self, method: str, run_id: str, *more: str, **settings: Any) -> CPS4Workflow:
         """The bundle's workflow with the demo's overlays and one method's."""
         workflow = CPS4Workflow(
             overlays=[f"methods/{method}", *OVERLAYS, *more],
@@ -110,7 +114,7 @@ class Demo:
             stage1_checkpoint=str(self.output / "runs" / "cps4" / "stage1" / "prompted_vision.pt"),
             seed=self.seed,
             device_name=self.device,
-            **self.settings,
+            **{**self.settings, **settings},
         )
         workflow.initialize()
         return workflow
@@ -122,13 +126,13 @@ class Demo:
     def evaluate(self) -> DemoResult:
         """Predicts and scores the held-out subjects with each method."""
         summaries: dict[str, pd.DataFrame] = {}
-        workflow = self.workflow("cps4", "predict", "evaluate")
+        workflow = self.predict("cps4")
         parsed = workflow.parser.get_parsed_content
         data, cache, anatomy = parsed("data"), parsed("cache"), parsed("anatomy")
         trivial = self.output / "runs" / "mean_label_map" / "evaluation"
         write_mean_label_maps(data.labeled, data.test, cache.in_plane, trivial / "predictions", anatomy.num_classes)
         summaries[TRIVIAL] = self.score(trivial).evaluation.summary
-        self.workflow("supervised", "predict", "evaluate").run()
+        self.predict("supervised").run()
         summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary
         workflow.run()
         pictures = attention_pictures(

@@ -97,7 +97,7 @@ class Segmenter:
         tta: see :func:`segment`.
         raw: see :func:`segment`.
         assume_spacing: see :func:`segment`.
-        thresholds: of the level logic.
+        thresholds: of the level logic; default: those of the weights' plan.
         runtime: see :func:`segment`.
 
     Attributes:
@@ -126,7 +126,7 @@ class Segmenter:
         check_packages(runtime, self.bundle)
         self._asked, self.runtime = runtime, runtime
         self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
-        self.thresholds = thresholds or LevelThresholds()
+        self.thresholds = thresholds or LevelThresholds.from_dict(self.bundle.plan.decoding)
         self._lock = threading.Lock()
 
     @cached_property

@@ -24,15 +24,31 @@ from cps4_monai.report.pictures import side_by_side, slice_rows
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("test", "validation", "training")
+DECODED, ARGMAX = "levels decoded", "plain argmax"
 
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What was written: the page, the folder of tables, and the tables themselves."""
+    """What was written: the page, the folder of tables, and the tables themselves.
+
+    Attributes:
+        html: the page.
+        folder: with the tables.
+        evaluation: tables of the predictions.
+        argmax: tables of the plain argmax beside them, where it was given.
+    """
 
     html: Path
     folder: Path
     evaluation: Evaluation
+    argmax: Evaluation | None = None
+
+    def headline(self) -> list[str]:
+        """One line per output: its mean Dice (b) with the interval, and in how many scans all levels are right."""
+        outputs = {"Dice (b)": self.evaluation}
+        if self.argmax is not None:
+            outputs = {DECODED: self.evaluation, ARGMAX: self.argmax}
+        return [f"{name}: {_headline(one)}" for name, one in outputs.items()]
 
 
 def find_cases(
@@ -122,6 +138,7 @@ def report_predictions(
     comparison: Mapping[str, pd.DataFrame] | None = None,
     method: str = "",
     attribution: str = "",
+    argmax: str | Path | None = None,
     max_pictures: int = 30,
     jobs: int = 2,
 ) -> PredictionReport:
@@ -142,6 +159,8 @@ def report_predictions(
         comparison: method -> summary table.
         method: name of what is scored here, beside the others of the comparison; "" leaves it out of that chart.
         attribution: where the scans are from and under which licence.
+        argmax: folder of the same network's plain argmax, scored beside predictions whose levels are decoded; its
+            tables go to the folder above it.
         max_pictures: cases drawn, the worst first.
         jobs: cases at a time.
 
@@ -157,6 +176,12 @@ def report_predictions(
     if evaluation.cases.empty:
         reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
         raise ValueError(f"none of {len(matching.cases)} cases could be scored ({reasons}); see {output}/failures.csv")
+    beside = None
+    if argmax is not None:
+        others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
+        beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
+        beside.save(Path(argmax).parent)
+        comparison = {**(comparison or {}), DECODED: evaluation.summary, ARGMAX: beside.summary}
     by_case = evaluation.cases.set_index("case")["dice_b"]
     titles = {name: f"{name} · Dice (b) {dice:.3f}" for name, dice in by_case.items()}
     drawn = [(t, p) for t, p in _draw(chosen_cases(evaluation, max_pictures), anatomy, titles, jobs) if p is not None]
@@ -173,4 +198,15 @@ def report_predictions(
         comparison={**(comparison or {}), **({method: evaluation.summary} if method else {})},
         attribution=attribution,
     )
-    return PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation)
+    page = write_evaluation_report(output / "report.html", content)
+    result = PredictionReport(page, output, evaluation, beside)
+    for line in result.headline():
+        logger.info(line)
+    return result
+
+
+def _headline(evaluation: Evaluation) -> str:
+    dice, cases = evaluation.overall("dice_b"), evaluation.cases
+    interval = f" ({dice['ci_low']:.3f} to {dice['ci_high']:.3f})" if dice["ci_low"] == dice["ci_low"] else ""
+    right = f"all levels right in {int(cases['all_levels_right'].sum())} of {len(cases)} scans"
+    return f"{dice['mean']:.3f}{interval}, {right}"

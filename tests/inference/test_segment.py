@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cps4_monai import Segmenter, segment
+from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.volume import read_volume
 
@@ -119,8 +120,9 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
 
 
 def test_a_crop_of_the_network_leaves_background_outside_and_cuts_at_its_own_border(edited_bundle, make_scan):
-    folder = edited_bundle(slice_size=[60, 32])
-    result = Segmenter(folder, device="cpu")(make_scan().nifti(), qc=False)
+    segmenter = Segmenter(edited_bundle(), device="cpu")
+    segmenter.bundle.__dict__["in_plane"] = InPlane((60, 32), 2.0)
+    result = segmenter(make_scan().nifti(), qc=False)
     rows = np.flatnonzero(result.labels.any(axis=(0, 1)))
     assert rows.min() >= 18 and rows.max() < 78
     assert any("inferior" in s.cut_at for s in result.structures)
