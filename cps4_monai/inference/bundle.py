@@ -177,7 +177,8 @@ def _check_digest(root: _Root, digest: str) -> None:
     if not expected or expected[0].lower() != digest:
         raise ValueError(
             f"{root.path}: {root.model} has SHA-256 {digest}, but its .sha256 says "
-            f"{' '.join(expected[:1]) or 'nothing'}: the weights are damaged or were changed: download or export the bundle again"
+            f"{' '.join(expected[:1]) or 'nothing'}: the weights are damaged or were changed: download or export the "
+            "bundle again"
         )
 
 

@@ -16,6 +16,7 @@ from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
 from cps4_monai.evaluation.matching import Case, Matching, match_entries, match_folder
+from cps4_monai.metrics.tables import OVERALL, SUMMARY_COLUMNS
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.report.evaluation_report import ReportContent, write_evaluation_report
 from cps4_monai.report.label_tables import write_label_tables
@@ -181,7 +182,10 @@ def report_predictions(
         others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
         beside.save(Path(argmax).parent)
-        comparison = {**(comparison or {}), DECODED: evaluation.summary, ARGMAX: beside.summary}
+        outputs = {DECODED: evaluation.summary, ARGMAX: beside.summary}
+        comparison = {**(comparison or {}), **outputs}
+        overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
+        overall[["output", *SUMMARY_COLUMNS]].to_csv(output / "comparison.csv", index=False, float_format="%.6g")
     by_case = evaluation.cases.set_index("case")["dice_b"]
     titles = {name: f"{name} · Dice (b) {dice:.3f}" for name, dice in by_case.items()}
     drawn = [(t, p) for t, p in _draw(chosen_cases(evaluation, max_pictures), anatomy, titles, jobs) if p is not None]
