@@ -103,7 +103,8 @@ class LevelThresholds:
         unknown = sorted(changed.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"no level threshold is called {unknown}; expected some of {list(cls().to_dict())}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()})
+        plain: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in changed.items()}
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for the sidecar of a result."""
