@@ -107,7 +107,11 @@ class Demo:
                 on_subject=lambda name: bar.update(),
             )
 
-    def workflow(self, method: str, run_id: str, *more: str) -> CPS4Workflow:
+    def predict(self, method: str) -> CPS4Workflow:
+        """The workflow that predicts the held-out subjects: the plain argmax on slices cropped as in training."""
+        return self.workflow(method, "predict", "evaluate", evaluation_decoding=False, evaluation_size="@slice_size")
+
+    def workflow(self, method: str, run_id: str, *more: str, **settings: Any) -> CPS4Workflow:
         """The bundle's workflow with the demo's overlays and one method's."""
         workflow = CPS4Workflow(
             overlays=[f"methods/{method}", *OVERLAYS, *more],
@@ -119,7 +123,7 @@ class Demo:
             stage1_checkpoint=str(self.output / "runs" / "cps4" / "stage1" / "prompted_vision.pt"),
             seed=self.seed,
             device_name=self.device,
-            **self.settings,
+            **{**self.settings, **settings},
         )
         workflow.initialize()
         return workflow
@@ -132,10 +136,10 @@ class Demo:
         """Predicts and scores the held-out subjects with each method."""
         with self.bar(5, "evaluation", "step") as bar:
             summaries: dict[str, pd.DataFrame] = {}
-            workflow = self.workflow("cps4", "predict", "evaluate")
+            workflow = self.predict("cps4")
             summaries[TRIVIAL] = self._trivial(workflow)
             bar.update()
-            self.workflow("supervised", "predict", "evaluate").run()
+            self.predict("supervised").run()
             bar.update()
             summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary
             bar.update()

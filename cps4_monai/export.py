@@ -6,29 +6,17 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cps4_monai.anatomy import Anatomy, load_anatomy
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.plan import Plan, plan_of, write_plan
 
 logger = logging.getLogger(__name__)
 
 BUNDLE_NAME = "spine_mri_cps4_segmentation"
-# What a run may have changed that its weights depend on; the same ids in train.json and inference.json.
-SETTINGS_OF_THE_WEIGHTS = (
-    "anatomy_source",
-    "prompt_template",
-    "unannotated",
-    "spacing_mm",
-    "slice_size",
-    "in_plane_mode",
-    "features",
-)
 ZOO_LIMIT_MB = 25  # the model zoo takes larger files by their address only, in large_files.yml
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "eval", "mlruns")
 
@@ -37,7 +25,6 @@ def export_bundle(
     bundle_root: str | Path,
     output: str | Path,
     weights: str | Path | None = None,
-    settings: Mapping[str, Any] | None = None,
     name: str = BUNDLE_NAME,
     half: bool = False,
     onnx: bool = False,
@@ -50,8 +37,8 @@ def export_bundle(
     Args:
         bundle_root: the bundle's folder.
         output: path of the zip to write; written beside and renamed, so that it is there whole or not at all.
-        weights: state dict to ship as ``models/model.pt``; default: the bundle's own, where there is one.
-        settings: values of ``SETTINGS_OF_THE_WEIGHTS`` that the weights were trained with.
+        weights: state dict to ship as ``models/model.pt``, its ``plan.json`` beside it; default: the bundle's own,
+            where there is one.
         name: name of the folder inside the zip.
         half: ship the weights in half precision; every loader converts them back to the network's own.
         onnx: ship the network as ``models/model.onnx``, too (extra ``onnx``).
@@ -60,7 +47,7 @@ def export_bundle(
         Path of the zip.
 
     Raises:
-        ValueError: the bundle or the weights are not there, ``settings`` has a setting that does not belong here, or
+        ValueError: the bundle or the weights are not there, the weights have no plan or one without their network, or
             the network cannot be exported to ONNX.
     """
     root, output = Path(bundle_root), Path(output)
@@ -73,7 +60,7 @@ def export_bundle(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
-        stage_bundle(root, folder, weights, settings or {}, half, onnx)
+        stage_bundle(root, folder, weights, half, onnx)
         for file in too_large_for_the_zoo(folder):
             logger.warning(
                 "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
@@ -85,21 +72,16 @@ def export_bundle(
     return output
 
 
-def settings_of_run(run_dir: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Best weights of a training run and the settings that they depend on.
+def weights_of_run(run_dir: str | Path) -> Path:
+    """Best weights of a training run; their plan lies beside them.
 
     Raises:
         ValueError: the folder holds no finished stage 2.
     """
-    weights, record = Path(run_dir) / "stage2" / "model.pt", Path(run_dir) / "stage2" / "run.json"
-    for path in (weights, record):
-        if not path.is_file():
-            raise ValueError(f"{path} is not there; pass the output folder of a run whose stage 2 has validated once")
-    content = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["settings"]
-    settings = {key: content[key] for key in SETTINGS_OF_THE_WEIGHTS if key in content}
-    if settings.get("anatomy_source") is not None:  # a file on this machine: the table itself travels instead
-        settings["anatomy_source"] = content["anatomy"]
-    return weights, settings
+    weights = Path(run_dir) / "stage2" / "model.pt"
+    if not weights.is_file():
+        raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 has ended")
+    return weights
 
 
 def too_large_for_the_zoo(folder: Path) -> list[Path]:
@@ -107,35 +89,24 @@ def too_large_for_the_zoo(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > ZOO_LIMIT_MB * 2**20)
 
 
-def stage_bundle(
-    root: Path,
-    folder: Path,
-    weights: str | Path | None,
-    settings: Mapping[str, Any],
-    half: bool = False,
-    onnx: bool = False,
-) -> None:
-    """Copy bundle, package and weights to ``folder`` and write the settings into its configs and metadata.
+def stage_bundle(root: Path, folder: Path, weights: str | Path | None, half: bool = False, onnx: bool = False) -> None:
+    """Copy bundle, package and weights with their plan to ``folder``; the metadata name the classes of the plan.
 
-    Training crops slices to ``slice_size``; inference takes the whole field of view, so that ``inference.json`` keeps
-    null, save for the mode "central_half", whose slices are resized to that size.
+    Raises:
+        ValueError: the weights have no plan, or one without their network.
     """
+    plan = None if weights is None else _plan_to_ship(Path(weights))
     shutil.copytree(root, folder, ignore=_LEFT_OUT)
     package = Path(__file__).resolve().parent
     if not (folder / package.name).exists():
         shutil.copytree(package, folder / package.name, ignore=_LEFT_OUT)
-    _refuse_other_settings(settings)
-    of_inference = dict(settings)
-    if settings.get("in_plane_mode", "spacing") == "spacing":
-        of_inference.pop("slice_size", None)
-    _write_settings(folder / "configs" / "inference.json", of_inference)
-    _write_settings(folder / "configs" / "train.json", {k: v for k, v in settings.items() if k != "unannotated"})
-    if settings.get("anatomy_source") is not None:
-        _write_classes(folder / "configs" / "metadata.json", load_anatomy(settings["anatomy_source"]))
     model = folder / "models" / "model.pt"
-    if weights is not None:
-        model.parent.mkdir(exist_ok=True)
+    if weights is not None and plan is not None:
+        shutil.rmtree(model.parent, ignore_errors=True)  # nothing of the bundle's own weights stays beside others
+        model.parent.mkdir()
         shutil.copyfile(weights, model)
+        write_plan(model.parent, plan)
+        _write_classes(folder / "configs" / "metadata.json", plan.anatomy)
     if model.is_file():
         if half:
             _halve(model)
@@ -145,33 +116,24 @@ def stage_bundle(
         _add_onnx(folder)
 
 
-def _refuse_other_settings(settings: Mapping[str, Any]) -> None:
-    unknown = sorted(set(settings) - set(SETTINGS_OF_THE_WEIGHTS))
-    if unknown:
+def _plan_to_ship(weights: Path) -> Plan:
+    plan = plan_of(weights)
+    if plan.network is None:
         raise ValueError(
-            f"settings {unknown} do not travel with weights; expected some of {list(SETTINGS_OF_THE_WEIGHTS)}"
+            f"{weights}: its plan does not say how to build the network; give its class a method arguments() that "
+            "returns the constructor's arguments in plain values, and train again"
         )
-
-
-def _write_settings(config: Path, settings: Mapping[str, Any]) -> None:
-    """Replaces values in place, so that the file keeps the layout in which people read it."""
-    text = config.read_text(encoding="utf-8")
-    for key, value in settings.items():
-        pattern = re.compile(rf'^(    "{re.escape(key)}": ).*?(,?)$', re.MULTILINE)
-        found = pattern.search(text)
-        if found is None or len(pattern.findall(text)) != 1:
-            raise ValueError(f"{config.name} does not set {key!r} on one line of its own at the top level; correct it")
-        text = f"{text[: found.start()]}{found[1]}{json.dumps(value)}{found[2]}{text[found.end() :]}"
-    json.loads(text)
-    config.write_text(text, encoding="utf-8")
+    return plan
 
 
 def _write_classes(metadata: Path, anatomy: Anatomy) -> None:
     content = json.loads(metadata.read_text(encoding="utf-8"))
+    output = content["network_data_format"]["outputs"]["pred"]
+    if output["channel_def"] == anatomy.channel_def():
+        return
     codes = ", ".join(f"{code} {name}" for code, name in enumerate(anatomy.names))
     content["label_classes"] = f"one channel, codes: {codes}"
     content["pred_classes"] = f"{anatomy.num_classes} channels, one logit per class, by code"
-    output = content["network_data_format"]["outputs"]["pred"]
     output["num_channels"], output["channel_def"] = anatomy.num_classes, anatomy.channel_def()
     metadata.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.build_datalist import missing_classes
 from cps4_monai.data.datalist import Datalist
+from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.data.leaks import check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
-__all__ = ["check_data", "check_output_dir"]
+__all__ = ["check_data", "check_output_dir", "check_schedule", "check_validation_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,104 @@ def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | 
     for warning in warnings:
         logger.warning("%s: %s", datalist.name or "datalist", warning)
     return warnings
+
+
+def check_schedule(
+    stage: str,
+    max_epochs: int,
+    val_interval: int,
+    iterations_per_epoch: int | None = None,
+    batch_sizes: Mapping[str, int] | None = None,
+    early_stopping_patience: int | None = None,
+    accumulation_steps: int = 1,
+    ramp_up_updates: int = 0,
+    decode_first_epoch: int | None = None,
+) -> tuple[str, ...]:
+    """Refuses settings that leave a training without its product, and names those that leave a part of it unused.
+
+    Args:
+        stage: named in messages.
+        max_epochs: of the training.
+        val_interval: epochs from one validation to the next.
+        iterations_per_epoch: None: a pass over the data.
+        batch_sizes: by the setting's name.
+        early_stopping_patience: validations without improvement until the run stops; None: it never does.
+        accumulation_steps: batches for one optimiser step.
+        ramp_up_updates: optimiser steps until the losses of unlabeled slices count in full.
+        decode_first_epoch: the first epoch with decoded pseudo-labels; None: the method has none.
+
+    Returns:
+        The warnings, which are logged, too.
+
+    Raises:
+        ValueError: a number below 1, or decoded pseudo-labels that would begin after the last epoch.
+    """
+    numbers = {
+        "max_epochs": max_epochs,
+        "val_interval": val_interval,
+        "iterations_per_epoch": iterations_per_epoch,
+        "early_stopping_patience": early_stopping_patience,
+        "accumulation_steps": accumulation_steps,
+        "decode_first_epoch": decode_first_epoch,
+        **(batch_sizes or {}),
+    }
+    wrong = {name: n for name, n in numbers.items() if n is not None and (type(n) is not int or n < 1)}
+    if wrong:
+        found = ", ".join(f"{name} is {n!r}" for name, n in wrong.items())
+        raise ValueError(f"{stage}: {found}; expected whole numbers of 1 or more: nothing would be trained")
+    if decode_first_epoch is not None and decode_first_epoch > max_epochs:
+        raise ValueError(
+            f"{stage}: decode_first_epoch is {decode_first_epoch}, max_epochs {max_epochs}: no epoch would have "
+            "decoded pseudo-labels; lower decode_first_epoch, or choose a method without them"
+        )
+    validations = -(-max_epochs // val_interval)
+    warnings = []
+    if val_interval > max_epochs:
+        warnings.append(
+            f"val_interval is {val_interval}, max_epochs {max_epochs}: validated once, after the last epoch"
+        )
+    if early_stopping_patience is not None:
+        if early_stopping_patience >= validations:
+            warnings.append(
+                f"early_stopping_patience is {early_stopping_patience}, and there are {validations} validations: the "
+                "run cannot be stopped early"
+            )
+        soonest = (early_stopping_patience + 1) * val_interval
+        if decode_first_epoch is not None and soonest < decode_first_epoch:
+            warnings.append(
+                f"early stopping may end the run at epoch {soonest}, before decoded pseudo-labels begin at epoch "
+                f"{decode_first_epoch}: raise early_stopping_patience"
+            )
+    if iterations_per_epoch is not None:
+        updates = max_epochs * -(-iterations_per_epoch // accumulation_steps)
+        if ramp_up_updates >= updates:
+            warnings.append(
+                f"ramp_up_updates is {ramp_up_updates}, and there are {updates} optimiser steps: the losses of "
+                "unlabeled slices never count in full"
+            )
+    for warning in warnings:
+        logger.warning("%s: %s", stage, warning)
+    return tuple(warnings)
+
+
+def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] = ()) -> None:
+    """Refuses validation subjects whose labels leave nothing to measure: no weights could be chosen by them.
+
+    Args:
+        dataset: the validation volumes, with labels.
+        unannotated: codes that are in view but never labeled.
+
+    Raises:
+        ValueError: none of the labels has an annotated structure within the network's slices.
+    """
+    uncounted = [0, *unannotated]
+    if not any(np.isin(labels.array, uncounted, invert=True).any() for labels in dataset.labels or []):
+        names = ", ".join(entry.subject for entry in dataset.entries[:5])
+        raise ValueError(
+            f"no label of the {len(dataset)} validation subjects ({names}) has an annotated structure within the "
+            "network's slices: no weights could be chosen; expected labels with structures: correct 'validation' in "
+            "the datalist, its 'unannotated', or slice_size"
+        )
 
 
 class _Digests:

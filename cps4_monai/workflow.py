@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import find_bundle_root
-from cps4_monai.handlers.non_finite import NonFiniteLossError
+from cps4_monai.failure import cause_of, is_told, one_line, write_traceback
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.preflight import check_output_dir
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
+_PYTHON_NAMES = {"None": "null", "True": "true", "False": "false"}
 _PATHS = ("datalist", "dataset_dir", "output_dir", "cache_dir", "stage1_checkpoint", "anatomy_source", "finetune_from")
 
 
@@ -41,6 +48,7 @@ class CPS4Workflow(ConfigWorkflow):
     """``ConfigWorkflow`` that needs no path and lets no unknown setting pass.
 
     A training or evaluation run keeps the merged config as ``config.json`` in its folder: what `cps4 evaluate` reads.
+    Without ``output_dir`` a run goes to ``runs/cps4`` of the working directory; with ``bundle_root``, of that folder.
 
     Args:
         config_file: configs merged in order, by path or by name; default ``train.json`` of the bundle.
@@ -58,6 +66,9 @@ class CPS4Workflow(ConfigWorkflow):
         ValueError: an override or an overlay has a setting that does not exist; the message names the nearest ones.
     """
 
+    properties: Any = None  # MONAI's attribute access asks for both, also where its constructor was not reached
+    parser: Any = None
+
     def __init__(
         self,
         config_file: str | Sequence[str] | None = None,
@@ -69,29 +80,67 @@ class CPS4Workflow(ConfigWorkflow):
         tracking: str | dict | None = None,
         **override: Any,
     ) -> None:
-        root = Path(bundle_root) if bundle_root is not None else find_bundle_root()
-        names = [config_file or DEFAULT_CONFIG] if isinstance(config_file, str | type(None)) else list(config_file)
-        extra = [overlays] if isinstance(overlays, str) else list(overlays)
-        files = [str(resolve_config(name, root)) for name in [*names, *extra]]
-        if check_settings:
-            refuse_unknown_settings(files, override)
-        super().__init__(
-            config_file=files if len(files) > 1 else files[0],
-            run_id=run_id,
-            workflow_type=workflow_type,
-            tracking=str(root / "configs" / "mlflow.json") if tracking == "mlflow" else tracking,
-            **{**_beside_configs(root), "bundle_root": str(root), **override},
-        )
+        self._output_dir: str | None = override.get("output_dir")
+        with self._told():
+            root = Path(bundle_root) if bundle_root is not None else find_bundle_root()
+            names = [config_file or DEFAULT_CONFIG] if isinstance(config_file, str | type(None)) else list(config_file)
+            extra = [overlays] if isinstance(overlays, str) else list(overlays)
+            files = [str(resolve_config(name, root)) for name in [*names, *extra]]
+            if check_settings:
+                refuse_unknown_settings(files, override)
+            if bundle_root is None and ConfigParser.load_config_files(files).get("output_root") == "@bundle_root":
+                override = {"output_root": os.getcwd(), **override}
+            super().__init__(
+                config_file=files if len(files) > 1 else files[0],
+                run_id=run_id,
+                workflow_type=workflow_type,
+                tracking=str(root / "configs" / "mlflow.json") if tracking == "mlflow" else tracking,
+                **{**_beside_configs(root), "bundle_root": str(root), **override},
+            )
+
+    def initialize(self) -> Any:
+        """As MONAI's, with errors as :meth:`run` has them."""
+        with self._told():
+            return super().initialize()
 
     def run(self) -> Any:
         """Writes the merged config into the run's folder, then runs.
 
         Raises:
-            ValueError: the folder cannot be written.
+            ValueError: a setting, a file or a folder that cannot be used. It is the cause itself, not what MONAI's
+                parser made of it; the whole traceback is in ``error.log`` of the run's folder.
+            SystemExit: the same, in one line, under ``python -m monai.bundle``.
         """
-        if self.workflow_type == "train":
-            self._write_config()
-        return super().run()
+        with self._told():
+            if self.workflow_type == "train":
+                self._write_config()
+            return super().run()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors end with their cause: one line in a terminal, the exception itself in Python."""
+        try:
+            yield
+        except Exception as error:
+            log = write_traceback(error, self._folder())
+            if _is_command():
+                raise SystemExit(f"Error: {one_line(error)}\nThe traceback is in {log}.") from None
+            logger.debug("traceback in %s", log)
+            cause = cause_of(error)
+            if cause is error or not is_told(cause):
+                raise
+            raise cause from None
+
+    def _folder(self) -> Path | None:
+        """The run's folder, where the config says one; nothing is built for it."""
+        if self._output_dir is not None:
+            return Path(self._output_dir)
+        if self.parser is None:
+            return None
+        try:
+            return Path(str(self.parser.get_parsed_content("output_dir")))
+        except Exception:  # the config itself may be what is wrong
+            return None
 
     def _write_config(self) -> None:
         parsed = self.parser.get_parsed_content
@@ -115,7 +164,10 @@ def _beside_configs(root: Path) -> dict[str, str]:
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """``ID=VALUE`` pairs of a command line to overrides; values are read as JSON where they are JSON, else as text.
+    """``ID=VALUE`` pairs of a command line to overrides.
+
+    Values are read as JSON where they are JSON (``null`` unsets a setting), Python's ``None``, ``True`` and ``False``
+    are taken for JSON's, and the rest is text.
 
     Raises:
         ValueError: a pair without "=".
@@ -126,18 +178,13 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         if not separator or not key:
             raise ValueError(f"setting {pair!r} is not of the form ID=VALUE, e.g. stage1#max_epochs=50")
         try:
-            settings[key] = json.loads(value)
+            settings[key] = json.loads(_PYTHON_NAMES.get(value, value))
         except json.JSONDecodeError:
             settings[key] = value
     return settings
 
 
-def user_error(error: BaseException) -> BaseException | None:
-    """The ValueError, TypeError or OSError behind what MONAI's config parser raised, if there is one.
-
-    It is the outermost one: what it was raised from says less to a user.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ValueError | TypeError | OSError | NonFiniteLossError):
-        cause = cause.__cause__
-    return cause
+def _is_command() -> bool:
+    """Whether this process is ``python -m monai.bundle``, whose user reads a terminal."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name in ("monai.bundle", "monai.bundle.__main__")

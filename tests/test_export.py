@@ -16,9 +16,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from cps4_monai.anatomy import MRSPINESEG, load_anatomy
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.commands.export import export as export_command
-from cps4_monai.export import BUNDLE_NAME, export_bundle, settings_of_run
+from cps4_monai.export import BUNDLE_NAME, export_bundle
+from cps4_monai.networks import ResUNet
+from cps4_monai.plan import Plan, read_plan, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +69,11 @@ def test_the_zip_trains_from_its_own_folder(
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
-def test_settings_of_the_run_stand_in_the_configs(unzipped: Path, tiny_run: Path) -> None:
-    inference, train = (json.loads((unzipped / "configs" / f"{n}.json").read_text()) for n in ("inference", "train"))
-    assert inference["features"] == train["features"] == [4, 8] and inference["spacing_mm"] == 7.5
-    assert train["slice_size"] == [64, 32] and inference["slice_size"] is None
-    assert inference["unannotated"] == [] and train["unannotated"].startswith("$")
+def test_the_plan_of_the_run_lies_beside_its_weights(unzipped: Path, tiny_run: Path) -> None:
+    plan = read_plan(unzipped / "models" / "plan.json")
+    assert plan.to_dict() == read_plan(tiny_run / "stage2" / "plan.json").to_dict()
+    assert plan.network["features"] == [4, 8] and plan.spacing_mm == 7.5 and plan.unannotated == ()
+    assert plan.slice_size == (64, 32) and plan.inference_size is None
     weights = torch.load(unzipped / "models" / "model.pt", weights_only=True)
     original = torch.load(tiny_run / "stage2" / "model.pt", weights_only=True)
     assert weights.keys() == original.keys()
@@ -78,35 +81,48 @@ def test_settings_of_the_run_stand_in_the_configs(unzipped: Path, tiny_run: Path
     assert not list(unzipped.rglob("__pycache__")) and not (unzipped / "runs").exists()
 
 
-def test_the_mode_central_half_takes_its_size_along(tmp_path: Path) -> None:
-    settings = {"in_plane_mode": "central_half", "spacing_mm": None, "slice_size": [64, 32]}
-    content = exported_config(tmp_path, settings)
-    assert (content["in_plane_mode"], content["spacing_mm"], content["slice_size"]) == ("central_half", None, [64, 32])
+def test_configs_are_shipped_as_they_are(unzipped: Path) -> None:
+    for file in (find_bundle_root() / "configs").rglob("*.json"):
+        assert (
+            unzipped / "configs" / file.relative_to(find_bundle_root() / "configs")
+        ).read_bytes() == file.read_bytes()
 
 
-def exported_config(folder: Path, settings: dict[str, Any], name: str = "inference.json") -> dict[str, Any]:
-    path = export_bundle(find_bundle_root(), folder / "b.zip", settings=settings)
+def weights_with(folder: Path, **plan: Any) -> Path:
+    """Weights of nothing, with a plan beside them."""
+    network = {"_target_": "cps4_monai.networks.ResUNet", "features": [4, 8]}
+    torch.save(ResUNet(features=[4, 8]).state_dict(), folder / "weights.pt")
+    write_plan(folder, Plan(**{"anatomy": MRSPINESEG, "network": network, **plan}))
+    return folder / "weights.pt"
+
+
+def test_nothing_of_the_bundles_own_weights_stays_beside_others(tmp_path: Path) -> None:
+    path = export_bundle(find_bundle_root(), tmp_path / "b.zip", weights_with(tmp_path))
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(f"{BUNDLE_NAME}/configs/{name}"))
+        names = sorted(Path(name).name for name in archive.namelist() if "/models/" in name)
+    assert names == ["model.pt", "model.pt.sha256", "plan.json"]
 
 
 def test_another_anatomy_is_written_into_the_metadata(tmp_path: Path) -> None:
     table = {"structures": [{"code": 0, "name": "background", "long_name": "background", "kind": "background"},
                             {"code": 1, "name": "bone", "long_name": "bone", "kind": "vertebra"}]}  # fmt: skip
-    metadata = exported_config(tmp_path, {"anatomy_source": table}, "metadata.json")
+    path = export_bundle(find_bundle_root(), tmp_path / "b.zip", weights_with(tmp_path, anatomy=load_anatomy(table)))
+    with zipfile.ZipFile(path) as archive:
+        metadata = json.loads(archive.read(f"{BUNDLE_NAME}/configs/metadata.json"))
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert pred["num_channels"] == 2 and pred["channel_def"] == {"0": "background", "1": "bone"}
     assert metadata["label_classes"] == "one channel, codes: 0 background, 1 bone"
     assert metadata["version"] in metadata["changelog"]
 
 
-def test_the_class_table_travels_instead_of_its_path(tiny_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "stage2").mkdir()
-    (tmp_path / "stage2" / "model.pt").write_bytes((tiny_run / "stage2" / "model.pt").read_bytes())
-    record = json.loads((tiny_run / "stage2" / "run.json").read_text())
-    record["starts"][-1]["settings"].update(anatomy_source="/elsewhere/three.json", anatomy={"structures": []})
-    (tmp_path / "stage2" / "run.json").write_text(json.dumps(record))
-    assert settings_of_run(tmp_path)[1]["anatomy_source"] == {"structures": []}
+def test_weights_without_a_plan_or_with_one_without_network_are_refused(tmp_path: Path) -> None:
+    weights = weights_with(tmp_path, network=None)
+    with pytest.raises(ValueError, match=r"does not say how to build the network; give its class a method arguments"):
+        export_bundle(find_bundle_root(), tmp_path / "b.zip", weights)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"has no plan.json beside it"):
+        export_bundle(find_bundle_root(), tmp_path / "b.zip", weights)
+    assert not (tmp_path / "b.zip").exists()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +131,6 @@ def test_the_class_table_travels_instead_of_its_path(tiny_run: Path, tmp_path: P
         (lambda a: a.update(output="spine.tar"), "ends in .zip"),
         (lambda a: a.update(weights="no.pt"), "no.pt are not there"),
         (lambda a: a.update(bundle_root="nowhere"), "is no bundle"),
-        (lambda a: a.update(settings={"learning_rate": 1}), "do not travel with weights"),
     ],
 )
 def test_bad_requests_are_refused(change: Callable, message: str, tmp_path: Path) -> None:

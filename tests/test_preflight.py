@@ -12,17 +12,14 @@ import pytest
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.leaks import LeakError
-from cps4_monai.preflight import check_data, check_output_dir
-from cps4_monai.workflow import user_error
+from cps4_monai.preflight import check_data, check_output_dir, check_schedule
 
 
 def message(run: Callable, *arguments: object, **settings: object) -> str:
     """What the user is told when a run is refused."""
-    with pytest.raises(Exception) as caught:  # MONAI wraps it in several ways
+    with pytest.raises(ValueError) as caught:
         run(*arguments, **settings)
-    cause = user_error(caught.value)
-    assert cause is not None, caught.value
-    return str(cause)
+    return str(caught.value)
 
 
 def test_the_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -127,3 +124,51 @@ def test_a_remembered_leak_is_still_a_leak(tiny_data, tmp_path):
     memory.write_text(json.dumps(kept))
     with pytest.raises(LeakError, match="image content"):
         check_data(datalist, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_epochs": 0}, "max_epochs is 0"),
+        ({"val_interval": 0}, "val_interval is 0"),
+        ({"iterations_per_epoch": 0}, "iterations_per_epoch is 0"),
+        ({"batch_sizes": {"batch_size_labeled": 0}}, "batch_size_labeled is 0"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience is 0"),
+        ({"accumulation_steps": 0}, "accumulation_steps is 0"),
+        ({"decode_first_epoch": 11}, "no epoch would have decoded pseudo-labels"),
+    ],
+)
+def test_settings_that_leave_no_product_are_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_schedule("stage 2", **{"max_epochs": 10, "val_interval": 5, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"val_interval": 11}, "validated once, after the last epoch"),
+        ({"early_stopping_patience": 2}, "cannot be stopped early"),
+        ({"val_interval": 1, "early_stopping_patience": 3, "decode_first_epoch": 5}, "may end the run at epoch 4"),
+        ({"iterations_per_epoch": 10, "accumulation_steps": 3, "ramp_up_updates": 40}, "there are 40 optimiser steps"),
+    ],
+)
+def test_settings_that_leave_a_part_unused_are_said(settings: dict, words: str) -> None:
+    (warning,) = check_schedule("stage 2", **{"max_epochs": 10, "val_interval": 5, **settings})
+    assert words in warning
+
+
+def test_settings_that_fit_are_quiet() -> None:
+    assert check_schedule("stage 1", 10, 5, 100, {"batch": 1}, 1, 1, 999, 10) == ()
+
+
+def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable, tmp_path: Path) -> None:
+    text = message(run_tiny, "run", tmp_path, overlays=("methods/cps4_plus",), decode_first_epoch=9)
+    assert "stage 2: decode_first_epoch is 9, max_epochs 1" in text and not (tmp_path / "stage1").exists()
+
+
+def test_validation_labels_without_a_structure_are_refused(run_tiny: Callable, tiny_data: Path, tmp_path: Path) -> None:
+    def empty(content: dict) -> None:
+        content["unannotated"] = list(range(1, 20))
+
+    text = message(run_tiny, "training_stage2", tmp_path, ("supervised",), **edited(tiny_data, tmp_path, empty))
+    assert "annotated structure" in text or "unannotated" in text

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cps4_monai.bundle_root import find_bundle_root
-from cps4_monai.workflow import CPS4Workflow, parse_settings, resolve_config, user_error
+from cps4_monai.workflow import CPS4Workflow, parse_settings, resolve_config
 
 
 def build(*overlays: str, **settings: Any) -> CPS4Workflow:
@@ -112,15 +112,7 @@ def test_configs_are_found_by_path_by_file_and_by_name(tmp_path: Path) -> None:
 
 
 def test_command_line_values_are_json_where_they_are_json() -> None:
-    assert parse_settings(["a=3", "b#c=[1, 2]", "d=text", "e=null", "f=x=y"]) == {
-        "a": 3, "b#c": [1, 2], "d": "text", "e": None, "f": "x=y"}  # fmt: skip
+    assert parse_settings(["a=3", "b#c=[1, 2]", "d=text", "e=null", "f=x=y", "g=None", "h=False"]) == {
+        "a": 3, "b#c": [1, 2], "d": "text", "e": None, "f": "x=y", "g": None, "h": False}  # fmt: skip
     with pytest.raises(ValueError, match="'learning_rate' is not of the form ID=VALUE"):
         parse_settings(["learning_rate"])
-
-
-def test_the_users_error_is_the_outermost_one_of_ours() -> None:
-    wrapped = RuntimeError("Failed to evaluate")
-    wrapped.__cause__ = ValueError("no labeled subject")
-    wrapped.__cause__.__cause__ = ValueError("Expecting value: line 1")
-    assert str(user_error(wrapped)) == "no labeled subject"
-    assert user_error(RuntimeError("out of memory")) is None

@@ -57,6 +57,9 @@ def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:
         # Tables only: the study's report draws what it shows.
         own |= {"evaluate#report#max_pictures": 0, "evaluate#report#jobs": 1, "evaluate#attention": None}
         own |= {"evaluate#metrics": None}
+        # The plain argmax on slices cropped as in training, as all studies before: methods are compared by their
+        # networks, not by what the decoding makes good again.
+        own |= {"evaluation_decoding": False, "evaluation_size": "@slice_size"}
     _workflow(task, [str(folder / "config.json"), "evaluate"], run_id, own)
 
 
@@ -121,7 +124,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def main(arguments: list[str]) -> int:
     """Entry point; the last line of a failure is what a user can act on."""
-    from cps4_monai.workflow import user_error
+    from cps4_monai.failure import one_line
 
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
@@ -129,9 +132,8 @@ def main(arguments: list[str]) -> int:
         run_task(Path(arguments[0]), arguments[1:])
     except Exception as error:
         logger.exception("job failed")
-        cause = user_error(error) or error
         sys.stdout.flush()
-        sys.stderr.write(f"Error: {' '.join(str(cause).split()) or type(cause).__name__}\n")
+        sys.stderr.write(f"Error: {one_line(error)}\n")
         return 1
     return 0
 

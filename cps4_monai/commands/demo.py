@@ -21,11 +21,16 @@ def demo(output: Path, seed: int, device: str) -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     from cps4_monai.demo import TRIVIAL, Demo
+    from cps4_monai.failure import for_terminal, write_traceback
     from cps4_monai.threads import limit_threads
 
     limit_threads()
     started = time.perf_counter()
-    result = Demo(output.resolve(), seed, device, say=click.echo).run()
+    try:
+        result = Demo(output.resolve(), seed, device, say=click.echo).run()
+    except Exception as error:
+        write_traceback(error, output)
+        raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"\nDice (b) on the held-out subjects, {time.perf_counter() - started:.0f} s in all")
     for name, row in result.headline("dice_b").items():
         note = "  (no image looked at)" if name == TRIVIAL else ""

@@ -28,6 +28,9 @@ def evaluate(
 ) -> None:
     """Segment and score a section of a datalist with the best weights of the training run in the folder RUN.
 
+    Scored are the label maps that `cps4 segment` gives, levels decoded, and beside them the plain argmax (in
+    `argmax/`). Spacing, classes and network come with the weights.
+
     \b
     Examples:
       cps4 evaluate runs/cps4
@@ -37,8 +40,9 @@ def evaluate(
 
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    from cps4_monai.failure import for_terminal
     from cps4_monai.threads import limit_threads
-    from cps4_monai.workflow import RUN_CONFIG, CPS4Workflow, parse_settings, user_error
+    from cps4_monai.workflow import RUN_CONFIG, CPS4Workflow, parse_settings
 
     limit_threads()
     config = run_dir / RUN_CONFIG
@@ -59,10 +63,9 @@ def evaluate(
     try:
         workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **parse_settings(settings)})
         workflow.initialize()
-        workflow.run()
+        (*_, report) = workflow.run()
     except Exception as error:
-        cause = user_error(error)
-        if cause is None:
-            raise
-        raise click.ClickException(str(cause)) from error
+        raise click.ClickException(for_terminal(error, folder)) from error
+    for line in report.headline():
+        click.echo(f"Dice (b), {line}" if report.argmax is not None else line)
     click.echo(f"report: {folder / 'report.html'}")

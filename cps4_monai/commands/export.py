@@ -29,12 +29,12 @@ def export(
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from cps4_monai.bundle_root import find_bundle_root
-    from cps4_monai.export import BUNDLE_NAME, export_bundle, settings_of_run
+    from cps4_monai.export import BUNDLE_NAME, export_bundle, weights_of_run
 
     try:
-        weights, settings = (None, {}) if run_dir is None else settings_of_run(run_dir)
+        weights = None if run_dir is None else weights_of_run(run_dir)
         root = bundle_root or find_bundle_root()
-        path = export_bundle(root, output, weights, settings, name or BUNDLE_NAME, half, onnx)
+        path = export_bundle(root, output, weights, name or BUNDLE_NAME, half, onnx)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"bundle: {path}")

@@ -40,8 +40,9 @@ def train(
       cps4 train stage2 --datalist data/datalist.json -o runs/mt --overlay mean_teacher
       cps4 train stage1 --datalist data/datalist.json -o runs/a --set stage1#max_epochs=50
     """
+    from cps4_monai.failure import for_terminal
     from cps4_monai.threads import limit_threads
-    from cps4_monai.workflow import CPS4Workflow, parse_settings, user_error
+    from cps4_monai.workflow import CPS4Workflow, parse_settings
 
     limit_threads()
     override = {
@@ -59,8 +60,5 @@ def train(
         workflow.run()
         workflow.finalize()
     except Exception as error:
-        cause = user_error(error)
-        if cause is None:
-            raise
-        raise click.ClickException(str(cause)) from error
+        raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"run: {output}")

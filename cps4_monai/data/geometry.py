@@ -40,7 +40,7 @@ def header_affine(
     zooms = header["pixdim"][1:4].astype(np.float64)
     zooms_usable = bool(np.isfinite(zooms).all() and (zooms > 0).all())
     forms = _forms(header)
-    usable = {name: form for name, form in forms.items() if _has_spacing(form) and (name == "sform" or zooms_usable)}
+    usable = _usable(forms, zooms_usable)
     if usable:
         affine = next(iter(usable.values()))  # the sform stands first
         scale, warnings = _to_millimetres(header)
@@ -50,7 +50,7 @@ def header_affine(
     elif not zooms_usable:
         problem = f"spacing {_numbers(zooms)} mm in the header"
     elif "sform" in forms:
-        problem = f"an sform with spacing {_numbers(spacing_of(forms['sform']))} mm"
+        problem = f"a singular sform, with spacing {_numbers(spacing_of(forms['sform']))} mm"
     else:
         problem = "a qform that is no rotation"
     if assumed is None:
@@ -75,6 +75,13 @@ def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
 
 def _has_spacing(form: np.ndarray) -> bool:
     return bool(np.isfinite(form).all() and min(spacing_of(form)) > 0)
+
+
+def _usable(forms: dict[str, np.ndarray], zooms_usable: bool) -> dict[str, np.ndarray]:
+    """The forms that place voxels, the sform first. A qform stands in for an sform of zeros, not for a damaged one."""
+    usable = {name: form for name, form in forms.items() if _has_spacing(form) and (name == "sform" or zooms_usable)}
+    damaged = "sform" in forms and "sform" not in usable and forms["sform"][:3, :3].any()
+    return {} if damaged else usable
 
 
 def _to_millimetres(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from cps4_monai.handlers.best_weights import BestWeights
+from cps4_monai.handlers.best_weights import BestWeights, NoWeightsError
 from cps4_monai.handlers.decoded_labels import DecodedLabels
+from cps4_monai.handlers.decoded_validation import DecodedPredictiond
 from cps4_monai.handlers.early_stop import EarlyStop
 from cps4_monai.handlers.epoch_seed import EpochSeed
+from cps4_monai.handlers.epoch_validation import EpochValidation
 from cps4_monai.handlers.metrics_log import MetricsLog
 from cps4_monai.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
 from cps4_monai.handlers.progress import ProgressHandler
@@ -19,9 +21,12 @@ __all__ = [
     "BestWeights",
     "CheckpointError",
     "DecodedLabels",
+    "DecodedPredictiond",
     "EarlyStop",
     "EpochSeed",
+    "EpochValidation",
     "MetricsLog",
+    "NoWeightsError",
     "NonFiniteLossError",
     "PictureHandler",
     "ProgressHandler",

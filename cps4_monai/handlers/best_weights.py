@@ -19,6 +19,12 @@ from cps4_monai.networks.ema import unwrap
 logger = logging.getLogger(__name__)
 
 
+class NoWeightsError(RuntimeError):
+    """A training that ended without the weights it is for."""
+
+    told_to_users = True  # its message says what to do
+
+
 def metric_of(engine: Workflow, key: str | None, user: str) -> float:
     """A scalar metric of an engine: the named one, or its key metric.
 
@@ -51,6 +57,7 @@ class BestWeights:
     Attributes:
         best_score: None before the first validation.
         best_epoch: its epoch, 0 before the first validation.
+        last_epoch: that of the last validation, whatever it found; 0 before the first.
 
     Raises:
         ValueError: an unknown mode, or neither or both of `network` and `save`.
@@ -74,7 +81,7 @@ class BestWeights:
         self.mode = mode
         self.save = save
         self.best_score: float | None = None
-        self.best_epoch = 0
+        self.best_epoch = self.last_epoch = 0
         self._evaluator: Workflow | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -89,6 +96,7 @@ class BestWeights:
             ValueError: the metric does not exist or is no scalar.
         """
         score = metric_of(engine, self.metric, "BestWeights")
+        self.last_epoch = int(engine.state.epoch)
         if self.best_score is not None and not (
             score > self.best_score if self.mode == "max" else score < self.best_score
         ):
@@ -102,6 +110,25 @@ class BestWeights:
         self.best_score, self.best_epoch = score, int(engine.state.epoch)
         logger.info("best so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
 
+    def require(self) -> None:
+        """The last step of a training: the weights are there.
+
+        Raises:
+            NoWeightsError: they are not; says why.
+        """
+        if idist.get_rank() != 0 or self.path.is_file():
+            return
+        if self.last_epoch == 0:
+            why = "nothing was validated: no epoch ended"
+        elif self.best_score is None:
+            why = (
+                f"{self.metric or 'the validation score'} was no number in any validation, as where no label of the "
+                "validation subjects holds an annotated class: correct the datalist's 'validation'"
+            )
+        else:
+            why = f"the file was removed after epoch {self.best_epoch} wrote it"
+        raise NoWeightsError(f"training ended without weights: {self.path} is not there; {why}")
+
     def _write(self) -> None:
         if self.network is not None:
             save_plain(self.path, unwrap(self.network).state_dict())
@@ -110,14 +137,30 @@ class BestWeights:
 
     def state_dict(self) -> dict[str, Any]:
         """The score to beat, and the evaluator's own best metric."""
-        state: dict[str, Any] = {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        state: dict[str, Any] = {
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "last_epoch": self.last_epoch,
+            "metric": self.metric,
+        }
         if self._evaluator is not None and hasattr(self._evaluator.state, "best_metric"):
             own = self._evaluator.state
             state["evaluator"] = {"metric": plain(own.best_metric), "epoch": own.best_metric_epoch}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what :meth:`state_dict` gave."""
+        """Restores what :meth:`state_dict` gave.
+
+        The evaluator's epoch is set to that of the last validation, from which
+        :class:`cps4_monai.handlers.EpochValidation` sees whether the last epoch had one. A score by another metric is
+        not compared with: the next validation sets the score to beat.
+        """
+        self.last_epoch = state.get("last_epoch", state["best_epoch"])
+        if self._evaluator is not None:
+            self._evaluator.state.epoch = self.last_epoch
+        if state.get("metric", self.metric) != self.metric:
+            logger.warning("weights were chosen by %s before, are chosen by %s now", state["metric"], self.metric)
+            return
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
         if self._evaluator is not None and "evaluator" in state:
             self._evaluator.state.best_metric = state["evaluator"]["metric"]

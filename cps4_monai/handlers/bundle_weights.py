@@ -1,53 +1,152 @@
-"""Fine-tuned weights in the place of a bundle's own, with their checksum; the ones before are kept once."""
+"""Fine-tuned weights beside a bundle's own; which take their place only on the word of several subjects."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import ignite.distributed as idist
 from monai.engines.workflow import Workflow
+from torch import nn
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.handlers.best_weights import BestWeights, metric_of
+from cps4_monai.plan import plan_of, plan_path
 
 logger = logging.getLogger(__name__)
 
-RELEASED = "model_released.pt"
+FINETUNED, RELEASED = "model_finetuned.pt", "model_released.pt"
+DECISION = "deployment.json"
 
 
 class BundleWeights(BestWeights):
-    """``BestWeights`` for a bundle's ``models/model.pt``: MONAI Label trains it and infers with it.
+    """``BestWeights`` for fine-tuning a bundle's ``models/model.pt``: MONAI Label trains it and infers with it.
 
-    The first validation is that of the weights that training starts from (``ValidationHandler`` with
-    ``exec_at_start``): it sets the score to beat and writes nothing. The weights that were in the bundle become
-    ``model_released.pt`` beside it, with their checksum; later trainings leave that file alone. Killed at any point,
-    the bundle has whole weights, at worst without a checksum to compare with.
+    The first validation is that of the bundle's weights, from which training starts (``exec_at_start``): the score to
+    beat. The best epoch after it is kept as ``model_finetuned.pt`` beside them, worse or better: MONAI Label offers it
+    as a model, `cps4 segment --weights` takes it. When training has ended, :meth:`deploy` lets it take the place of
+    ``model.pt`` where the validation says enough for that; the weights that were there first stay as
+    ``model_released.pt``. Killed at any point, the bundle has whole weights, at worst without a checksum.
+
+    Args:
+        path: the bundle's ``models/model.pt``.
+        network: what is trained.
+        metric: name of the metric that chooses, that of decoded predictions.
+        validation: subjects that are validated; several entries may be of one subject.
+        held_out: whether none of them is trained on.
+        min_subjects: fewer subjects than this never replace weights; one scan says next to nothing about others.
+        output_dir: where ``deployment.json`` goes: the decision, both scores and the SHA-256 of all weights.
+
+    Raises:
+        ValueError: ``min_subjects`` below 1.
     """
 
+    def __init__(
+        self,
+        path: str | Path,
+        network: nn.Module,
+        metric: str | None = None,
+        validation: Sequence[str] = (),
+        held_out: bool = True,
+        min_subjects: int = 5,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        if min_subjects < 1:
+            raise ValueError(f"min_subjects is {min_subjects}; expected 1 or more subjects")
+        super().__init__(Path(path).with_name(FINETUNED), network, metric)
+        self.deployed = Path(path)
+        self.subjects, self.held_out, self.min_subjects = sorted(set(validation)), held_out, min_subjects
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.start_score: float | None = None
+
     def __call__(self, engine: Workflow) -> None:
-        """Compares and, from the second validation on, writes.
+        """Notes the first score; from the second validation on, keeps the best weights.
 
         Raises:
             ValueError: see :class:`BestWeights`.
         """
-        if self.best_score is not None:
-            super().__call__(engine)
+        if self.start_score is None:
+            self.start_score = metric_of(engine, self.metric, "BundleWeights")
+            logger.info("score to beat: %.4f, of %s (SHA-256 %s)", self.start_score, self.deployed,
+                        _digest(self.deployed))  # fmt: skip
             return
-        score = metric_of(engine, self.metric, "BundleWeights")
-        self.best_score = score if score == score else -float("inf")
-        logger.info("score to beat: %.4f, of the weights that training starts from", self.best_score)
+        super().__call__(engine)
+
+    def deploy(self) -> bool:
+        """Puts the fine-tuned weights in the place of the bundle's, or says why not; returns which.
+
+        Raises:
+            NoWeightsError: training left none.
+        """
+        self.require()
+        if idist.get_rank() != 0:
+            return False
+        against = self._against()
+        before, tuned = _digest(self.deployed), _digest(self.path)
+        logger.info("fine-tuned weights: %s (SHA-256 %s), score %.4f", self.path, tuned, self.best_score)
+        if against:
+            logger.warning("%s stays as it is (SHA-256 %s): %s", self.deployed, before, against)
+        else:
+            self._replace()
+            logger.info("%s is replaced by them; SHA-256 was %s, is %s", self.deployed, before, tuned)
+        if self.output_dir is not None:
+            decision = {
+                "deployed": not against, "why": against or "higher on enough held-out subjects",
+                "metric": self.metric, "score_before": self.start_score, "score_fine_tuned": self.best_score,
+                "epoch": self.best_epoch, "validation_subjects": len(self.subjects), "held_out": self.held_out,
+                "sha256_before": before, "sha256_fine_tuned": tuned,
+            }  # fmt: skip
+            write_atomically(self.output_dir / DECISION, json.dumps(decision, indent=2) + "\n")
+        return not against
+
+    def _against(self) -> str:
+        """What speaks against replacing the weights; empty where nothing does."""
+        if not self.held_out:
+            return "validated on the scans of training, for want of others; label scans for validation"
+        if len(self.subjects) < self.min_subjects:
+            return (
+                f"validated on {len(self.subjects)} subjects, {self.min_subjects} are needed "
+                "(finetune#best#min_subjects); look at both on further scans"
+            )
+        if self.start_score is None or self.best_score is None or not self.best_score > self.start_score:
+            return f"the fine-tuned score {self.best_score:.4f} is not above {self.start_score:.4f}"
+        return ""
+
+    def _replace(self) -> None:
+        released = self.deployed.with_name(RELEASED)
+        if self.deployed.is_file() and not released.exists():
+            write_atomically(released, lambda beside: shutil.copyfile(self.deployed, beside))
+            _write_checksum(released)
+            logger.info("the weights before are kept as %s (SHA-256 %s)", released, _digest(released))
+        _checksum_of(self.deployed).unlink(missing_ok=True)
+        write_atomically(self.deployed, lambda beside: shutil.copyfile(self.path, beside))
+        _write_checksum(self.deployed)
+        if plan_path(self.deployed).is_file():
+            plan = plan_of(self.deployed).with_training(fine_tuned=True)
+            write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
 
     def _write(self) -> None:
-        released, checksum = self.path.with_name(RELEASED), _checksum_of(self.path)
-        if self.path.is_file() and not released.exists():
-            write_atomically(released, lambda beside: shutil.copyfile(self.path, beside))
-            _write_checksum(released)
-            logger.info("the weights before training are kept as %s", released)
-        checksum.unlink(missing_ok=True)
+        _checksum_of(self.path).unlink(missing_ok=True)
         super()._write()
         _write_checksum(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As :class:`BestWeights`, with the score to beat."""
+        return {**super().state_dict(), "start_score": self.start_score}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restores what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
+        self.start_score = state["start_score"]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
 
 
 def _checksum_of(path: Path) -> Path:
@@ -55,6 +154,4 @@ def _checksum_of(path: Path) -> Path:
 
 
 def _write_checksum(path: Path) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = f"{digest}  {path.name}\n"
-    write_atomically(_checksum_of(path), text)
+    write_atomically(_checksum_of(path), f"{_digest(path)}  {path.name}\n")

@@ -17,7 +17,7 @@ class EarlyStop:
 
     ignite's and MONAI's handlers hang on the evaluator and need the trainer, which a config cannot give them, because
     the trainer's handlers refer to the evaluator already. In the list of the trainer's handlers this one comes after
-    the `ValidationHandler` and before the :class:`cps4_monai.handlers.ResumeHandler`, which keeps its state.
+    the `EpochValidation` and before the :class:`cps4_monai.handlers.ResumeHandler`, which keeps its state.
 
     Args:
         evaluator: whose metric is read, after each of its runs.

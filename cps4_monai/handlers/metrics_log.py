@@ -15,7 +15,7 @@ from cps4_monai.metrics.run_log import RunLog
 class MetricsLog:
     """Appends losses every few iterations, and the evaluators' metrics after each validation.
 
-    Attached to the trainer after the ``ValidationHandler``. A resumed run first drops the lines of epochs that it will
+    Attached to the trainer after the ``EpochValidation``. A resumed run first drops the lines of epochs that it will
     run again, so that the file reads as if the run had never stopped.
 
     Args:
@@ -37,6 +37,7 @@ class MetricsLog:
         self.evaluators = {prefix: engine for prefix, engine in evaluators.items() if engine is not None}
         self.every = every
         self._log: RunLog | None = None
+        self._written: dict[str, int] = {}
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer; among several processes, the first one writes."""
@@ -44,6 +45,7 @@ class MetricsLog:
             engine.add_event_handler(Events.EPOCH_STARTED, self.start)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.losses)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.metrics)
+            engine.add_event_handler(Events.COMPLETED, self.metrics)
 
     def start(self, engine: Engine) -> None:
         """At the first epoch of this process: opens the file and drops the lines of this epoch and later ones."""
@@ -56,11 +58,14 @@ class MetricsLog:
         self._write(engine, {f"train_{name}": value for name, value in scalars_of(engine.state.output).items()})
 
     def metrics(self, engine: Engine) -> None:
-        """Lines of the evaluators that ran in this epoch."""
+        """Lines of the evaluators that ran in this epoch, or when training was completed, once."""
         for prefix, evaluator in self.evaluators.items():
-            if evaluator.state.epoch == engine.state.epoch:
+            epoch = evaluator.state.epoch
+            if epoch == engine.state.epoch and evaluator.state.metrics and self._written.get(prefix) != epoch:
+                self._written[prefix] = epoch
                 self._write(engine, {prefix + name: value for name, value in evaluator.state.metrics.items()})
 
     def _write(self, engine: Engine, values: Mapping[str, float]) -> None:
-        if self._log is not None:
-            self._log.write(self.stage, engine.state.epoch, engine.state.iteration, values)
+        if self._log is None:  # a validation after the last epoch, in a process that trained none
+            self._log = RunLog(self.path)
+        self._log.write(self.stage, engine.state.epoch, engine.state.iteration, values)

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 class NonFiniteLossError(RuntimeError):
     """A training loss became NaN or infinite."""
 
+    told_to_users = True  # its message says what to do
+
 
 class StopOnNonFinite:
     """Looks at the losses without waiting for the device, and every `every` iterations at what was seen.

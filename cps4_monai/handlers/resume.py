@@ -77,12 +77,14 @@ class ResumeHandler:
         self.settings = plain(flat, "settings")
         self.every = every
         self.enabled = enabled
+        self._saved: list[int] = self._watched()
 
     def attach(self, engine: Workflow) -> None:
         """Registers with a trainer."""
         if self.enabled:
             engine.add_event_handler(Events.STARTED, self.restore)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+            engine.add_event_handler(Events.COMPLETED, self.save_end)
 
     def save(self, engine: Workflow) -> None:
         """Writes the checkpoint of the epoch that has just ended.
@@ -110,6 +112,17 @@ class ResumeHandler:
             "states": {name: _bare(item).state_dict() for name, item in self.states.items()},
         }
         save_plain(self.path, checkpoint)
+        self._saved = self._watched()
+
+    def save_end(self, engine: Workflow) -> None:
+        """Writes once more where a validation came after the last epoch's checkpoint; half an epoch makes none."""
+        whole = engine.state.iteration == engine.state.epoch * (engine.state.epoch_length or 0)
+        if whole and self._watched() != self._saved:
+            self.save(engine)
+
+    def _watched(self) -> list[int]:
+        """Epochs of the last validations, by the states that know them."""
+        return [item.last_epoch for item in self.states.values() if hasattr(item, "last_epoch")]
 
     def restore(self, engine: Workflow) -> None:
         """Goes on from the checkpoint, if there is one.
@@ -131,6 +144,7 @@ class ResumeHandler:
         engine.state.epoch, engine.state.iteration = trainer["epoch"], trainer["iteration"]
         self._restore_precision(engine, checkpoint)
         set_random_state(checkpoint["random"])
+        self._saved = self._watched()
         logger.info("resumed from %s: %d of %d epochs done", self.path, trainer["epoch"], engine.state.max_epochs)
         if trainer["stopped"]:
             logger.info("that run was stopped early; nothing is left to train")

@@ -20,6 +20,7 @@ from monai.engines.workflow import Workflow
 import cps4_monai
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import ESCAPED
+from cps4_monai.plan import Plan, write_plan
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def git_commit() -> str | None:
 
 
 class RunRecord:
-    """Saves settings and versions as ``run.json`` and copies the log to ``run.log`` in a run's folder.
+    """Saves settings and versions as ``run.json``, the plan as ``plan.json``, and copies the log to ``run.log``.
 
     A resumed run appends to both: ``run.json`` holds one entry per start.
 
@@ -62,14 +63,20 @@ class RunRecord:
         output_dir: the run's folder.
         settings: all settings of the run, plain values; what is not plain is written as text.
         log_level: of what goes into ``run.log``.
+        plan: what the weights of this run will depend on; written before there are any.
     """
 
     def __init__(
-        self, output_dir: str | Path, settings: Mapping[str, Any] | None = None, log_level: int = logging.INFO
+        self,
+        output_dir: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        log_level: int = logging.INFO,
+        plan: Plan | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.settings = dict(settings or {})
         self.log_level = log_level
+        self.plan = plan
         self._file: logging.FileHandler | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -79,8 +86,14 @@ class RunRecord:
             engine.add_event_handler(Events.COMPLETED, self.stop)
 
     def start(self, engine: Workflow) -> None:
-        """Writes ``run.json`` and opens ``run.log``."""
+        """Writes ``run.json`` and ``plan.json``, and opens ``run.log``.
+
+        Raises:
+            PlanError: the folder holds weights of another plan.
+        """
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        if self.plan is not None:
+            write_plan(self.output_dir, self.plan)
         path = self.output_dir / "run.json"
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
         device = engine.state.device

@@ -1,4 +1,4 @@
-"""Weights with all that belongs to them, out of a bundle's folder or zip: classes, spacing, normalisation, SHA-256."""
+"""Weights with their plan, out of a bundle's folder or zip, or out of a run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cps4_monai.anatomy import Anatomy, load_anatomy
-from cps4_monai.inference.config_values import ConfigValues
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.plan import FILE_NAME, Plan, parse_plan, plan_path
 
 if TYPE_CHECKING:
     import torch
@@ -32,41 +33,73 @@ class Bundle:
 
     Attributes:
         path: the folder, zip or weights file that was given.
-        anatomy: the classes.
-        unannotated: codes that the training labels never showed; they can never win.
-        in_plane: the network's slice geometry.
-        percentiles: of the volume, that become 0 and 1.
+        plan: classes, geometry, network and decoding.
         sha256: of the weights' file.
-        version: of the bundle, from its metadata.
-        values: its inference.json.
+        version: of the bundle, from its metadata; empty for the weights of a run.
         content: bytes of the weights' file.
         read: bytes of another of its files by its place in the bundle; None where there is none.
     """
 
     path: Path
-    anatomy: Anatomy
-    unannotated: tuple[int, ...]
-    in_plane: InPlane
-    percentiles: tuple[float, float]
+    plan: Plan
     sha256: str
     version: str
-    values: ConfigValues = field(repr=False)
     content: bytes = field(repr=False)
     read: Callable[[str], bytes | None] = field(repr=False, compare=False)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The classes."""
+        return self.plan.anatomy
+
+    @property
+    def unannotated(self) -> tuple[int, ...]:
+        """Codes that the training labels never showed; they can never win."""
+        return self.plan.unannotated
+
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """Of the volume, that become 0 and 1."""
+        return self.plan.percentiles
+
+    @cached_property
+    def in_plane(self) -> InPlane:
+        """The network's slice geometry at inference."""
+        from cps4_monai.data.in_plane import InPlane
+
+        return InPlane.from_dict({**self.plan.in_plane, "size": self.plan.inference_size})
+
+    @cached_property
+    def mixed_precision(self) -> tuple[bool, str | None]:
+        """``amp`` and ``amp_dtype`` of its inference config, as :class:`~cps4_monai.precision.Precision` takes them.
+
+        They are plain values there; float32 where the config says nothing, or where there is none (weights of a run).
+
+        Raises:
+            ValueError: the config cannot be read, or computes them.
+        """
+        content = self.read(CONFIG)
+        try:
+            config = {} if content is None else json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {CONFIG} is no JSON ({error}); correct it") from error
+        amp, dtype = config.get("amp", False), config.get("amp_dtype")
+        if not isinstance(amp, bool) or not isinstance(dtype, str | None):
+            raise ValueError(
+                f"{self.path}: {CONFIG} has amp {amp!r} and amp_dtype {dtype!r}; expected values of JSON: true or "
+                "false, and null or the name of a type"
+            )
+        return amp, dtype
 
     def build_network(self, device: torch.device) -> nn.Module:
         """The network with its weights, on the device, for inference.
 
         Raises:
-            ValueError: the config has no usable ``network_def``, or the weights do not fit it.
+            ValueError: the plan has no usable network, or the weights do not fit it.
         """
-        import torch
+        from cps4_monai.networks import build_network, load_weights, place
 
-        from cps4_monai.networks import load_weights, place
-
-        network = self.values.get("network_def")
-        if not isinstance(network, torch.nn.Module):
-            raise ValueError(f"{self.path}: its inference.json has no 'network_def'; export the bundle again")
+        network = build_network(self.plan.network, str(self.path))
         load_weights(network, self.path, content=self.content)
         return place(network.float().eval(), device)
 
@@ -75,45 +108,38 @@ def open_bundle(weights: str | Path | None = None) -> Bundle:
     """Reads a bundle and checks its weights against their SHA-256; nothing in it is executed or unpickled.
 
     Args:
-        weights: folder or zip of a bundle, or the ``models/model.pt`` of one; None: the bundle of this package.
+        weights: folder or zip of a bundle, or a weights file with its ``plan.json`` beside it: of a bundle
+            (``models/model.pt``, ``models/model_finetuned.pt``) or of a run (``stage2/model.pt``); None: the bundle of
+            this package.
 
     Raises:
-        ValueError: no such bundle, no weights in it, a checksum that differs, or a config that cannot be read.
+        ValueError: no such bundle, no weights in it, a checksum that differs, or a plan that cannot be read.
     """
     root = _open_root(weights)
-    content = root.read(MODEL)
+    content = root.read(root.model)
     if content is None:
-        where = f"{root.path}: has no {MODEL}"
+        where = f"{root.path}: has no {root.model}"
         raise ValueError(
             f"{where}; pass --weights (weights=) with the folder or zip of a bundle that has them: "
             "'cps4 export --run RUN -o bundle.zip' makes one from a training run"
         )
     digest = hashlib.sha256(content).hexdigest()
     _check_digest(root, digest)
-    config = _json(root, CONFIG)
-    metadata = _json(root, METADATA, missing={})
-    values = ConfigValues(config, f"{root.path}/{CONFIG}")
-    anatomy = _anatomy(values, root)
-    values = ConfigValues(config, values.where, {"anatomy": anatomy})
     return Bundle(
         path=root.path,
-        anatomy=anatomy,
-        unannotated=_codes(values, anatomy),
-        in_plane=_in_plane(values),
-        percentiles=_percentiles(config),
+        plan=_plan(root),
         sha256=digest,
-        version=str(metadata.get("version", "")),
-        values=values,
+        version=_version(root),
         content=content,
         read=root.read,
     )
 
 
 class _Root:
-    """Files of a bundle by their place in it, from a folder or from a zip."""
+    """Files of a bundle by their place in it, from a folder or from a zip; ``model`` is the place of the weights."""
 
-    def __init__(self, path: Path, archive: bool = False) -> None:
-        self.path, self._prefix = path, PurePosixPath()
+    def __init__(self, path: Path, archive: bool = False, model: str = MODEL) -> None:
+        self.path, self.model, self._prefix = path, model, PurePosixPath()
         self._archive = archive
         if archive:
             with zipfile.ZipFile(path) as file:
@@ -140,14 +166,19 @@ def _open_root(weights: str | Path | None) -> _Root:
 
         return _Root(find_bundle_root())
     path = Path(weights)
-    if path.is_file() and path.suffix == ".pt" and (path.parent.parent / CONFIG).is_file():
-        if path.name != Path(MODEL).name:
-            raise ValueError(f"{path}: expected the folder or zip of a bundle, or its {MODEL}")
-        return _Root(path.parent.parent)
+    if path.is_file() and path.suffix == ".pt":
+        if not plan_path(path).is_file():
+            raise ValueError(
+                f"weights {path}: no {FILE_NAME} beside them, so that their classes, spacing and normalisation are not "
+                f"known; expected the folder or zip of a bundle, or weights that lie beside their {FILE_NAME}"
+            )
+        if (path.parent.parent / CONFIG).is_file():
+            return _Root(path.parent.parent, model=f"{path.parent.name}/{path.name}")
+        return _Root(path.parent, model=path.name)
     try:
         if path.is_dir() and (path / CONFIG).is_file():
             return _Root(path)
-        if path.is_file() and zipfile.is_zipfile(path) and path.suffix != ".pt":
+        if path.is_file() and zipfile.is_zipfile(path):
             return _Root(path, archive=True)
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read as a bundle ({error}); copy or export it again") from error
@@ -159,65 +190,34 @@ def _open_root(weights: str | Path | None) -> _Root:
 
 
 def _check_digest(root: _Root, digest: str) -> None:
-    recorded = root.read(f"{MODEL}.sha256")
+    recorded = root.read(f"{root.model}.sha256")
     if recorded is None:
-        logger.warning("%s has no %s.sha256: the weights could not be checked", root.path, MODEL)
+        if root.model == MODEL:
+            logger.warning("%s has no %s.sha256: the weights could not be checked", root.path, MODEL)
         return
     expected = recorded.decode("ascii", errors="replace").split()
     if not expected or expected[0].lower() != digest:
         raise ValueError(
-            f"{root.path}: {MODEL} has SHA-256 {digest}, but its .sha256 says {' '.join(expected[:1]) or 'nothing'}: "
-            "the weights are damaged or were changed: download or export the bundle again"
+            f"{root.path}: {root.model} has SHA-256 {digest}, but its .sha256 says "
+            f"{' '.join(expected[:1]) or 'nothing'}: the weights are damaged or were changed: download or export the "
+            "bundle again"
         )
 
 
-def _json(root: _Root, name: str, missing: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    content = root.read(name)
-    if content is None and missing is not None:
-        return missing
-    try:
-        parsed = json.loads(content or b"")
-    except ValueError as error:
-        raise ValueError(f"{root.path}: {name} is no JSON ({error}); export the bundle again") from error
-    if not isinstance(parsed, Mapping):
-        raise ValueError(f"{root.path}: {name} is a {type(parsed).__name__}; expected an object")
-    return parsed
-
-
-def _anatomy(values: ConfigValues, root: _Root) -> Anatomy:
-    source, template = values.get("anatomy_source"), values.get("prompt_template")
-    if isinstance(source, str):  # a file of the bundle, wherever the bundle lies now
-        for name in (source, f"configs/{source}", f"configs/{PurePosixPath(source).name}"):
-            content = None if PurePosixPath(name).is_absolute() else root.read(name)
-            if content is not None:
-                return load_anatomy(json.loads(content), template)
-    return load_anatomy(source, template)
-
-
-def _codes(values: ConfigValues, anatomy: Anatomy) -> tuple[int, ...]:
-    codes = values.get("unannotated", [])
-    if not isinstance(codes, list) or not all(type(c) is int and 0 < c < anatomy.num_classes for c in codes):
+def _plan(root: _Root) -> Plan:
+    place = str(PurePosixPath(root.model).with_name(FILE_NAME))
+    content = root.read(place)
+    if content is None:
         raise ValueError(
-            f"{values.where}: 'unannotated' is {codes!r}; expected a list of codes from 1 to {anatomy.num_classes - 1}"
+            f"{root.path}: has no {place}, which says what its weights depend on; export the run again: bundles of "
+            "cps4_monai before 0.3 have none"
         )
-    return tuple(sorted(set(codes)))
+    return parse_plan(content, f"{root.path}/{place}")
 
 
-def _in_plane(values: ConfigValues) -> InPlane:
-    from cps4_monai.data.in_plane import InPlane
-
-    return InPlane.from_dict(
-        {
-            "spacing_mm": values.get("spacing_mm"),
-            "size": values.get("slice_size"),
-            "mode": values.get("in_plane_mode", "spacing"),
-        }
-    )
-
-
-def _percentiles(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Those of the config's ``ToSagittalSlicesd``, whose defaults they share."""
-    for transform in config.get("preprocessing", {}).get("transforms", []):
-        if str(transform.get("_target_", "")).endswith(".ToSagittalSlicesd"):
-            return float(transform.get("lower", 0.5)), float(transform.get("upper", 99.5))
-    return 0.5, 99.5
+def _version(root: _Root) -> str:
+    content = root.read(METADATA)
+    try:
+        return "" if content is None else str(json.loads(content).get("version", ""))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{root.path}: {METADATA} is no JSON object ({error}); export the bundle again") from error

@@ -15,6 +15,7 @@ from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.inference.network_pass import scores_of
 from cps4_monai.inference.restore import restore_labels
+from cps4_monai.levels import LevelThresholds
 from cps4_monai.transforms.volume_io import RestoreLabelsd
 
 
@@ -28,7 +29,9 @@ class DecodeLevelsd(RestoreLabelsd):
         reference: the item that ``ToSagittalSlicesd`` made.
         anatomy: the classes, see :func:`cps4_monai.anatomy.load_anatomy`.
         unannotated: codes that can never win; decoding starts at the lowest other one.
+        thresholds: of the level logic that differ from the defaults, by name, as a plan's ``decoding`` has them.
         allow_missing_keys: pass over missing items.
+        output_keys: where the label maps go; default: in the place of the predictions.
 
     Raises:
         ValueError: codes instead of scores, scores of another number of classes, or a reference without geometry.
@@ -40,10 +43,13 @@ class DecodeLevelsd(RestoreLabelsd):
         reference: str = "image",
         anatomy: Anatomy | Mapping[str, Any] | str | Path | None = None,
         unannotated: Sequence[int] = (),
+        thresholds: Mapping[str, Any] | None = None,
         allow_missing_keys: bool = False,
+        output_keys: KeysCollection | None = None,
     ) -> None:
-        super().__init__(keys, reference, unannotated, allow_missing_keys)
+        super().__init__(keys, reference, unannotated, allow_missing_keys, output_keys)
         self.anatomy = load_anatomy(anatomy)
+        self.thresholds = LevelThresholds.from_dict(thresholds or {})
 
     def _label_slices(self, key: Hashable, item: Any, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:
         pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
@@ -53,5 +59,5 @@ class DecodeLevelsd(RestoreLabelsd):
                 f"{self.anatomy.num_classes}: put this transform right behind the network"
             )
         scores = scores_of(pred.transpose(0, 1).float().clone(), self.unannotated)
-        restored = restore_labels(scores, in_plane, grid, self.anatomy, self.unannotated)
+        restored = restore_labels(scores, in_plane, grid, self.anatomy, self.unannotated, thresholds=self.thresholds)
         return torch.from_numpy(restored.slices)

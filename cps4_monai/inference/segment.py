@@ -100,7 +100,7 @@ class Segmenter:
         tta: see :func:`segment`.
         raw: see :func:`segment`.
         assume_spacing: see :func:`segment`.
-        thresholds: of the level logic.
+        thresholds: of the level logic; default: those of the weights' plan.
         runtime: see :func:`segment`.
 
     Attributes:
@@ -129,10 +129,10 @@ class Segmenter:
         self.bundle: Bundle = open_bundle(weights)
         check_packages(runtime, self.bundle)
         self._asked, self.runtime = runtime, runtime
-        amp = runtime != "onnx" and bool(self.bundle.values.get("amp", False))
-        self.precision = Precision(self.device, amp, self.bundle.values.get("amp_dtype"))
+        amp, dtype = self.bundle.mixed_precision
+        self.precision = Precision(self.device, amp and runtime != "onnx", dtype)
         self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
-        self.thresholds = thresholds or LevelThresholds()
+        self.thresholds = thresholds or LevelThresholds.from_dict(self.bundle.plan.decoding)
         self._lock = threading.Lock()
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -91,6 +92,19 @@ class LevelThresholds:
                 )
         if not 0 < self.probability_floor < 0.5:
             raise ValueError(f"probability_floor is {self.probability_floor}; expected a value in (0, 0.5), e.g. 0.01")
+
+    @classmethod
+    def from_dict(cls, changed: Mapping[str, Any]) -> LevelThresholds:
+        """The defaults with some of them changed, as a plan keeps them.
+
+        Raises:
+            ValueError: a name that no threshold has, or a value that cannot be one.
+        """
+        unknown = sorted(changed.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"no level threshold is called {unknown}; expected some of {list(cls().to_dict())}")
+        plain: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in changed.items()}
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for the sidecar of a result."""

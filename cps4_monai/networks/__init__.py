@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cps4_monai.networks.description import build_network, describe
 from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, share_buffers, unwrap
 from cps4_monai.networks.placement import place
 from cps4_monai.networks.resunet import ResUNet
@@ -9,6 +10,8 @@ from cps4_monai.networks.weights import finetune_from, load_weights
 
 __all__ = [
     "ResUNet",
+    "build_network",
+    "describe",
     "ema_decay",
     "ema_update",
     "finetune_from",

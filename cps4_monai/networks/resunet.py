@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ class ResUNet(nn.Module):
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self.features = tuple(widths)
         self.divisor = 2 ** (len(widths) - 1)
         self.encoder = nn.ModuleList(
             ResidualBlock(before, after, stride=1 if level == 0 else 2)
@@ -61,6 +63,10 @@ class ResUNet(nn.Module):
             _Decoder(below, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, in plain values: how a plan keeps this network."""
+        return {"in_channels": self.in_channels, "out_channels": self.out_channels, "features": list(self.features)}
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch of slices.

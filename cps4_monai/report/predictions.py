@@ -16,6 +16,7 @@ from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
 from cps4_monai.evaluation.matching import Case, Matching, match_entries, match_folder
+from cps4_monai.metrics.tables import OVERALL, SUMMARY_COLUMNS
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.report.evaluation_report import ReportContent, write_evaluation_report
 from cps4_monai.report.label_tables import write_label_tables
@@ -24,15 +25,31 @@ from cps4_monai.report.pictures import side_by_side, slice_rows
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("test", "validation", "training")
+DECODED, ARGMAX = "levels decoded", "plain argmax"
 
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What was written: the page, the folder of tables, and the tables themselves."""
+    """What was written: the page, the folder of tables, and the tables themselves.
+
+    Attributes:
+        html: the page.
+        folder: with the tables.
+        evaluation: tables of the predictions.
+        argmax: tables of the plain argmax beside them, where it was given.
+    """
 
     html: Path
     folder: Path
     evaluation: Evaluation
+    argmax: Evaluation | None = None
+
+    def headline(self) -> list[str]:
+        """One line per output: its mean Dice (b) with the interval, and in how many scans all levels are right."""
+        outputs = {"Dice (b)": self.evaluation}
+        if self.argmax is not None:
+            outputs = {DECODED: self.evaluation, ARGMAX: self.argmax}
+        return [f"{name}: {_headline(one)}" for name, one in outputs.items()]
 
 
 def find_cases(
@@ -122,6 +139,7 @@ def report_predictions(
     comparison: Mapping[str, pd.DataFrame] | None = None,
     method: str = "",
     attribution: str = "",
+    argmax: str | Path | None = None,
     max_pictures: int = 30,
     jobs: int = 2,
 ) -> PredictionReport:
@@ -142,6 +160,8 @@ def report_predictions(
         comparison: method -> summary table.
         method: name of what is scored here, beside the others of the comparison; "" leaves it out of that chart.
         attribution: where the scans are from and under which licence.
+        argmax: folder of the same network's plain argmax, scored beside predictions whose levels are decoded; its
+            tables go to the folder above it.
         max_pictures: cases drawn, the worst first.
         jobs: cases at a time.
 
@@ -157,6 +177,15 @@ def report_predictions(
     if evaluation.cases.empty:
         reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
         raise ValueError(f"none of {len(matching.cases)} cases could be scored ({reasons}); see {output}/failures.csv")
+    beside = None
+    if argmax is not None:
+        others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
+        beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
+        beside.save(Path(argmax).parent)
+        outputs = {DECODED: evaluation.summary, ARGMAX: beside.summary}
+        comparison = {**(comparison or {}), **outputs}
+        overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
+        overall[["output", *SUMMARY_COLUMNS]].to_csv(output / "comparison.csv", index=False, float_format="%.6g")
     by_case = evaluation.cases.set_index("case")["dice_b"]
     titles = {name: f"{name} · Dice (b) {dice:.3f}" for name, dice in by_case.items()}
     drawn = [(t, p) for t, p in _draw(chosen_cases(evaluation, max_pictures), anatomy, titles, jobs) if p is not None]
@@ -173,4 +202,15 @@ def report_predictions(
         comparison={**(comparison or {}), **({method: evaluation.summary} if method else {})},
         attribution=attribution,
     )
-    return PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation)
+    page = write_evaluation_report(output / "report.html", content)
+    result = PredictionReport(page, output, evaluation, beside)
+    for line in result.headline():
+        logger.info(line)
+    return result
+
+
+def _headline(evaluation: Evaluation) -> str:
+    dice, cases = evaluation.overall("dice_b"), evaluation.cases
+    interval = f" ({dice['ci_low']:.3f} to {dice['ci_high']:.3f})" if dice["ci_low"] == dice["ci_low"] else ""
+    right = f"all levels right in {int(cases['all_levels_right'].sum())} of {len(cases)} scans"
+    return f"{dice['mean']:.3f}{interval}, {right}"

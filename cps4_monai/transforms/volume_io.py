@@ -11,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
 
 from cps4_monai.data.geometry import check_axes
 from cps4_monai.data.in_plane import InPlane
@@ -151,6 +152,7 @@ class RestoreLabelsd(MapTransform):
         reference: the item that :class:`ToSagittalSlicesd` made.
         unannotated: codes that can never win.
         allow_missing_keys: pass over missing items.
+        output_keys: where the label maps go; default: in the place of the predictions.
 
     Raises:
         ValueError: the reference did not come through :class:`ToSagittalSlicesd`, or the grid is another.
@@ -162,9 +164,11 @@ class RestoreLabelsd(MapTransform):
         reference: str = "image",
         unannotated: Sequence[int] = (),
         allow_missing_keys: bool = False,
+        output_keys: KeysCollection | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.reference, self.unannotated = reference, tuple(unannotated)
+        self.output_keys = ensure_tuple_rep(self.keys if output_keys is None else output_keys, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -178,13 +182,13 @@ class RestoreLabelsd(MapTransform):
         x, y, z = (int(n) for n in meta[SOURCE_SHAPE_KEY])
         grid = SagittalGrid.from_affine((x, y, z), affine)
         in_plane = InPlane.from_dict(json.loads(meta[IN_PLANE_KEY]))
-        for key in self.key_iterator(d):
+        for key, output_key in self.key_iterator(d, self.output_keys):
             slices = self._label_slices(key, d[key], grid, in_plane)
             volume = np.ascontiguousarray(grid.from_slices(slices.cpu().numpy()))
             kept = {k: meta[k] for k in ("filename_or_obj", "warnings") if k in meta}
             kept["spatial_shape"] = np.asarray(volume.shape)
             kept["original_affine"] = torch.from_numpy(affine)
-            d[key] = MetaTensor(torch.from_numpy(volume)[None], affine=torch.from_numpy(affine), meta=kept)
+            d[output_key] = MetaTensor(torch.from_numpy(volume)[None], affine=torch.from_numpy(affine), meta=kept)
         return d
 
     def _label_slices(self, key: Hashable, item: Any, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:

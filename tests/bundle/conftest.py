@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.data.normalise import percentile_normalise
 from cps4_monai.data.phantom import make_phantom
 from cps4_monai.export import BUNDLE_NAME, export_bundle
 from cps4_monai.networks import ResUNet
+from cps4_monai.plan import Plan, write_plan
 
-SETTINGS = {"features": [4, 8], "spacing_mm": 7.5, "slice_size": [64, 32], "unannotated": [1]}
+FEATURES = [4, 8]
+PLAN = Plan(MRSPINESEG, (1,), 7.5, (64, 32), network={"_target_": "cps4_monai.networks.ResUNet", "features": FEATURES})
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +27,15 @@ def exported_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zip that `cps4 export --half` makes."""
     folder = tmp_path_factory.mktemp("exported_zip")
     torch.manual_seed(0)
-    network = ResUNet(features=SETTINGS["features"])
+    network = ResUNet(features=FEATURES)
     slices = percentile_normalise(make_phantom(0, size=(64, 64), slices=2).image, 0.5, 99.5)
     image = torch.from_numpy(slices).float()[:, None]
     with torch.no_grad():
         network.train()(image)  # statistics of BatchNorm
         network.head.bias -= network.eval()(image).mean(dim=(0, 2, 3))  # no class wins everywhere
     torch.save(network.state_dict(), folder / "weights.pt")
-    return export_bundle(find_bundle_root(), folder / "spine.zip", folder / "weights.pt", SETTINGS, half=True)
+    write_plan(folder, PLAN)
+    return export_bundle(find_bundle_root(), folder / "spine.zip", folder / "weights.pt", half=True)
 
 
 @pytest.fixture

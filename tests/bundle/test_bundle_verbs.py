@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.export import settings_of_run, stage_bundle
+from cps4_monai.export import stage_bundle, weights_of_run
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 SCHEMA = BUNDLE / "docs" / "meta_schema_20240725.json"
@@ -23,7 +23,7 @@ SCHEMA = BUNDLE / "docs" / "meta_schema_20240725.json"
 def staged(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle with the weights of the tiny run."""
     folder = tmp_path_factory.mktemp("staged") / "tiny_bundle"
-    stage_bundle(BUNDLE, folder, *settings_of_run(tiny_run))
+    stage_bundle(BUNDLE, folder, weights_of_run(tiny_run))
     return folder
 
 

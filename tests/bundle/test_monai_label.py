@@ -123,39 +123,47 @@ def training_overrides(bundle: Path, training: list, validation: list, epochs: i
     }
 
 
-def test_training_replaces_the_weights_and_keeps_the_released_ones(unzip: Callable, labeled: list, scan: Path) -> None:
+@pytest.mark.parametrize("min_subjects", [1, 5])
+def test_training_writes_beside_the_weights_and_replaces_them_on_enough_subjects_only(
+    min_subjects: int, unzip: Callable, labeled: list, scan: Path
+) -> None:
     bundle = unzip(**FAST)
     model, released = bundle / "models" / "model.pt", bundle / "models" / "model_released.pt"
-    before, answer = model.read_bytes(), expected_labels(bundle, scan)
-    overrides = training_overrides(bundle, labeled[:3], labeled[3:])
+    tuned, before, answer = bundle / "models" / "model_finetuned.pt", model.read_bytes(), expected_labels(bundle, scan)
+    overrides = training_overrides(bundle, labeled[:3], labeled[3:]) | {"finetune#best#min_subjects": min_subjects}
     files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/train.json")}
     run_id = overrides["displayable_configs"]["run_id"]
     monai.bundle.run(run_id=run_id, init_id=None, final_id=None, **files, **overrides)
-    assert model.read_bytes() != before and released.read_bytes() == before
-    assert checksum_holds(model) and checksum_holds(released)
-    assert open_bundle(bundle).sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert (expected_labels(bundle, scan) != answer).any()
+    decision = json.loads((bundle / "runs/cps4/finetune/deployment.json").read_text())
+    assert checksum_holds(model) and checksum_holds(tuned) and decision["validation_subjects"] == 1
+    assert decision["deployed"] is (min_subjects == 1)
+    assert open_bundle(tuned).sha256 == decision["sha256_fine_tuned"] == hashlib.sha256(tuned.read_bytes()).hexdigest()
+    if min_subjects == 1:
+        assert model.read_bytes() == tuned.read_bytes() and released.read_bytes() == before and checksum_holds(released)
+        assert (expected_labels(bundle, scan) != answer).any()
+    else:
+        assert model.read_bytes() == before and not released.exists()
     log = (bundle / "runs/cps4/finetune/metrics.csv").read_text("utf-8").splitlines()
     scores = [float(line.split(",")[-1]) for line in log if ",val_dice," in line]
     assert len(scores) == 3 and max(scores) > 0.5, "it learns what is bright"
 
 
-def test_training_starts_from_the_weights_in_the_bundle(unzip: Callable, labeled: list) -> None:
+def test_training_starts_from_the_weights_at_their_own_geometry(unzip: Callable, labeled: list) -> None:
+    """train.json says 0.6 mm and 512 x 256; the plan beside the weights says otherwise and counts."""
     bundle = unzip(**FAST | {"learning_rate": 1e-12})
-    before = {path.name: path.read_bytes() for path in (bundle / "models").iterdir()}
+    before = (bundle / "models" / "model.pt").read_bytes()
     workflow = monai.bundle.create_workflow(
         config_file=str(bundle / "configs/train.json"), workflow_type="train", run_id="training_finetune",
         **training_overrides(bundle, labeled[:2], [], epochs=1),
     )  # fmt: skip
     workflow.run()
+    parsed = workflow.parser.get_parsed_content
+    assert parsed("spacing_mm") == 0.6 and tuple(parsed("finetune#dataset")[0]["image"].shape) == (1, 64, 32)
+    assert parsed("finetune#cache").in_plane.spacing_mm == 7.5
     shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
-    for name, parameter in workflow.parser.get_parsed_content("network").named_parameters():
+    for name, parameter in parsed("finetune#network").named_parameters():
         torch.testing.assert_close(parameter, shipped[name].float(), atol=1e-6, rtol=0)
-    # Without validation scans those of training are looked at. BatchNorm moved, so a better score is possible;
-    # what the bundle then holds is whole and fits its checksum.
-    assert checksum_holds(bundle / "models" / "model.pt")
-    released = bundle / "models" / "model_released.pt"
-    assert not released.exists() or released.read_bytes() == before["model.pt"]
+    assert (bundle / "models" / "model.pt").read_bytes() == before, "validated on the scans of training only"
 
 
 def test_several_gpus_get_a_wrapped_network_and_a_device_each(unzip: Callable, monkeypatch: Any) -> None:
@@ -165,7 +173,8 @@ def test_several_gpus_get_a_wrapped_network_and_a_device_each(unzip: Callable, m
         monkeypatch.setenv(name, value)
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
-    assert parser["finetune#method#student"] == "@train#parallel_network"
+    assert parser["finetune#method#student"] == "@finetune#parallel_network"
+    assert parser["finetune#parallel_network"]["module"] == "@finetune#network"
     assert parser["device"]["_target_"].endswith("select_device") and "LOCAL_RANK" in parser["device_name"]
 
 
@@ -205,7 +214,8 @@ def test_the_training_task_trains_and_the_inference_task_uses_it(
     request = {key: value[0] if isinstance(value, list) else value for key, value in train.config().items()}
     request |= {"model": bundle.name, "device": "cpu", "max_epochs": 3, "val_split": 0.25}
     train(request, SimpleNamespace(datalist=lambda: labeled))
-    assert checksum_holds(bundle / "models" / "model.pt") and (bundle / "models" / "model_released.pt").is_file()
-    path, _ = infer({"image": str(scan), "device": "cpu", "model": bundle.name, "model_filename": "model.pt"})
-    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected_labels(bundle, scan))
+    tuned = bundle / "models" / "model_finetuned.pt"
+    assert checksum_holds(bundle / "models" / "model.pt") and checksum_holds(tuned)
+    path, _ = infer({"image": str(scan), "device": "cpu", "model": bundle.name, "model_filename": tuned.name})
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected_labels(tuned, scan))
     os.remove(path)

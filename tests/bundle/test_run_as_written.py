@@ -65,8 +65,8 @@ def test_inference_from_the_bundles_folder(
 ) -> None:
     monkeypatch.chdir(BUNDLE)
     del arguments["cache_dir"]
-    monai.bundle.run(config_file="configs/inference.json", checkpoint=str(tiny_run / "stage2" / "model.pt"),
-                     features=[4, 8], spacing_mm=7.5, device_name="cpu", **arguments)  # fmt: skip
+    checkpoint = str(tiny_run / "stage2" / "model.pt")  # its plan lies beside it
+    monai.bundle.run(config_file="configs/inference.json", checkpoint=checkpoint, device_name="cpu", **arguments)
     assert len(list(tmp_path.glob("*_dseg.nii.gz"))) == 2
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from ignite.engine import Events
-
-from cps4_monai.workflow import user_error
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 
@@ -87,9 +86,11 @@ def test_a_longer_run_goes_on_with_the_milestones_it_began_with(run_tiny, tmp_pa
 
 def test_a_run_with_other_settings_is_not_taken_for_the_same(run_tiny, tmp_path):
     run_tiny("training_stage2", tmp_path, ("supervised",))
-    with pytest.raises(Exception, match="Failed to evaluate") as caught:
+    with pytest.raises(ValueError, match=r"learning_rate was 0\.0001, is 0\.5"):
         run_tiny("training_stage2", tmp_path, ("supervised",), learning_rate=0.5, max_epochs=2)
-    assert "learning_rate was 0.0001, is 0.5" in str(user_error(caught.value))
+    with pytest.raises(ValueError, match=r"holds weights of other settings \(spacing_mm is 6\.0, of the weights 7\.5"):
+        run_tiny("training_stage2", tmp_path, ("supervised",), spacing_mm=6.0, max_epochs=2)
+    assert json.loads((tmp_path / "stage2" / "plan.json").read_text())["spacing_mm"] == 7.5
 
 
 def test_early_stopping_counts_on_after_a_kill(run_tiny, tmp_path):
@@ -130,6 +131,7 @@ def test_cps4_repeats_the_defaults_and_both_overlays_name_the_same_rows() -> Non
     assert departures == {
         "stage1#loss#binarise", "stage1#loss#negatives", "prompt_map#of", "prompt_map#presence_threshold",
         "stage1#lr_new", "features", "spacing_mm", "in_plane_mode", "views", "batch_statistics",
+        "validate#best#metric",
     }  # fmt: skip
 
 
@@ -176,6 +178,7 @@ def test_training_can_start_from_the_weights_of_a_bundle_folder(run_tiny, tiny_r
     model = weights(tiny_run / "stage2" / "model.pt")
     torch.save({key: value.half() if value.is_floating_point() else value for key, value in model.items()},
                tmp_path / "models" / "model.pt")  # fmt: skip
+    shutil.copy(tiny_run / "stage2" / "plan.json", tmp_path / "models")
     workflow = run_tiny("training_stage2", tmp_path / "run", ("supervised",), run=False, finetune_from=str(tmp_path))
     network = workflow.parser.get_parsed_content("train#network")
     assert all(torch.allclose(value, model[key], atol=1e-3) for key, value in network.state_dict().items())

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
 from click.testing import CliRunner
 
 from cps4_monai.commands.evaluate import evaluate
+from cps4_monai.inference.segment import Segmenter
 
 
 def test_segments_scores_and_reports_the_test_subjects(tiny_run: Path, tmp_path: Path) -> None:
@@ -14,9 +19,32 @@ def test_segments_scores_and_reports_the_test_subjects(tiny_run: Path, tmp_path:
     assert result.exit_code == 0, result.output
     assert result.output.endswith(f"report: {tmp_path / 'out' / 'report.html'}\n")
     assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == 2
-    assert {"structures.csv", "cases.csv", "summary.csv", "report.html", "config.json"} <= {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
+    tables = {"structures.csv", "cases.csv", "summary.csv"}
+    assert {*tables, "comparison.csv", "report.html", "config.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert tables < {path.name for path in (tmp_path / "out" / "argmax").iterdir()}
+    assert [line.split(":")[0] for line in result.output.splitlines()[-3:-1]] == [
+        "Dice (b), levels decoded", "Dice (b), plain argmax"]  # fmt: skip
+
+
+def test_the_scored_label_maps_are_those_of_cps4_segment(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(tmp_path), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    segmenters = {raw: Segmenter(tiny_run / "stage2" / "model.pt", device="cpu", raw=raw) for raw in (False, True)}
+    for path in (tmp_path / "predictions").glob("*.nii.gz"):
+        scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), segmenters[False](scan, qc=False).labels)
+        argmax = np.asarray(nib.load(tmp_path / "argmax" / "predictions" / path.name).dataobj)
+        assert (argmax == segmenters[True](scan, qc=False).labels).mean() > 0.999
+    table = pd.read_csv(tmp_path / "comparison.csv")
+    dice = table[table["metric"] == "dice_b"].set_index("output")["mean"]
+    assert list(dice.index) == ["levels decoded", "plain argmax"]
+    for folder, name in ((tmp_path, "levels decoded"), (tmp_path / "argmax", "plain argmax")):
+        assert dice[name] == pytest.approx(pd.read_csv(folder / "cases.csv")["dice_b"].mean(), abs=1e-5)
+
+
+def test_another_spacing_than_the_weights_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(tmp_path), "--set", "spacing_mm=0.6"])
+    assert result.exit_code == 1 and "spacing_mm is 0.6, of the weights 7.5" in result.output.splitlines()[-1]
 
 
 def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def sform_alone(inputs):
     same_labels(inputs, "that of the sform was used", change)
 
 
-@row("sform set without usable spacing, qform usable")
+@row("sform set but all zeros, qform usable")
 def qform_alone(inputs):
     def change(header):
         header["srow_x"] = header["srow_y"] = header["srow_z"] = 0

@@ -179,13 +179,17 @@ def small_bundle(tmp_path_factory):
     """The bundle with a small network of its own kind, for processes of their own."""
     import torch
 
+    from cps4_monai.anatomy import MRSPINESEG
     from cps4_monai.bundle_root import find_bundle_root
     from cps4_monai.export import stage_bundle
     from cps4_monai.networks import ResUNet
+    from cps4_monai.plan import Plan, write_plan
 
     folder = tmp_path_factory.mktemp("small")
     torch.save(ResUNet(features=(4, 8)).state_dict(), folder / "w.pt")
-    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt", {"features": [4, 8], "spacing_mm": 4.0})
+    network = {"_target_": "cps4_monai.networks.ResUNet", "features": [4, 8]}
+    write_plan(folder, Plan(MRSPINESEG, (), 4.0, network=network))
+    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt")
     return folder / "bundle"
 
 

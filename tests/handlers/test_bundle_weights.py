@@ -1,17 +1,21 @@
-"""Fine-tuned weights take the place of a bundle's, and what was there is kept."""
+"""Fine-tuned weights lie beside a bundle's, take their place on enough evidence only, and what was there is kept."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.handlers.group import HandlerGroup
+from cps4_monai.plan import Plan, plan_of, write_plan
 
 
 def engine(score: float, epoch: int) -> SimpleNamespace:
@@ -37,45 +41,68 @@ def names(model: Path) -> list[str]:
     return sorted(path.name for path in model.parent.iterdir())
 
 
-def test_the_first_score_is_that_to_beat_and_writes_nothing(model: Path, network: nn.Module) -> None:
-    handler = BundleWeights(model, network)
-    handler(engine(0.8, 0))
-    handler(engine(0.8, 1))
-    handler(engine(0.7, 2))
-    assert model.read_bytes() == b"released" and names(model) == ["model.pt", "model.pt.sha256"]
-    assert handler.best_score == 0.8
+def tuned(model: Path, network: nn.Module, scores: list[float], **options: Any) -> BundleWeights:
+    """A handler after a training with these scores, that before training first; the bias tells the epochs apart."""
+    options = {"validation": [f"sub-{n}" for n in range(5)], "output_dir": model.parent.parent, **options}
+    handler = BundleWeights(model, network, "dice", **options)
+    for epoch, score in enumerate(scores):
+        network.bias.data.fill_(float(epoch))
+        handler(engine(score, epoch))
+    return handler
 
 
-def test_better_weights_get_a_checksum_and_the_released_ones_stay(model: Path, network: nn.Module) -> None:
-    for bias in (1.0, 2.0):  # two trainings, one after the other
-        handler = BundleWeights(model, network)
-        handler(engine(0.5, 0))
-        network.bias.data.fill_(bias)
-        handler(engine(0.6, 1))
+def decision(model: Path) -> dict[str, Any]:
+    return json.loads((model.parent.parent / "deployment.json").read_text())
+
+
+def test_training_alone_writes_beside_the_bundles_weights(model: Path, network: nn.Module) -> None:
+    handler = tuned(model, network, [0.8, 0.5, 0.7, 0.6])
+    assert model.read_bytes() == b"released" and handler.start_score == 0.8 and handler.best_epoch == 2
+    assert torch.load(model.with_name("model_finetuned.pt"), weights_only=True)["bias"].tolist() == [2.0, 2.0]
+    assert names(model) == ["model.pt", "model.pt.sha256", "model_finetuned.pt", "model_finetuned.pt.sha256"]
+
+
+@pytest.mark.parametrize(("scores", "options", "why"), [
+    ([0.8, 0.9], {"validation": ["sub-1"] * 9}, "validated on 1 subjects, 5 are needed"),
+    ([0.8, 0.9], {"held_out": False}, "the scans of training"),
+    ([0.8, 0.8], {}, "0.8000 is not above 0.8000"),
+    ([0.8, 0.7], {"validation": ["a", "b"], "min_subjects": 2}, "0.7000 is not above 0.8000"),
+])  # fmt: skip
+def test_weights_are_not_replaced_on_too_little(model, network, scores, options, why) -> None:
+    assert tuned(model, network, scores, **options).deploy() is False
+    assert model.read_bytes() == b"released" and not model.with_name("model_released.pt").exists()
+    assert why in decision(model)["why"] and decision(model)["deployed"] is False
+    assert model.with_name("model_finetuned.pt").is_file()
+
+
+def test_better_weights_take_the_place_and_the_released_ones_stay(model: Path, network: nn.Module) -> None:
+    write_plan(model.parent, Plan(MRSPINESEG))
+    for _ in range(2):  # two trainings, one after the other
+        assert tuned(model, network, [0.5, 0.4, 0.6]).deploy() is True
     assert torch.load(model, weights_only=True)["bias"].tolist() == [2.0, 2.0]
     assert model.with_name("model_released.pt").read_bytes() == b"released"
-    for path in (model, model.with_name("model_released.pt")):
-        digest, name = path.with_name(f"{path.name}.sha256").read_text().split()
-        assert (digest, name) == (hashlib.sha256(path.read_bytes()).hexdigest(), path.name)
-    assert len(names(model)) == 4, "nothing half-written"
+    for name in ("model.pt", "model_released.pt", "model_finetuned.pt"):
+        path = model.with_name(name)
+        digest, named = path.with_name(f"{name}.sha256").read_text().split()
+        assert (digest, named) == (hashlib.sha256(path.read_bytes()).hexdigest(), name)
+    assert decision(model)["sha256_fine_tuned"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert plan_of(model).trained_on == {"fine_tuned": True}
+    assert len(names(model)) == 7, "nothing half-written"
 
 
-def test_a_first_score_that_is_no_number_is_beaten_by_any(tmp_path: Path, network: nn.Module) -> None:
-    handler = BundleWeights(tmp_path / "model.pt", network)
-    handler(engine(float("nan"), 0))
-    handler(engine(0.0, 1))
-    assert names(tmp_path / "model.pt") == ["model.pt", "model.pt.sha256"], "no weights were there to keep"
+def test_a_first_score_that_is_no_number_is_beaten_by_none(model: Path, network: nn.Module) -> None:
+    assert tuned(model, network, [float("nan"), 0.5]).deploy() is False
+    assert model.read_bytes() == b"released"
 
 
 def test_a_write_that_fails_leaves_no_checksum_that_does_not_fit(
     model: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler = BundleWeights(model, network)
-    handler(engine(0.5, 0))
+    handler = tuned(model, network, [0.5])
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         handler(engine(0.6, 1))
-    assert model.read_bytes() == b"released" and "model.pt.sha256" not in names(model)
+    assert model.read_bytes() == b"released" and names(model) == ["model.pt", "model.pt.sha256"]
 
 
 def test_a_group_attaches_in_order_and_leaves_none_out() -> None:

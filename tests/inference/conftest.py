@@ -88,39 +88,39 @@ def bundle_dir(tmp_path_factory) -> Path:
     """The staged bundle, a folder."""
     import torch
 
+    from cps4_monai.anatomy import MRSPINESEG
     from cps4_monai.bundle_root import find_bundle_root
     from cps4_monai.export import stage_bundle
+    from cps4_monai.plan import Plan, write_plan
 
     folder = tmp_path_factory.mktemp("bundle") / "coded"
     means = torch.from_numpy(grey_values()).float()
     state = {"conv.weight": (2 * SHARPNESS * means)[:, None, None, None], "conv.bias": -SHARPNESS * means**2}
     weights = folder.parent / "weights.pt"
     torch.save({key: value.half().float() for key, value in state.items()}, weights)
-    stage_bundle(find_bundle_root(), folder, weights, {"spacing_mm": SPACING, "unannotated": [1]})
-    edit_inference(
-        folder,
-        network_def={
-            "_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "in_channels": 1,
-            "out_channels": "$@anatomy.num_classes", "kernel_size": 1, "conv_only": True,
-        },
-    )  # fmt: skip
+    network = {
+        "_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "in_channels": 1, "out_channels": 20,
+        "kernel_size": 1, "conv_only": True,
+    }  # fmt: skip
+    write_plan(weights.parent, Plan(MRSPINESEG, (1,), SPACING, network=network))
+    stage_bundle(find_bundle_root(), folder, weights)
     return folder
 
 
-def edit_inference(folder: Path, **settings) -> None:
-    config = folder / "configs" / "inference.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+def edit_plan(folder: Path, **fields) -> None:
+    plan = folder / "models" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), **fields}))
 
 
 @pytest.fixture()
 def edited_bundle(bundle_dir, tmp_path):
-    """Function that copies the bundle with other settings, or other weights."""
+    """Function that copies the bundle with other values in its plan, or other weights."""
     import shutil
 
-    def copy(weights: bytes | None = None, **settings) -> Path:
+    def copy(weights: bytes | None = None, **fields) -> Path:
         folder = tmp_path / "edited_bundle"
         shutil.copytree(bundle_dir, folder, ignore=shutil.ignore_patterns("cps4_monai"))
-        edit_inference(folder, **settings)
+        edit_plan(folder, **fields)
         if weights is not None:
             (folder / "models/model.pt").write_bytes(weights)
             digest = hashlib.sha256(weights).hexdigest()

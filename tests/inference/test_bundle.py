@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import shutil
 import zipfile
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from cps4_monai.inference.bundle import open_bundle
-from cps4_monai.inference.config_values import ConfigValues
 from cps4_monai.inference.segment import Segmenter
 
 
@@ -37,17 +35,26 @@ def test_classes_spacing_and_normalisation_travel_with_the_weights(bundle_dir, e
     bundle = open_bundle(bundle_dir)
     assert bundle.unannotated == (1,) and bundle.in_plane.spacing_mm == 2.0 and bundle.percentiles == (0.5, 99.5)
     assert bundle.version and bundle.anatomy.names[2] == "L5"
-    preprocessing = {"transforms": [{"_target_": "x.ToSagittalSlicesd", "lower": 1, "upper": 99}]}
     anatomy = {"structures": [{"code": c, "name": n, "long_name": n, "kind": k, "order": o} for c, n, k, o in
                               ((0, "background", "background", None), (1, "bone", "vertebra", 0))]}  # fmt: skip
     folder = edited_bundle(
-        spacing_mm=None, slice_size=[64, 48], in_plane_mode="central_half", preprocessing=preprocessing,
-        anatomy_source="anatomy.json", unannotated=[],
+        spacing_mm=None, slice_size=[64, 48], in_plane_mode="central_half", percentiles=[1, 99], anatomy=anatomy,
+        unannotated=[], decoding={"min_structures": 3},
     )  # fmt: skip
-    (folder / "configs" / "anatomy.json").write_text(json.dumps(anatomy))
     other = open_bundle(folder)
     assert other.in_plane.size == (64, 48) and other.in_plane.mode == "central_half"
     assert other.percentiles == (1.0, 99.0) and other.anatomy.names == ["background", "bone"]
+    assert Segmenter(folder, device="cpu").settings["LevelThresholds"]["min_structures"] == 3
+
+
+def test_weights_of_a_run_are_opened_by_the_plan_beside_them(bundle_dir, tmp_path, make_scan):
+    for name in ("model.pt", "plan.json"):
+        shutil.copy(bundle_dir / "models" / name, tmp_path / name)
+    image = make_scan().nifti()
+    expected = Segmenter(bundle_dir, device="cpu")(image, qc=False)
+    np.testing.assert_array_equal(
+        Segmenter(tmp_path / "model.pt", device="cpu")(image, qc=False).labels, expected.labels
+    )
 
 
 def test_weights_that_were_changed_are_refused(edited_bundle):
@@ -86,29 +93,24 @@ def test_what_is_no_checkpoint_of_the_network_is_refused_and_never_unpickled(edi
         _ = segmenter.network
 
 
-@pytest.mark.parametrize("network_def", [
+@pytest.mark.parametrize("network", [
     {"_target_": "os.system", "command": "true"},
     {"_target_": "monai.networks.utils.optional_import", "module": "os"},
-    "$__import__('os').system('true')",
-    {"_target_": "monai.networks.blocks.Convolution", "spatial_dims": "$print('run')"},
-    "@nothing", "@network_def", None,
+    {"_target_": "cps4_monai.networks.load_weights", "network": 1, "path": "x"},
+    {"_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "no_argument": 1},
+    None,
 ])  # fmt: skip
-def test_configs_are_read_and_never_executed(edited_bundle, network_def):
-    segmenter = Segmenter(edited_bundle(network_def=network_def), device="cpu")
-    with pytest.raises(ValueError, match=r"not executed|not in the config|refers to itself|no 'network_def'"):
+def test_a_plan_is_read_and_never_executed(edited_bundle, network):
+    segmenter = Segmenter(edited_bundle(network=network), device="cpu")
+    with pytest.raises(ValueError, match=r"not executed|does not fit|no 'network'"):
         _ = segmenter.network
-
-
-def test_references_and_nested_ids_are_followed():
-    values = ConfigValues({"a": {"b": [3, "@c"]}, "c": "$@d.real", "d": 5}, "config")
-    assert values.get("a#b#1") == 5 and values.get("a") == {"b": [3, 5]} and values.get("x", 1) == 1
 
 
 @pytest.mark.parametrize(("make", "words"), [
     (lambda p, b: p / "nowhere", "no such file or folder"),
     (lambda p, b: p, "no bundle"),
     (lambda p, b: (p / "a.zip", (p / "a.zip").write_bytes(b"PK"))[0], "no bundle"),
-    (lambda p, b: (p / "a.pt", (p / "a.pt").write_bytes(b"x"))[0], "no bundle"),
+    (lambda p, b: (p / "a.pt", (p / "a.pt").write_bytes(b"x"))[0], "no plan.json beside them"),
     (lambda p, b: shutil.make_archive(str(p / "other"), "zip", b / "docs"), "a zip without configs/inference.json"),
 ])  # fmt: skip
 def test_what_is_no_bundle_is_told(bundle_dir, tmp_path, make, words):
@@ -123,12 +125,15 @@ def test_a_bundle_without_weights_says_how_to_get_some(edited_bundle):
         open_bundle(folder)
 
 
-def test_a_broken_config_and_wrong_codes_are_told(edited_bundle):
+def test_a_broken_plan_and_none_are_told(edited_bundle):
     folder = edited_bundle(unannotated=[99])
-    with pytest.raises(ValueError, match="list of codes from 1 to 19"):
+    with pytest.raises(ValueError, match=r"plan.json: 'unannotated' is \[99\]; expected a list of codes from 1 to 19"):
         open_bundle(folder)
-    (folder / "configs" / "inference.json").write_text("{")
-    with pytest.raises(ValueError, match=r"inference.json is no JSON"):
+    (folder / "models" / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plan.json: no JSON"):
+        open_bundle(folder)
+    (folder / "models" / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"has no models/plan.json"):
         open_bundle(folder)
 
 
@@ -136,8 +141,6 @@ def test_a_network_with_other_classes_than_the_anatomy_is_told(edited_bundle, ma
     names = (("background", "background", None), ("bone", "vertebra", 0))
     structures = [{"code": c, "name": n, "long_name": n, "kind": k, "order": o} for c, (n, k, o) in enumerate(names)]
     two = {"structures": structures}
-    network = {"_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "in_channels": 1,
-               "out_channels": 20, "kernel_size": 1, "conv_only": True}  # fmt: skip
-    segmenter = Segmenter(edited_bundle(anatomy_source=two, unannotated=[], network_def=network), device="cpu")
+    segmenter = Segmenter(edited_bundle(anatomy=two, unannotated=[]), device="cpu")
     with pytest.raises(ValueError, match="the network has 20 classes, its anatomy 2"):
         segmenter(make_scan().nifti())

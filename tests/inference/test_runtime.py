@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.commands.export import export as export_command
 from cps4_monai.commands.segment import segment as segment_command
@@ -26,6 +27,7 @@ from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.prepared import prepare_scan
 from cps4_monai.inference.segment import Segmenter
 from cps4_monai.networks import ResUNet
+from cps4_monai.plan import Plan, write_plan
 
 FEATURES = [4, 8]
 
@@ -47,8 +49,10 @@ def small_bundle(scan, tmp_path_factory) -> Path:
         network.train()(slices)  # statistics of BatchNorm
         network.head.bias -= network.eval()(slices).mean(dim=(0, 2, 3))
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}, folder / "w.pt")
-    settings = {"features": FEATURES, "spacing_mm": 2.0, "unannotated": [1]}
-    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt", settings)
+    write_plan(
+        folder, Plan(MRSPINESEG, (1,), 2.0, network={"_target_": "cps4_monai.networks.ResUNet", "features": FEATURES})
+    )
+    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt")
     return folder / "bundle"
 
 

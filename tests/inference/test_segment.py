@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cps4_monai import Segmenter, segment
+from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.volume import read_volume
 
@@ -98,12 +99,19 @@ def test_test_time_augmentation_and_batch_size_change_little_and_nothing(bundle_
 
 
 def test_the_bundle_says_in_which_precision_torch_computes(edited_bundle, bundle_dir, make_scan):
-    reduced = Segmenter(edited_bundle(amp=True, amp_dtype="bfloat16"), device="cpu")
+    folder = edited_bundle()
+    config = folder / "configs" / "inference.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "amp": True, "amp_dtype": "bfloat16"}), encoding="utf-8")
+    reduced = Segmenter(folder, device="cpu")
     seen = []
     reduced.load().register_forward_hook(lambda module, args, output: seen.append(torch.is_autocast_enabled("cpu")))
     reduced(make_scan().nifti(), qc=False)
     assert seen and all(seen) and reduced.settings["Precision"] == "bfloat16"
     assert "Precision" not in Segmenter(bundle_dir, device="cpu").settings, "results made before stay as they are"
+    config.write_text(json.dumps({**content, "amp": "$True"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"inference\.json has amp '\$True'"):
+        Segmenter(folder, device="cpu")
 
 
 def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
@@ -129,8 +137,9 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
 
 
 def test_a_crop_of_the_network_leaves_background_outside_and_cuts_at_its_own_border(edited_bundle, make_scan):
-    folder = edited_bundle(slice_size=[60, 32])
-    result = Segmenter(folder, device="cpu")(make_scan().nifti(), qc=False)
+    segmenter = Segmenter(edited_bundle(), device="cpu")
+    segmenter.bundle.__dict__["in_plane"] = InPlane((60, 32), 2.0)
+    result = segmenter(make_scan().nifti(), qc=False)
     rows = np.flatnonzero(result.labels.any(axis=(0, 1)))
     assert rows.min() >= 18 and rows.max() < 78
     assert any("inferior" in s.cut_at for s in result.structures)

@@ -1,0 +1,75 @@
+"""What went wrong, in one line for a person, with the whole traceback in a file."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+FILE_NAME = "error.log"
+_TOLD = (ValueError, TypeError, OSError)  # kinds whose message says what to do
+_COMPONENT = re.compile(r"[Ff]ailed to (?:instantiate|evaluate) (?:component )?([^\s].{0,120}?)(?: with args|\.?$|:)")
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether an error is of a kind that is raised for people, with a message that says what to do."""
+    return isinstance(error, _TOLD) or bool(getattr(error, "told_to_users", False))
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """An exception and all that it was raised from, the outermost first."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        hidden = following.__suppress_context__
+        following = following.__cause__ or (None if hidden else following.__context__)
+    return chain
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The exception of a chain that says most to a person.
+
+    MONAI's parser raises a RuntimeError from another one at each level of a config. Of what is behind them, the
+    outermost error of a kind that this package raises on purpose says what to do; what that was raised from says less.
+    Without one, it is the innermost, where things went wrong.
+    """
+    chain = chain_of(error)
+    told = [one for one in chain if is_told(one)]
+    return told[0] if told else chain[-1]
+
+
+def one_line(error: BaseException) -> str:
+    """The cause in one line; of an error of an unexpected kind, with its name and the component being built."""
+    cause = cause_of(error)
+    message = " ".join(str(cause).split())
+    if is_told(cause):
+        return message or type(cause).__name__
+    built = [found[1] for one in chain_of(error) if (found := _COMPONENT.search(str(one)))]
+    where = f", in {' '.join(built[-1].split())}" if built else ""
+    return f"{type(cause).__name__}: {message}{where}"
+
+
+def for_terminal(error: BaseException, folder: str | Path) -> str:
+    """:func:`one_line`, and for an error of an unexpected kind where its traceback is."""
+    line, log = one_line(error), Path(folder) / FILE_NAME
+    return line if is_told(cause_of(error)) or not log.is_file() else f"{line}; the traceback is in {log}"
+
+
+def write_traceback(error: BaseException, folder: str | Path | None) -> Path:
+    """Appends the traceback to ``error.log`` in a run's folder; to one among the temporary files where that fails."""
+    text = "".join(traceback.format_exception(error))
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    places = [] if folder is None else [Path(folder)]
+    for place in (*places, Path(tempfile.gettempdir())):
+        try:
+            if place in places:
+                place.mkdir(parents=True, exist_ok=True)
+            with open(place / FILE_NAME, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{stamp}\n{text}\n")
+            return place / FILE_NAME
+        except OSError:
+            continue
+    return Path("(no file can be written)")

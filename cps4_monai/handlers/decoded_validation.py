@@ -1,0 +1,73 @@
+"""Validation of what is delivered: predictions with their levels decoded, as `cps4 segment` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.levels import LevelThresholds, decode_levels
+
+
+class DecodedPredictiond(MapTransform):
+    """Postprocessing of a validator: class scores (C, D, H, W) to ``decoded`` (1, D, H, W) on the network's own grid.
+
+    The decoding is that of `cps4 segment`, which goes on from there to the scan's pixels. It takes 0.05 s a volume at
+    1.5 mm and 0.6 s at 0.6 mm on a CPU core once the network can tell structures apart, some 2 % of the network's own
+    time there, and ten times that before (docs/how-to/train-on-your-own-data.md).
+
+    Args:
+        keys: items that are predictions.
+        anatomy: the classes.
+        unannotated: codes that can never win.
+        thresholds: of the level logic that differ from the defaults, by name.
+        spacing_key: item with the spacing (3,) along D, H and W in mm, as ``VolumeDataset`` gives it.
+        decoded_key: where the label map goes.
+
+    Raises:
+        ValueError: an item without spacing, or of another form.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        anatomy: Anatomy,
+        unannotated: Sequence[int] = (),
+        thresholds: Mapping[str, Any] | None = None,
+        spacing_key: str = "spacing_mm",
+        decoded_key: str = "decoded",
+    ) -> None:
+        super().__init__(keys)
+        self.anatomy, self.unannotated = anatomy, tuple(unannotated)
+        self.thresholds = LevelThresholds.from_dict(thresholds or {})
+        self.spacing_key, self.decoded_key = spacing_key, decoded_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        if self.spacing_key not in d:
+            raise ValueError(f"a validation item has no {self.spacing_key!r}; expected items of VolumeDataset")
+        spacing = [float(mm) for mm in d[self.spacing_key]]
+        for key in self.key_iterator(d):
+            d[self.decoded_key] = self._decode(d[key], spacing)
+        return d
+
+    def _decode(self, pred: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
+        if pred.ndim != 4 or pred.shape[0] != self.anatomy.num_classes:
+            raise ValueError(
+                f"a prediction of shape {tuple(pred.shape)}; expected class scores (C, D, H, W) with C = "
+                f"{self.anatomy.num_classes}"
+            )
+        logits = pred.detach().as_subclass(torch.Tensor).float().transpose(0, 1).cpu()
+        if self.unannotated:
+            logits = logits.clone()
+            logits[:, list(self.unannotated)] = -1e4
+        labels = logits.argmax(dim=1).to(torch.uint8).numpy()
+        result = decode_levels(
+            labels, logits, spacing_mm, self.anatomy, from_logits=True, unannotated=self.unannotated,
+            thresholds=self.thresholds,
+        )  # fmt: skip
+        return torch.from_numpy(result.labels)[None]
