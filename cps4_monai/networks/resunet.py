@@ -62,8 +62,38 @@ class ResUNet(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
 
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Channels of each level, from the full resolution down: those of what :meth:`encode` gives."""
+        return tuple(block.norm2.num_features for block in self.encoder)  # type: ignore[union-attr, misc]
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of every level, of an image (B, in_channels, H, W) padded to a multiple of ``divisor``.
+
+        Returns:
+            One (B, features[i], H' / 2^i, W' / 2^i) for each level i, from the full resolution down.
+        """
+        height, width = image.shape[-2], image.shape[-1]
+        features = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor))
+        levels: list[Tensor] = []
+        for block in self.encoder:
+            features = block(features)
+            levels.append(features)
+        return levels
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """The last features (B, features[0], H', W') of the levels that :meth:`encode` gave; ``head`` reads them."""
+        features = levels[-1]
+        for level, block in enumerate(self.decoder):
+            features = block(features, levels[-2 - level])
+        return features
+
+    def logits(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Logits (B, out_channels, H, W) of the last features; `size` is that of the image, (H, W)."""
+        return self.head(features)[..., : size[0], : size[1]]
+
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of a batch of slices.
+        """Logits of a batch of slices: ``logits(decode(encode(image)))``.
 
         Args:
             image: (B, in_channels, H, W).
@@ -71,12 +101,4 @@ class ResUNet(nn.Module):
         Returns:
             (B, out_channels, H, W), before softmax.
         """
-        height, width = image.shape[-2], image.shape[-1]
-        features = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor))
-        skips: list[Tensor] = []
-        for block in self.encoder:
-            features = block(features)
-            skips.append(features)
-        for level, block in enumerate(self.decoder):
-            features = block(features, skips[-2 - level])
-        return self.head(features)[..., :height, :width]
+        return self.logits(self.decode(self.encode(image)), image.shape[-2:])

@@ -56,7 +56,7 @@ def test_the_order_of_levels_and_the_prior_in_the_step_are_settings(run_tiny, ti
     still = {"train#unlabeled_dataset#transform#geometry": {"affine_prob": 0.0, "elastic_prob": 0.0}}
     checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
     settings = {"train#method#prior": prior, "prompt_map#order": order, **still, "stage1_checkpoint": checkpoint}
-    workflow = run_tiny("training_stage2", tmp_path, ("cps4",), **settings)
+    workflow = run_tiny("training_stage2", tmp_path, ("cps4", "cps4_levers"), **settings)
     method, mapper = (workflow.parser.get_parsed_content(name) for name in ("train#method", "prompt_map"))
     assert isinstance(method.prior, AttentionPrior) and isinstance(method.prior.order, LevelOrder)
     assert isinstance(mapper.order, LevelOrder) and mapper.order.height_mm == 64 * 7.5
