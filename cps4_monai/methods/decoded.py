@@ -17,8 +17,8 @@ class DecodedPseudoLabels(TeacherStudent):
     """L_sup + weight * CE(student, decoded pseudo-label).
 
     :class:`cps4_monai.handlers.DecodedLabels` makes the pseudo-labels: every few epochs the teacher segments all
-    unlabeled volumes, alone (`mt_decoded`) or with the attention maps of the prompts (`cps4_plus`), and the
-    levels of each volume are decoded. They come with the batch: no teacher runs in a step, and none waits for the device.
+    unlabeled volumes, alone (`mt_decoded`) or with the attention maps of the prompts (`cps4_plus`), and the levels of
+    each volume are decoded. They come with the batch: no teacher runs in a step, and none waits for the device.
 
     Args:
         student: the network to train.

@@ -279,7 +279,7 @@ def test_no_step_waits_for_the_device_unless_it_says_so(case):
 
 
 @pytest.mark.parametrize(("name", "option"), [(n, o) for n, c in CASES.items() for o in c.options],
-                         ids=lambda value: value if isinstance(value, str) else str(list(value)[0]))  # fmt: skip
+                         ids=lambda value: value if isinstance(value, str) else str(next(iter(value))))  # fmt: skip
 def test_each_option_varied_alone_changes_the_loss_and_is_compared_at_resume(name, option):
     case = CASES[name]
     plain, varied = train(case.make(), batches()), train(case.make(**option), batches())
