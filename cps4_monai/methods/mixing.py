@@ -125,9 +125,9 @@ def exchange_patches(picture: Tensor, places: Tensor, grid: int) -> Tensor:
 def largest_components(codes: Tensor, num_classes: int, rounds: int = 16) -> Tensor:
     """Each structure's largest component in each slice; its other pixels become background.
 
-    Pixels take over the largest position among neighbours of their own class (8 of them), then the position that this
-    one has itself taken over: a component of any shape is joined in a few rounds, on the device and without a wait. A
-    component that winds through more rounds than there are stays in parts.
+    Pixels carry a position, at first their own. In each round a pixel, and whichever pixel has the position that it
+    carries, take over the largest one carried by neighbours of its class (8 of them), and then what is carried there:
+    components of any shape are joined in about as many rounds as their size has bits, on the device and without a wait.
 
     Args:
         codes: (B, 1, H, W) int64 class codes, 0 is background.
@@ -143,11 +143,13 @@ def largest_components(codes: Tensor, num_classes: int, rounds: int = 16) -> Ten
     around = F.pad(codes, (1, 1, 1, 1), value=-1)
     same = [around[..., y : y + height, x : x + width] == codes for y in range(3) for x in range(3)]
     for _ in range(rounds):
-        roots = F.pad(root, (1, 1, 1, 1))
+        roots, largest = F.pad(root, (1, 1, 1, 1)), root
         neighbours = [roots[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
         for is_same, neighbour in zip(same, neighbours, strict=True):
-            root = torch.where(is_same, torch.maximum(root, neighbour), root)
-        root = root.flatten(1).gather(1, root.flatten(1)).reshape(root.shape)
+            largest = torch.where(is_same, torch.maximum(largest, neighbour), largest)
+        flat = root.flatten(1)
+        hooked = flat.scatter_reduce(1, flat, largest.flatten(1), reduce="amax")
+        root = hooked.gather(1, torch.maximum(hooked, largest.flatten(1))).reshape(root.shape)
     flat, classes = root.flatten(1), codes.flatten(1)
     sizes = torch.zeros(batch, pixels, dtype=torch.int64, device=codes.device).scatter_add_(
         1, flat, torch.ones_like(flat)

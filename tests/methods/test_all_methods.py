@@ -49,6 +49,10 @@ class Case:
         plain = ResUNet(1, CLASSES, features=(4, 8))
         with torch.no_grad():
             plain.head.weight.mul_(20)  # an untrained network calls all pixels by one name; this one differs
+            for layer in plain.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = 1.0  # statistics of the last batch: evaluation mode sees what training sees
+            plain.train()(torch.rand(8, 1, SIZE, SIZE))
         network = self.wrap(plain)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         method = self.cls(network, optimizer, **{**self.settings, **more})  # type: ignore[call-arg]

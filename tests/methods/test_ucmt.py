@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.engines.utils import IterationEvents
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.methods import UCMT
@@ -50,7 +51,9 @@ def test_a_batch_makes_two_steps_and_the_second_sees_the_first_ones_networks(bat
     method = make()
     trainer = SemiSupervisedTrainer("cpu", 1, [batch], method)
     seen = []
-    trainer.add_event_handler("backward_completed", lambda _: seen.append(method.student.head.weight.detach().clone()))
+    trainer.add_event_handler(
+        IterationEvents.BACKWARD_COMPLETED, lambda _: seen.append(method.student.head.weight.detach().clone())
+    )
     trainer.run()
     assert method.updates == 2 and len(seen) == 2 and not torch.equal(*seen)
     assert method.total_updates == 2
