@@ -73,7 +73,7 @@ class MaskedFeatures(Composite):
         if masks is None:
             return self.backbone(image)
         levels = [level * mask.to(level.dtype) for level, mask in zip(self.backbone.encode(image), masks, strict=True)]
-        return self.backbone.logits(self.backbone.decode(levels), image.shape[-2:])
+        return self.backbone.logits(self.backbone.decode(levels), list(image.shape[-2:]))
 
 
 class StudentPair(Composite):

@@ -36,6 +36,9 @@ class ResUNet(nn.Module):
         features: channels of each level, from the full resolution down; each further level halves the resolution.
             The default has 4.6 million parameters; 32 to 512, the paper's, 8.1 million (the paper counts 8.3).
 
+    Attributes:
+        features: channels of each level, those of what :meth:`encode` gives.
+
     Raises:
         ValueError: fewer than two levels, or a number of channels below 1.
     """
@@ -52,6 +55,7 @@ class ResUNet(nn.Module):
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self.features = tuple(widths)
         self.divisor = 2 ** (len(widths) - 1)
         self.encoder = nn.ModuleList(
             ResidualBlock(before, after, stride=1 if level == 0 else 2)
@@ -61,11 +65,6 @@ class ResUNet(nn.Module):
             _Decoder(below, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
-
-    @property
-    def features(self) -> tuple[int, ...]:
-        """Channels of each level, from the full resolution down: those of what :meth:`encode` gives."""
-        return tuple(block.norm2.num_features for block in self.encoder)  # type: ignore[union-attr, misc]
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Features of every level, of an image (B, in_channels, H, W) padded to a multiple of ``divisor``.
@@ -81,14 +80,14 @@ class ResUNet(nn.Module):
             levels.append(features)
         return levels
 
-    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+    def decode(self, levels: list[Tensor]) -> Tensor:
         """The last features (B, features[0], H', W') of the levels that :meth:`encode` gave; ``head`` reads them."""
         features = levels[-1]
         for level, block in enumerate(self.decoder):
             features = block(features, levels[-2 - level])
         return features
 
-    def logits(self, features: Tensor, size: Sequence[int]) -> Tensor:
+    def logits(self, features: Tensor, size: list[int]) -> Tensor:
         """Logits (B, out_channels, H, W) of the last features; `size` is that of the image, (H, W)."""
         return self.head(features)[..., : size[0], : size[1]]
 
@@ -101,4 +100,4 @@ class ResUNet(nn.Module):
         Returns:
             (B, out_channels, H, W), before softmax.
         """
-        return self.logits(self.decode(self.encode(image)), image.shape[-2:])
+        return self.logits(self.decode(self.encode(image)), [image.shape[-2], image.shape[-1]])
