@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cps4_monai.attention_maps import check_activation
 from cps4_monai.text.encoder import TextEncoder
 from cps4_monai.vision.checkpoint import load_prompted_vision, read_prompted_vision, save_prompted_vision
 from cps4_monai.vision.encoder import VisionEncoder
@@ -29,8 +30,8 @@ __all__ = [
 class VisionLanguageModel(nn.Module):
     """Patch tokens and prompt tokens in one space; their scaled cosine is the attention logit (paper, section 2.1).
 
-    logits_i(u) = w * cos(F_I(u), F_T,i) + b, and A_i = sigmoid(logits_i). w and b are learned; w is kept positive by
-    learning its logarithm, so that ranking by logit, by similarity and by A are the same.
+    logits_i(u) = w * cos(F_I(u), F_T,i) + b, and A_i is their sigmoid, or their softmax over the classes. w and b are
+    learned; w is kept positive by learning its logarithm, so that ranking by logit and by similarity are the same.
 
     Args:
         image_encoder: slices to patch tokens.
@@ -41,6 +42,8 @@ class VisionLanguageModel(nn.Module):
         logit_bias_init: start of b.
         background: "prompt", a class prompt like the others; "complement", A_0 = 1 - max of A over the structures.
         unannotated: codes in view but never labeled; the complement ignores them.
+        activation: how A is made of the logits: "sigmoid" or "softmax". The loss of stage 1 does it; the frozen copy
+            carries it along, for prompt maps and pictures.
         centre_prompts: subtract the mean over the prompts from the text tokens before they are projected. The prompts
             differ in one name, so their tokens point almost the same way (cosine 0.96 and more at the start), and stage
             1 spends its first hundreds of iterations on telling them apart; what is left after their common part is
@@ -48,7 +51,8 @@ class VisionLanguageModel(nn.Module):
             likewise).
 
     Raises:
-        ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background.
+        ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background or
+            activation.
     """
 
     input_ids: torch.Tensor
@@ -65,15 +69,18 @@ class VisionLanguageModel(nn.Module):
         background: str = "prompt",
         unannotated: Sequence[int] = (),
         centre_prompts: bool = False,
+        activation: str = "sigmoid",
     ) -> None:
         super().__init__()
         check_background(background, unannotated, len(prompts))
+        check_activation(activation)
         if not logit_scale_init > 0:
             raise ValueError(f"logit_scale_init is {logit_scale_init}; expected a positive number, 10 by default")
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.prompts = tuple(prompts)
         self.background = background
+        self.activation = activation
         self.centre_prompts = centre_prompts
         self.unannotated = tuple(sorted(unannotated))
         self.image_projection = nn.Linear(image_encoder.embed_dim, embedding_dim)
@@ -115,20 +122,40 @@ class VisionLanguageModel(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):  # differences of nearly equal vectors
             return self.text_projection(tokens.float() - tokens.float().mean(dim=0))
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Attention logits of a batch.
+    def embed(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both sides of the common space, for objectives that compare them otherwise than by attention logits.
+
+        A training step asks for them by ``model(image, embeddings=True)``, which ``DistributedDataParallel`` sees.
 
         Args:
             image: (B, 1, H, W) in [0, 1].
 
         Returns:
-            (B, C, h, w) float32; A = sigmoid of it.
+            Patch embeddings (B, E, h, w) and prompt embeddings (C, E), float32, each of length one along E.
         """
+        tokens, prompts = self._projected_patches(image), self._projected_prompts()
+        return F.normalize(tokens.float(), dim=1), F.normalize(prompts.float(), dim=1)
+
+    def _projected_patches(self, image: torch.Tensor) -> torch.Tensor:
         tokens = self.image_encoder(image)  # (B, D, h, w)
-        tokens = self.image_projection(tokens.movedim(1, -1)).movedim(-1, 1)  # (B, E, h, w)
-        return attention_logits(
-            tokens, self._projected_prompts(), self.logit_scale, self.logit_bias, self.background, self.unannotated
-        )
+        return self.image_projection(tokens.movedim(1, -1)).movedim(-1, 1)  # (B, E, h, w)
+
+    def forward(
+        self, image: torch.Tensor, embeddings: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Attention logits of a batch.
+
+        Args:
+            image: (B, 1, H, W) in [0, 1].
+            embeddings: give :meth:`embed` instead.
+
+        Returns:
+            (B, C, h, w) float32.
+        """
+        if embeddings:
+            return self.embed(image)
+        tokens, prompts = self._projected_patches(image), self._projected_prompts()
+        return attention_logits(tokens, prompts, self.logit_scale, self.logit_bias, self.background, self.unannotated)
 
     def parameter_groups(
         self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4, layer_decay: float = 1.0
@@ -182,6 +209,7 @@ class VisionLanguageModel(nn.Module):
             self.logit_bias,
             self.background,
             self.unannotated,
+            self.activation,
         )
         frozen.projection.load_state_dict(self.image_projection.state_dict())
         return frozen.to(embeddings.device)

@@ -295,3 +295,47 @@ def test_bad_options_are_refused_by_name(tiny):
         VisionLanguageModel(vision(), text, ANATOMY.prompts, unannotated=(7,))
     with pytest.raises(ValueError, match="complement"):
         VisionLanguageModel(vision(), text, ANATOMY.prompts, background="complement", unannotated=(1, 2))
+
+
+def test_embeddings_of_both_sides_are_what_the_logits_compare(vlm):
+    image = torch.rand(2, 1, 32, 16)
+    patches, prompts = vlm(image, embeddings=True)
+    cosine = torch.einsum("behw,ce->bchw", patches, prompts)
+    torch.testing.assert_close(vlm.logit_scale * cosine + vlm.logit_bias, vlm(image))
+    for side in (patches, prompts):
+        torch.testing.assert_close(side.norm(dim=1), torch.ones_like(side.norm(dim=1)))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_the_activation_travels_with_the_weights_and_makes_the_maps(tiny, activation, tmp_path):
+    model = VisionLanguageModel(
+        vision(), TextEncoder(tiny), ANATOMY.prompts, 12, unannotated=(2,), activation=activation
+    )
+    save_prompted_vision(tmp_path / "p.pt", model.freeze(), ANATOMY)
+    loaded = load_prompted_vision(tmp_path / "p.pt", activation=activation)
+    image = torch.rand(1, 1, 32, 16)
+    kept = loaded(image)[:, :2]
+    expected = kept.sigmoid() if activation == "sigmoid" else kept.softmax(1)
+    maps = loaded.attention_maps(image)
+    torch.testing.assert_close(maps[:, :2], expected)
+    assert (maps[:, 2] == 0).all()
+    other = {"sigmoid": "softmax", "softmax": "sigmoid"}[activation]
+    with pytest.raises(ValueError, match=f"trained with A as the {activation} .* takes the {other}"):
+        load_prompted_vision(tmp_path / "p.pt", activation=other)
+
+
+def test_the_file_says_by_which_objective_it_was_trained(vlm, tmp_path):
+    frozen = vlm.freeze()
+    frozen.objective, frozen.substitution = "MGCA objective on class prompts", "reports: captions of the label"
+    save_prompted_vision(tmp_path / "p.pt", frozen, ANATOMY)
+    loaded = load_prompted_vision(tmp_path / "p.pt")
+    assert (loaded.objective, loaded.substitution) == (frozen.objective, frozen.substitution)
+    content = torch.load(tmp_path / "p.pt", weights_only=True)
+    old = {key: value for key, value in content.items() if key not in ("activation", "objective")}
+    old["arguments"].pop("projection")
+    torch.save(old, tmp_path / "old.pt")
+    assert load_prompted_vision(tmp_path / "old.pt", activation="softmax").activation == "softmax"
+    content["arguments"]["projection"] = "mlp"
+    torch.save(content, tmp_path / "mlp.pt")
+    with pytest.raises(ValueError, match="projection of kind 'mlp'"):
+        load_prompted_vision(tmp_path / "mlp.pt")

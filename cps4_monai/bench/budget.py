@@ -25,6 +25,7 @@ BUDGET: dict[str, str] = {
     "batch_size_unlabeled": "unlabeled batch",
     "train#optimizer": "optimiser",
     "learning_rate": "learning rate",
+    "learning_rate_factors": "factors of the learning rate",
     "weight_decay": "weight decay",
     "train#lr_scheduler": "learning-rate schedule",
     "gradient_clip_norm": "gradient clipping",

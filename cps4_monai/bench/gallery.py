@@ -103,14 +103,13 @@ def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -
 
 
 class _PromptAttention:
-    """A cell's stage 1: a slice (H, W) to probabilities (C, h, w), by the activation that its prompt map takes."""
+    """A cell's stage 1: a slice (H, W) to attention maps (C, h, w), by the activation that it was trained with."""
 
     def __init__(self, cell: CellResult, anatomy: Anatomy) -> None:
         assert cell.stage1 is not None
-        self.model = load_prompted_vision(cell.stage1 / STAGE1_WEIGHTS, anatomy=anatomy, map_location="cpu")
-        self.softmax = parsed_config(cell).get_parsed_content("prompt_map#activation") == "softmax"
+        activation = parsed_config(cell).get_parsed_content("prompt_map#activation")
+        path = cell.stage1 / STAGE1_WEIGHTS
+        self.model = load_prompted_vision(path, anatomy=anatomy, map_location="cpu", activation=activation)
 
-    @torch.no_grad()
     def __call__(self, slice_: np.ndarray) -> np.ndarray:
-        logits = self.model(torch.from_numpy(slice_)[None, None])[0]
-        return (logits.softmax(dim=0) if self.softmax else logits.sigmoid()).numpy()
+        return self.model.attention_maps(torch.from_numpy(slice_)[None, None])[0].numpy()

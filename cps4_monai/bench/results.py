@@ -14,6 +14,7 @@ import pandas as pd
 from cps4_monai.bench.folders import DONE, read_settings
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
+from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
 
 IDENTITY = ("method", "share", "seed")
@@ -100,6 +101,16 @@ class StudyResults:
             log = read_metrics(cell.folder / "stage2" / "metrics.csv")
             parts.append(log[log["name"] == "val_dice"][["iteration", "value"]].assign(**cell.identity))
         return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What a training costs: ``IDENTITY``, ``seconds`` per iteration (median over epochs), ``notes``."""
+        rows = []
+        for cell in self.cells:
+            log = read_metrics(cell.folder / "stage2" / "metrics.csv")
+            seconds = log[log["name"] == SECONDS]["value"].median()
+            rows.append({**cell.identity, "seconds": seconds, "notes": "; ".join(cell.run.get("budget_notes", []))})
+        return pd.DataFrame(rows)
 
     @cached_property
     def prompt_maps(self) -> pd.DataFrame:

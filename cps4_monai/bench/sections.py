@@ -91,7 +91,19 @@ def _about(results: StudyResults) -> list[Block]:
     stated = results.manifest["may_differ"]
     caption = "The budget, the same for every method" + (f", but for what the study lets differ: {', '.join(stated)}"
                                                           if stated else "")  # fmt: skip
-    return [*blocks, Table(("what", "setting", "value"), rows, caption + ".")]
+    return [*blocks, Table(("what", "setting", "value"), rows, caption + "."), *_costs(results)]
+
+
+def _costs(results: StudyResults) -> list[Block]:
+    """What equal budgets do not say: several networks or steps, and how long an iteration took."""
+    rows = []
+    for method, title in results.methods.items():
+        own = results.costs[results.costs["method"] == method]
+        if not own.empty:
+            notes = "; ".join(dict.fromkeys(note for note in own["notes"] if note)) or "–"
+            rows.append([Cell(title, title), Cell(notes, notes), number(own["seconds"].mean(), 3)])
+    caption = "Cost of a method beside the equal budget; seconds measured, mean over its trainings."
+    return [Table(("method", "per batch", "seconds per iteration"), rows, caption)]
 
 
 def _dice(

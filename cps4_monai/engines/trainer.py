@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,14 +26,23 @@ def batch_to_device(batch: Any, device: torch.device | None = None, non_blocking
     return batch
 
 
+def _mean(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Each loss, mean over the steps of a batch that have it; of one step, the losses themselves."""
+    if len(steps) == 1:
+        return dict(steps[0])
+    names = dict.fromkeys(name for losses in steps for name in losses)
+    return {name: torch.stack([losses[name] for losses in steps if name in losses]).mean() for name in names}
+
+
 class SemiSupervisedTrainer(Trainer):
-    """Trains a method, firing MONAI's FORWARD, LOSS, BACKWARD and MODEL events in each iteration.
+    """Trains a method, firing MONAI's FORWARD, LOSS, BACKWARD and MODEL events in each step of an iteration.
 
     No iteration waits for the device, copies to it included where `non_blocking` is set and the batch lies in pinned
     memory, as the bundle does on a GPU. While it runs, ``state.output`` is a dict of predictions and losses; once it is
-    completed, a list with one dict of detached scalar tensors: the total ``"loss"`` and its parts. (The list is the
-    form in which MONAI's handlers expect decollated outputs, so ``from_engine(["loss"], first=True)``, `StatsHandler`
-    and `TensorBoardStatsHandler` work as they are; a scalar is copied to the host only when a handler reads it.)
+    completed, a list with one dict of detached scalar tensors: the total ``"loss"`` and its parts, each the mean over
+    the steps of the batch. (The list is the form in which MONAI's handlers expect decollated outputs, so
+    ``from_engine(["loss"], first=True)``, `StatsHandler` and `TensorBoardStatsHandler` work as they are; a scalar is
+    copied to the host only when a handler reads it.)
 
     Args:
         device: where to run.
@@ -51,7 +60,8 @@ class SemiSupervisedTrainer(Trainer):
         to_kwargs: further arguments of `prepare_batch`.
 
     Raises:
-        ValueError: a number of accumulation steps below 1, or a clip norm that is not positive.
+        ValueError: a number of accumulation steps below 1, or above it with a method that makes several steps of a
+            batch; a clip norm that is not positive.
         TypeError: `method` is no :class:`SemiSupervisedMethod`.
     """
 
@@ -74,6 +84,11 @@ class SemiSupervisedTrainer(Trainer):
             raise TypeError(f"method is a {type(method).__name__}; expected a cps4_monai.methods class")
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps is {accumulation_steps}; expected 1 or more")
+        if accumulation_steps > 1 and method.steps_per_batch > 1:
+            raise ValueError(
+                f"accumulation_steps is {accumulation_steps} and {type(method).__name__} makes "
+                f"{method.steps_per_batch} optimiser steps of each batch; set accumulation_steps to 1"
+            )
         if gradient_clip_norm is not None and gradient_clip_norm <= 0:
             raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}; expected a positive number or null")
         # Before super().__init__, because handlers are attached there and may look at them.
@@ -93,6 +108,9 @@ class SemiSupervisedTrainer(Trainer):
             to_kwargs=to_kwargs,
         )
         self.scaler = self.precision.scaler  # type: ignore[assignment]  # MONAI knows CUDA's only
+        if self.state.epoch_length:
+            groups = -(-self.state.epoch_length // accumulation_steps)
+            method.total_updates = max_epochs * groups * method.steps_per_batch
 
     @property
     def optimizer(self) -> Optimizer:
@@ -118,30 +136,45 @@ class SemiSupervisedTrainer(Trainer):
     def _iteration(self, engine: SemiSupervisedTrainer, batchdata: Any) -> list[dict[str, Tensor]]:  # type: ignore[override]
         if batchdata is None:
             raise ValueError("no batch came for this iteration; the data loader must yield dicts")
-        method = engine.method
         batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         engine.state.batch = batch
-        group_size, first, last = engine._group()
-        method.train()
-        if first:
-            for optimizer in method.optimizers.values():
-                optimizer.zero_grad(set_to_none=True)
-        with engine.autocast():
-            outputs = method.forward(batch)
-            engine.state.output = dict(outputs)
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            losses = method.losses(outputs, batch)
-        engine.state.output.update(losses)
-        engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        loss = losses["loss"] / group_size
-        (loss if engine.scaler is None else engine.scaler.scale(loss)).backward()
-        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if last:
-            engine._step()
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        # The predictions are let go here: kept until the next iteration's are made, they would count twice.
-        engine.state.output = [{name: value.detach() for name, value in losses.items()}]
+        engine.method.train()
+        # The predictions of a step are let go with it: kept until the next ones are made, they would count twice.
+        engine.state.output = [_mean(list(engine._losses(batch)))]
         return engine.state.output
+
+    def _losses(self, batch: Any) -> Iterator[dict[str, Tensor]]:
+        """Makes all optimiser steps of a batch; the losses of each, detached."""
+        group_size, first, last = self._group()
+        steps = self.method.steps(batch)
+        for _ in range(self.method.steps_per_batch):
+            if first:
+                for optimizer in self.method.optimizers.values():
+                    optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                outputs = next(steps, None)
+                if outputs is None:
+                    raise ValueError(f"{self._declared} but gives fewer: make both agree")
+                self.state.output = dict(outputs)
+                self.fire_event(IterationEvents.FORWARD_COMPLETED)
+                losses = self.method.losses(outputs, batch)
+            self.state.output.update(losses)
+            self.fire_event(IterationEvents.LOSS_COMPLETED)
+            loss = losses["loss"] / group_size
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            if last:
+                self._step()
+            self.fire_event(IterationEvents.MODEL_COMPLETED)
+            self.state.output = {}
+            del outputs, loss
+            yield {name: value.detach() for name, value in losses.items()}
+        if next(steps, None) is not None:
+            raise ValueError(f"{self._declared} but gives more: make both agree")
+
+    @property
+    def _declared(self) -> str:
+        return f"{type(self.method).__name__}.steps should give steps_per_batch = {self.method.steps_per_batch} steps"
 
     def _step(self) -> None:
         optimizers, scaler = list(self.method.optimizers.values()), self.scaler

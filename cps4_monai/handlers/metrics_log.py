@@ -11,9 +11,11 @@ from ignite.engine import Engine, Events
 from cps4_monai.handlers.progress import scalars_of
 from cps4_monai.metrics.run_log import RunLog
 
+SECONDS = "train_seconds_per_iteration"
+
 
 class MetricsLog:
-    """Appends losses every few iterations, and the evaluators' metrics after each validation.
+    """Appends losses every few iterations, the evaluators' metrics after each validation, and the time of each epoch.
 
     Attached to the trainer after the ``EpochValidation``. A resumed run first drops the lines of epochs that it will
     run again, so that the file reads as if the run had never stopped.
@@ -46,6 +48,7 @@ class MetricsLog:
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.losses)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.metrics)
             engine.add_event_handler(Events.COMPLETED, self.metrics)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.seconds)
 
     def start(self, engine: Engine) -> None:
         """At the first epoch of this process: opens the file and drops the lines of this epoch and later ones."""
@@ -64,6 +67,12 @@ class MetricsLog:
             if epoch == engine.state.epoch and evaluator.state.metrics and self._written.get(prefix) != epoch:
                 self._written[prefix] = epoch
                 self._write(engine, {prefix + name: value for name, value in evaluator.state.metrics.items()})
+
+    def seconds(self, engine: Engine) -> None:
+        """Line ``train_seconds_per_iteration``: of this epoch, data included and validation not."""
+        epoch, length = engine.state.times[Events.EPOCH_COMPLETED.name], engine.state.epoch_length
+        if epoch is not None and length:
+            self._write(engine, {SECONDS: epoch / length})
 
     def _write(self, engine: Engine, values: Mapping[str, float]) -> None:
         if self._log is None:  # a validation after the last epoch, in a process that trained none

@@ -10,19 +10,22 @@ from torch import Tensor
 
 from cps4_monai.engines.trainer import SemiSupervisedTrainer
 
+STUDENT_PROBABILITIES = "student_probabilities"
+
 
 class PromptMapHandler:
     """Asks a pseudo-label provider about the weak view of the unlabeled images (eq. 3).
 
     At GET_BATCH_COMPLETED the images are still where the loader put them: they move to the engine's device here, once,
     and stay there for the training step. The provider runs without gradient and in the engine's precision. Everything
-    that it returns (`prompt_map`, `attention_logits`) is put beside the images. Its weights belong to no method and so
-    to no checkpoint.
+    that it returns (`prompt_map`, `attention_logits`, `pseudo_probabilities`) is put beside the images. Its
+    weights belong to no method and so to no checkpoint.
 
     Args:
         provider: a :class:`cps4_monai.prompt_map.provider.PseudoLabelProvider`, frozen: images (B, 1, H, W) ->
             {"prompt_map": (B, 1, H, W) int64, "attention_logits": (B, C, h, w)}. Entries of the unlabeled batch that
-            its ``batch_keys`` name are passed to it too.
+            its ``batch_keys`` name are passed to it too; "student_probabilities" among them stands for what the student
+            says of these images now, (B, C, H, W), at the cost of one more forward pass.
     """
 
     def __init__(self, provider: Callable[..., Mapping[str, Tensor]]) -> None:
@@ -49,8 +52,11 @@ class PromptMapHandler:
             )
         unlabeled = batch["unlabeled"]
         images = unlabeled["image"].to(engine.state.device, non_blocking=engine.non_blocking)
-        extra = {key: unlabeled[key] for key in getattr(self.provider, "batch_keys", ()) if key in unlabeled}
+        wanted = getattr(self.provider, "batch_keys", ())
+        extra = {key: unlabeled[key] for key in wanted if key in unlabeled}
         with engine.autocast():
+            if STUDENT_PROBABILITIES in wanted:
+                extra[STUDENT_PROBABILITIES] = engine.method.student_probabilities(images)
             provided = self.provider(images, **extra)
         if "prompt_map" not in provided:
             raise ValueError(f"the provider returned {sorted(provided)}; expected a 'prompt_map' among them")

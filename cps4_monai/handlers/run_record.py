@@ -104,6 +104,7 @@ class RunRecord:
             "precision": getattr(getattr(engine, "precision", None), "name", None),
             "epochs": engine.state.max_epochs,
             "iterations": (engine.state.epoch_length or 0) * engine.state.max_epochs,
+            "budget_notes": list(engine.method.budget_notes) if hasattr(engine, "method") else [],
             "versions": versions(),
             "settings": self.settings,
         }

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.attention_maps import check_activation
 from cps4_monai.engines.trainer import SemiSupervisedTrainer
-from cps4_monai.losses.semi_supervised import mask_unannotated
+from cps4_monai.losses.semi_supervised import attention_maps, mask_unannotated
 from cps4_monai.palette import structure_colours
 
 
@@ -36,7 +37,7 @@ class PictureHandler:
     """Writes one row of pictures for the labeled and one for the unlabeled half of the last batch of an epoch.
 
     Labeled: image, label, each network's prediction. Unlabeled: image, y_text, each network's prediction (the
-    teacher's is the pseudo-label), and the attention maps sigmoid(logits) of chosen prompts. Networks are run anew on
+    teacher's is the pseudo-label), and the attention maps of chosen prompts. Networks are run anew on
     these two images; the training step keeps nothing for it. Structures have the colours that they have in reports.
 
     Args:
@@ -45,9 +46,10 @@ class PictureHandler:
         interval: epochs between pictures: that of the validation.
         summary_writer: used instead of a new one.
         anatomy: the classes.
+        activation: how A is made of the attention logits, as in stage 1.
 
     Raises:
-        ValueError: an interval below 1, or a prompt that the anatomy does not have.
+        ValueError: an interval below 1, a prompt that the anatomy does not have, or an unknown activation.
     """
 
     def __init__(
@@ -57,12 +59,15 @@ class PictureHandler:
         interval: int = 1,
         summary_writer: Any | None = None,
         anatomy: Anatomy = MRSPINESEG,
+        activation: str = "sigmoid",
     ) -> None:
+        check_activation(activation)
         if interval < 1:
             raise ValueError(f"interval is {interval}; expected 1 or more epochs")
         self.prompts = {anatomy.code_of(name): name for name in prompts}
         self.colours = torch.from_numpy(structure_colours(anatomy)).float() / 255  # (C, 3)
         self.interval = interval
+        self.activation = activation
         self.writer = SummaryWriter(log_dir=str(log_dir)) if summary_writer is None else summary_writer
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
@@ -81,7 +86,7 @@ class PictureHandler:
             if content is not None:
                 row = torch.cat(list(self.pictures(engine, content).values()), dim=2)
                 self.writer.add_image(f"slices/{part}", row, engine.state.epoch)
-                self._attention(content, part, engine.state.epoch)
+                self._attention(content, part, engine.state.epoch, engine.method.unannotated)
 
     def pictures(self, engine: SemiSupervisedTrainer, content: Mapping[str, Any]) -> dict[str, Tensor]:
         """Pictures by name, each (3, H, W) in [0, 1], of the first slice of one half of a batch."""
@@ -97,11 +102,11 @@ class PictureHandler:
             drawn[name] = _overlay(image[0], winner, self.colours)
         return drawn
 
-    def _attention(self, content: Mapping[str, Any], part: str, epoch: int) -> None:
+    def _attention(self, content: Mapping[str, Any], part: str, epoch: int, unannotated: Sequence[int]) -> None:
         if "attention_logits" not in content:
             return
         size = content["image"].shape[-2:]
-        maps = content["attention_logits"][:1].float().sigmoid()
+        maps = attention_maps(content["attention_logits"][:1], self.activation, unannotated)
         for code, name in self.prompts.items():
             upsampled = F.interpolate(maps[:, code : code + 1], size=size, mode="bilinear", align_corners=False)
             picture = torch.cat((content["image"][:1].float().clamp(0, 1), upsampled), dim=3)[0].cpu()

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ACTIVATIONS = ("sigmoid", "softmax")
+from cps4_monai.attention_maps import ACTIVATIONS
+
 BINARISATIONS = ("max_pool", "bilinear")
 NEGATIVES = ("all", "present")
 

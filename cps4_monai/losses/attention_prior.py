@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cps4_monai.losses.attention import ACTIVATIONS
+from cps4_monai.attention_maps import ACTIVATIONS
 from cps4_monai.losses.semi_supervised import attention_maps, check_same_slices, mask_unannotated
 
 

@@ -2,7 +2,8 @@
 
 Throughout, logits are (B, C, H, W) of any float type and are computed with in float32; code maps are (B, 1, H, W) of an
 integer type. `unannotated` lists classes that are in view but never labeled: their channels enter no softmax and no
-argmax, and pixels that carry their code, or `IGNORE`, are left out of a mean. No function waits for the device.
+argmax, and pixels that carry their code, `IGNORE` or `NOT_ANNOTATED`, are left out of a mean. No function
+waits for the device.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cps4_monai.attention_maps import activate
+
 IGNORE = -1
 """Code of a pixel without a target: in a prompt map, one that no class claims."""
+NOT_ANNOTATED = 255
+"""Code of a pixel of a label map that nobody annotated; as `IGNORE`, which an unsigned byte cannot hold."""
 
 TARGET_MODES = ("soft", "hard", "sum", "teacher")
 
@@ -62,7 +67,7 @@ def attention_maps(attention_logits: Tensor, activation: str, unannotated: Seque
         unannotated: see the module.
     """
     logits = mask_unannotated(attention_logits, unannotated)
-    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+    return activate(logits, activation)
 
 
 def check_same_slices(attention_logits: Tensor, logits: Tensor, name: str) -> None:
@@ -78,8 +83,13 @@ def check_same_slices(attention_logits: Tensor, logits: Tensor, name: str) -> No
         )
 
 
-def _codes(code_map: Tensor, logits: Tensor, unannotated: Sequence[int]) -> Tensor:
-    """(B, 1, H, W) integer codes -> (B, H, W) int64, unannotated codes turned into IGNORE."""
+def target_codes(code_map: Tensor, logits: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
+    """(B, 1, H, W) integer codes -> (B, H, W) int64; unannotated codes and `NOT_ANNOTATED` become `IGNORE`.
+
+    Raises:
+        ValueError: a code map that is not of the size of the logits (B, C, H, W).
+        TypeError: codes of a float type.
+    """
     expected = (logits.shape[0], 1, *logits.shape[2:])
     if tuple(code_map.shape) != expected:
         raise ValueError(
@@ -88,20 +98,27 @@ def _codes(code_map: Tensor, logits: Tensor, unannotated: Sequence[int]) -> Tens
     if code_map.is_floating_point():
         raise TypeError(f"code map is of type {code_map.dtype}; expected integer class codes")
     codes = code_map[:, 0].long()
+    codes = codes.masked_fill(codes == NOT_ANNOTATED, IGNORE)
     if not unannotated:
         return codes
     mask = _unannotated_mask(logits.shape[1], tuple(unannotated), logits.device)
     return codes.masked_fill(mask[codes.clamp(min=0)] & (codes >= 0), IGNORE)
 
 
-def _hard_cross_entropy(logits: Tensor, code_map: Tensor, unannotated: Sequence[int]) -> Tensor:
-    codes = _codes(code_map, logits, unannotated)
+def _hard_cross_entropy(
+    logits: Tensor, code_map: Tensor, unannotated: Sequence[int], where: Tensor | None = None
+) -> Tensor:
+    codes = target_codes(code_map, logits, unannotated)
+    if where is not None:
+        codes = codes.masked_fill(~where[:, 0], IGNORE)
     total = F.cross_entropy(mask_unannotated(logits, unannotated), codes, ignore_index=IGNORE, reduction="sum")
     # A batch without any target gives 0 rather than 0 / 0.
     return total / (codes != IGNORE).sum().clamp(min=1)
 
 
-def supervised_cross_entropy(logits: Tensor, label: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
+def supervised_cross_entropy(
+    logits: Tensor, label: Tensor, unannotated: Sequence[int] = (), where: Tensor | None = None
+) -> Tensor:
     """Eq. 5: cross-entropy of the student's prediction on labeled slices, mean over pixels.
 
     The minus sign printed in eqs. 5 to 7 is spurious if CE is a loss, as the paper calls it.
@@ -110,15 +127,16 @@ def supervised_cross_entropy(logits: Tensor, label: Tensor, unannotated: Sequenc
         logits: student, (B, C, H, W).
         label: class codes, (B, 1, H, W).
         unannotated: see the module.
+        where: (B, 1, H, W) bool, or broadcastable to it: the pixels that count; None: all.
 
     Returns:
-        Scalar, float32.
+        Scalar, float32; 0 where no pixel counts.
 
     Raises:
         ValueError: shapes that do not fit, unannotated codes that do not exist.
         TypeError: a label of a float type.
     """
-    return _hard_cross_entropy(logits, label, unannotated)
+    return _hard_cross_entropy(logits, label, unannotated, where)
 
 
 def text_cross_entropy(
@@ -145,7 +163,7 @@ def text_cross_entropy(
         raise ValueError(
             f"confidence has shape {tuple(confidence.shape)}, prompt map {tuple(prompt_map.shape)}; expected one shape"
         )
-    codes = _codes(prompt_map, logits, unannotated)
+    codes = target_codes(prompt_map, logits, unannotated)
     pixels = F.cross_entropy(mask_unannotated(logits, unannotated), codes, ignore_index=IGNORE, reduction="none")
     return (pixels * confidence[:, 0].float()).sum() / (codes != IGNORE).sum().clamp(min=1)
 
@@ -198,7 +216,7 @@ def enhanced_target(
         return probs
     if prompt_map is None:
         raise ValueError(f"mode {mode!r} of the enhanced target needs a prompt map; pass one, or use mode 'teacher'")
-    codes = _codes(prompt_map, teacher_logits, unannotated).unsqueeze(1)  # (B, 1, H, W)
+    codes = target_codes(prompt_map, teacher_logits, unannotated).unsqueeze(1)  # (B, 1, H, W)
     given = codes != IGNORE
     summed = probs.scatter_add(1, codes.clamp(min=0), given.to(probs.dtype))
     if mode == "hard":

@@ -1,11 +1,29 @@
-"""Semi-supervised methods: each one small file behind one seam."""
+"""Training methods: each one small file behind one seam."""
 
 from __future__ import annotations
 
+from cps4_monai.methods.attention_pretraining import AttentionPretraining
 from cps4_monai.methods.base import SemiSupervisedMethod
+from cps4_monai.methods.bcp import BCP
 from cps4_monai.methods.cps4 import CPS4
+from cps4_monai.methods.cps4_levers import CPS4Levers
+from cps4_monai.methods.decoded import DecodedPseudoLabels
 from cps4_monai.methods.mean_teacher import MeanTeacher
 from cps4_monai.methods.supervised import Supervised
 from cps4_monai.methods.teacher_student import TeacherStudent
+from cps4_monai.methods.ucmt import UCMT
+from cps4_monai.methods.unimatch_v2 import UniMatchV2
 
-__all__ = ["CPS4", "MeanTeacher", "SemiSupervisedMethod", "Supervised", "TeacherStudent"]
+__all__ = [
+    "BCP",
+    "CPS4",
+    "UCMT",
+    "AttentionPretraining",
+    "CPS4Levers",
+    "DecodedPseudoLabels",
+    "MeanTeacher",
+    "SemiSupervisedMethod",
+    "Supervised",
+    "TeacherStudent",
+    "UniMatchV2",
+]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cps4_monai.losses.semi_supervised import mask_unannotated
+from cps4_monai.networks.composite import deployable
 from cps4_monai.networks.ema import share_buffers, unwrap
 
 Batch = Mapping[str, Any]
@@ -19,10 +21,10 @@ Batch = Mapping[str, Any]
 class SemiSupervisedMethod(ABC):
     """What a method is: its networks and optimisers, one step, what follows a step, and which network is deployed.
 
-    :class:`cps4_monai.engines.SemiSupervisedTrainer` calls, at each iteration, :meth:`train`, then under autocast
-    :meth:`forward` and :meth:`losses`, then `backward` on the total; once per optimiser step it steps every optimiser
-    and calls :meth:`after_step`. A subclass implements :meth:`forward` and :meth:`losses` and waits for the device in
-    neither: losses stay tensors.
+    :class:`cps4_monai.engines.SemiSupervisedTrainer` calls, at each iteration, :meth:`train`; then, for each of
+    :meth:`steps`, under autocast the step's predictions and :meth:`losses`, and `backward` on the total; once per
+    optimiser step it steps every optimiser and calls :meth:`after_step`. A subclass implements :meth:`forward` and
+    :meth:`losses` (with several steps a batch: :meth:`steps`) and waits for the device in none: losses stay tensors.
 
     Args:
         networks: all networks by name; those with trainable parameters may be wrapped for several devices.
@@ -32,7 +34,14 @@ class SemiSupervisedMethod(ABC):
 
     Attributes:
         updates: optimiser steps made so far; ramps and the EMA warm-up count in it.
+        total_updates: those of the whole run, which the trainer sets: what schedules in shares of a run count in. A
+            resumed run keeps those that it began with. None where the length of an epoch is not known.
         needs_unlabeled: whether :meth:`forward` reads ``batch["unlabeled"]``.
+        strong_views: strong views of each unlabeled slice that it reads: ``image_strong``, ``image_strong_2``, ...
+        labeled_strong_views: strong views of each labeled slice that it reads, beside ``image``.
+        steps_per_batch: optimiser steps made of one batch, see :meth:`steps`.
+        waits_for_device: True where a step must wait for the device; every other method is tested not to.
+        budget_notes: what a step costs beyond one network and one step a batch, for the report of a study.
         options: names of the attributes that a resumed run must share with the run that it goes on with.
 
     Raises:
@@ -40,6 +49,11 @@ class SemiSupervisedMethod(ABC):
     """
 
     needs_unlabeled = True
+    strong_views: ClassVar[int] = 1
+    labeled_strong_views: ClassVar[int] = 0
+    steps_per_batch: ClassVar[int] = 1
+    waits_for_device: bool = False
+    budget_notes: tuple[str, ...] = ()
     options: ClassVar[tuple[str, ...]] = ("deployed_name", "unannotated")
 
     def __init__(
@@ -58,11 +72,12 @@ class SemiSupervisedMethod(ABC):
         self.deployed_name = deployed
         self.unannotated = tuple(unannotated)
         self.updates = 0
+        self.total_updates: int | None = None
 
     @property
     def deployed(self) -> nn.Module:
-        """The network to validate, to ship and to infer with, unwrapped."""
-        return unwrap(self.networks[self.deployed_name])
+        """The network to validate, to ship and to infer with: unwrapped, and of a composite its backbone."""
+        return deployable(self.networks[self.deployed_name])
 
     @property
     def needs_prompt_map(self) -> bool:
@@ -78,6 +93,28 @@ class SemiSupervisedMethod(ABC):
         """Puts every network into the mode in which it takes part in a step: training, all of them."""
         for network in self.networks.values():
             network.train()
+
+    def share_of_run(self, share: float) -> int:
+        """Optimiser steps that are this share, in [0, 1], of the whole run: the length of a ramp or a phase.
+
+        Raises:
+            ValueError: nobody said how long the run is.
+        """
+        if self.total_updates is None:
+            raise ValueError(
+                f"{type(self).__name__} counts in shares of the run, whose length is not known: set epoch_length of "
+                "the trainer, or total_updates of the method"
+            )
+        return round(share * self.total_updates)
+
+    def steps(self, batch: Batch) -> Iterator[Mapping[str, Tensor]]:
+        """Predictions of each optimiser step that is made of a batch; one, :meth:`forward`, unless overridden.
+
+        The networks have been stepped when the next item is asked for: what follows a ``yield`` sees them changed. A
+        step that makes its own pictures or targets puts the targets into its predictions, where :meth:`losses` finds
+        them.
+        """
+        yield self.forward(batch)
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -111,19 +148,44 @@ class SemiSupervisedMethod(ABC):
             network.train(was_training)
         return logits
 
+    @torch.no_grad()
+    def student_probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities (B, C, H, W) of the network in training, for a provider that listens to it.
+
+        In evaluation mode and without gradient; unannotated classes have none.
+
+        Args:
+            images: (B, 1, H, W), on the networks' device.
+        """
+        network = deployable(self.networks.get("student", self.networks[self.deployed_name]))
+        was_training = network.training
+        logits = network.eval()(images)
+        network.train(was_training)
+        return mask_unannotated(logits, self.unannotated).softmax(dim=1)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What a method remembers beside its networks (a memory bank, a queue): its own tensors, by name.
+
+        They are stored with the networks and filled in place when a run is resumed, so give the tensors themselves and
+        no copies. A checkpoint from before a tensor existed leaves it as it is.
+        """
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: tensors and plain types."""
         return {
             "networks": {name: unwrap(network).state_dict() for name, network in self.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "updates": self.updates,
+            "total_updates": self.total_updates,
+            "extra": self.extra_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: the state is that of a method with other networks or optimisers.
+            ValueError: the state is that of a method with other networks, optimisers or extra tensors.
         """
         for kind, owned in (("networks", self.networks), ("optimizers", self.optimizers)):
             if set(state[kind]) != set(owned):
@@ -134,3 +196,14 @@ class SemiSupervisedMethod(ABC):
             for name, item in owned.items():
                 (unwrap(item) if isinstance(item, nn.Module) else item).load_state_dict(state[kind][name])
         self.updates = int(state["updates"])
+        self.total_updates = state.get("total_updates", self.total_updates)
+        stored = state.get("extra", {})
+        for name, tensor in self.extra_state().items():
+            if name in stored and stored[name].shape != tensor.shape:
+                raise ValueError(
+                    f"checkpoint holds {name!r} of shape {tuple(stored[name].shape)}, {type(self).__name__} has "
+                    f"{tuple(tensor.shape)}: it comes from a run with other settings; start in another output folder"
+                )
+            if name in stored:
+                with torch.no_grad():
+                    tensor.copy_(stored[name])

@@ -8,14 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cps4_monai.losses.attention import ACTIVATIONS
-from cps4_monai.losses.attention_prior import AttentionPrior
-from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import (
     TARGET_MODES,
     enhance_cross_entropy,
     enhanced_target,
-    map_confidence,
     supervised_cross_entropy,
     text_cross_entropy,
 )
@@ -35,23 +31,14 @@ class CPS4(TeacherStudent):
         optimizer: of its parameters.
         text_weight: of L_text.
         enhance_weight: of L_enhance.
-        enhanced_target: how teacher and y_text become one target: "soft", "hard", "sum" or "teacher" (row 9); not used
-            where there is a `prior`. "decoded" takes the pseudo-labels of
-            :class:`cps4_monai.handlers.DecodedLabels` out of the batch: no teacher runs in the step.
-        prior: makes the target of L_enhance of the teacher and the attention maps themselves, instead of y_text.
-        grid_text: L_text on the attention's own grid, instead of against y_text.
-        text_confidence: "sigmoid" or "softmax", as stage 1 makes A: each pixel of L_text counts as much as A of the
-            class that y_text names there. None: all pixels alike.
+        enhanced_target: how teacher and y_text become one target: "soft", "hard", "sum" or "teacher" (row 9).
         **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` and `deployed` of :class:`TeacherStudent`.
 
     Raises:
-        ValueError: a negative weight, both weights 0, an unknown target, "decoded" with a prior of the step, and as
-            :class:`TeacherStudent`.
+        ValueError: a negative weight, both weights 0, an unknown target, and as :class:`TeacherStudent`.
     """
 
-    options = (
-        *TeacherStudent.options, "text_weight", "enhance_weight", "target_mode", "prior", "grid_text", "text_confidence"
-    )  # fmt: skip
+    options = (*TeacherStudent.options, "text_weight", "enhance_weight", "target_mode")
 
     def __init__(
         self,
@@ -60,9 +47,6 @@ class CPS4(TeacherStudent):
         text_weight: float = 0.5,
         enhance_weight: float = 0.5,
         enhanced_target: str = "soft",
-        prior: AttentionPrior | None = None,
-        grid_text: GridTextLoss | None = None,
-        text_confidence: str | None = None,
         **teacher_student: Any,
     ) -> None:
         if min(text_weight, enhance_weight) < 0 or text_weight == enhance_weight == 0:
@@ -70,24 +54,12 @@ class CPS4(TeacherStudent):
                 f"text_weight is {text_weight}, enhance_weight {enhance_weight}; expected numbers of at least 0, "
                 "one of them above: with both 0 use the method 'supervised'"
             )
-        if enhanced_target not in (*TARGET_MODES, "decoded"):
-            raise ValueError(f"enhanced_target is {enhanced_target!r}; expected one of {[*TARGET_MODES, 'decoded']}")
-        if enhanced_target == "decoded" and prior is not None:
-            raise ValueError(
-                "enhanced_target is 'decoded' and there is a prior; give the prior to DecodedLabels instead"
-            )
-        if text_confidence is not None and (text_confidence not in ACTIVATIONS or grid_text is not None):
-            raise ValueError(
-                f"text_confidence is {text_confidence!r}, grid_text {'off' if grid_text is None else 'on'}; expected "
-                f"one of {list(ACTIVATIONS)}, or None, and no grid_text beside it"
-            )
+        if enhanced_target not in TARGET_MODES:
+            raise ValueError(f"enhanced_target is {enhanced_target!r}; expected one of {list(TARGET_MODES)}")
         super().__init__(student, optimizer, **teacher_student)
         self.text_weight = text_weight
         self.enhance_weight = enhance_weight
         self.target_mode = enhanced_target
-        self.prior = prior
-        self.grid_text = grid_text
-        self.text_confidence = text_confidence
 
     @property
     def needs_prompt_map(self) -> bool:
@@ -97,7 +69,7 @@ class CPS4(TeacherStudent):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits``, ``unlabeled_logits`` and, if L_enhance counts, ``teacher_logits``, each (B, C, H, W)."""
         outputs = self.student_logits(batch)
-        if self.enhance_weight > 0 and self.target_mode != "decoded":
+        if self.enhance_weight > 0:
             outputs["teacher_logits"] = self.teacher_logits(batch)
         return outputs
 
@@ -118,40 +90,29 @@ class CPS4(TeacherStudent):
             parts["loss_text"] = self._text(student, unlabeled)
             total = total + ramp * self.text_weight * parts["loss_text"]
         if self.enhance_weight > 0:
-            parts["loss_enhance"] = self._enhance(student, outputs, unlabeled)
+            target = self._target(outputs["teacher_logits"], unlabeled)
+            parts["loss_enhance"] = enhance_cross_entropy(student, target, self.unannotated)
             total = total + ramp * self.enhance_weight * parts["loss_enhance"]
         return {"loss": total, **parts}
 
     @property
     def _needed(self) -> set[str]:
         """What the losses read of the provider's answer."""
-        of_text = (["prompt_map"] if self.grid_text is None else []) + (
-            ["attention_logits"] if self.grid_text is not None or self.text_confidence else []
-        )
-        text = of_text if self.text_weight > 0 else []
-        of_target = [] if self.target_mode in ("teacher", "decoded") else ["prompt_map"]
-        enhance = ["attention_logits"] if self.prior else of_target
-        return {*text, *(enhance if self.enhance_weight > 0 else [])}
+        of_text = self._of_text if self.text_weight > 0 else ()
+        return {*of_text, *(self._of_target if self.enhance_weight > 0 else ())}
+
+    @property
+    def _of_text(self) -> tuple[str, ...]:
+        return ("prompt_map",)
+
+    @property
+    def _of_target(self) -> tuple[str, ...]:
+        return () if self.target_mode == "teacher" else ("prompt_map",)
 
     def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
-        if self.grid_text is not None:
-            return self.grid_text(student, unlabeled["attention_logits"], self.unannotated)
-        prompt_map, confidence = unlabeled["prompt_map"], None
-        if self.text_confidence is not None:
-            confidence = map_confidence(
-                prompt_map, unlabeled["attention_logits"], self.text_confidence, self.unannotated
-            )
-        return text_cross_entropy(student, prompt_map, self.unannotated, confidence)
-
-    def _enhance(self, student: Tensor, outputs: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor]) -> Tensor:
-        if self.target_mode == "decoded":
-            if "decoded_map" not in unlabeled:
-                raise ValueError("the unlabeled batch holds no decoded_map; attach DecodedLabels to the trainer")
-            return text_cross_entropy(student, unlabeled["decoded_map"], self.unannotated)
-        target = self._target(outputs["teacher_logits"], unlabeled)
-        return enhance_cross_entropy(student, target, self.unannotated)
+        """L_text, eq. 6."""
+        return text_cross_entropy(student, unlabeled["prompt_map"], self.unannotated)
 
     def _target(self, teacher: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
-        if self.prior is not None:
-            return self.prior(teacher, unlabeled["attention_logits"], self.unannotated)
+        """The target of eq. 7, class weights (B, C, H, W)."""
         return enhanced_target(teacher, unlabeled.get("prompt_map"), self.target_mode, self.unannotated)

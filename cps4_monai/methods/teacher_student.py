@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from cps4_monai.losses.semi_supervised import ramp_up
 from cps4_monai.methods.base import Batch, SemiSupervisedMethod
-from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, unwrap
+from cps4_monai.networks.composite import deployable
+from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher
 
 BATCH_STATISTICS = ("separate", "joint")
 
@@ -21,7 +22,8 @@ class TeacherStudent(SemiSupervisedMethod):
     The teacher, in evaluation mode and without gradient, sees the weak view of the unlabeled slices (row 16).
 
     Args:
-        student: the network to train; the teacher is a copy of it as it is now, so load weights first.
+        student: the network to train, or a :class:`cps4_monai.networks.Composite` around it; the teacher is a copy of
+            the network as it is now, so load weights first.
         optimizer: of the student's parameters.
         unannotated: see :class:`SemiSupervisedMethod`.
         ema_decay: of the teacher, with warm-up min(1 - 1/(t+1), ema_decay) (row 17).
@@ -52,7 +54,7 @@ class TeacherStudent(SemiSupervisedMethod):
         if batch_statistics not in BATCH_STATISTICS:
             raise ValueError(f"batch_statistics is {batch_statistics!r}; expected one of {list(BATCH_STATISTICS)}")
         ramp_up(0, ramp_up_updates)
-        networks = {"student": student, "teacher": make_teacher(student)}
+        networks = {"student": student, "teacher": make_teacher(deployable(student))}
         super().__init__(networks, {"student": optimizer}, deployed, unannotated)
         self.ema_decay = ema_decay
         self.ramp_up_updates = ramp_up_updates
@@ -60,8 +62,8 @@ class TeacherStudent(SemiSupervisedMethod):
 
     @property
     def student(self) -> nn.Module:
-        """The trained network, unwrapped."""
-        return unwrap(self.networks["student"])
+        """The trained network, unwrapped; of a composite, its backbone."""
+        return deployable(self.networks["student"])
 
     @property
     def teacher(self) -> nn.Module:
@@ -102,4 +104,4 @@ class TeacherStudent(SemiSupervisedMethod):
         """Moves the teacher towards the student."""
         decay = ema_decay(self.updates, self.ema_decay)
         super().after_step()
-        ema_update(self.teacher, self.networks["student"], decay)
+        ema_update(self.teacher, self.student, decay)

@@ -70,3 +70,40 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     buffers = list(teacher.buffers())
     if buffers:
         torch._foreach_copy_(buffers, list(source.buffers()))
+
+
+@torch.no_grad()
+def ema_update_of_pair(teacher: nn.Module, first: nn.Module, second: nn.Module, share: float, decay: float) -> None:
+    """Moves the teacher towards share * first + (1 - share) * second, parameters as :func:`ema_update` does.
+
+    Floating-point buffers become that mean, all others are copied from the first network.
+
+    Args:
+        teacher: changed in place.
+        first: read only.
+        second: read only, of the same architecture.
+        share: of the first one, in [0, 1].
+        decay: in [0, 1].
+
+    Raises:
+        ValueError: a share or a decay outside [0, 1].
+    """
+    if not 0.0 <= min(share, decay) <= max(share, decay) <= 1.0:
+        raise ValueError(f"share is {share}, EMA decay {decay}; expected numbers from 0 to 1")
+    parameters = _mean([p.detach() for p in first.parameters()], [p.detach() for p in second.parameters()], share)
+    get_ema_multi_avg_fn(decay)(list(teacher.parameters()), parameters, None)
+    triples = list(zip(teacher.buffers(), first.buffers(), second.buffers(), strict=True))
+    moving = [triple for triple in triples if triple[0].is_floating_point()]
+    counts = [triple for triple in triples if not triple[0].is_floating_point()]
+    if moving:
+        torch._foreach_copy_(
+            [t for t, _, _ in moving], _mean([f for _, f, _ in moving], [s for _, _, s in moving], share)
+        )
+    if counts:
+        torch._foreach_copy_([t for t, _, _ in counts], [f for _, f, _ in counts])
+
+
+def _mean(first: list[torch.Tensor], second: list[torch.Tensor], share: float) -> list[torch.Tensor]:
+    mean = torch._foreach_mul(first, share)
+    torch._foreach_add_(mean, second, alpha=1.0 - share)
+    return list(mean)

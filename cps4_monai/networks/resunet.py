@@ -37,6 +37,9 @@ class ResUNet(nn.Module):
         features: channels of each level, from the full resolution down; each further level halves the resolution.
             The default has 4.6 million parameters; 32 to 512, the paper's, 8.1 million (the paper counts 8.3).
 
+    Attributes:
+        features: channels of each level, those of what :meth:`encode` gives.
+
     Raises:
         ValueError: fewer than two levels, or a number of channels below 1.
     """
@@ -68,8 +71,33 @@ class ResUNet(nn.Module):
         """Those of the constructor, in plain values: how a plan keeps this network."""
         return {"in_channels": self.in_channels, "out_channels": self.out_channels, "features": list(self.features)}
 
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of every level, of an image (B, in_channels, H, W) padded to a multiple of ``divisor``.
+
+        Returns:
+            One (B, features[i], H' / 2^i, W' / 2^i) for each level i, from the full resolution down.
+        """
+        height, width = image.shape[-2], image.shape[-1]
+        features = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor))
+        levels: list[Tensor] = []
+        for block in self.encoder:
+            features = block(features)
+            levels.append(features)
+        return levels
+
+    def decode(self, levels: list[Tensor]) -> Tensor:
+        """The last features (B, features[0], H', W') of the levels that :meth:`encode` gave; ``head`` reads them."""
+        features = levels[-1]
+        for level, block in enumerate(self.decoder):
+            features = block(features, levels[-2 - level])
+        return features
+
+    def logits(self, features: Tensor, size: list[int]) -> Tensor:
+        """Logits (B, out_channels, H, W) of the last features; `size` is that of the image, (H, W)."""
+        return self.head(features)[..., : size[0], : size[1]]
+
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of a batch of slices.
+        """Logits of a batch of slices: ``logits(decode(encode(image)))``.
 
         Args:
             image: (B, in_channels, H, W).
@@ -77,12 +105,4 @@ class ResUNet(nn.Module):
         Returns:
             (B, out_channels, H, W), before softmax.
         """
-        height, width = image.shape[-2], image.shape[-1]
-        features = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor))
-        skips: list[Tensor] = []
-        for block in self.encoder:
-            features = block(features)
-            skips.append(features)
-        for level, block in enumerate(self.decoder):
-            features = block(features, skips[-2 - level])
-        return self.head(features)[..., :height, :width]
+        return self.logits(self.decode(self.encode(image)), [image.shape[-2], image.shape[-1]])

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cps4_monai.attention_maps import ACTIVATIONS, activate
 from cps4_monai.prompt_map.otsu import otsu_threshold
 from cps4_monai.prompt_map.stacking import STACKINGS, stack_prompt_maps
 
-ACTIVATIONS = ("sigmoid", "softmax")
 OTSU_OF = ("sigmoid", "similarity")
 UPSAMPLINGS = ("bilinear", "nearest", "bicubic")
 
@@ -112,7 +112,7 @@ class PromptMapper(nn.Module):
         """Eq. 3 for checked inputs."""
         with torch.autocast(attention_logits.device.type, enabled=False):
             logits, left_out = self._annotated(attention_logits)
-            attention = torch.sigmoid(logits) if self.activation == "sigmoid" else torch.softmax(logits, dim=1)
+            attention = activate(logits, self.activation)
             if self.order is not None:
                 attention = self._ordered(attention, left_out)
             scores = self._upsample(attention if self.of == "sigmoid" else logits, size, grid)

@@ -21,7 +21,8 @@ class PseudoLabelProvider(Protocol):
     """Images to pseudo-labels.
 
     Attributes:
-        batch_keys: entries of the unlabeled batch, beside the image, that the call takes as keyword arguments.
+        batch_keys: entries of the unlabeled batch, beside the image, that the call takes as keyword arguments;
+            ``student_probabilities`` asks for the student's (B, C, H, W) of these images, made when it is named.
     """
 
     batch_keys: tuple[str, ...]
@@ -30,7 +31,8 @@ class PseudoLabelProvider(Protocol):
         """Pseudo-labels of images (B, 1, H, W) in [0, 1].
 
         Returns:
-            ``prompt_map`` (B, 1, H, W) int64 class codes, -1 to ignore, and ``attention_logits`` (B, C, h, w).
+            ``prompt_map`` (B, 1, H, W) int64 class codes, -1 to ignore, and what else methods may read:
+            ``attention_logits`` (B, C, h, w), ``pseudo_probabilities`` (B, C, H, W).
         """
         ...
 

@@ -54,7 +54,7 @@ def _check_probabilities(maps: np.ndarray, num_classes: int) -> None:
     if maps.ndim != 3 or maps.shape[0] != num_classes or maps.min() < 0 or maps.max() > 1:
         raise ValueError(
             f"attention has the shape {maps.shape} and values {maps.min():g} to {maps.max():g}; expected "
-            f"({num_classes}, h, w) from 0 to 1: put the logits through a sigmoid"
+            f"({num_classes}, h, w) from 0 to 1: give A, as PromptedVision.attention_maps makes it, not the logits"
         )
 
 

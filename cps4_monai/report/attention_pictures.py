@@ -25,7 +25,8 @@ def attention_pictures(
     device: torch.device | str = "cpu",
     limit: int = 4,
 ) -> dict[str, bytes]:
-    """One picture per scan: the slice with its label, then A = sigmoid(logits) of each chosen prompt.
+    """One picture per scan: the slice with its label, then A of each chosen prompt, made of the
+    logits as stage 1 trained it.
 
     Args:
         checkpoint: result of stage 1.
@@ -49,8 +50,7 @@ def attention_pictures(
         label = None if entry.label is None else np.array(cache.label(entry.label, entry.image).array)
         index = mid_slice(label, image.shape[0])
         slice_ = image.slice(index).astype(np.float32)
-        with torch.no_grad():
-            attention = model(torch.from_numpy(slice_)[None, None].to(device)).sigmoid()[0].cpu().numpy()
+        attention = model.attention_maps(torch.from_numpy(slice_)[None, None].to(device))[0].cpu().numpy()
         pictures[entry.subject] = attention_figure(
             slice_,
             None if label is None else label[index],

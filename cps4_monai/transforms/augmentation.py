@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -114,16 +115,20 @@ def intensity_augmentation(
 
 
 class StrongViewd(Randomizable, MapTransform):
-    """Adds the student's view of an unlabeled slice: the same geometry, other intensities (paper page, row 16).
+    """Adds the student's views of a slice: the same geometry, other intensities (paper page, row 16).
+
+    The first strong view goes to ``strong_key``, further ones to ``strong_key`` with ``_2``, ``_3`` and so on. Each is
+    drawn from a stream of its own, after those before it: how many there are does not change the first ones.
 
     Args:
         keys: the view of teacher and vision-language model.
         strong_key: where the student's view goes.
-        views: "weak_strong" applies ``transform`` to the student's view; "same" gives all networks one view.
+        views: "weak_strong" applies ``transform`` to the student's views; "same" gives all networks one view.
         transform: what changes the intensities of ``strong_key``; None takes :func:`intensity_augmentation`.
+        strong_views: how many strong views are made.
 
     Raises:
-        ValueError: unknown views, or several keys.
+        ValueError: unknown views, several keys, or fewer than one strong view.
     """
 
     def __init__(
@@ -132,19 +137,24 @@ class StrongViewd(Randomizable, MapTransform):
         strong_key: str = "image_strong",
         views: str = "weak_strong",
         transform: Callable[[Any], Any] | None = None,
+        strong_views: int = 1,
     ) -> None:
         MapTransform.__init__(self, keys)
         if views not in VIEWS:
             raise ValueError(f"views is {views!r}; expected one of {VIEWS}")
         if len(self.keys) != 1:
             raise ValueError(f"keys are {self.keys}; expected one key, that of the weak view")
+        if strong_views < 1:
+            raise ValueError(f"strong_views is {strong_views}; expected 1 or more")
         self.strong_key, self.views = strong_key, views
         self.transform = intensity_augmentation(strong_key) if transform is None else transform
+        self.further = [copy.deepcopy(self.transform) for _ in range(strong_views - 1)]
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewd:
         super().set_random_state(seed, state)
-        if isinstance(self.transform, Randomizable):
-            self.transform.set_random_state(seed=int(self.R.randint(2**32, dtype=np.uint64)))
+        for transform in (self.transform, *self.further):
+            if isinstance(transform, Randomizable):
+                transform.set_random_state(seed=int(self.R.randint(2**32, dtype=np.uint64)))
         return self
 
     def randomize(self, data: Any = None) -> None:
@@ -153,26 +163,36 @@ class StrongViewd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         weak = d[self.keys[0]]
+        further = {f"{self.strong_key}_{number}": one for number, one in enumerate(self.further, start=2)}
         if self.views == "same":
-            d[self.strong_key] = weak
-            return d
-        d[self.strong_key] = weak.clone()
-        return dict(self.transform(d))
+            return {**d, self.strong_key: weak, **dict.fromkeys(further, weak)}
+        strong = dict(self.transform({**d, self.strong_key: weak.clone()}))
+        for key, transform in further.items():
+            strong[key] = transform({**d, self.strong_key: weak.clone()})[self.strong_key]
+        return strong
 
 
 def labeled_augmentation(
-    geometry: Mapping[str, Any] | None = None, intensity: Mapping[str, Any] | None = None
+    geometry: Mapping[str, Any] | None = None, intensity: Mapping[str, Any] | None = None, strong_views: int = 0
 ) -> Compose:
     """Geometry of image and label, then intensities of the image.
 
     Args:
         geometry: arguments of :class:`RandSliceGeometryd`.
         intensity: arguments of :func:`intensity_augmentation`.
+        strong_views: further views of the slice, ``image_strong``, ``image_strong_2``, ...: of the same geometry, with
+            intensities drawn by themselves; for methods that compare two views of a labeled slice.
     """
+    settings = dict(intensity or {})
+    further: Sequence[Callable] = ()
+    if strong_views > 0:
+        strong = intensity_augmentation("image_strong", **settings)
+        further = [StrongViewd("image", transform=strong, strong_views=strong_views)]
     return Compose(
         [
             RandSliceGeometryd(("image", "label"), **dict(geometry or {})),
-            *intensity_augmentation("image", **dict(intensity or {})).transforms,
+            *further,
+            *intensity_augmentation("image", **settings).transforms,
         ]
     )
 
@@ -181,17 +201,19 @@ def unlabeled_augmentation(
     views: str = "weak_strong",
     geometry: Mapping[str, Any] | None = None,
     intensity: Mapping[str, Any] | None = None,
+    strong_views: int = 1,
 ) -> Compose:
-    """The views of an unlabeled slice: ``image`` and ``image_strong``.
+    """The views of an unlabeled slice: ``image``, ``image_strong`` and, where asked for, ``image_strong_2``, ...
 
     Args:
         views: "weak_strong": geometry for both, intensities for the student's; "same": geometry and intensities for
             both.
         geometry: arguments of :class:`RandSliceGeometryd`.
         intensity: arguments of :func:`intensity_augmentation`.
+        strong_views: how many strong views are made, 1 or more.
 
     Raises:
-        ValueError: unknown views.
+        ValueError: unknown views, or fewer than one strong view.
     """
     settings = dict(intensity or {})
     shared: Sequence[Callable] = intensity_augmentation("image", **settings).transforms if views == "same" else ()
@@ -200,6 +222,6 @@ def unlabeled_augmentation(
         [
             RandSliceGeometryd("image", **dict(geometry or {})),
             *shared,
-            StrongViewd("image", views=views, transform=strong),
+            StrongViewd("image", views=views, transform=strong, strong_views=strong_views),
         ]
     )

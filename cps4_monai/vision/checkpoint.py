@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.vision.encoder import VisionEncoder
 from cps4_monai.vision.prompted import PromptedVision
 
+logger = logging.getLogger(__name__)
 FORMAT = "cps4_monai.prompted_vision"
 VERSION = 1
 KEYS = ("anatomy", "arguments", "image_size", "unannotated", "weights")
@@ -43,6 +45,8 @@ def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anato
         "arguments": model.arguments,
         "image_size": list(model.image_size),
         "unannotated": list(model.unannotated),
+        "activation": model.activation,
+        "objective": {"name": model.objective, "substitution": model.substitution},
         "weights": {key: value.detach().cpu() for key, value in model.state_dict().items()},
     }
     write_atomically(path, lambda beside: torch.save(content, beside))
@@ -54,6 +58,7 @@ def load_prompted_vision(
     unannotated: Sequence[int] | None = None,
     image_size: Sequence[int] | None = None,
     map_location: str | torch.device = "cpu",
+    activation: str | None = None,
 ) -> PromptedVision:
     """The frozen image side of stage 1, held against the settings of this run.
 
@@ -63,18 +68,29 @@ def load_prompted_vision(
         unannotated: codes that this run leaves out; must cover those that stage 1 did not train. None: not compared.
         image_size: (H, W) of this run's slices; None: not compared.
         map_location: device of the tensors.
+        activation: how this run makes A of the logits; None: not compared. Where the file is too old to say, this one
+            is taken, and the sigmoid if there is none.
 
     Raises:
         ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the mend.
     """
     content = read_prompted_vision(path, map_location)
     _check_settings(Path(path), content, anatomy, unannotated, image_size)
-    arguments = content["arguments"]
+    arguments, trained = content["arguments"], content.get("activation")
+    _check_kind(Path(path), arguments, trained, activation)
+    if trained is None:
+        logger.warning(
+            "stage-1 checkpoint %s does not say how A is made; taken for the %s", path, activation or "sigmoid"
+        )
     try:
         encoder = VisionEncoder(**arguments["image_encoder"])
         embeddings = torch.zeros_like(content["weights"]["embeddings"])
         model = PromptedVision(
-            encoder, embeddings, background=arguments["background"], unannotated=content["unannotated"]
+            encoder,
+            embeddings,
+            background=arguments["background"],
+            unannotated=content["unannotated"],
+            activation=trained or activation or "sigmoid",
         )
         model.load_state_dict(content["weights"])
     except (KeyError, TypeError, RuntimeError) as error:
@@ -83,6 +99,11 @@ def load_prompted_vision(
             f"({' '.join(str(error).split())[:300]}); it is damaged or of another version of "
             "cps4_monai: run training_stage1 again"
         ) from error
+    objective = content.get("objective", {})
+    model.objective, model.substitution = objective.get("name", ""), objective.get("substitution")
+    if model.objective:
+        instead = f" ({model.substitution})" if model.substitution else ""
+        logger.info("stage 1 of %s: %s%s", path, model.objective, instead)
     return model.to(map_location)
 
 
@@ -110,6 +131,22 @@ def read_prompted_vision(path: str | Path, map_location: str | torch.device = "c
             f"cps4_monai reads version {VERSION}: run training_stage1 again, or install the version that wrote it"
         )
     return content
+
+
+def _check_kind(path: Path, arguments: dict[str, Any], trained: str | None, activation: str | None) -> None:
+    """Refuses another activation than this run's, and projections that this version cannot build."""
+    if None not in (trained, activation) and trained != activation:
+        raise ValueError(
+            f"stage-1 checkpoint {path} was trained with A as the {trained} of the logits; this run takes the "
+            f"{activation}: set `stage1#loss#activation` (or `prompt_map#activation`) to stage 1's, or run "
+            "training_stage1 again with this run's settings"
+        )
+    projection = arguments.get("projection", "linear")
+    if projection != "linear":
+        raise ValueError(
+            f"stage-1 checkpoint {path} has a projection of kind {projection!r}; this cps4_monai builds 'linear': "
+            "install the version that wrote it"
+        )
 
 
 def _check_settings(

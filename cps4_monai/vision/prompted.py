@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cps4_monai.attention_maps import activate, check_activation
 from cps4_monai.vision.encoder import VisionEncoder
 
 BACKGROUNDS = ("prompt", "complement")
+UNTRAINED = -1e4  # either activation of it is 0
 
 
 def attention_logits(
@@ -60,14 +62,17 @@ class PromptedVision(nn.Module):
         logit_bias: b of the attention logits.
         background: "prompt" or "complement", as in :func:`attention_logits`.
         unannotated: codes that stage 1 did not train.
+        activation: how A is made of the logits, as stage 1 trained it.
 
     Attributes:
+        objective: what the weights were trained by; empty where nothing is known.
+        substitution: what stood in place of data that the objective was published with; None: nothing.
         image_size: (H, W) that it takes.
         grid_size: (h, w) of its attention maps.
         num_classes: C.
 
     Raises:
-        ValueError: an unknown background or codes outside 0..C-1.
+        ValueError: an unknown background or activation, or codes outside 0..C-1.
     """
 
     embeddings: torch.Tensor
@@ -82,9 +87,14 @@ class PromptedVision(nn.Module):
         logit_bias: float | torch.Tensor = -2.5,
         background: str = "prompt",
         unannotated: Sequence[int] = (),
+        activation: str = "sigmoid",
     ) -> None:
         super().__init__()
         check_background(background, unannotated, len(prompt_embeddings))
+        check_activation(activation)
+        self.activation = activation
+        self.objective = ""
+        self.substitution: str | None = None
         self.image_encoder = image_encoder
         self.projection = nn.Linear(image_encoder.embed_dim, prompt_embeddings.shape[1])
         self.background = background
@@ -117,6 +127,7 @@ class PromptedVision(nn.Module):
             "image_encoder": self.image_encoder.arguments,
             "embedding_dim": int(self.embeddings.shape[1]),
             "background": self.background,
+            "projection": "linear",
         }
 
     def prompt_embeddings(self) -> torch.Tensor:
@@ -134,6 +145,14 @@ class PromptedVision(nn.Module):
         return attention_logits(
             tokens, self.embeddings, self.logit_scale, self.logit_bias, self.background, self.unannotated
         )
+
+    @torch.no_grad()
+    def attention_maps(self, image: torch.Tensor) -> torch.Tensor:
+        """A (B, C, h, w) float32 in [0, 1] of slices (B, 1, H, W) in [0, 1]; 0 in untrained classes."""
+        logits = self(image)
+        for code in self.unannotated:
+            logits[:, code] = UNTRAINED
+        return activate(logits, self.activation)
 
 
 def check_background(background: str, unannotated: Sequence[int], num_classes: int) -> None:

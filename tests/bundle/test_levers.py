@@ -56,7 +56,7 @@ def test_the_order_of_levels_and_the_prior_in_the_step_are_settings(run_tiny, ti
     still = {"train#unlabeled_dataset#transform#geometry": {"affine_prob": 0.0, "elastic_prob": 0.0}}
     checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
     settings = {"train#method#prior": prior, "prompt_map#order": order, **still, "stage1_checkpoint": checkpoint}
-    workflow = run_tiny("training_stage2", tmp_path, ("cps4",), **settings)
+    workflow = run_tiny("training_stage2", tmp_path, ("cps4", "cps4_levers"), **settings)
     method, mapper = (workflow.parser.get_parsed_content(name) for name in ("train#method", "prompt_map"))
     assert isinstance(method.prior, AttentionPrior) and isinstance(method.prior.order, LevelOrder)
     assert isinstance(mapper.order, LevelOrder) and mapper.order.height_mm == 64 * 7.5
@@ -147,7 +147,8 @@ def test_a_resumed_run_must_have_the_options_of_method_prior_map_and_loss(run_ti
     stage1, stage2 = parsed("stage1#resume").settings, parsed("train#resume").settings
     mapped = run_tiny("training_stage2", tmp_path / "cps4", ("cps4",), run=False, **settings).parser
     mapped = mapped.get_parsed_content("train#resume").settings
-    assert (stage2["method"], stage2["method.target_mode"], stage2["method.ema_decay"]) == ("CPS4", "decoded", 0.99)
+    assert (stage2["method"], stage2["method.decoded_weight"]) == ("DecodedPseudoLabels", 1.0)
+    assert (mapped["method"], mapped["method.target_mode"], mapped["method.ema_decay"]) == ("CPS4", "soft", 0.99)
     assert (stage2["decoded_labels.prior.floor"], stage2["decoded_labels.min_margin"]) == (0.03, 0.5)
     assert (mapped["prompt_map"], mapped["prompt_map.presence_threshold"]) == ("PromptMapper", 0.5)
     assert stage2["prompt_map"] is None, "decoded pseudo-labels take the attention maps themselves"

@@ -32,6 +32,9 @@ def test_both_stages_leave_weights_numbers_and_the_merged_config(tiny_run: Path)
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["features"] == [4, 8] and config["output_dir"] == str(tiny_run)
     assert not any("text_encoder" in key for key in torch.load(tiny_run / "stage2" / "resume.pt")["states"])
+    written = weights(tiny_run / "stage1" / "prompted_vision.pt")
+    assert written["activation"] == "sigmoid" and written["arguments"]["projection"] == "linear"
+    assert written["objective"] == {"name": "token and pixel loss on class prompts", "substitution": None}
 
 
 def test_mlflow_follows_both_stages(tiny_run: Path) -> None:
@@ -71,8 +74,8 @@ def test_a_killed_run_started_again_ends_with_the_same_weights(run_id, trainer, 
     name = "prompted_vision.pt" if result == "stage1" else "model.pt"
     first, second = (weights(tmp_path / run / result / name) for run in ("straight", "killed"))
     assert same(first.get("weights", first), second.get("weights", second))
-    networks = [s["states"]["network"] if result == "stage1" else s["states"]["method"]["networks"]["teacher"]
-                for s in (straight, resumed)]  # fmt: skip
+    name = "model" if result == "stage1" else "teacher"
+    networks = [state["states"]["method"]["networks"][name] for state in (straight, resumed)]
     assert same(*networks)
 
 
@@ -101,7 +104,7 @@ def test_early_stopping_counts_on_after_a_kill(run_tiny, tmp_path):
     assert weights(tmp_path / "stage2" / "resume.pt")["trainer"]["epoch"] == 3
 
 
-@pytest.mark.parametrize("method", ["mean_teacher", "mt_ce", "supervised"])
+@pytest.mark.parametrize("method", ["mean_teacher", "mt_ce", "supervised", "bcp"])
 def test_every_method_overlay_trains(method, run_tiny, tiny_run, tmp_path):
     checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
     run_tiny("training_stage2", tmp_path, (method,), stage1_checkpoint=checkpoint, iterations_per_epoch=1)

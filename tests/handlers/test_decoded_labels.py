@@ -18,7 +18,7 @@ from cps4_monai.handlers import DecodedLabels
 from cps4_monai.levels import corruption
 from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.semi_supervised import text_cross_entropy
-from cps4_monai.methods import CPS4, MeanTeacher
+from cps4_monai.methods import DecodedPseudoLabels, MeanTeacher
 from cps4_monai.networks import ResUNet
 
 CPU = torch.device("cpu")
@@ -112,7 +112,9 @@ def test_attention_maps_settle_what_the_teacher_leaves_open_and_are_asked_for_on
     assert provider.calls == 1 and teacher.calls == 2
 
 
-def trainer_with(handler: DecodedLabels, method: type = CPS4, epochs: int = 4, **settings) -> SemiSupervisedTrainer:
+def trainer_with(
+    handler: DecodedLabels, method: type = DecodedPseudoLabels, epochs: int = 4, **settings
+) -> SemiSupervisedTrainer:
     student = ResUNet(1, SPINE.num_classes, features=(4, 8))
     truth = torch.from_numpy(spine()[:, None].astype(np.float32) / 32)
     grid = F.affine_grid(
@@ -128,7 +130,7 @@ def trainer_with(handler: DecodedLabels, method: type = CPS4, epochs: int = 4, *
 def test_targets_follow_the_geometry_of_the_augmented_slice_and_outside_it_is_background():
     truth = spine()
     handler = decoded(dataset(truth), first_epoch=99)
-    trainer = trainer_with(handler, text_weight=0.0, enhance_weight=1.0, enhanced_target="decoded", epochs=1)
+    trainer = trainer_with(handler, epochs=1)
     trainer.run()
     got = trainer.state.batch["unlabeled"]["decoded_map"]
     assert got.shape == (2, 1, 160, 64) and got.dtype == torch.int64
@@ -141,15 +143,15 @@ def test_decoding_comes_at_its_epochs_and_before_the_first_there_is_no_loss(monk
     handler = DecodedLabels(dataset(spine()), SPINE, [1], first_epoch=2, every=2)
     at, losses = [], []
     monkeypatch.setattr(handler, "decode", lambda *_: at.append(trainer.state.epoch))
-    trainer = trainer_with(handler, text_weight=0.0, enhance_weight=1.0, enhanced_target="decoded", epochs=5)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss_enhance"])))
+    trainer = trainer_with(handler, epochs=5)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss_decoded"])))
     trainer.run()
     assert at == [2, 4] and losses == [0.0] * 5  # decode() was replaced, so there never was a target
 
 
 def test_the_step_runs_no_teacher_and_its_loss_is_the_cross_entropy_with_the_targets():
     handler = decoded(dataset(spine()), first_epoch=99)
-    trainer = trainer_with(handler, text_weight=0.0, enhance_weight=1.0, enhanced_target="decoded", epochs=1)
+    trainer = trainer_with(handler, epochs=1)
     assert not trainer.method.needs_prompt_map
     batch = trainer.data_loader[0]
     trainer.state.batch, trainer.state.device = batch, CPU
@@ -158,7 +160,7 @@ def test_the_step_runs_no_teacher_and_its_loss_is_the_cross_entropy_with_the_tar
     assert "teacher_logits" not in outputs
     losses = trainer.method.losses(outputs, trainer.state.batch)
     expected = text_cross_entropy(outputs["unlabeled_logits"], trainer.state.batch["unlabeled"]["decoded_map"])
-    torch.testing.assert_close(losses["loss_enhance"], expected)
+    torch.testing.assert_close(losses["loss_decoded"], expected)
     with pytest.raises(ValueError, match="no decoded_map; attach DecodedLabels"):
         trainer.method.losses(outputs, batch)
 
@@ -182,5 +184,5 @@ def test_settings_that_cannot_work_are_refused():
     del trainer.data_loader[0]["unlabeled"]["grid"]
     with pytest.raises(ValueError, match=r"no \['grid'\]"):
         trainer.run()
-    with pytest.raises(ValueError, match="give the prior to DecodedLabels"):
-        trainer_with(decoded(dataset(spine())), enhanced_target="decoded", prior=AttentionPrior())
+    with pytest.raises(ValueError, match="decoded_weight is -1"):
+        trainer_with(decoded(dataset(spine())), decoded_weight=-1.0)

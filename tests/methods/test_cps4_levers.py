@@ -8,14 +8,14 @@ import torch
 from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import enhance_cross_entropy, map_confidence, text_cross_entropy
-from cps4_monai.methods import CPS4
+from cps4_monai.methods import CPS4Levers
 from cps4_monai.networks import ResUNet
 
 
 def losses(batch, **settings):
     torch.manual_seed(0)
     student = ResUNet(1, 4, features=(4, 8))
-    method = CPS4(student, torch.optim.SGD(student.parameters(), lr=0.1), **settings)
+    method = CPS4Levers(student, torch.optim.SGD(student.parameters(), lr=0.1), **settings)
     method.train()
     outputs = method.forward(batch)
     return outputs, method.losses(outputs, batch)
@@ -67,8 +67,8 @@ def test_the_provider_is_asked_for_the_prior_alone():
     student = ResUNet(1, 4, features=(4, 8))
     settings = {"text_weight": 0.0, "enhanced_target": "teacher"}
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    assert CPS4(student, optimizer, prior=AttentionPrior(), **settings).needs_prompt_map
-    assert not CPS4(student, optimizer, **settings).needs_prompt_map
+    assert CPS4Levers(student, optimizer, prior=AttentionPrior(), **settings).needs_prompt_map
+    assert not CPS4Levers(student, optimizer, **settings).needs_prompt_map
 
 
 def test_confidence_of_the_maps_weighs_the_text_loss(batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +67,15 @@ def test_every_parameter_gets_a_gradient():
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match="expected channels"):
         ResUNet(**bad)
+
+
+def test_the_pieces_compose_to_the_whole_and_the_released_weights_still_fit():
+    network = ResUNet(1, 5, features=(4, 8, 16)).eval()
+    image = torch.rand(1, 1, 18, 13)
+    levels = network.encode(image)
+    assert [tuple(level.shape[1:]) for level in levels] == [(4, 20, 16), (8, 10, 8), (16, 5, 4)]
+    features = network.decode(levels)
+    assert features.shape == (1, network.features[0], 20, 16)
+    assert torch.equal(network.head(features)[..., :18, :13], network(image))
+    released = Path(__file__).resolve().parents[2] / "bundle" / "models" / "model.pt"
+    ResUNet().load_state_dict(torch.load(released, weights_only=True), strict=True)

@@ -138,3 +138,23 @@ def test_no_view_is_cut_unless_asked_for_and_bad_cuts_are_refused():
     assert torch.equal(whole["image"], torch.ones(1, 8, 8))
     with pytest.raises(ValueError, match=r"cut is 0\.5; expected 0 to below 0\.5"):
         RandSliceGeometryd("image", cut=0.5)
+
+
+def test_a_second_strong_view_is_another_draw_and_leaves_the_first_as_it_was():
+    one, two = (unlabeled_augmentation(geometry=STILL, intensity=ALL_INTENSITIES, strong_views=n) for n in (1, 2))
+    single, both = one.set_random_state(3)(item()), two.set_random_state(3)(item())
+    assert "image_strong_2" not in single
+    assert torch.equal(single["image"], both["image"]) and torch.equal(single["image_strong"], both["image_strong"])
+    assert not torch.equal(both["image_strong"], both["image_strong_2"])
+    again = two.set_random_state(3)(item())
+    assert torch.equal(again["image_strong_2"], both["image_strong_2"])
+    same = unlabeled_augmentation("same", STILL, ALL_INTENSITIES, strong_views=2).set_random_state(0)(item())
+    assert torch.equal(same["image"], same["image_strong_2"])
+    with pytest.raises(ValueError, match="strong_views is 0"):
+        StrongViewd(strong_views=0)
+
+
+def test_labeled_slices_have_a_strong_view_only_where_one_is_asked_for():
+    assert "image_strong" not in labeled_augmentation(STILL, ALL_INTENSITIES).set_random_state(0)(item())
+    views = labeled_augmentation(STILL, ALL_INTENSITIES, strong_views=1).set_random_state(0)(item())
+    assert not torch.equal(views["image"], views["image_strong"]) and views["image_strong"].shape == (1, 40, 30)

@@ -1,0 +1,87 @@
+"""Soft Dice against hard targets, and its mean with the cross-entropy: what several methods call segmentation loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cps4_monai.losses.semi_supervised import IGNORE, mask_unannotated, supervised_cross_entropy, target_codes
+
+
+def soft_dice(
+    logits: Tensor,
+    code_map: Tensor,
+    unannotated: Sequence[int] = (),
+    where: Tensor | None = None,
+    smooth: float = 1e-5,
+) -> Tensor:
+    """1 - Dice of the softmax, mean over the classes that the targets show.
+
+    dice_c = (2 sum p_c y_c + smooth) / (sum p_c + sum y_c + smooth), sums over the batch and the pixels that count. A
+    class without a target pixel is no part of the mean: it would add a constant, or punish every stray pixel.
+
+    Args:
+        logits: (B, C, H, W).
+        code_map: class codes (B, 1, H, W); -1 (`IGNORE`), 255 and unannotated codes are left out.
+        unannotated: codes in view but never labeled.
+        where: (B, 1, H, W) bool, or broadcastable to it: the pixels that count; None: all.
+        smooth: keeps the quotient defined.
+
+    Returns:
+        Scalar, float32, in [0, 1]; 0 where no pixel counts.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    codes = target_codes(code_map, logits, unannotated)
+    counts = codes != IGNORE
+    if where is not None:
+        counts = counts & where[:, 0]
+    with torch.autocast(logits.device.type, enabled=False):
+        probs = mask_unannotated(logits, unannotated).softmax(dim=1) * counts.unsqueeze(1)
+        classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+        target = (codes.unsqueeze(1) == classes) & counts.unsqueeze(1)  # one_hot() would read its range on the host
+        overlap = (probs * target).sum((0, 2, 3))
+        of_target = target.sum((0, 2, 3))
+        dice = (2 * overlap + smooth) / (probs.sum((0, 2, 3)) + of_target + smooth)
+        present = (of_target > 0).to(dice.dtype)
+        return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    code_map: Tensor,
+    unannotated: Sequence[int] = (),
+    where: Tensor | None = None,
+    dice_weight: float = 0.5,
+) -> Tensor:
+    """(1 - dice_weight) * cross-entropy + dice_weight * :func:`soft_dice`; what has no weight is not computed.
+
+    Args:
+        logits: (B, C, H, W).
+        code_map: class codes (B, 1, H, W).
+        unannotated: codes in view but never labeled.
+        where: pixels that count, see :func:`soft_dice`.
+        dice_weight: in [0, 1].
+
+    Returns:
+        Scalar, float32.
+    """
+    terms = []
+    if dice_weight < 1:
+        terms.append((1 - dice_weight) * supervised_cross_entropy(logits, code_map, unannotated, where))
+    if dice_weight > 0:
+        terms.append(dice_weight * soft_dice(logits, code_map, unannotated, where))
+    return torch.stack(terms).sum()
+
+
+def check_dice_weight(dice_weight: float) -> None:
+    """Refuses a share outside [0, 1].
+
+    Raises:
+        ValueError: as said.
+    """
+    if not 0 <= dice_weight <= 1:
+        raise ValueError(f"dice_weight is {dice_weight}; expected a share from 0 (cross-entropy alone) to 1 (Dice)")

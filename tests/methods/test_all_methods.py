@@ -1,0 +1,292 @@
+"""What holds for every method: parts, the supervised limit, resuming, deployment, ignored pixels, waits, options."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.losses.attention_prior import AttentionPrior
+from cps4_monai.losses.grid_text import GridTextLoss
+from cps4_monai.losses.semi_supervised import supervised_cross_entropy
+from cps4_monai.methods import (
+    BCP,
+    CPS4,
+    UCMT,
+    CPS4Levers,
+    DecodedPseudoLabels,
+    MeanTeacher,
+    SemiSupervisedMethod,
+    Supervised,
+    UniMatchV2,
+)
+from cps4_monai.networks import MaskedFeatures, ResUNet, StudentPair, deployable
+
+CLASSES, SIZE, BATCHES = 4, 16, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, how it is made here, and what its options and weights are called."""
+
+    cls: type[SemiSupervisedMethod]
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network
+    settings: dict[str, Any] = field(default_factory=dict)
+    no_unlabeled: dict[str, Any] | None = None  # settings with which only labels count
+    supervised_share: float = 1.0  # of L_sup in the total
+    weights: dict[str, float] = field(default_factory=dict)  # part -> its factor, at ramp 1
+    options: tuple[dict[str, Any], ...] = ()  # each varied alone
+
+    def make(self, **more: Any) -> SemiSupervisedMethod:
+        torch.manual_seed(0)
+        plain = ResUNet(1, CLASSES, features=(4, 8))
+        with torch.no_grad():
+            plain.head.weight.mul_(20)  # an untrained network calls all pixels by one name; this one differs
+            for layer in plain.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = 1.0  # statistics of the last batch: evaluation mode sees what training sees
+            plain.train()(torch.rand(8, 1, SIZE, SIZE))
+        network = self.wrap(plain)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        method = self.cls(network, optimizer, **{**self.settings, **more})  # type: ignore[call-arg]
+        method.total_updates = BATCHES * method.steps_per_batch
+        return method
+
+
+TEACHER = ({"ema_decay": 0.0}, {"batch_statistics": "joint"})
+CASES = {
+    "supervised": Case(Supervised, weights={"loss_supervised": 1}, no_unlabeled={}),
+    "mean_teacher": Case(
+        MeanTeacher,
+        settings={"ramp_up_updates": 0},
+        no_unlabeled={"consistency_weight": 0.0},
+        weights={"loss_supervised": 1, "loss_consistency": 1},
+        options=({"consistency_weight": 2.0}, {"ramp_up_updates": 9}, *TEACHER),
+    ),
+    "cps4": Case(
+        CPS4,
+        no_unlabeled={"text_weight": 1e-30, "enhance_weight": 0.0},
+        weights={"loss_supervised": 1, "loss_text": 0.5, "loss_enhance": 0.5},
+        options=(
+            {"text_weight": 1.0}, {"enhance_weight": 1.0}, {"enhanced_target": "teacher"}, {"ramp_up_updates": 9},
+            *TEACHER,
+        ),
+    ),
+    "cps4_levers": Case(
+        CPS4Levers,
+        no_unlabeled={"text_weight": 1e-30, "enhance_weight": 0.0},
+        weights={"loss_supervised": 1, "loss_text": 0.5, "loss_enhance": 0.5},
+        options=({"prior": AttentionPrior()}, {"grid_text": GridTextLoss()}, {"text_confidence": "sigmoid"}),
+    ),
+    "decoded": Case(
+        DecodedPseudoLabels,
+        no_unlabeled={"decoded_weight": 0.0},
+        weights={"loss_supervised": 1, "loss_decoded": 1},
+        options=({"decoded_weight": 2.0}, {"ramp_up_updates": 9}, {"batch_statistics": "joint"}),
+    ),
+    "unimatch_v2": Case(
+        UniMatchV2,
+        wrap=MaskedFeatures,
+        settings={"threshold": 0.5},
+        no_unlabeled={"unlabeled_weight": 0.0},
+        supervised_share=0.5,
+        weights={"loss_supervised": 0.5, "loss_strong": 0.5},
+        options=(
+            {"threshold": 0.9}, {"cutmix_probability": 1.0}, {"dropped_share": 1.0}, {"unlabeled_weight": 0.5},
+            {"ramp_up_updates": 9}, *TEACHER,
+        ),
+    ),
+    "ucmt": Case(
+        UCMT,
+        wrap=StudentPair,
+        settings={"grid": 4, "ramp_share": 0.0, "dice_weight": 0.0},
+        no_unlabeled={"unlabeled_weight": 0.0, "exchanged": 0},
+        weights={"loss_supervised": 1, "loss_cross": 0.1, "loss_teacher": 0.1},
+        options=(
+            {"unlabeled_weight": 1.0}, {"ramp_share": 1.0}, {"dice_weight": 0.5}, {"teacher_mix": 0.5}, {"grid": 8},
+            {"exchanged": 4}, *TEACHER,
+        ),
+    ),
+    "bcp": Case(
+        BCP,
+        settings={"pretrain_fraction": 0.5},
+        weights={"loss_supervised": 1, "loss_pseudo": 0.5},
+        options=(
+            {"pretrain_fraction": 0.25}, {"patch_ratio": 0.5}, {"unlabeled_weight": 1.0}, {"dice_weight": 0.0},
+            {"largest_component": True}, {"full_width": True}, {"ramp_up_updates": 9}, *TEACHER,
+        ),
+    ),
+}  # fmt: skip
+ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+class Loader(list):
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+def batches(count: int = BATCHES, seed: int = 0) -> Loader:
+    generator = torch.Generator().manual_seed(seed)
+
+    def batch() -> dict[str, Any]:
+        image = torch.rand(16, 1, SIZE, SIZE, generator=generator)
+        label = torch.randint(0, CLASSES, (12, 1, SIZE, SIZE), generator=generator)
+        maps = torch.randn(4, CLASSES, 4, 4, generator=generator)
+        return {
+            "labeled": {"image": image[:4], "label": label[:4].to(torch.uint8)},
+            "unlabeled": {
+                "image": image[4:8],
+                "image_strong": image[8:12],
+                "image_strong_2": image[12:],
+                "prompt_map": label[4:8],
+                "attention_logits": maps,
+                "decoded_map": label[8:],
+            },
+        }
+
+    return Loader(batch() for _ in range(count))
+
+
+def train(method: SemiSupervisedMethod, loader: Loader, epochs: int = 1) -> list[dict[str, torch.Tensor]]:
+    """The losses of each iteration; the random draws depend on the iteration alone, as with EpochSeed."""
+    total, seen = method.total_updates, []
+    trainer = SemiSupervisedTrainer("cpu", epochs, loader, method)
+    method.total_updates = total
+    trainer.add_event_handler("ITERATION_STARTED", lambda _: torch.manual_seed(100 + method.updates))
+    trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.append(engine.state.output[0]))
+    trainer.run()
+    return seen
+
+
+def tensors(method: SemiSupervisedMethod) -> dict[str, torch.Tensor]:
+    return {
+        f"{n}.{k}": v.clone() for n, net in method.networks.items() for k, v in deployable(net).state_dict().items()
+    }
+
+
+@ALL
+def test_the_total_is_the_sum_of_its_parts_by_their_weights(case):
+    losses = train(case.make(), batches())[-1]
+    parts = {name: value for name, value in losses.items() if name.startswith("loss_")}
+    assert parts.keys() == case.weights.keys()
+    torch.testing.assert_close(losses["loss"], sum(case.weights[name] * value for name, value in parts.items()))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES.values() if c.no_unlabeled is not None],
+                         ids=[n for n, c in CASES.items() if c.no_unlabeled is not None])  # fmt: skip
+def test_without_weight_on_unlabeled_slices_the_student_is_that_of_the_supervised_run(case):
+    """BCP has no such limit: its labels are learned on mixed pictures."""
+    method, loader = case.make(**case.no_unlabeled), batches()
+    student = copy.deepcopy(deployable(method.networks.get("student")))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1 * case.supervised_share)
+    train(method, loader)
+    student.train()
+    for batch in loader:
+        for _ in range(method.steps_per_batch):
+            optimizer.zero_grad()
+            supervised_cross_entropy(student(batch["labeled"]["image"]), batch["labeled"]["label"]).backward()
+            optimizer.step()
+    trained = deployable(method.networks["student"])
+    for (name, ours), theirs in zip(trained.named_parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@ALL
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_saved_resumed_and_stepped_on_equals_an_uninterrupted_run_bit_by_bit(case, killed_after, tmp_path):
+    """Two of four batches are BCP's first phase: a run resumed before, at and after the switch."""
+    straight, loader = case.make(), batches()
+    train(straight, loader)
+    first = case.make()
+    train(first, Loader(loader[:killed_after]))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = case.make()
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    train(second, Loader(loader[killed_after:]))
+    assert second.updates == straight.updates == BATCHES * straight.steps_per_batch
+    expected, got = tensors(straight), tensors(second)
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+@ALL
+def test_the_deployed_state_dict_is_that_of_the_plain_network(case):
+    method = case.make()
+    train(method, batches(1))
+    plain = ResUNet(1, CLASSES, features=(4, 8))
+    plain.load_state_dict(method.deployed.state_dict(), strict=True)
+    image = torch.rand(2, 1, SIZE, SIZE)
+    torch.testing.assert_close(plain.eval()(image), method.predict(image)[method.deployed_name])
+
+
+@ALL
+@pytest.mark.parametrize("code", [2, 255])
+def test_pixels_that_nobody_annotated_change_no_loss(case, code):
+    """2 is unannotated in the whole data set, 255 a pixel of one label map; predictions there are free."""
+    settings = {"unannotated": (2,)} if code == 2 else {}
+    losses = []
+    for wild in (0.0, 3.0):
+        method, (batch,) = case.make(**settings), batches(1)
+        method.train()
+        batch["labeled"]["label"][:, :, :4] = code
+        torch.manual_seed(5)
+        outputs = method.forward(batch)
+        for name in [n for n in outputs if n.endswith("labeled_logits") and "unlabeled" not in n]:
+            logits = outputs[name].detach().clone()
+            logits[:, 1, :4] += wild
+            outputs[name] = logits
+        losses.append(method.losses(outputs, batch)["loss_supervised"])
+    assert torch.equal(*losses)
+
+
+@ALL
+def test_a_class_that_is_never_annotated_gets_no_gradient(case):
+    method = case.make(unannotated=(2,))
+    method.train()
+    (batch,) = batches(1)
+    method.updates = method.total_updates - 1  # the last phase
+    outputs = method.forward(batch)
+    method.losses(outputs, batch)["loss"].backward()
+    head = deployable(method.networks["student"]).head.weight.grad
+    assert head[2].abs().sum() == 0 and head[1].abs().sum() > 0
+
+
+class HostReads(TorchDispatchMode):
+    """Notes every operation whose result the host would have to wait for on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            self.reads.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@ALL
+def test_no_step_waits_for_the_device_unless_it_says_so(case):
+    variants = [{}] + [option for option in case.options if "largest_component" in option]
+    for more in variants:
+        method, loader = case.make(**more), batches()
+        trainer = SemiSupervisedTrainer("cpu", 1, loader, method)
+        with HostReads() as host:
+            trainer.run()
+        assert bool(host.reads) is method.waits_for_device, host.reads
+
+
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n, c in CASES.items() for o in c.options],
+                         ids=lambda value: value if isinstance(value, str) else str(next(iter(value))))  # fmt: skip
+def test_each_option_varied_alone_changes_the_loss_and_is_compared_at_resume(name, option):
+    case = CASES[name]
+    plain, varied = train(case.make(), batches()), train(case.make(**option), batches())
+    assert [float(a["loss"]) for a in plain] != [float(b["loss"]) for b in varied]
+    (key,) = option
+    assert {"enhanced_target": "target_mode"}.get(key, key) in case.cls.options

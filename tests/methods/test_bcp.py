@@ -1,0 +1,100 @@
+"""BCP by its card: totals by hand, whose target a pixel has, the empty rectangle, the switch of phases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cps4_monai.losses.dice import segmentation_loss
+from cps4_monai.methods import BCP
+from cps4_monai.networks import ResUNet
+
+
+def make(**settings) -> BCP:
+    torch.manual_seed(0)
+    student = ResUNet(1, 20, features=(4, 8))
+    method = BCP(student, torch.optim.SGD(student.parameters(), lr=0.1), **{"pretrain_fraction": 0.0, **settings})
+    method.total_updates = 4
+    return method
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(8, 1, 12, 12, generator=generator)
+    label = torch.randint(0, 20, (4, 1, 12, 12), generator=generator).to(torch.uint8)
+    return {"labeled": {"image": image[:4], "label": label}, "unlabeled": {"image": image[4:]}}
+
+
+def outputs_of(method: BCP, batch, logits: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    outputs = method.forward(batch)
+    for name in ("in_logits", "out_logits"):
+        if logits is not None:
+            outputs[name] = logits
+        outputs[name] = outputs[name].detach().requires_grad_()
+    return outputs
+
+
+def test_uniform_logits_give_one_and_a_half_cross_entropies_a_picture_whatever_the_rectangle(batch):
+    for ratio in (0.3, 2 / 3):
+        method = make(dice_weight=0.0, patch_ratio=ratio)
+        losses = method.losses(outputs_of(method, batch, torch.zeros(2, 20, 12, 12)), batch)
+        assert losses["loss"].item() == pytest.approx(2 * 1.5 * math.log(20), rel=1e-5)
+
+
+def test_each_pixel_learns_from_the_target_of_its_own_picture(batch):
+    method = make(dice_weight=0.0)
+    outputs = outputs_of(method, batch)
+    patch = outputs["patch"].expand(2, 1, 12, 12)
+
+    def gradients(outputs, batch):
+        return torch.autograd.grad(
+            method.losses(outputs, batch)["loss"], (outputs["in_logits"], outputs["out_logits"]), retain_graph=True
+        )
+
+    inward, outward = gradients(outputs, batch)
+    other = {**outputs, "pseudo_label": (outputs["pseudo_label"] + 1) % 20}
+    of_pseudo = [(a != b).any(1, keepdim=True) for a, b in zip((inward, outward), gradients(other, batch), strict=True)]
+    assert torch.equal(of_pseudo[0], ~patch) and torch.equal(of_pseudo[1], patch)
+    relabeled = {**batch, "labeled": {**batch["labeled"], "label": (batch["labeled"]["label"] + 1) % 20}}
+    of_label = [
+        (a != b).any(1, keepdim=True) for a, b in zip((inward, outward), gradients(outputs, relabeled), strict=True)
+    ]
+    assert torch.equal(of_label[0], patch) and torch.equal(of_label[1], ~patch)
+
+
+def test_an_empty_rectangle_leaves_supervision_and_self_training(batch):
+    method = make(patch_ratio=0.0)
+    outputs = outputs_of(method, batch)
+    losses = method.losses(outputs, batch)
+    label, pseudo = batch["labeled"]["label"][2:], outputs["pseudo_label"][:2]
+    torch.testing.assert_close(losses["loss_supervised"], segmentation_loss(outputs["out_logits"], label))
+    torch.testing.assert_close(losses["loss_pseudo"], segmentation_loss(outputs["in_logits"], pseudo))
+
+
+def test_at_the_switch_the_teacher_is_the_student_and_then_the_second_phase_begins(batch):
+    method = make(pretrain_fraction=0.5)
+    for step in range(3):
+        assert method.pretraining is (step < 2) and ("mixed_logits" in method.forward(batch)) is (step < 2)
+        with torch.no_grad():
+            for parameter in method.student.parameters():
+                parameter.add_(0.1)
+        method.after_step()
+        same = all(
+            torch.equal(a, b) for a, b in zip(method.teacher.parameters(), method.student.parameters(), strict=True)
+        )
+        assert same is (step in (0, 1)) or step == 0  # the warm-up of the average copies at the first step, too
+    assert method.deployed is method.student
+
+
+def test_batches_that_cannot_be_halved_or_paired_are_refused(batch):
+    method = make()
+    with pytest.raises(ValueError, match="set batch_size_labeled"):
+        method.forward({**batch, "labeled": {key: value[:3] for key, value in batch["labeled"].items()}})
+    with pytest.raises(ValueError, match="set batch_size_unlabeled to batch_size_labeled"):
+        method.forward({**batch, "unlabeled": {"image": batch["unlabeled"]["image"][:2]}})
+    method.total_updates = None
+    with pytest.raises(ValueError, match="counts in shares of the run"):
+        method.forward(batch)

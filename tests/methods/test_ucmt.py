@@ -1,0 +1,93 @@
+"""UCMT by its card: what the teacher follows, two steps a batch, the symmetry of both students."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.engines.utils import IterationEvents
+
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.methods import UCMT
+from cps4_monai.networks import ResUNet, StudentPair, deployable
+
+
+def make(**settings) -> UCMT:
+    torch.manual_seed(0)
+    pair = StudentPair(ResUNet(1, 4, features=(4, 8)), seed=1)
+    method = UCMT(pair, torch.optim.SGD(pair.parameters(), lr=0.1), grid=4, ramp_share=0.0, **settings)
+    method.total_updates = 2
+    return method
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(8, 1, 16, 16, generator=generator)
+    label = torch.randint(0, 4, (2, 1, 16, 16), generator=generator).to(torch.uint8)
+    unlabeled = {"image": image[2:4], "image_strong": image[4:6], "image_strong_2": image[6:]}
+    return {"labeled": {"image": image[:2], "label": label}, "unlabeled": unlabeled}
+
+
+def test_students_start_apart_and_the_global_random_state_stays():
+    before = torch.get_rng_state()
+    pair = StudentPair(ResUNet(1, 4, features=(4, 8)).requires_grad_(True), seed=1)
+    again = StudentPair(pair.backbone, seed=1)
+    assert not torch.equal(pair.backbone.head.weight, pair.second.head.weight)
+    assert torch.equal(pair.second.head.weight, again.second.head.weight)
+    torch.set_rng_state(before)
+
+
+def test_after_the_first_step_the_teacher_is_the_mean_of_both_students(batch):
+    method = make(teacher_mix=0.99)
+    method.after_step()
+    pair = method.networks["student"]
+    for teacher, first, second in zip(
+        method.teacher.parameters(), pair.backbone.parameters(), pair.second.parameters(), strict=True
+    ):
+        torch.testing.assert_close(teacher, 0.99 * first + 0.01 * second)
+
+
+def test_a_batch_makes_two_steps_and_the_second_sees_the_first_ones_networks(batch):
+    method = make()
+    trainer = SemiSupervisedTrainer("cpu", 1, [batch], method)
+    seen = []
+    trainer.add_event_handler(
+        IterationEvents.BACKWARD_COMPLETED, lambda _: seen.append(method.student.head.weight.detach().clone())
+    )
+    trainer.run()
+    assert method.updates == 2 and len(seen) == 2 and not torch.equal(*seen)
+    assert method.total_updates == 2
+
+
+def test_accumulation_with_several_steps_a_batch_is_refused(batch):
+    with pytest.raises(ValueError, match="2 optimiser steps of each batch; set accumulation_steps to 1"):
+        SemiSupervisedTrainer("cpu", 1, [batch], make(), accumulation_steps=2)
+
+
+def test_exchanging_the_students_exchanges_their_losses_alone(batch):
+    method = make()
+    outputs = method.forward(batch)
+    swapped = {**outputs}
+    for key in ("labeled_logits", "unlabeled_logits"):
+        swapped[f"first_{key}"], swapped[f"second_{key}"] = outputs[f"second_{key}"], outputs[f"first_{key}"]
+    ours, theirs = method.losses(outputs, batch), method.losses(swapped, batch)
+    assert ours.keys() == {"loss", "loss_supervised", "loss_cross", "loss_teacher"}
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+def test_the_second_step_moves_pictures_labels_and_pseudo_labels_together(batch):
+    method = make(exchanged=4)
+    codes = (batch["labeled"]["image"] * 255).to(torch.uint8)
+    exchanged = method._exchanged({**batch, "labeled": {"image": batch["labeled"]["image"], "label": codes}})
+    labeled = exchanged["labeled"]
+    assert torch.equal((labeled["image"] * 255).to(torch.uint8), labeled["label"])
+    assert not torch.equal(labeled["image"], batch["labeled"]["image"])
+    assert exchanged["unlabeled"]["pseudo_label"].shape == (2, 1, 16, 16)
+
+
+def test_what_is_deployed_is_the_teacher_a_plain_network():
+    method = make()
+    assert method.deployed is method.teacher and deployable(method.networks["student"]) is method.student
+    with pytest.raises(TypeError, match=r"expected cps4_monai\.networks\.StudentPair"):
+        UCMT(method.student, torch.optim.SGD(method.student.parameters(), lr=0.1))

@@ -1,0 +1,70 @@
+"""UniMatch V2 by its card: complementary masks, the mean over all pixels, CutMix, the supervised limit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cps4_monai.methods import UniMatchV2
+from cps4_monai.methods.unimatch_v2 import complementary_masks
+from cps4_monai.networks import MaskedFeatures, ResUNet
+
+
+def make(**settings) -> UniMatchV2:
+    torch.manual_seed(0)
+    student = MaskedFeatures(ResUNet(1, 4, features=(4, 8)))
+    return UniMatchV2(student, torch.optim.SGD(student.parameters(), lr=0.1), **settings)
+
+
+def test_masks_of_both_views_add_up_and_half_of_the_slices_are_untouched():
+    for mask in complementary_masks(8, (16, 32), 0.5, torch.device("cpu")):
+        first, second = mask.chunk(2)
+        assert torch.equal((first + second) / 2, torch.ones_like(first))
+        assert set(mask.unique().tolist()) == {0.0, 1.0, 2.0}
+        assert int((first == 1).flatten(1).all(1).sum()) == 4
+
+
+def test_masks_reach_the_decoder_and_ones_change_nothing():
+    student = MaskedFeatures(ResUNet(1, 4, features=(4, 8))).eval()
+    image = torch.rand(2, 1, 8, 8)
+    ones = [torch.ones(2, channels, 1, 1) for channels in (4, 8)]
+    torch.testing.assert_close(student(image, masks=ones), student.backbone(image))
+    assert not torch.allclose(student(image, masks=[ones[0], 0 * ones[1]]), student.backbone(image))
+
+
+def test_the_loss_is_the_mean_over_all_pixels_not_over_the_confident_ones():
+    method = make(threshold=0.95)
+    logits = torch.zeros(1, 4, 1, 4)
+    outputs = {
+        "labeled_logits": logits,
+        "unlabeled_logits": logits,
+        "pseudo_label": torch.zeros(1, 1, 1, 4, dtype=torch.int64),
+        "confidence": torch.tensor([0.99, 0.96, 0.90, 0.50]).view(1, 1, 1, 4),
+    }
+    batch = {"labeled": {"label": torch.zeros(1, 1, 1, 4, dtype=torch.uint8)}, "unlabeled": {}}
+    losses = method.losses(outputs, batch)
+    log4 = torch.tensor(4.0).log()
+    torch.testing.assert_close(losses["loss_strong"], log4 / 2)  # two of four pixels count, each ln 4
+    torch.testing.assert_close(losses["loss"], (log4 + log4 / 2) / 2)
+    assert losses["confident_fraction"] == 0.5
+
+
+def test_cutmix_changes_view_label_and_confidence_in_the_same_pixels_with_the_mirrored_slice():
+    method = make(cutmix_probability=1.0)
+    view = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 20, 20)
+    mixed, codes, confidence = method._cutmix(view, view.long(), view / 10)
+    assert torch.equal(mixed, codes.float()) and torch.equal(mixed, (confidence * 10).round())
+    assert all(set(mixed[index].unique().tolist()) == {float(index), float(3 - index)} for index in range(4))
+    assert torch.equal(make(cutmix_probability=0.0)._cutmix(view, view.long(), view)[0], view)
+
+
+def test_only_a_network_that_takes_masks_and_a_batch_with_two_views_will_do():
+    plain = ResUNet(1, 4, features=(4, 8))
+    with pytest.raises(TypeError, match=r"expected cps4_monai\.networks\.MaskedFeatures"):
+        UniMatchV2(plain, torch.optim.SGD(plain.parameters(), lr=0.1))
+    image = torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="strong_views: 2"):
+        make().forward({"labeled": {"image": image}, "unlabeled": {"image": image, "image_strong": image}})
+    for wrong in ({"threshold": -1.0}, {"cutmix_probability": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            make(**wrong)
