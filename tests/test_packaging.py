@@ -82,7 +82,7 @@ sys.meta_path.insert(0, Refuse())
 from cps4_monai.cli import main
 main({arguments!r})
 """
-NOT_BASE = sorted({module for brought in EXTRAS.values() for module in brought} - {"filelock"}) + ["skimage"]
+NOT_BASE = [*sorted({module for brought in EXTRAS.values() for module in brought} - {"filelock"}), "skimage"]
 
 
 def without_extras(*arguments: str) -> subprocess.CompletedProcess[str]:

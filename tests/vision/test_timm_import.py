@@ -29,7 +29,8 @@ def test_the_import_of_torchvision_alone_fails_there() -> None:
 def test_a_vit_works_without_them() -> None:
     done = run(
         "from cps4_monai.vision import VisionEncoder\n"
-        "encoder = VisionEncoder('vit_tiny_patch16_224', (32, 32), pretrained=False, embed_dim=16, depth=1, num_heads=2)\n"
+        "sizes = {'embed_dim': 16, 'depth': 1, 'num_heads': 2}\n"
+        "encoder = VisionEncoder('vit_tiny_patch16_224', (32, 32), pretrained=False, **sizes)\n"
         "print(tuple(encoder(torch.zeros(1, 1, 32, 32)).shape))\n"
         "try:\n"
         "    torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)\n"
