@@ -51,7 +51,9 @@ def imported() -> set[str]:
 
 def test_what_is_imported_is_declared_and_nothing_else_is() -> None:
     used = {distribution(module) for module in imported()} | BY_OTHERS
-    used |= {distribution(module) for module in {*EXTRAS["dicom"], *EXTRAS["onnx"]}}  # imported by name
+    used |= {
+        distribution(module) for module in {*EXTRAS["dicom"], *EXTRAS["weights"], *EXTRAS["onnx"]}
+    }  # imported by name
     assert used == declared().union(*(declared(extra) for extra in EXTRAS))
 
 
