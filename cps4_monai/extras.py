@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
 from types import ModuleType
+
+from cps4_monai.failure import chain_of
 
 # Extra -> the modules that it brings. A module of two extras stands with the one that its users are told to install.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -23,6 +24,8 @@ _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 
 class MissingExtraError(ImportError):
     """Something was asked for whose packages are not installed; the message names the extra that brings them."""
+
+    told_to_users = True  # see cps4_monai.failure
 
 
 def require(module: str, wanted_by: str) -> ModuleType:
@@ -55,7 +58,7 @@ def explain(error: BaseException, wanted_by: str) -> str | None:
     MONAI catches failed imports and raises errors of its own later: causes, contexts and messages are looked through.
     """
     known = {module for brought in EXTRAS.values() for module in brought}
-    for one in _chain(error):
+    for one in chain_of(error):
         if isinstance(one, MissingExtraError):
             return str(one)
         if isinstance(one, ImportError):
@@ -64,14 +67,3 @@ def explain(error: BaseException, wanted_by: str) -> str | None:
             if name in known:
                 return f"{wanted_by} needs {missing(name)}"
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [one.__context__, one.__cause__]

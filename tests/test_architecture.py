@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "failure": set(),
     "plan": {"anatomy", "atomic_file"},
     "cache_folder": set(),
-    "extras": set(),
+    "extras": {"failure"},
     "palette": {"anatomy"},
     "device": set(),
     "precision": set(),
