@@ -1,16 +1,27 @@
 # `make demo` and `make test` set up everything that they need; see the README.
-PYTHON ?= $(shell for v in 3.12 3.11 3.13; do command -v python$$v >/dev/null && python$$v -c 'import venv' 2>/dev/null && echo python$$v && exit; done; echo python3)
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -o pipefail -c
+
+# The first Python of the range that can make an environment: one that is only a pyenv shim, or that lacks ensurepip, is
+# passed over. Another one: make PYTHON=/path/to/python.
+VERSIONS := 3.12 3.11 3.13 3.10
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for p in $(VERSIONS:%=python%) python3 python; do "$$p" -c '$(USABLE)' >/dev/null 2>&1 && echo "$$p" && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-from-constraints
+# Some pip configurations name indices that hold few packages, and pip warns of each package that is not there.
+QUIETER := grep --line-buffered -v "^WARNING: Location .* is ignored: it is neither a file nor a directory"
 
 .PHONY: demo test lint install clean
 
 install: $(STAMP)
 
-$(STAMP): constraints.txt setup.cfg pyproject.toml
+$(STAMP): constraints.txt setup.cfg setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.13 with venv and ensurepip on the PATH: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "installing into $(VENV): about 7 GB with torch's CUDA libraries, a few minutes"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' 2> >($(QUIETER) >&2)
 	touch $@
 
 demo: $(STAMP)

@@ -1,13 +1,18 @@
-"""The `cps4` command: each subcommand is imported only when it is called, so that `cps4 --help` answers at once."""
+"""The `cps4` command: each subcommand is imported only when it is called, so that `cps4 --help` answers at once.
+
+Where the packages of an extra are not installed, every subcommand that needs them ends here, with one line.
+"""
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
 from cps4_monai import __version__
 from cps4_monai.encoding import escape_on_screen
+from cps4_monai.extras import explain
 from cps4_monai.threads import wait_passively
 
 COMMANDS = {
@@ -35,6 +40,15 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return getattr(importlib.import_module(f"cps4_monai.commands.{cmd_name}"), cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            found = explain(error, f"cps4 {ctx.invoked_subcommand}")
+            if found is None:
+                raise
+            raise click.ClickException(found) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -99,7 +99,7 @@ def stage_bundle(root: Path, folder: Path, weights: str | Path | None, half: boo
     shutil.copytree(root, folder, ignore=_LEFT_OUT)
     package = Path(__file__).resolve().parent
     if not (folder / package.name).exists():
-        shutil.copytree(package, folder / package.name, ignore=_LEFT_OUT)
+        shutil.copytree(package, folder / package.name, ignore=_code_only)
     model = folder / "models" / "model.pt"
     if weights is not None and plan is not None:
         shutil.rmtree(model.parent, ignore_errors=True)  # nothing of the bundle's own weights stays beside others
@@ -114,6 +114,12 @@ def stage_bundle(root: Path, folder: Path, weights: str | Path | None, half: boo
         model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
     if onnx:
         _add_onnx(folder)
+
+
+def _code_only(folder: str, names: list[str]) -> set[str]:
+    """An installed package has the bundle as its data, which here is what the package is copied into."""
+    of_package = {"bundle"} if Path(folder) == Path(__file__).resolve().parent else set()
+    return of_package & set(names) | _LEFT_OUT(folder, names)
 
 
 def _plan_to_ship(weights: Path) -> Plan:

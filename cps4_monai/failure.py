@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import traceback
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 FILE_NAME = "error.log"
@@ -61,7 +61,7 @@ def for_terminal(error: BaseException, folder: str | Path) -> str:
 def write_traceback(error: BaseException, folder: str | Path | None) -> Path:
     """Appends the traceback to ``error.log`` in a run's folder; to one among the temporary files where that fails."""
     text = "".join(traceback.format_exception(error))
-    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
     places = [] if folder is None else [Path(folder)]
     for place in (*places, Path(tempfile.gettempdir())):
         try:

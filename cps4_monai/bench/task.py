@@ -6,7 +6,6 @@ stopped: the training by the bundle's ``ResumeHandler``, the sections by ``done.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,9 +15,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from cps4_monai.bench.folders import DONE, PLANNED, TASK, read_settings, write_json
 
@@ -90,7 +91,7 @@ def _record(folder: Path, step: str, seconds: float) -> None:
 
     done = read_settings(folder / DONE)
     done["seconds"] = {**done.get("seconds", {}), step: round(seconds, 2)}
-    done["finished"] = {**done.get("finished", {}), step: datetime.now(UTC).isoformat(timespec="seconds")}
+    done["finished"] = {**done.get("finished", {}), step: datetime.now(timezone.utc).isoformat(timespec="seconds")}
     if step == "training":  # what the report states; a section may be scored elsewhere, later
         done["threads"] = int(os.environ.get("OMP_NUM_THREADS", "0")) or None
         done["machine"] = machine()
@@ -113,13 +114,16 @@ def machine() -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process at a time: a second one waits, and finds everything done."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.warning("%s: another process works on it; waiting", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.warning("%s: another process works on it; waiting", folder)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def main(arguments: list[str]) -> int:

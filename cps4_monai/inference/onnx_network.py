@@ -11,6 +11,7 @@ from torch import nn
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.cache_folder import cache_folder
+from cps4_monai.extras import require
 from cps4_monai.inference.bundle import ONNX, Bundle
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,12 @@ class OnnxNetwork(nn.Module):
         weights_sha256: SHA-256 of the weights that it was made from; empty where the file does not say.
 
     Raises:
-        ValueError: no ONNX file that can be run here, one with several inputs or outputs, or no onnxruntime.
+        MissingExtraError: onnxruntime is not installed.
+        ValueError: no ONNX file that can be run here, or one with several inputs or outputs.
     """
 
     def __init__(self, content: bytes, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ValueError("onnxruntime is not installed: pip install 'cps4-monai[onnx]'") from error
+        onnxruntime = require("onnxruntime", "running an ONNX file")
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
@@ -71,7 +70,8 @@ def onnx_network(bundle: Bundle, network: nn.Module) -> OnnxNetwork:
         network: the same network in torch, on the CPU.
 
     Raises:
-        ValueError: packages are missing, the network cannot be exported, or both runtimes disagree.
+        MissingExtraError: packages are missing.
+        ValueError: the network cannot be exported, or both runtimes disagree.
     """
     found = _shipped(bundle) or _cached(bundle, network)
     check_agreement(network, found)

@@ -69,7 +69,7 @@ def load_scan(
 
     Raises:
         InvalidVolumeError: it cannot be used.
-        ImportError: DICOM without the extra that reads it.
+        MissingExtraError: DICOM without the extra that reads it.
     """
     spacing = [float(assume_spacing)] if isinstance(assume_spacing, int | float) else assume_spacing
     if Path(path).is_dir():

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cps4_monai.device import select_device
+from cps4_monai.extras import MissingExtraError, missing
 from cps4_monai.inference.bundle import ONNX, Bundle
 
 logger = logging.getLogger(__name__)
@@ -42,14 +43,11 @@ def check_packages(runtime: str, bundle: Bundle) -> None:
     """The packages that a runtime needs are installed.
 
     Raises:
-        ValueError: one is missing.
+        MissingExtraError: one is missing.
     """
-    missing = missing_packages(bundle)
-    if runtime == "onnx" and missing:
-        raise ValueError(
-            f"the runtime 'onnx' needs {' and '.join(missing)}, not installed here: pip install 'cps4-monai[onnx]', or "
-            "choose the runtime torch"
-        )
+    lacking = missing_packages(bundle)
+    if runtime == "onnx" and lacking:
+        raise MissingExtraError(f"the runtime 'onnx' needs {missing(*lacking)}, or choose the runtime torch")
 
 
 def missing_packages(bundle: Bundle) -> list[str]:
@@ -64,14 +62,15 @@ def build_network(bundle: Bundle, runtime: str, device: torch.device) -> tuple[n
     With "auto", both are timed in turns on the CPU, which takes about a second; on a GPU it is torch.
 
     Raises:
-        ValueError: weights or packages that cannot be used.
+        MissingExtraError: packages of the runtime are missing.
+        ValueError: weights that cannot be used.
     """
     network, torch_line = bundle.build_network(device), f"torch {torch.__version__}"
     if runtime == "torch" or device.type != "cpu":
         return network, torch_line
-    missing = missing_packages(bundle)
-    if runtime == "auto" and missing:
-        return network, f"{torch_line}, {' and '.join(missing)} not installed"
+    lacking = missing_packages(bundle)
+    if runtime == "auto" and lacking:
+        return network, f"{torch_line}, {' and '.join(lacking)} not installed"
     from cps4_monai.inference.onnx_network import onnx_network
 
     other, onnx_line = onnx_network(bundle, network), f"onnxruntime {version('onnxruntime')}"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from cps4_monai.extras import require
+
 OPSET = 20
 INPUT, OUTPUT = "image", "pred"  # the names in metadata.json
 _EXAMPLE = (2, 64, 48)  # slices, height, width: small, and no two alike, so that none is taken for another
@@ -21,16 +23,11 @@ def to_onnx(network: nn.Module, properties: Mapping[str, str] | None = None, in_
         in_channels: channels of its input.
 
     Raises:
-        ValueError: the packages of the extra are missing, or the network takes no free number and size of slices.
+        MissingExtraError: the packages of the extra are missing.
+        ValueError: the network takes no free number and size of slices.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter asks for it later, with a longer traceback
-    except ImportError as error:
-        raise ValueError(
-            f"a network is exported by the packages onnx and onnxscript, and {error.name} is not installed: "
-            "pip install 'cps4-monai[onnx]'"
-        ) from error
+    require("onnxscript", "exporting a network")  # torch's exporter asks for it later, with a longer traceback
+    onnx = require("onnx", "exporting a network")
     slices, height, width = _EXAMPLE
     example = torch.zeros(slices, in_channels, height, width)
     free = {0: torch.export.Dim("slices"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}

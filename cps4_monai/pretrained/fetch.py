@@ -72,7 +72,7 @@ def _fill(encoder: PretrainedEncoder, archive: zipfile.ZipFile, folder: Path) ->
             "source": source,
             "licence": encoder.licence,
             "credit": encoder.credit,
-            "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "fetched": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "cps4_monai": __version__,
         },
     )

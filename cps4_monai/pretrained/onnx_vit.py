@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cps4_monai.extras import require
+
 BACKBONE = "backbone"
 # Names of one block: Hugging Face's, which exporting keeps, and timm's.
 KEPT = {
@@ -70,11 +72,9 @@ class _Graph:
     """Constants of an ONNX graph by the names of the modules that they belong to."""
 
     def __init__(self, content: bytes) -> None:
-        try:
-            import onnx
-            from google.protobuf.message import DecodeError
-        except ImportError as error:
-            raise ImportError("reading ONNX files needs the package onnx: pip install 'cps4-monai[weights]'") from error
+        onnx: Any = require("onnx", "reading ONNX files")
+        from google.protobuf.message import DecodeError  # comes with onnx
+
         try:
             graph = onnx.load_model_from_string(content).graph
         except DecodeError as error:

@@ -79,8 +79,11 @@ def state_of(encoder: PretrainedEncoder, folder: Path | None = None) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_record(folder: Path, content: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import torch
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.vision.encoder import VisionEncoder
 from cps4_monai.vision.prompted import PromptedVision
 
 logger = logging.getLogger(__name__)
@@ -74,6 +73,8 @@ def load_prompted_vision(
     Raises:
         ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the mend.
     """
+    from cps4_monai.vision.encoder import VisionEncoder
+
     content = read_prompted_vision(path, map_location)
     _check_settings(Path(path), content, anatomy, unannotated, image_size)
     arguments, trained = content["arguments"], content.get("activation")

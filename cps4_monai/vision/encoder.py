@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.layers import HybridEmbed, use_fused_attn
-from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
 from cps4_monai.pretrained import find_weights
 from cps4_monai.vision.encoder_weights import for_one_channel, load_checkpoint, normalisation
+from cps4_monai.vision.timm_import import ConvStem, HybridEmbed, timm, use_fused_attn
 
 STEMS = ("patch", "conv")
 

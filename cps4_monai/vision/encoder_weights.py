@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import timm.data
 import torch
 from safetensors import SafetensorError
-from timm.models import adapt_input_conv, load_state_dict
 
 from cps4_monai.pretrained.store import names_of
+from cps4_monai.vision.timm_import import adapt_input_conv, load_state_dict, timm
 
 logger = logging.getLogger(__name__)
 

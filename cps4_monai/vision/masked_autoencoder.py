@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.timm_import import Block, VisionTransformer
 
 
 class MaskedAutoencoder(nn.Module):

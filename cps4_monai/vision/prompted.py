@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from cps4_monai.attention_maps import activate, check_activation
-from cps4_monai.vision.encoder import VisionEncoder
+
+if TYPE_CHECKING:
+    from cps4_monai.vision.encoder import VisionEncoder
 
 BACKGROUNDS = ("prompt", "complement")
 UNTRAINED = -1e4  # either activation of it is 0

@@ -13,7 +13,7 @@ from cps4_monai.handlers.files import plain, save_plain
 
 
 def test_state_becomes_plain_and_loads_with_weights_only(tmp_path):
-    class Mode(enum.StrEnum):
+    class Mode(str, enum.Enum):
         MAX = "max"
 
     state = {

@@ -21,6 +21,7 @@ from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.phantom import make_phantom
 from cps4_monai.data.volume import volume_from_nifti
 from cps4_monai.export import stage_bundle
+from cps4_monai.extras import MissingExtraError
 from cps4_monai.inference import onnx_network as onnx_room
 from cps4_monai.inference import runtime as runtime_room
 from cps4_monai.inference.bundle import open_bundle
@@ -168,7 +169,7 @@ def test_auto_takes_the_faster_one_and_says_by_how_much(small_bundle, cache, mon
 
 def test_missing_packages_are_named_and_auto_does_without(small_bundle, monkeypatch):
     monkeypatch.setattr(runtime_room, "find_spec", lambda name: None if name.startswith("onnx") else name)
-    with pytest.raises(ValueError, match=r"needs onnxruntime and onnx and onnxscript.*'cps4-monai\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r'needs onnxruntime and onnx and onnxscript.*"cps4-monai\[onnx\]"'):
         Segmenter(small_bundle, device="cpu", runtime="onnx")
     segmenter = Segmenter(small_bundle, device="cpu", runtime="auto")
     assert isinstance(segmenter.network, ResUNet) and "not installed" in segmenter.runtime

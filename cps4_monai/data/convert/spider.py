@@ -14,6 +14,7 @@ from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_exi
 from cps4_monai.data.convert.vertebral_bodies import NoCanalError, keep_bodies
 from cps4_monai.data.datalist import DatalistError
 from cps4_monai.data.nifti_file import write_nifti
+from cps4_monai.extras import require
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def convert_spider(
         DatalistError: no image of that sequence.
         ValueError: an unknown sequence, or a negative width.
         FileExistsError: outputs exist already.
-        ImportError: SimpleITK is not installed.
+        MissingExtraError: SimpleITK is not installed.
     """
     source, out = Path(source), Path(out)
     if sequence not in SEQUENCES:
@@ -97,7 +98,7 @@ def convert_spider(
             f"{source}: no images/<number>_{sequence}.mha found; expected SPIDER's folders images and masks: unpack "
             "images.zip and masks.zip there, or choose another sequence"
         )
-    sitk = _simple_itk()
+    sitk = require("SimpleITK", "reading .mha files")
     digits = max(3, *(len(str(n)) for n in images))
     suffix = "T1w" if sequence == "t1" else "T2w"
     targets = {n: [out / f"sub-{n:0{digits}d}_{s}.nii.gz" for s in (suffix, "dseg")] for n in images}
@@ -124,16 +125,6 @@ def _by_patient(folder: Path, sequence: str) -> dict[int, Path]:
         if match is not None and match[2].lower() == sequence.lower():
             found[int(match[1])] = path
     return found
-
-
-def _simple_itk() -> Any:
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise ImportError(
-            "SPIDER's .mha files need SimpleITK, which is not installed; to mend: pip install 'cps4-monai[dicom]'"
-        ) from error
-    return SimpleITK
 
 
 def _convert(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.extras import require
 from cps4_monai.inference.dicom.images import DicomImage, images_of
 from cps4_monai.inference.dicom.tags import functional_group, text, values, whole_number
 
@@ -68,15 +69,9 @@ def pydicom_module() -> Any:
     """The package pydicom.
 
     Raises:
-        ImportError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ImportError(
-            "DICOM needs pydicom, which is not installed; install the extra: pip install 'cps4-monai[dicom]'"
-        ) from error
-    return pydicom
+    return require("pydicom", "DICOM")
 
 
 @contextmanager

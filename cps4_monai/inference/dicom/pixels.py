@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cps4_monai.extras import missing
 from cps4_monai.inference.dicom.headers import pydicom_module, quiet_pydicom
 from cps4_monai.inference.dicom.images import DicomImage
 from cps4_monai.inference.dicom.series import unreadable_files
@@ -104,5 +105,5 @@ def _check_length(pydicom: Any, dataset: Any, syntax: Any) -> None:
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "gdcm" in text and "missing" in text:
-        text += " (the extra 'dicom' brings python-gdcm: pip install 'cps4-monai[dicom]')"
+        text += f" (it needs {missing('gdcm')})"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
