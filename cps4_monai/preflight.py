@@ -87,40 +87,17 @@ def check_schedule(
         "decode_first_epoch": decode_first_epoch,
         **(batch_sizes or {}),
     }
-    wrong = {name: n for name, n in numbers.items() if n is not None and (type(n) is not int or n < 1)}
-    if wrong:
-        found = ", ".join(f"{name} is {n!r}" for name, n in wrong.items())
-        raise ValueError(f"{stage}: {found}; expected whole numbers of 1 or more: nothing would be trained")
+    _require_counts(stage, numbers)
     if decode_first_epoch is not None and decode_first_epoch > max_epochs:
         raise ValueError(
             f"{stage}: decode_first_epoch is {decode_first_epoch}, max_epochs {max_epochs}: no epoch would have "
             "decoded pseudo-labels; lower decode_first_epoch, or choose a method without them"
         )
-    validations = -(-max_epochs // val_interval)
-    warnings = []
-    if val_interval > max_epochs:
-        warnings.append(
-            f"val_interval is {val_interval}, max_epochs {max_epochs}: validated once, after the last epoch"
-        )
-    if early_stopping_patience is not None:
-        if early_stopping_patience >= validations:
-            warnings.append(
-                f"early_stopping_patience is {early_stopping_patience}, and there are {validations} validations: the "
-                "run cannot be stopped early"
-            )
-        soonest = (early_stopping_patience + 1) * val_interval
-        if decode_first_epoch is not None and soonest < decode_first_epoch:
-            warnings.append(
-                f"early stopping may end the run at epoch {soonest}, before decoded pseudo-labels begin at epoch "
-                f"{decode_first_epoch}: raise early_stopping_patience"
-            )
-    if iterations_per_epoch is not None:
-        updates = max_epochs * -(-iterations_per_epoch // accumulation_steps)
-        if ramp_up_updates >= updates:
-            warnings.append(
-                f"ramp_up_updates is {ramp_up_updates}, and there are {updates} optimiser steps: the losses of "
-                "unlabeled slices never count in full"
-            )
+    warnings = [
+        *_of_validation(max_epochs, val_interval),
+        *_of_early_stopping(max_epochs, val_interval, early_stopping_patience, decode_first_epoch),
+        *_of_ramp_up(max_epochs, iterations_per_epoch, accumulation_steps, ramp_up_updates),
+    ]
     for warning in warnings:
         logger.warning("%s: %s", stage, warning)
     return tuple(warnings)
@@ -144,6 +121,53 @@ def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] =
             "network's slices: no weights could be chosen; expected labels with structures: correct 'validation' in "
             "the datalist, its 'unannotated', or slice_size"
         )
+
+
+def _require_counts(stage: str, numbers: Mapping[str, int | None]) -> None:
+    """Refuses what is no whole number of 1 or more; None is a setting that is left out."""
+    wrong = {name: n for name, n in numbers.items() if n is not None and (type(n) is not int or n < 1)}
+    if wrong:
+        found = ", ".join(f"{name} is {n!r}" for name, n in wrong.items())
+        raise ValueError(f"{stage}: {found}; expected whole numbers of 1 or more: nothing would be trained")
+
+
+def _of_validation(max_epochs: int, val_interval: int) -> list[str]:
+    if val_interval <= max_epochs:
+        return []
+    return [f"val_interval is {val_interval}, max_epochs {max_epochs}: validated once, after the last epoch"]
+
+
+def _of_early_stopping(
+    max_epochs: int, val_interval: int, patience: int | None, decode_first_epoch: int | None
+) -> list[str]:
+    if patience is None:
+        return []
+    warnings, validations, soonest = [], -(-max_epochs // val_interval), (patience + 1) * val_interval
+    if patience >= validations:
+        warnings.append(
+            f"early_stopping_patience is {patience}, and there are {validations} validations: the run cannot be "
+            "stopped early"
+        )
+    if decode_first_epoch is not None and soonest < decode_first_epoch:
+        warnings.append(
+            f"early stopping may end the run at epoch {soonest}, before decoded pseudo-labels begin at epoch "
+            f"{decode_first_epoch}: raise early_stopping_patience"
+        )
+    return warnings
+
+
+def _of_ramp_up(
+    max_epochs: int, iterations_per_epoch: int | None, accumulation_steps: int, ramp_up_updates: int
+) -> list[str]:
+    if iterations_per_epoch is None:
+        return []
+    updates = max_epochs * -(-iterations_per_epoch // accumulation_steps)
+    if ramp_up_updates < updates:
+        return []
+    return [
+        f"ramp_up_updates is {ramp_up_updates}, and there are {updates} optimiser steps: the losses of unlabeled "
+        "slices never count in full"
+    ]
 
 
 class _Digests:

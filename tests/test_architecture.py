@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "networks": {"extras"},
     "metrics": {"anatomy", "atomic_file", "levels"},
     "levels": {"anatomy"},
-    "vision": {"anatomy", "atomic_file", "attention_maps", "pretrained"},
+    "vision": {"anatomy", "atomic_file", "attention_maps", "plan", "pretrained"},
     "vlm": {"attention_maps", "text", "vision"},
     "prompt_map": {"anatomy", "attention_maps", "vision"},
     "methods": {"attention_maps", "losses", "networks"},
@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "data": {"anatomy", "atomic_file", "encoding", "extras", "scan_names"},
     "transforms": {"anatomy", "data", "scan_names"},
-    "evaluation": {"anatomy", "data", "encoding", "metrics", "scan_names"},
+    "evaluation": {"anatomy", "atomic_file", "data", "encoding", "metrics", "scan_names"},
     "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "known_settings": set(),
     "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight"},
-    "export": {"anatomy", "inference", "plan"},
+    "export": {"anatomy", "evaluation", "inference", "plan"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "handlers",

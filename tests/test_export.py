@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,16 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
 from cps4_monai.anatomy import MRSPINESEG, load_anatomy
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.commands.evaluate import evaluate as evaluate_command
 from cps4_monai.commands.export import export as export_command
-from cps4_monai.export import BUNDLE_NAME, export_bundle
+from cps4_monai.evaluation.record import read_record, write_record
+from cps4_monai.export import BUNDLE_NAME, export_bundle, stage_bundle
+from cps4_monai.export.as_trained import settings_as_trained
+from cps4_monai.export.card import card_of_weights
+from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.networks import ResUNet
 from cps4_monai.plan import Plan, read_plan, write_plan
+from cps4_monai.workflow import CPS4Workflow
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +90,139 @@ def test_the_plan_of_the_run_lies_beside_its_weights(unzipped: Path, tiny_run: P
     assert not list(unzipped.rglob("__pycache__")) and not (unzipped / "runs").exists()
 
 
-def test_configs_are_shipped_as_they_are(unzipped: Path) -> None:
-    for file in (find_bundle_root() / "configs").rglob("*.json"):
-        assert (
-            unzipped / "configs" / file.relative_to(find_bundle_root() / "configs")
-        ).read_bytes() == file.read_bytes()
+def test_configs_are_shipped_as_they_are_but_for_what_is_about_weights(unzipped: Path) -> None:
+    configs = find_bundle_root() / "configs"
+    for file in configs.rglob("*.json"):
+        shipped = unzipped / "configs" / file.relative_to(configs)
+        assert (shipped.read_bytes() == file.read_bytes()) == (file.name not in ("metadata.json", "as_trained.json"))
+
+
+def texts_of(folder: Path) -> str:
+    """What a bundle says of itself."""
+    return "".join((folder / f).read_text("utf-8") for f in ("configs/metadata.json", "docs/README.md",
+                                                             "docs/data_license.txt"))  # fmt: skip
+
+
+def test_a_run_that_was_not_evaluated_claims_nothing(unzipped: Path, tiny_run: Path) -> None:
+    metadata = json.loads((unzipped / "configs" / "metadata.json").read_text("utf-8"))
+    assert metadata["eval_metrics"] == {}
+    assert metadata["weights_sha256"] == sha256(unzipped / "models" / "model.pt")
+    trained_on = read_plan(tiny_run / "stage2" / "plan.json").trained_on
+    assert trained_on["labeled_subjects"] == 2 and "labeled subjects: 2; unlabeled scans: 4" in metadata["data_source"]
+    text = texts_of(unzipped)
+    assert "Not evaluated: no figure is known" in text and "7.5 mm in plane, 64 x 32 pixels" in text
+    for released in ("SPIDER", "0.901", "0.773", "0.880", "T2-weighted", "18 labeled", "CC BY", "made in another way"):
+        assert released not in text, released
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_evaluation_of_these_weights_is_stated_and_one_of_others_is_not(
+    tiny_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    (run / "stage2").mkdir(parents=True)
+    for name in ("model.pt", "plan.json"):
+        shutil.copy(tiny_run / "stage2" / name, run / "stage2")
+    shutil.copy(tiny_run / "config.json", run)
+    result = CliRunner().invoke(evaluate_command, [str(run), "--device", "cpu"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    means = {n: pd.read_csv(run / "evaluation" / n / "cases.csv")["dice_b"].mean() for n in (".", "argmax")}
+    figures = exported(run, tmp_path, "a")["eval_metrics"]
+    assert figures["conditions"].startswith("2 test subjects of datalist; mean over the structures of a subject in 3-D")
+    for name, mean in (("mean_dice", means["."]), ("mean_dice_argmax", means["argmax"])):
+        low, high = figures[f"{name}_ci95"]
+        assert figures[name] == pytest.approx(mean, abs=6e-4) and low <= figures[name] <= high
+    assert f"| levels decoded, as inference does | {means['.']:.3f} |" in texts_of(tmp_path / "a")
+    state = torch.load(run / "stage2" / "model.pt", weights_only=True)
+    torch.save({**state, "head.bias": state["head.bias"] + 1}, run / "stage2" / "model.pt")
+    assert exported(run, tmp_path, "b")["eval_metrics"] == {}
+    assert "states no figures" in caplog.text and "an evaluation of other weights" in caplog.text
+    command = ["--run", str(run), "--evaluation", str(run / "evaluation"), "-o", str(tmp_path / "c.zip")]
+    result = CliRunner().invoke(export_command, command)
+    assert result.exit_code == 1 and "an evaluation of other weights" in result.output
+
+
+def exported(run: Path, folder: Path, name: str) -> dict[str, Any]:
+    """Metadata of the bundle that `cps4 export --run` makes; unzipped as ``name``."""
+    command = ["--run", str(run), "-o", str(folder / f"{name}.zip"), "--name", name]
+    result = CliRunner().invoke(export_command, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(folder / f"{name}.zip") as archive:
+        archive.extractall(folder)
+    return json.loads((folder / name / "configs" / "metadata.json").read_text("utf-8"))
+
+
+def test_tables_that_were_replaced_are_not_stated(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    (tmp_path / "summary.csv").write_text("metric\n")
+    write_record(tmp_path, tmp_path / "weights.pt", "test", "mine")
+    assert read_record(tmp_path).weights_sha256 == hashlib.sha256(b"weights").hexdigest()
+    (tmp_path / "summary.csv").write_text("metric\nother\n")
+    with pytest.raises(ValueError, match=r"summary.csv: not the table that evaluation.json beside it is about"):
+        figures_of(tmp_path, hashlib.sha256(b"weights").hexdigest())
+
+
+def test_the_released_weights_keep_their_texts_and_fine_tuned_ones_in_their_place_do_not(tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(find_bundle_root(), root, ignore=shutil.ignore_patterns("runs"))
+    stage_bundle(root, tmp_path / "released", None)
+    assert texts_of(tmp_path / "released") == texts_of(root) and "0.901" in texts_of(root)
+    for file in (root / "configs").rglob("*.json"):
+        assert (tmp_path / "released" / file.relative_to(root)).read_bytes() == file.read_bytes()
+    network = {"_target_": "cps4_monai.networks.ResUNet", "in_channels": 1, "out_channels": 20, "features": [4, 8]}
+    torch.save(ResUNet(features=[4, 8]).state_dict(), root / "models" / "model.pt")
+    plan = {**read_plan(root / "models" / "plan.json").to_dict(), "network": network}
+    plan["trained_on"]["fine_tuned"] = True
+    (root / "models" / "plan.json").write_text(json.dumps(plan))
+    stage_bundle(root, tmp_path / "tuned", None)
+    assert "0.901" not in texts_of(tmp_path / "tuned") and "fine tuned: True" in texts_of(tmp_path / "tuned")
+
+
+def test_texts_that_somebody_wrote_for_these_weights_are_kept(unzipped: Path, tmp_path: Path) -> None:
+    shutil.copytree(unzipped, tmp_path / "mine")
+    card = tmp_path / "mine" / "docs" / "README.md"
+    card.write_text(card.read_text("utf-8").replace("is not recorded", "is mine"), encoding="utf-8")
+    stage_bundle(tmp_path / "mine", tmp_path / "again", None)
+    assert texts_of(tmp_path / "again") == texts_of(tmp_path / "mine")
+
+
+def test_as_trained_trains_at_the_geometry_and_network_of_the_weights(
+    unzipped: Path, tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    workflow = CPS4Workflow(
+        bundle_root=str(unzipped), overlays=["as_trained.json", "supervised"], dataset_dir=str(tiny_data),
+        output_dir=str(tmp_path),
+    )  # fmt: skip
+    plan, shipped = workflow.parser.get_parsed_content("train#plan"), read_plan(tiny_run / "stage2" / "plan.json")
+    assert plan.differences(shipped) == [] and plan.slice_size == shipped.slice_size and plan.network == shipped.network
+
+
+def test_as_trained_names_the_whole_of_another_network_and_anatomy() -> None:
+    base = json.loads((find_bundle_root() / "configs" / "train.json").read_text("utf-8"))
+    table = {"structures": [{"code": 0, "name": "background", "long_name": "background", "kind": "background"},
+                            {"code": 1, "name": "bone", "long_name": "bone", "kind": "vertebra"}]}  # fmt: skip
+    network = {"_target_": "monai.networks.nets.UNet", "spatial_dims": 2}
+    plan = Plan(load_anatomy(table), (), None, (64, 32), "central_half", network=network)
+    settings = settings_as_trained(plan, base)
+    assert settings["network_def"] == {"_requires_": "@package_path", **network} and "features" not in settings
+    assert settings["spacing_mm"] is None and settings["in_plane_mode"] == "central_half"
+    assert load_anatomy(settings["anatomy_source"]).names == ["background", "bone"]
+
+
+def test_the_overlay_in_the_repository_is_that_of_the_released_weights() -> None:
+    root = find_bundle_root()
+    base, overlay = (json.loads((root / "configs" / f"{n}.json").read_text("utf-8")) for n in ("train", "as_trained"))
+    assert settings_as_trained(read_plan(root / "models" / "plan.json"), base) == overlay
+    metadata = json.loads((root / "configs" / "metadata.json").read_text("utf-8"))
+    assert metadata["weights_sha256"] == sha256(root / "models" / "model.pt"), "new weights: new figures and texts"
+
+
+def test_a_readme_without_the_sections_about_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no sections \['Authors', 'Data', .*expected those of the model zoo"):
+        card_of_weights("# Mine\n\n## **Model Description**\nBest.\n", WeightsFacts(Plan(MRSPINESEG)))
 
 
 def weights_with(folder: Path, **plan: Any) -> Path:

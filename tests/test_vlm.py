@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from cps4_monai.anatomy import Anatomy, Structure, load_anatomy
+from cps4_monai.plan import Plan
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
 from cps4_monai.vision import VisionEncoder
 from cps4_monai.vlm import (
@@ -256,6 +258,16 @@ def test_classes_that_stage_1_left_out_must_be_left_out(vlm, tmp_path):
 def test_another_image_size_is_refused(vlm, tmp_path):
     with pytest.raises(ValueError, match=r"`slice_size` is \(64, 16\)"):
         load_prompted_vision(checkpoint(vlm, tmp_path), image_size=(64, 16))
+
+
+def test_other_pixels_are_refused_where_the_file_has_the_plan_of_its_run(vlm, tmp_path):
+    plan = Plan(ANATOMY, (), 1.5, (32, 16))
+    save_prompted_vision(tmp_path / "vlm.pt", vlm.freeze(), ANATOMY, plan)
+    assert torch.load(tmp_path / "vlm.pt", weights_only=True)["plan"] == plan.to_dict()
+    load_prompted_vision(tmp_path / "vlm.pt", ANATOMY, plan=replace(plan, trained_on={"method": "other"}))
+    with pytest.raises(ValueError, match=r"other pixels than this run's \(spacing_mm is 0.6, of the weights 1.5\)"):
+        load_prompted_vision(tmp_path / "vlm.pt", ANATOMY, plan=replace(plan, spacing_mm=0.6))
+    load_prompted_vision(checkpoint(vlm, tmp_path), plan=plan)  # a file without: nothing to compare
 
 
 @pytest.mark.parametrize("content", ["text", "state_dict", "list", "truncated", "missing", "version", "weights"])

@@ -41,6 +41,7 @@ def evaluate(
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     from cps4_monai.failure import for_terminal
+    from cps4_monai.report.predictions import PredictionReport
     from cps4_monai.threads import limit_threads
     from cps4_monai.workflow import RUN_CONFIG, CPS4Workflow, parse_settings
 
@@ -63,7 +64,7 @@ def evaluate(
     try:
         workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **parse_settings(settings)})
         workflow.initialize()
-        (*_, report) = workflow.run()
+        report = next(one for one in workflow.run() if isinstance(one, PredictionReport))
     except Exception as error:
         raise click.ClickException(for_terminal(error, folder)) from error
     for line in report.headline():

@@ -9,15 +9,27 @@ import click
 
 @click.command()
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), help="Training run whose best weights are shipped.")
+@click.option(
+    "--evaluation", type=click.Path(path_type=Path), help="`cps4 evaluate` folder to state; default: RUN/evaluation."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Zip to write.")
 @click.option("--bundle-root", type=click.Path(path_type=Path), help="Bundle folder; default: the package's own.")
 @click.option("--name", default=None, help="Name of the folder inside the zip.")
 @click.option("--half/--full", default=False, show_default=True, help="Weights in half precision, or as they are.")
 @click.option("--onnx", is_flag=True, help="With the network as models/model.onnx, too (extra 'onnx').")
 def export(
-    run_dir: Path | None, output: Path, bundle_root: Path | None, name: str | None, half: bool, onnx: bool
+    run_dir: Path | None,
+    evaluation: Path | None,
+    output: Path,
+    bundle_root: Path | None,
+    name: str | None,
+    half: bool,
+    onnx: bool,
 ) -> None:
     """Stage a self-contained MONAI bundle and zip it.
+
+    With `--run`, its metadata and README state what is known of the run's weights: what they were trained on, and the
+    figures of `cps4 evaluate` where these weights were evaluated.
 
     \b
     Examples:
@@ -29,12 +41,18 @@ def export(
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from cps4_monai.bundle_root import find_bundle_root
-    from cps4_monai.export import BUNDLE_NAME, export_bundle, weights_of_run
+    from cps4_monai.export import BUNDLE_NAME, evaluation_of_run, export_bundle, weights_of_run
 
+    if evaluation is not None and run_dir is None:
+        raise click.UsageError(
+            "--evaluation belongs to --run: the figures of a bundle's own weights are in its metadata"
+        )
     try:
         weights = None if run_dir is None else weights_of_run(run_dir)
+        if run_dir is not None and evaluation is None:
+            evaluation = evaluation_of_run(run_dir)
         root = bundle_root or find_bundle_root()
-        path = export_bundle(root, output, weights, name or BUNDLE_NAME, half, onnx)
+        path = export_bundle(root, output, weights, name or BUNDLE_NAME, half, onnx, evaluation)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"bundle: {path}")

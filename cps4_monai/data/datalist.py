@@ -47,8 +47,8 @@ def load_datalist(
         dataset_dir: folder that the paths in the file are relative to; the file's own folder by default.
         labeled_share: percentage of the training subjects that count as labeled, a nested subset recorded in the
             file ("10"); the others are used without their label. None: every training entry that has a label.
-        unlabeled_slices: also take the single slices of a ``splits.json`` as unlabeled training scans; a datalist of
-            ours names all its unlabeled scans in ``training``, and has no other.
+        unlabeled_slices: also take the single slices of a ``splits.json`` as unlabeled training scans. A datalist of
+            ours names all its unlabeled scans in ``training``, and has no other: a warning of the datalist says so.
         labeled_subjects: the training subjects that count as labeled, by name; overrides ``labeled_share``.
         require: parts that must have entries, see :meth:`Datalist.require`.
         check_files: check that every file is there.
@@ -70,7 +70,7 @@ def load_datalist(
     if check_files:
         _check_files(datalist, path, folder)
     check_patients(datalist.sides)
-    warnings = (*_warnings(datalist), *_unread(content))
+    warnings = (*_warnings(datalist), *_unread(content), *_without_slices(content, unlabeled_slices))
     datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings)
     datalist.require(*require)
     return datalist
@@ -144,6 +144,13 @@ def _unread(content: Mapping[str, Any]) -> list[str]:
     folds = sum(isinstance(e, dict) and "fold" in e for side in SIDES for e in content.get(side, []))
     told = "'fold' is not read: put the entries of one fold under 'validation'"
     return [f"{folds} entries have a fold; {told}"] if folds else []
+
+
+def _without_slices(content: Mapping[str, Any], unlabeled_slices: bool) -> list[str]:
+    """A warning, no error: shipped studies and overlays ask for single slices, and run on any datalist."""
+    if not unlabeled_slices or content.get("unlabeled_slices"):
+        return []
+    return ["unlabeled_slices is true, but this datalist lists none: unlabeled are the scans of 'training' only"]
 
 
 def _some(values: set[str], limit: int = 8) -> str:

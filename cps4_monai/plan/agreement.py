@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.plan.file import plan_of
+from cps4_monai.plan.file import plan_of, plan_path
 from cps4_monai.plan.plan import Plan, PlanError
 
+logger = logging.getLogger(__name__)
 
-def check_same_pixels(plan: Plan, weights: str | Path | None, allow_other: bool = False) -> None:
+
+def check_same_pixels(
+    plan: Plan, weights: str | Path | None, allow_other: bool = False, shipped: str | Path | None = None
+) -> None:
     """Refuses to go on from weights whose pixels or classes are not those of this run.
 
     Args:
         plan: of this run.
         weights: file or bundle folder that training starts from; None: from scratch.
         allow_other: start from them all the same, for whoever wants to move weights to another spacing.
+        shipped: weights of the bundle that the configs are from. Where training starts from scratch and at other
+            settings than theirs, a line in the log says so.
 
     Raises:
         PlanError: they differ, or the weights have no plan; says in what, and what to do.
     """
-    if weights is None or str(weights) == "" or allow_other:
+    if weights is None or str(weights) == "":
+        _tell_shipped(plan, shipped)
+        return
+    if allow_other:
         return
     path = Path(weights)
     found = plan.differences(plan_of(path / "models" / "model.pt" if path.is_dir() else path))
@@ -30,6 +40,17 @@ def check_same_pixels(plan: Plan, weights: str | Path | None, allow_other: bool 
             f"{path}: training would start from weights that see other pixels ({'; '.join(found)}); set these to the "
             "weights' values, or set finetune_other_geometry to true to start from them all the same"
         )
+
+
+def _tell_shipped(plan: Plan, shipped: str | Path | None) -> None:
+    if shipped is None or not Path(shipped).is_file() or not plan_path(shipped).is_file():
+        return
+    found = plan.differences(plan_of(shipped))
+    if found:
+        logger.info(
+            "training from scratch, not from the weights that the bundle ships: %s. The overlay as_trained.json has "
+            "their settings, finetune_from starts from them", "; ".join(found),
+        )  # fmt: skip
 
 
 def check_unchanged(plan: Plan, spacing_mm: Any, slice_size: Any, in_plane_mode: str) -> None:

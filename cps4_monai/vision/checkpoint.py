@@ -12,6 +12,7 @@ import torch
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.plan import Plan
 from cps4_monai.vision.prompted import PromptedVision
 
 logger = logging.getLogger(__name__)
@@ -20,13 +21,14 @@ VERSION = 1
 KEYS = ("anatomy", "arguments", "image_size", "unannotated", "weights")
 
 
-def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anatomy) -> None:
+def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anatomy, plan: Plan | None = None) -> None:
     """Writes the result of stage 1; a file that is there already is replaced only by a complete one.
 
     Args:
         path: the file; its folder is made where it does not exist.
         model: the frozen image side, from ``VisionLanguageModel.freeze()``.
         anatomy: the classes and prompts that it was trained with.
+        plan: of the run: spacing, in-plane mode and percentiles of the slices that it saw, and what they were.
 
     Raises:
         ValueError: the model has another number of classes than the anatomy.
@@ -45,6 +47,7 @@ def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anato
         "image_size": list(model.image_size),
         "unannotated": list(model.unannotated),
         "activation": model.activation,
+        "plan": None if plan is None else plan.to_dict(),
         "objective": {"name": model.objective, "substitution": model.substitution},
         "weights": {key: value.detach().cpu() for key, value in model.state_dict().items()},
     }
@@ -58,6 +61,7 @@ def load_prompted_vision(
     image_size: Sequence[int] | None = None,
     map_location: str | torch.device = "cpu",
     activation: str | None = None,
+    plan: Plan | None = None,
 ) -> PromptedVision:
     """The frozen image side of stage 1, held against the settings of this run.
 
@@ -69,6 +73,7 @@ def load_prompted_vision(
         map_location: device of the tensors.
         activation: how this run makes A of the logits; None: not compared. Where the file is too old to say, this one
             is taken, and the sigmoid if there is none.
+        plan: of this run, whose slices must have the pixels of stage 1's; None, or a file without: not compared.
 
     Raises:
         ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the mend.
@@ -77,6 +82,7 @@ def load_prompted_vision(
 
     content = read_prompted_vision(path, map_location)
     _check_settings(Path(path), content, anatomy, unannotated, image_size)
+    _check_pixels(Path(path), content.get("plan"), plan)
     arguments, trained = content["arguments"], content.get("activation")
     _check_kind(Path(path), arguments, trained, activation)
     if trained is None:
@@ -147,6 +153,18 @@ def _check_kind(path: Path, arguments: dict[str, Any], trained: str | None, acti
         raise ValueError(
             f"stage-1 checkpoint {path} has a projection of kind {projection!r}; this cps4_monai builds 'linear': "
             "install the version that wrote it"
+        )
+
+
+def _check_pixels(path: Path, stored: dict[str, Any] | None, plan: Plan | None) -> None:
+    """Refuses slices of another spacing, mode or intensity scale than those that stage 1 saw."""
+    if stored is None or plan is None:
+        return
+    found = plan.differences(Plan.from_dict(stored, str(path)))
+    if found:
+        raise ValueError(
+            f"stage-1 checkpoint {path} was trained on other pixels than this run's ({'; '.join(found)}); set these to "
+            "stage 1's, or run training_stage1 again with this run's settings"
         )
 
 

@@ -62,7 +62,8 @@ def test_the_licence_is_whole_and_that_of_the_package(exported_bundle: Path) -> 
     text = (exported_bundle / "LICENSE").read_text("utf-8")
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
     assert text == (ROOT / "LICENSE").read_text("utf-8")
-    assert "CC BY 4.0" in (exported_bundle / "docs" / "data_license.txt").read_text("utf-8")
+    assert "CC BY 4.0" in (find_bundle_root() / "docs" / "data_license.txt").read_text("utf-8")
+    assert "CC BY 4.0" not in (exported_bundle / "docs" / "data_license.txt").read_text("utf-8"), "of other weights"
 
 
 def test_the_version_has_its_line_in_the_changelog(metadata: dict) -> None:
@@ -161,7 +162,7 @@ def test_no_file_needs_a_download(exported_bundle: Path) -> None:
 
 
 def test_a_file_that_the_zoo_would_not_take_is_named(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
-    monkeypatch.setattr(export_room, "ZOO_LIMIT_MB", 1)
+    monkeypatch.setattr("cps4_monai.export.bundle.ZOO_LIMIT_MB", 1)
     (tmp_path / "weights.pt").write_bytes(b"0" * (2**20 + 1))
     shutil.copy(find_bundle_root() / "models" / "plan.json", tmp_path)
     path = export_room.export_bundle(find_bundle_root(), tmp_path / "spine.zip", tmp_path / "weights.pt")

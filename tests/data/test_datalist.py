@@ -173,14 +173,17 @@ def test_reads_the_spider_splits_as_they_stand(spider_dir: Path) -> None:
     assert datalist.unannotated == (1,)
     more = load_datalist(spider_dir / "splits.json", labeled_share="10", unlabeled_slices=True)
     held_out = {e.subject for e in (*more.validation, *more.test)}
+    assert more.warnings == datalist.warnings
     assert len(more.unlabeled) == 20 + 144 and not held_out & {e.subject for e in more.training}
 
 
-def test_asking_for_single_slices_changes_nothing_in_a_datalist_that_names_all_its_scans(tmp_path: Path) -> None:
+def test_asking_for_single_slices_of_a_datalist_that_has_none_is_said_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").touch()
     (tmp_path / "datalist.json").write_text(json.dumps({"training": [{"image": "scan.nii", "subject": "a"}]}))
     plain, more = (load_datalist(tmp_path / "datalist.json", unlabeled_slices=asked) for asked in (False, True))
-    assert plain == more and len(more.unlabeled) == 1
+    assert plain == more and len(more.unlabeled) == 1 and plain.warnings == ()
+    assert more.warnings == ("unlabeled_slices is true, but this datalist lists none: unlabeled are the scans of "
+                             "'training' only",)  # fmt: skip
 
 
 def splits(**changes: object) -> dict:

@@ -10,8 +10,13 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
-from cps4_monai.anatomy import Anatomy
+from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
+from cps4_monai.export.as_trained import settings_as_trained
+from cps4_monai.export.card import card_of_weights, licence_of_data
+from cps4_monai.export.facts import WeightsFacts, figures_of
+from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.plan import Plan, plan_of, write_plan
 
 logger = logging.getLogger(__name__)
@@ -28,11 +33,14 @@ def export_bundle(
     name: str = BUNDLE_NAME,
     half: bool = False,
     onnx: bool = False,
+    evaluation: str | Path | None = None,
 ) -> Path:
     """Stage the bundle with the package inside, and zip it.
 
     The zip holds one folder ``name`` in the model-zoo layout; the configs put that folder on the module search path,
-    so it runs after unzipping on a machine where the package is not installed.
+    so it runs after unzipping on a machine where the package is not installed. Its metadata, README and licence of the
+    data are kept where they are about these very weights (``weights_sha256`` of the metadata); else what they say of
+    weights is written anew, from the plan and the evaluation.
 
     Args:
         bundle_root: the bundle's folder.
@@ -42,13 +50,14 @@ def export_bundle(
         name: name of the folder inside the zip.
         half: ship the weights in half precision; every loader converts them back to the network's own.
         onnx: ship the network as ``models/model.onnx``, too (extra ``onnx``).
+        evaluation: folder of `cps4 evaluate` of ``weights``, whose figures are stated; None: no figure is.
 
     Returns:
         Path of the zip.
 
     Raises:
-        ValueError: the bundle or the weights are not there, the weights have no plan or one without their network, or
-            the network cannot be exported to ONNX.
+        ValueError: the bundle or the weights are not there, the weights have no plan or one without their network, the
+            evaluation is of others, or the network cannot be exported to ONNX.
     """
     root, output = Path(bundle_root), Path(output)
     if not (root / "configs" / "metadata.json").is_file():
@@ -60,7 +69,7 @@ def export_bundle(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
-        stage_bundle(root, folder, weights, half, onnx)
+        stage_bundle(root, folder, weights, half, onnx, evaluation)
         for file in too_large_for_the_zoo(folder):
             logger.warning(
                 "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
@@ -84,20 +93,40 @@ def weights_of_run(run_dir: str | Path) -> Path:
     return weights
 
 
+def evaluation_of_run(run_dir: str | Path) -> Path | None:
+    """Folder of a run's evaluation, where there is one of its weights as they are now; a warning where it is not."""
+    folder = Path(run_dir) / "evaluation"
+    if not folder.is_dir():
+        return None
+    try:
+        figures_of(folder, _sha256(weights_of_run(run_dir)))
+    except ValueError as error:
+        logger.warning("the bundle states no figures: %s", error)
+        return None
+    return folder
+
+
 def too_large_for_the_zoo(folder: Path) -> list[Path]:
     """Files of a bundle that the model zoo would not take as they are."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > ZOO_LIMIT_MB * 2**20)
 
 
-def stage_bundle(root: Path, folder: Path, weights: str | Path | None, half: bool = False, onnx: bool = False) -> None:
-    """Copy bundle, package and weights with their plan to ``folder``; the metadata name the classes of the plan.
+def stage_bundle(
+    root: Path,
+    folder: Path,
+    weights: str | Path | None,
+    half: bool = False,
+    onnx: bool = False,
+    evaluation: str | Path | None = None,
+) -> None:
+    """Copy bundle, package and weights with their plan to ``folder``; its texts are about these weights.
 
     Raises:
-        ValueError: the weights have no plan, or one without their network.
+        ValueError: the weights have no plan, or one without their network; an evaluation of others.
     """
     plan = None if weights is None else _plan_to_ship(Path(weights))
     shutil.copytree(root, folder, ignore=_LEFT_OUT)
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     if not (folder / package.name).exists():
         shutil.copytree(package, folder / package.name, ignore=_code_only)
     model = folder / "models" / "model.pt"
@@ -106,19 +135,53 @@ def stage_bundle(root: Path, folder: Path, weights: str | Path | None, half: boo
         model.parent.mkdir()
         shutil.copyfile(weights, model)
         write_plan(model.parent, plan)
-        _write_classes(folder / "configs" / "metadata.json", plan.anatomy)
     if model.is_file():
+        _describe(folder, model, evaluation, given=weights is not None)
         if half:
             _halve(model)
-        digest = hashlib.sha256(model.read_bytes()).hexdigest()
-        model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
+        _sign(folder, model)
     if onnx:
         _add_onnx(folder)
 
 
+def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: bool) -> None:
+    """What the texts say of weights: kept where it is about these, else written from their plan and evaluation."""
+    configs, docs = folder / "configs", folder / "docs"
+    metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
+    sha256, plan = _sha256(model), plan_of(model)
+    base = json.loads((configs / "train.json").read_text(encoding="utf-8"))
+    _write_json(configs / AS_TRAINED, settings_as_trained(plan, base))
+    if not given and SHA256 not in metadata:
+        logger.warning("%s: metadata.json has no %s; its figures are taken to be of these weights", folder.name, SHA256)
+    elif not speaks_of(metadata, sha256):
+        facts = WeightsFacts(plan, {} if evaluation is None else figures_of(evaluation, sha256))
+        _write_json(configs / "metadata.json", metadata_of_weights(metadata, facts))
+        card = card_of_weights((docs / "README.md").read_text(encoding="utf-8"), facts)
+        (docs / "README.md").write_text(card, encoding="utf-8")
+        (docs / "data_license.txt").write_text(licence_of_data(facts), encoding="utf-8")
+
+
+def _sign(folder: Path, model: Path) -> None:
+    """The SHA-256 of the weights as they are shipped, beside them and in the metadata."""
+    digest = _sha256(model)
+    model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
+    path = folder / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    if not speaks_of(metadata, digest):
+        _write_json(path, {**metadata, SHA256: digest})
+
+
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+
 def _code_only(folder: str, names: list[str]) -> set[str]:
     """An installed package has the bundle as its data, which here is what the package is copied into."""
-    of_package = {"bundle"} if Path(folder) == Path(__file__).resolve().parent else set()
+    of_package = {"bundle"} if Path(folder) == Path(__file__).resolve().parents[1] else set()
     return of_package & set(names) | _LEFT_OUT(folder, names)
 
 
@@ -130,18 +193,6 @@ def _plan_to_ship(weights: Path) -> Plan:
             "returns the constructor's arguments in plain values, and train again"
         )
     return plan
-
-
-def _write_classes(metadata: Path, anatomy: Anatomy) -> None:
-    content = json.loads(metadata.read_text(encoding="utf-8"))
-    output = content["network_data_format"]["outputs"]["pred"]
-    if output["channel_def"] == anatomy.channel_def():
-        return
-    codes = ", ".join(f"{code} {name}" for code, name in enumerate(anatomy.names))
-    content["label_classes"] = f"one channel, codes: {codes}"
-    content["pred_classes"] = f"{anatomy.num_classes} channels, one logit per class, by code"
-    output["num_channels"], output["channel_def"] = anatomy.num_classes, anatomy.channel_def()
-    metadata.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def _halve(model: Path) -> None:

@@ -1,0 +1,39 @@
+"""An overlay of ``train.json`` with the settings that weights depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cps4_monai.anatomy import load_anatomy
+from cps4_monai.plan import Plan
+
+FILE_NAME = "as_trained.json"
+
+
+def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
+    """What ``train.json`` must be told to train at the classes, geometry and network of a plan.
+
+    Args:
+        plan: of the weights.
+        base: ``train.json``; what it says already is left out.
+    """
+    settings: dict[str, Any] = {
+        "spacing_mm": plan.spacing_mm,
+        "slice_size": None if plan.slice_size is None else list(plan.slice_size),
+        "in_plane_mode": plan.in_plane_mode,
+        "level_thresholds": dict(plan.decoding),
+    }
+    if base["anatomy_source"] or plan.anatomy.to_dict() != load_anatomy(None, base["prompt_template"]).to_dict():
+        settings |= {"anatomy_source": plan.anatomy.to_dict(), "prompt_template": None}
+    settings |= _network(plan, base)
+    return {key: value for key, value in settings.items() if base.get(key) != value}
+
+
+def _network(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
+    """``features`` where these are all that distinguishes the network from that of ``train.json``, else the whole."""
+    network, usual = dict(plan.network or {}), base["network_def"]
+    fixed = {"_target_": usual["_target_"], "in_channels": usual["in_channels"]}
+    features = network.get("features")
+    if {**fixed, "out_channels": plan.anatomy.num_classes, "features": features} == network:
+        return {"features": list(features or [])}
+    return {"network_def": {"_requires_": "@package_path", **network}}
