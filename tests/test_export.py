@@ -94,7 +94,8 @@ def test_configs_are_shipped_as_they_are_but_for_what_is_about_weights(unzipped:
     configs = find_bundle_root() / "configs"
     for file in configs.rglob("*.json"):
         shipped = unzipped / "configs" / file.relative_to(configs)
-        assert (shipped.read_bytes() == file.read_bytes()) == (file.name not in ("metadata.json", "as_trained.json"))
+        of_weights = ("metadata.json", "as_trained.json", "train.json", "inference.json")
+        assert (shipped.read_bytes() == file.read_bytes()) == (file.name not in of_weights)
 
 
 def texts_of(folder: Path) -> str:

@@ -149,8 +149,11 @@ def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: b
     configs, docs = folder / "configs", folder / "docs"
     metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
     sha256, plan = _sha256(model), plan_of(model)
-    base = json.loads((configs / "train.json").read_text(encoding="utf-8"))
-    _write_json(configs / AS_TRAINED, settings_as_trained(plan, base))
+    settings = _write_overlay(configs, plan)
+    if given:  # a run's settings become the bundle's own, so that all its verbs fit the weights
+        _set(configs / "train.json", settings)
+    # MONAI's `load` takes the network of a config without knowing where the bundle lies: no file can be read for it.
+    _set(configs / "inference.json", {"network_def": {"_requires_": "@package_path", **(plan.network or {})}})
     if not given and SHA256 not in metadata:
         logger.warning("%s: metadata.json has no %s; its figures are taken to be of these weights", folder.name, SHA256)
     elif not speaks_of(metadata, sha256):
@@ -159,6 +162,26 @@ def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: b
         card = card_of_weights((docs / "README.md").read_text(encoding="utf-8"), facts)
         (docs / "README.md").write_text(card, encoding="utf-8")
         (docs / "data_license.txt").write_text(licence_of_data(facts), encoding="utf-8")
+
+
+def _write_overlay(configs: Path, plan: Plan) -> dict[str, Any]:
+    """The settings of the plan that ``train.json`` does not have, as the overlay that is written."""
+    base = json.loads((configs / "train.json").read_text(encoding="utf-8"))
+    settings = settings_as_trained(plan, base)
+    _write_json(configs / AS_TRAINED, settings)
+    return settings
+
+
+def _set(config: Path, values: dict[str, Any]) -> None:
+    """Writes values into a config; one that has them stays as it is laid out."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if any(_plain_node(content.get(key)) != _plain_node(value) for key, value in values.items()):
+        _write_json(config, {**content, **values})
+
+
+def _plain_node(node: Any) -> Any:
+    """Without MONAI's marks, whose order and presence say nothing of the object."""
+    return {key: value for key, value in node.items() if key != "_requires_"} if isinstance(node, dict) else node
 
 
 def _sign(folder: Path, model: Path) -> None:

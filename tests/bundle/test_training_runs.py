@@ -172,7 +172,7 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
     workflow = run_tiny("predict", tmp_path / "run", ("evaluate",), **three)
     assert workflow.parser.get_parsed_content("anatomy").prompts[1] == "spine MRI, vertebral bone"
     assert workflow.parser.get_parsed_content("network_def").out_channels == 3
-    predictions = list((tmp_path / "run" / "evaluation" / "predictions").glob("*.nii.gz"))
+    predictions = list((tmp_path / "run" / "evaluation" / "predictions").rglob("*.nii.gz"))
     assert len(predictions) == 2 and np.asarray(nib.load(predictions[0]).dataobj).max() <= 2
 
 
