@@ -78,7 +78,17 @@ def test_the_check_can_be_turned_off() -> None:
 
 def test_every_shipped_config_is_known_to_the_ones_before_it() -> None:
     configs = find_bundle_root() / "configs"
-    for overlay in ("small", "demo", "evaluate", "multi_gpu_train", *(p.stem for p in configs.glob("methods/*.json"))):
+    for overlay in (
+        "small",
+        "demo",
+        "study",
+        "release",
+        "as_trained",
+        "pretrained",
+        "evaluate",
+        "multi_gpu_train",
+        *(p.stem for p in configs.glob("methods/*.json")),
+    ):
         method = overlay.removesuffix("_paper")  # what the authors' own settings of a method are merged over
         build(*dict.fromkeys((method, overlay)))
     build("small", "demo", "mean_teacher", "multi_gpu_train")

@@ -23,9 +23,13 @@ def arguments(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
             "cache_dir": str(tiny_data / "cache")}  # fmt: skip
 
 
-def python(*command: str, cwd: Path) -> str:
+def process(*command: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, text=True, capture_output=True)
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, text=True, capture_output=True)
+
+
+def python(*command: str, cwd: Path) -> str:
+    done = process(*command, cwd=cwd)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done.stdout
 
@@ -58,6 +62,25 @@ def test_both_stages_without_a_path(
     monkeypatch.chdir(tmp_path)
     monai.bundle.run("run", workflow_name="cps4_monai.CPS4Workflow", overlays=str(tiny_overlay), **arguments)
     assert (tmp_path / "stage1" / "prompted_vision.pt").is_file() and (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_a_component_that_cannot_be_built_ends_in_one_line_and_a_log(arguments: dict, tmp_path: Path) -> None:
+    command = ["-m", "monai.bundle", "run", "training_stage2", "--workflow_name", "cps4_monai.CPS4Workflow",
+               "--overlays", "supervised", "--features", "['a']"]  # fmt: skip
+    done = process(*command, *options(arguments), cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(told) == 1 and done.stderr.endswith(f"The traceback is in {tmp_path / 'error.log'}.\n")
+    assert "Traceback (most recent call last)" in (tmp_path / "error.log").read_text()
+
+
+def test_a_setting_is_unset_by_an_expression(arguments: dict, tiny_overlay: Path, tmp_path: Path) -> None:
+    """MONAI ignores ``--ID None``; here the student is validated, too, unless that is unset."""
+    configs = f"['configs/train.json','{tiny_overlay}','configs/methods/mean_teacher.json']"
+    python("-m", "monai.bundle", "run", "training_stage2", "--config_file", configs, *options(arguments),
+           "--validate#student_evaluator", "$None", cwd=BUNDLE)  # fmt: skip
+    written = (tmp_path / "stage2" / "metrics.csv").read_text()
+    assert ",val_dice," in written and "student_val_dice" not in written
 
 
 def test_inference_from_the_bundles_folder(
