@@ -76,7 +76,7 @@ def segment_scans(
     A scan that cannot be used is recorded with its reason and the rest goes on. Called again, it does what is missing.
 
     Args:
-        inputs: NIfTI files, folders (searched), BIDS data sets, DICOM series folders and datalist JSONs.
+        inputs: NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.
         output: folder, made where it is missing; subfolders of the inputs are mirrored.
         weights: see :func:`cps4_monai.inference.segment.segment`.
         device: likewise.
