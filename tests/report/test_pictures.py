@@ -132,7 +132,7 @@ def test_attention_figure_has_a_panel_per_prompt_and_a_row_per_model():
 
 def test_attention_figure_refuses_logits_and_unknown_names():
     image = np.zeros((8, 8))
-    with pytest.raises(ValueError, match="sigmoid"):
+    with pytest.raises(ValueError, match="not the logits"):
         attention_figure(image, None, np.full((20, 2, 2), 3.0), ["L5"])
     with pytest.raises(ValueError, match="no structure is called"):
         attention_figure(image, None, np.zeros((20, 2, 2)), ["C1"])
