@@ -64,7 +64,7 @@ def segment(
 ) -> None:
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
 
-    INPUT is any mix of NIfTI files, folders (searched), BIDS data sets, DICOM series folders and datalist JSONs.
+    INPUT is any mix of NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.
     One bad scan does not stop the others; the exit code is 1 if any failed. Called again, it does what is missing.
 
     \b

@@ -103,6 +103,12 @@ def _entry(
     label = raw.get("label")
     if label is not None and not isinstance(label, str):
         raise DatalistError(f"{path}: {side!r} has the label {label!r} for {raw['image']}; expected a file name")
+    for name in (raw["image"], label or ""):
+        if os.sep == "/" and re.match("[A-Za-z]:/", name) and not (folder / name).exists():
+            raise DatalistError(
+                f"{path}: {side!r} has {name}, whose drive letter is of Windows; expected paths of this system: make "
+                f"them relative to {folder}, or to the folder that dataset_dir (--dataset-dir) names"
+            )
     subject = str(raw["subject"])
     classes = raw.get("classes")
     used = label is not None and uses_label(raw, subject)
@@ -119,12 +125,10 @@ def _check_files(datalist: Datalist, path: Path, folder: Path, shown: int = 5) -
     files = [f for side in SIDES for e in getattr(datalist, side) for f in (e.image, e.label) if f is not None]
     missing = [str(f) for f in files if not f.is_file()]
     if missing:
-        drives = os.sep == "/" and any(re.match("[A-Za-z]:/", f.relative_to(folder).as_posix()) for f in files)
-        windows = "; paths with a drive letter (C:) are of Windows, make them relative to that folder" if drives else ""
         more = "" if len(missing) <= shown else f" and {len(missing) - shown} more"
         raise DatalistError(
             f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing[:shown])}{more}; expected "
-            f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir){windows}"
+            f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir)"
         )
     repeated = [str(f) for f, n in Counter(e.image for s in SIDES for e in getattr(datalist, s)).items() if n > 1]
     if repeated:
@@ -135,7 +139,8 @@ def _warnings(datalist: Datalist) -> tuple[str, ...]:
     warnings = list(datalist.warnings)
     both = {e.patient for e in datalist.labeled} & {e.patient for e in datalist.unlabeled}
     if both:
-        warnings.append(f"{len(both)} patients are both labeled and unlabeled within training: {_some(both)}")
+        count = "1 patient is" if len(both) == 1 else f"{len(both)} patients are"
+        warnings.append(f"{count} both labeled and unlabeled within training: {_some(both)}")
     return tuple(warnings)
 
 

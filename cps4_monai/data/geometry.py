@@ -50,7 +50,8 @@ def header_affine(
     elif not zooms_usable:
         problem = f"spacing {_numbers(zooms)} mm in the header"
     elif "sform" in forms:
-        problem = f"a singular sform, with spacing {_numbers(spacing_of(forms['sform']))} mm"
+        alone = " and no qform (its code is 0)" if int(header["qform_code"]) <= 0 else ""
+        problem = f"a singular sform, with spacing {_numbers(spacing_of(forms['sform']))} mm{alone}"
     else:
         problem = "a qform that is no rotation"
     if assumed is None:

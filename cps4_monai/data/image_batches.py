@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from cps4_monai.data.batches import StageOneLoader
+from torch.utils.data import default_collate
+
 from cps4_monai.data.datasets import SliceDataset
+from cps4_monai.data.epoch_loader import EpochLoader
 
 
-class ImageLoader(StageOneLoader):
+class ImageLoader(EpochLoader):
     """Shuffled slices: ``image`` (B, 1, H, W), and what else the items hold; labels are not asked for.
 
     Args:
         dataset: slices, labeled or not.
         batch_size: slices per batch.
-        settings: further arguments of :class:`cps4_monai.data.batches.StageOneLoader`.
+        **passes: `seed`, `num_workers`, `iterations_per_epoch`, `pin_memory`, `rank` and `world_size` of
+            :class:`EpochLoader`.
 
     Raises:
-        ValueError: as there.
+        ValueError: as :class:`EpochLoader`.
     """
 
-    source = "images"
+    def __init__(self, dataset: SliceDataset, batch_size: int = 16, **passes: Any) -> None:
+        super().__init__({"image": dataset}, {"image": batch_size}, "image", _items, **passes)
 
-    def __init__(self, dataset: SliceDataset, batch_size: int = 16, **settings: Any) -> None:
-        super().__init__(dataset, batch_size, **settings)
+
+def _items(items: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    return default_collate([item for _, item in items])

@@ -30,7 +30,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DatalistError(f"{path}: found {found}; expected an object with the lists {list(SIDES)}")
+        raise DatalistError(
+            f"{path}: found {found}; expected an object with the lists {list(SIDES)}: make one with 'cps4 datalist'"
+        )
     return content if "train" in content else _with_subjects(content)
 
 

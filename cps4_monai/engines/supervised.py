@@ -1,4 +1,4 @@
-"""The trainer of stage 1 and of pretraining: MONAI's, with the gradient scaler that the precision needs."""
+"""The trainer of pretraining: MONAI's, with the gradient scaler that the precision needs."""
 
 from __future__ import annotations
 

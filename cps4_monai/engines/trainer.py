@@ -1,4 +1,4 @@
-"""The trainer of stage 2: runs any :class:`SemiSupervisedMethod` on MONAI's engine."""
+"""The trainer of both stages: runs any :class:`SemiSupervisedMethod` on MONAI's engine."""
 
 from __future__ import annotations
 

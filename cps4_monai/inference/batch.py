@@ -76,7 +76,7 @@ def segment_scans(
     A scan that cannot be used is recorded with its reason and the rest goes on. Called again, it does what is missing.
 
     Args:
-        inputs: NIfTI files, folders (searched), BIDS data sets, DICOM series folders and datalist JSONs.
+        inputs: NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.
         output: folder, made where it is missing; subfolders of the inputs are mirrored.
         weights: see :func:`cps4_monai.inference.segment.segment`.
         device: likewise.
@@ -111,14 +111,17 @@ def segment_scans(
     batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan)
     outcomes += batch.run(sources.scans, jobs)
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
-    machine = f"{segmenter.runtime} on {device_name(segmenter.device)}"
-    settings = settings_in_words(segmenter.settings, segmenter.weights_record, machine)
-    if series is not None:
-        settings["Series asked for"] = str(series)
     contents = run_tables(outcomes, segmenter.bundle.anatomy, output)
-    contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=settings)
+    contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=_settings(segmenter, series))
     run_files.write(contents)
     return SegmentationRun(tuple(outcomes), output, output / REPORT)
+
+
+def _settings(segmenter: Segmenter, series: str | int | None) -> dict[str, str]:
+    """What the report says of a run, in words."""
+    machine = f"{segmenter.runtime} on {device_name(segmenter.device)}"
+    told = settings_in_words(segmenter.settings, segmenter.weights_record, machine)
+    return told if series is None else {**told, "Series asked for": str(series)}
 
 
 class _Batch:

@@ -60,19 +60,19 @@ def load_scan(
     assume_spacing: Sequence[float] | float | None = None,
     series: str | int | DicomSeries | None = None,
 ) -> Volume:
-    """A scan from a NIfTI file or from a folder with a DICOM series.
+    """A scan from a NIfTI file, or from a DICOM series: its folder, or a file of it.
 
     Args:
         path: the file or the folder.
         assume_spacing: mm along X, Y and Z, or one number, for headers without a usable one.
-        series: of a DICOM folder, see :func:`cps4_monai.inference.dicom.read_dicom`.
+        series: of DICOM, see :func:`cps4_monai.inference.dicom.read_dicom`.
 
     Raises:
         InvalidVolumeError: it cannot be used.
         MissingExtraError: DICOM without the extra that reads it.
     """
     spacing = [float(assume_spacing)] if isinstance(assume_spacing, int | float) else assume_spacing
-    if Path(path).is_dir():
+    if _is_dicom(path):
         from cps4_monai.inference.dicom import read_dicom
 
         return read_dicom(path, spacing, series)
@@ -85,11 +85,17 @@ def source_key(path: str | Path, series: str | int | DicomSeries | None = None) 
     Raises:
         OSError: not readable.
     """
-    if Path(path).is_dir():
+    if _is_dicom(path):
         from cps4_monai.inference.dicom import series_key
 
         return series_key(path, series)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _is_dicom(path: str | Path) -> bool:
+    from cps4_monai.inference.dicom import is_dicom_file
+
+    return Path(path).is_dir() or is_dicom_file(path)
 
 
 def prepare_scan(

@@ -58,8 +58,8 @@ def segment(
     :func:`cps4_monai.inference.batch.segment_scans`, which writes files, tables and a report as `cps4 segment` does.
 
     Args:
-        scan: a NIfTI file, a folder with a DICOM series, a nibabel image, a volume read before, a MetaTensor, or an
-            array (X, Y, Z) with ``affine``.
+        scan: a NIfTI file, a folder with a DICOM series or a file of one, a nibabel image, a volume read before, a
+            MetaTensor, or an array (X, Y, Z) with ``affine``.
         output: folder for the label map, its JSON and its picture; None writes nothing.
         affine: 4 x 4, voxel indices of an array to RAS+ mm.
         weights: folder or zip of a bundle; None: the one that comes with this package.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from cps4_monai.inference.dicom import DicomSeries, find_series
+from cps4_monai.inference.dicom import DicomSeries, FoundSeries, find_series, find_series_of_files, is_dicom_file
 from cps4_monai.inference.folder_search import Search, search_folder
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
 
@@ -17,7 +17,7 @@ class Source:
     """One scan to segment.
 
     Attributes:
-        path: a NIfTI file, or a folder with a DICOM series.
+        path: a NIfTI file, or the folder of a DICOM series.
         kind: "nifti" or "dicom".
         root: the folder whose subfolders are mirrored.
         searched: found by a folder search, so that a label map among the scans is skipped.
@@ -58,21 +58,24 @@ class Sources:
 def find_sources(
     inputs: Iterable[str | Path], output: str | Path | None = None, series: str | int | None = None
 ) -> Sources:
-    """Scans of any mix of NIfTI files, folders, BIDS data sets, DICOM series folders and datalist JSONs.
+    """Scans of any mix of NIfTI files, folders, BIDS data sets, DICOM files and folders, and datalist JSONs.
 
     Args:
-        inputs: paths; a folder is searched with its subfolders, a datalist gives its test scans (all, if it has none).
+        inputs: paths; a folder is searched with its subfolders, a datalist gives its test scans (all, if it has none),
+            a DICOM file the series that it is part of.
         output: the output folder, left out of folder searches unless it is an input itself.
         series: of DICOM studies, which to take, see :func:`cps4_monai.inference.dicom.choose_series`.
 
     Returns:
-        Scans in the order of the inputs, each file once; what was passed over; and inputs that cannot be used.
+        Scans in the order of the inputs, each once, DICOM files together; what was passed over; and inputs that cannot
+        be used.
 
     Raises:
         ValueError: ``series`` has no letter and no digit.
     """
     found = Sources()
     paths = [Path(given) for given in inputs]
+    dicom_files = dict.fromkeys(path for path in paths if is_dicom_file(path))
     for path in paths:
         if path.is_dir():
             _add_folder(path, found, None if output is None else Path(output), series)
@@ -81,13 +84,14 @@ def find_sources(
                                          "datalist JSON: correct the path"))  # fmt: skip
         elif is_nifti(path):
             found.scans.append(Source(path, "nifti", path.parent))
+        elif path in dicom_files:
+            if path == next(iter(dicom_files)):  # all together, as several may be of one series
+                _add_dicom(find_series_of_files(list(dicom_files), series), None, found)
         elif path.suffix.lower() == ".json":
             _add_datalist(path, found)
         else:
-            reason = (
-                "no scan; expected NIfTI (.nii, .nii.gz), a folder, or a datalist JSON. To mend: convert it to NIfTI"
-            )
-            found.failures.append((path, f"{reason}; for DICOM pass the folder of the series"))
+            found.failures.append((path, "no scan; expected NIfTI (.nii, .nii.gz), DICOM, a folder, or a datalist "
+                                         "JSON. To mend: convert it to NIfTI"))  # fmt: skip
     if not found.scans and not found.failures:  # nothing but what was skipped: the user is told why nothing came out
         reasons = "; ".join(reason for _, reason in found.skipped)
         found.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
@@ -100,17 +104,23 @@ def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | i
     search: Search = search_folder(path, output)
     found.scans += [Source(p, "nifti", path, searched=True) for p in search.scans]
     dicom = find_series(search.dicom, wanted)
-    for series, suffix in dicom.taken:
-        root = path.parent if series.folder == path else path
-        found.scans.append(Source(series.folder, "dicom", root, searched=True, series=series, suffix=suffix))
-    found.skipped += [*search.skipped, *dicom.skipped]
-    found.failures += [*search.failures, *dicom.failures]
+    found.skipped += search.skipped
+    found.failures += search.failures
+    _add_dicom(dicom, path, found)
     if wanted is not None and dicom.skipped and not dicom.taken:
         listed = "; ".join(reason for _, reason in dicom.skipped)
         found.failures.append((path, f"no series {wanted!r}; found {listed}. To mend: name one of these"))
     if not search.scans and not search.dicom and not search.failures:
         found.failures.append((path, "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
                                      f"({len(search.skipped)} files were skipped)"))  # fmt: skip
+
+
+def _add_dicom(dicom: FoundSeries, searched: Path | None, found: Sources) -> None:
+    for series, suffix in dicom.taken:
+        root = series.folder.parent if searched in (None, series.folder) else searched
+        found.scans.append(Source(series.folder, "dicom", root, series=series, suffix=suffix))
+    found.skipped += dicom.skipped
+    found.failures += dicom.failures
 
 
 def _add_datalist(path: Path, found: Sources) -> None:

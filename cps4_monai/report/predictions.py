@@ -111,16 +111,21 @@ def chosen_cases(evaluation: Evaluation, limit: int) -> list[Case]:
     return [by_name[name] for name in order if name in by_name]
 
 
-def _draw(cases: Sequence[Case], anatomy: Anatomy, titles: Mapping[str, str], jobs: int) -> list[tuple[str, Any]]:
-    def one(case: Case) -> tuple[str, Any]:
+def _draw(evaluation: Evaluation, limit: int, anatomy: Anatomy, jobs: int) -> list[tuple[str, tuple[bytes, bytes]]]:
+    """Title and pictures of the chosen cases; one that cannot be drawn is left out with a warning."""
+    dice = evaluation.cases.set_index("case")["dice_b"]
+
+    def one(case: Case) -> tuple[bytes, bytes] | None:
         try:
-            return titles[case.name], case_pictures(case, anatomy)
+            return case_pictures(case, anatomy)
         except (ValueError, OSError) as error:
             logger.warning("no picture of %s: %s", case.name, error)
-            return titles[case.name], None
+            return None
 
+    cases = chosen_cases(evaluation, limit)
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        return list(pool.map(one, cases))
+        drawn = zip(cases, pool.map(one, cases), strict=True)
+        return [(f"{case.name} · Dice (b) {dice[case.name]:.3f}", pair) for case, pair in drawn if pair is not None]
 
 
 def report_predictions(
@@ -177,18 +182,15 @@ def report_predictions(
     if evaluation.cases.empty:
         reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
         raise ValueError(f"none of {len(matching.cases)} cases could be scored ({reasons}); see {output}/failures.csv")
-    beside = None
+    beside, compared = None, dict(comparison or {})
     if argmax is not None:
         others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
         beside.save(Path(argmax).parent)
-        outputs = {DECODED: evaluation.summary, ARGMAX: beside.summary}
-        comparison = {**(comparison or {}), **outputs}
-        overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
-        overall[["output", *SUMMARY_COLUMNS]].to_csv(output / "comparison.csv", index=False, float_format="%.6g")
-    by_case = evaluation.cases.set_index("case")["dice_b"]
-    titles = {name: f"{name} · Dice (b) {dice:.3f}" for name, dice in by_case.items()}
-    drawn = [(t, p) for t, p in _draw(chosen_cases(evaluation, max_pictures), anatomy, titles, jobs) if p is not None]
+        compared |= _compare(evaluation, beside, output)
+    if method:
+        compared[method] = evaluation.summary
+    drawn = _draw(evaluation, max_pictures, anatomy, jobs)
     content = ReportContent(
         evaluation=evaluation,
         anatomy=anatomy,
@@ -199,7 +201,7 @@ def report_predictions(
         mosaics={name: pair[1] for name, pair in drawn},
         attention=attention or {},
         curves=None if metrics is None else read_metrics(metrics),
-        comparison={**(comparison or {}), **({method: evaluation.summary} if method else {})},
+        comparison=compared,
         attribution=attribution,
     )
     page = write_evaluation_report(output / "report.html", content)
@@ -207,6 +209,14 @@ def report_predictions(
     for line in result.headline():
         logger.info(line)
     return result
+
+
+def _compare(decoded: Evaluation, argmax: Evaluation, output: Path) -> dict[str, pd.DataFrame]:
+    """Writes the overall figures of both outputs to `comparison.csv`; gives their summaries by name."""
+    outputs = {DECODED: decoded.summary, ARGMAX: argmax.summary}
+    overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
+    overall[["output", *SUMMARY_COLUMNS]].to_csv(output / "comparison.csv", index=False, float_format="%.6g")
+    return outputs
 
 
 def _headline(evaluation: Evaluation) -> str:

@@ -130,14 +130,14 @@ def test_encoders_of_the_package_index_start_stage_1_by_name(run_tiny, tiny_cata
 
 
 def test_weights_that_were_not_fetched_stop_a_run_with_the_command_that_fetches_them(run_tiny, tmp_path, monkeypatch):
-    from cps4_monai.failure import one_line
+    from cps4_monai.failure import cause_of
 
     monkeypatch.setenv("CPS4_CACHE_DIR", str(tmp_path / "cache"))
     name = {"stage1#vision_checkpoint": "vit-s-focus"}
     workflow = run_tiny("training_stage1", tmp_path, (str(CONFIGS / "pretrained.json"),), run=False, **name)
     with pytest.raises(RuntimeError) as raised:
         workflow.parser.get_parsed_content("stage1#network")
-    assert "cps4 weights vit-s-focus" in one_line(raised.value)
+    assert "cps4 weights vit-s-focus" in str(cause_of(raised.value))
 
 
 def test_a_resumed_run_must_have_the_options_of_method_prior_map_and_loss(run_tiny, tiny_run, tmp_path):

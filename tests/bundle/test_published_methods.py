@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from cps4_monai.commands.evaluate import evaluate
+from cps4_monai.commands.export import export
+from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
+
+
+@pytest.fixture(scope="module")
+def run_of(run_tiny, tmp_path_factory):
+    """Function that trains stage 2 with overlays, once for all tests; gives the run's folder and its workflow."""
+
+    @functools.cache
+    def make(*overlays):
+        folder = tmp_path_factory.mktemp("-".join(overlays))
+        return folder, run_tiny("training_stage2", folder, overlays)
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -20,15 +39,30 @@ from cps4_monai.networks import ResUNet
         (("bcp",), "BCP", 2),
     ],
 )
-def test_an_overlay_trains_and_leaves_a_plain_network(overlays, name, updates, run_tiny, tmp_path):
-    workflow = run_tiny("training_stage2", tmp_path, overlays)
+def test_an_overlay_trains_and_leaves_a_plain_network(overlays, name, updates, run_of):
+    folder, workflow = run_of(*overlays)
     method = workflow.parser.get_parsed_content("train#method")
     assert type(method).__name__ == name and method.updates == updates == method.total_updates
-    state = torch.load(tmp_path / "stage2" / "model.pt", weights_only=True)
+    state = torch.load(folder / "stage2" / "model.pt", weights_only=True)
     ResUNet(1, 20, features=(4, 8)).load_state_dict(state, strict=True)
-    record = json.loads((tmp_path / "stage2" / "run.json").read_text())["starts"][-1]
+    record = json.loads((folder / "stage2" / "run.json").read_text())["starts"][-1]
     assert record["budget_notes"] == list(method.budget_notes)
-    assert "train_seconds_per_iteration" in (tmp_path / "stage2" / "metrics.csv").read_text()
+    assert "train_seconds_per_iteration" in (folder / "stage2" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("overlay", ["unimatch_v2", "ucmt", "bcp"])
+def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(
+    overlay, run_of, tiny_data, tmp_path
+):
+    folder, _ = run_of(overlay)
+    scored = CliRunner().invoke(evaluate, [str(folder), "-o", str(tmp_path / "scores"), "--device", "cpu"])
+    assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
+    exported = CliRunner().invoke(export, ["--run", str(folder), "-o", str(tmp_path / "spine.zip")])
+    assert exported.exit_code == 0, exported.output
+    path = min((tmp_path / "scores" / "predictions").glob("*.nii.gz"))
+    scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
+    result = segment(scan, weights=tmp_path / "spine.zip", device="cpu", qc=False)
+    np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
 
 
 def test_paper_settings_reach_the_optimiser(run_tiny, tmp_path):

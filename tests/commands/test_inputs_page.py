@@ -19,17 +19,7 @@ import pytest
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
             "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-ROWS: dict[str, list] = {}
-
-
-def row(text: str):
-    """Puts a check under a row of the page."""
-
-    def put(check):
-        ROWS.setdefault(text, []).append(check)
-        return check
-
-    return put
+row = pytest.mark.row
 
 
 def same_geometry(inputs, name: str = "s") -> None:
@@ -48,7 +38,7 @@ ANY_NIFTI = (
 
 
 @row(ANY_NIFTI)
-def number_types(inputs):
+def test_number_types(inputs):
     array = np.clip(inputs.scan.image, 0, None)
     names = {
         f"{dtype[1:]}{'big' if dtype[0] == '>' else ''}{ending}": dtype
@@ -66,7 +56,7 @@ def number_types(inputs):
 
 
 @row(ANY_NIFTI)
-def scaled(inputs):
+def test_scaled(inputs):
     def change(header):
         header["scl_slope"], header["scl_inter"] = 0.5, -300
 
@@ -76,7 +66,7 @@ def scaled(inputs):
 
 
 @row(ANY_NIFTI)
-def all_48_orientations(inputs):
+def test_all_48_orientations(inputs):
     truth = {}
     for number, (axes, flips) in enumerate(
         itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
@@ -96,7 +86,7 @@ def all_48_orientations(inputs):
 
 
 @row(ANY_NIFTI)
-def oblique(inputs):
+def test_oblique(inputs):
     for number, degrees in enumerate(((10, 0, 0), (0, 20, 0), (-15, 10, 25))):
         rotation = np.eye(4)
         rotation[:3, :3] = nib.eulerangles.euler2mat(*np.deg2rad(degrees))
@@ -113,7 +103,7 @@ def oblique(inputs):
 
 
 @row(ANY_NIFTI)
-def anisotropic(inputs):
+def test_anisotropic(inputs):
     fine = np.repeat(inputs.scan.image, 3, axis=2)
     inputs.save(array=fine, affine=inputs.scan.affine @ np.diag([1, 1, 1 / 3, 1]))
     inputs.segmented()
@@ -123,7 +113,7 @@ def anisotropic(inputs):
 
 
 @row("1 to 200 slices (one slice included)")
-def slices(inputs):
+def test_slices(inputs):
     from coded_fixtures import coded_scan
 
     made = {n: coded_scan(slices=n, thickness=4.0 if n < 9 else 0.8) for n in (1, 2, 120, 200)}
@@ -135,7 +125,7 @@ def slices(inputs):
 
 
 @row("4-D with one time point")
-def one_time_point(inputs):
+def test_one_time_point(inputs):
     inputs.save(array=inputs.scan.image[..., None])
     inputs.segmented()
     assert inputs.mask().shape == inputs.scan.label.shape
@@ -144,7 +134,7 @@ def one_time_point(inputs):
 
 
 @row("4-D with several time points, RGB, complex")
-def several_values(inputs):
+def test_several_values(inputs):
     image = inputs.scan.image
     colours = np.clip(image, 0, 255).astype(np.uint8).repeat(3).view([("R", "u1"), ("G", "u1"), ("B", "u1")])
     for array, words in ((np.stack([image, image], axis=-1), "4-D"), (image.astype(np.complex64), "complex"),
@@ -154,7 +144,7 @@ def several_values(inputs):
 
 
 @row("sform and qform agree within 1e-3, or only one is set (code > 0)")
-def agreeing_forms(inputs):
+def test_agreeing_forms(inputs):
     def nearly(header):
         header["qoffset_x"] += 5e-4
 
@@ -174,7 +164,7 @@ def agreeing_forms(inputs):
 
 
 @row("sform and qform disagree")
-def disagreeing_forms(inputs):
+def test_disagreeing_forms(inputs):
     def change(header):
         header["qoffset_x"] += 5
 
@@ -189,7 +179,7 @@ def disagreeing_forms(inputs):
 
 
 @row("neither is set, or spacing 0, negative or not finite")
-def no_geometry(inputs):
+def test_no_geometry(inputs):
     def unset(header):
         header["sform_code"] = header["qform_code"] = 0
 
@@ -211,7 +201,7 @@ def no_geometry(inputs):
 
 
 @row("affine singular, or axes sheared by more than 5 degrees")
-def no_axes(inputs):
+def test_no_axes(inputs):
     def singular(header):
         header["srow_z"][:3] = header["srow_y"][:3]
 
@@ -224,7 +214,7 @@ def no_axes(inputs):
 
 
 @row("isotropic volume, no slice axis to see")
-def isotropic(inputs):
+def test_isotropic(inputs):
     from coded_fixtures import coded_scan
 
     scan = coded_scan(slices=8, thickness=2.0)
@@ -235,7 +225,7 @@ def isotropic(inputs):
 
 
 @row("slice axis by the affine is not left-right (an axial or coronal acquisition)")
-def axial(inputs):
+def test_axial(inputs):
     from coded_fixtures import coded_scan
 
     scan = coded_scan(slices=8, thickness=2.0)
@@ -248,7 +238,7 @@ def axial(inputs):
 
 
 @row("NaN or infinite in some voxels")
-def some_not_finite(inputs):
+def test_some_not_finite(inputs):
     array = inputs.scan.image.astype(np.float32)
     array[0, :3, 0] = [np.nan, np.inf, -np.inf]
     inputs.save(array=array)
@@ -258,7 +248,7 @@ def some_not_finite(inputs):
 
 
 @row("all NaN, constant, or empty")
-def nothing_to_see(inputs):
+def test_nothing_to_see(inputs):
     def no_voxels(header):
         header["dim"][2] = 0
 
@@ -272,7 +262,7 @@ def nothing_to_see(inputs):
 
 
 @row("intensities of any range, negative too")
-def any_range(inputs):
+def test_any_range(inputs):
     image = inputs.scan.image.astype(np.float64)
     for name, array in (("negative", image - 5000), ("tiny", image * 1e-6), ("huge", image * 1e9 + 1e10)):
         inputs.save(f"{name}.nii.gz", array.astype(np.float32))
@@ -283,7 +273,7 @@ def any_range(inputs):
 
 
 @row("truncated or corrupt gzip, empty file, text with a .nii.gz name, missing file, no permission")
-def damaged_files(inputs):
+def test_damaged_files(inputs):
     whole = inputs.save().read_bytes()
     corrupt = bytearray(whole)
     corrupt[len(whole) // 2 :: 7] = bytes(len(corrupt[len(whole) // 2 :: 7]))
@@ -298,7 +288,7 @@ def damaged_files(inputs):
 
 
 @row("truncated or corrupt gzip, empty file, text with a .nii.gz name, missing file, no permission")
-def files_out_of_reach(inputs, monkeypatch):
+def test_files_out_of_reach(inputs, monkeypatch):
     good = inputs.save()
     listed = inputs.folder / "list.json"
     listed.write_text(json.dumps({"test": [{"image": "gone.nii.gz"}, {"image": "s.nii.gz"}]}))
@@ -319,7 +309,7 @@ def files_out_of_reach(inputs, monkeypatch):
 
 
 @row("folder search")
-def folder_search(inputs):
+def test_folder_search(inputs):
     label = inputs.scan.label
     inputs.save()
     for name in ("s_dseg.nii.gz", "s_mask.nii.gz", "Segmentation.nii.gz"):
@@ -333,7 +323,7 @@ def folder_search(inputs):
 
 
 @row("two inputs of one name")
-def one_name_twice(inputs):
+def test_one_name_twice(inputs):
     for folder, shift in (("a", 0), ("b", 1)):
         inputs.save(f"{folder}/s.nii.gz", np.roll(inputs.scan.image, shift, axis=2))
     for given, names in (
@@ -348,7 +338,7 @@ def one_name_twice(inputs):
 
 
 @row("output exists and is ours (its sidecar says so)")
-def ours_is_kept(inputs):
+def test_ours_is_kept(inputs):
     inputs.save()
     inputs.segmented()
     stamp = (inputs.out / "s_dseg.nii.gz").stat().st_mtime_ns
@@ -359,7 +349,7 @@ def ours_is_kept(inputs):
 
 
 @row("output path holds a file that we did not make")
-def foreign_files_stay(inputs):
+def test_foreign_files_stay(inputs):
     inputs.save()
     inputs.out.mkdir()
     for more in ((), ("--overwrite",)):
@@ -368,22 +358,14 @@ def foreign_files_stay(inputs):
         assert (inputs.out / "s_dseg.nii.gz").read_bytes() == b"by hand"
 
 
-CHECKS = [pytest.param(check, id=f"{text[:40]}-{check.__name__}") for text, checks in ROWS.items() for check in checks]
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_the_row(check, request):
-    names = check.__code__.co_varnames[: check.__code__.co_argcount]
-    check(**{name: request.getfixturevalue(name) for name in names})
-
-
 def test_every_row_of_the_page_has_its_check():
     cells = [line.split("|")[1].strip() for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|")]
     rows = [cell for cell in cells if cell != "input" and not re.fullmatch("-+", cell)]
-    checked = list(ROWS)
-    for other in sorted(Path(__file__).parent.glob("test_inputs_page_of_*.py")):
-        spec = importlib.util.spec_from_file_location(other.stem, other)
+    checked = set()
+    for path in sorted(Path(__file__).parent.glob("test_inputs_page*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        checked += module.ROWS
+        marks = [mark for one in vars(module).values() for mark in getattr(one, "pytestmark", ())]
+        checked |= {mark.args[0] for mark in marks if mark.name == "row"}
     assert sorted(checked) == sorted(rows)

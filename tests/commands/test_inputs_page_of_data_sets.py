@@ -15,21 +15,11 @@ from cps4_monai.data.datalist import DatalistError, LeakError, load_datalist
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.preflight import check_data
 
-ROWS: dict[str, list] = {}
-
-
-def row(text: str):
-    """Puts a check under a row of the page."""
-
-    def put(check):
-        ROWS.setdefault(text, []).append(check)
-        return check
-
-    return put
+row = pytest.mark.row
 
 
 @row("image and label: other shape, or affines apart by more than 1e-3")
-def label_on_another_grid(inputs, tmp_path):
+def test_label_on_another_grid(inputs, tmp_path):
     from cps4_monai.data.cache import SliceCache
     from cps4_monai.data.in_plane import InPlane
 
@@ -50,7 +40,7 @@ def label_on_another_grid(inputs, tmp_path):
 
 
 @row("label values outside the table, not whole numbers")
-def senseless_labels(inputs, tmp_path):
+def test_senseless_labels(inputs, tmp_path):
     masks, label = tmp_path / "masks", inputs.scan.label
     masks.mkdir()
     for array, words in (
@@ -63,7 +53,7 @@ def senseless_labels(inputs, tmp_path):
 
 
 @row("classes listed as `unannotated` in the datalist")
-def unannotated(inputs, tmp_path):
+def test_unannotated(inputs, tmp_path):
     import torch
 
     from cps4_monai.losses.semi_supervised import supervised_cross_entropy
@@ -98,7 +88,7 @@ def listed(folder: Path, **content) -> Path:
 
 
 @row("same patient or same voxels on two sides of train / val / test")
-def leaks(tmp_path):
+def test_leaks(tmp_path):
     sessions = listed(tmp_path, training=entries(tmp_path, "sub-1_ses-1"), test=entries(tmp_path, "sub-1_ses-2"))
     with pytest.raises(LeakError, match="same patient"):
         load_datalist(sessions)
@@ -108,7 +98,7 @@ def leaks(tmp_path):
 
 
 @row("same patient labeled and unlabeled within train")
-def both_labeled_and_unlabeled(tmp_path):
+def test_both_labeled_and_unlabeled(tmp_path):
     pairs = [f"sub-{n}_ses-{s}" for n in (1, 2) for s in (1, 2)]
     training = [{k: v for k, v in e.items() if k == "image" or "ses-1" in v} for e in entries(tmp_path, *pairs)]
     warnings = check_data(load_datalist(listed(tmp_path, training=training)))
@@ -118,26 +108,17 @@ def both_labeled_and_unlabeled(tmp_path):
 
 
 @row("a class that no labeled subject shows")
-def class_never_shown(tmp_path):
+def test_class_never_shown(tmp_path):
     training = entries(tmp_path, "sub-1")  # its label map shows codes 0 to 18
     warnings = check_data(load_datalist(listed(tmp_path, training=training)))
     assert warnings == ("class 19 (T9/T10): no labeled subject shows it, so it cannot be learned",)
 
 
 @row("no labeled subject; no unlabeled subject where the method uses them")
-def nobody_to_learn_from(tmp_path):
+def test_nobody_to_learn_from(tmp_path):
     with pytest.raises(DatalistError, match="no labeled subject"):
         load_datalist(listed(tmp_path, training=entries(tmp_path, "sub-1", label=False)), require=("labeled",))
     labeled = listed(tmp_path, training=entries(tmp_path, "sub-1"))
     load_datalist(labeled, require=("labeled",))
     with pytest.raises(DatalistError, match="no unlabeled subject"):
         load_datalist(labeled, require=("labeled", "unlabeled"))
-
-
-CHECKS = [pytest.param(check, id=check.__name__) for checks in ROWS.values() for check in checks]
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_the_row(check, request):
-    names = check.__code__.co_varnames[: check.__code__.co_argcount]
-    check(**{name: request.getfixturevalue(name) for name in names})

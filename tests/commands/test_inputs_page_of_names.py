@@ -17,17 +17,7 @@ from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.report import report
 from cps4_monai.data.datalist import DatalistError, load_datalist
 
-ROWS: dict[str, list] = {}
-
-
-def row(text: str):
-    """Puts a check under a row of the page."""
-
-    def put(check):
-        ROWS.setdefault(text, []).append(check)
-        return check
-
-    return put
+row = pytest.mark.row
 
 
 def same_labels(inputs, warning: str, change, **saved) -> None:
@@ -59,7 +49,7 @@ def people(made) -> dict[str, str]:
 
 
 @row("sform set, spacing in the header 0, negative or not finite")
-def sform_alone(inputs):
+def test_sform_alone(inputs):
     def change(header):
         header["pixdim"][1:4] = 0
         header["qform_code"] = 0
@@ -68,7 +58,7 @@ def sform_alone(inputs):
 
 
 @row("sform set but all zeros, qform usable")
-def qform_alone(inputs):
+def test_qform_alone(inputs):
     def change(header):
         header["srow_x"] = header["srow_y"] = header["srow_z"] = 0
 
@@ -76,7 +66,7 @@ def qform_alone(inputs):
 
 
 @row("header in metres or micrometres")
-def other_units(inputs):
+def test_other_units(inputs):
     for code, factor in ((1, 1e-3), (3, 1e3)):
 
         def change(header, code=code):
@@ -91,7 +81,7 @@ def other_units(inputs):
 
 
 @row("4-D whose time axis has length 0")
-def no_time(inputs):
+def test_no_time(inputs):
     def change(header):
         header["dim"] = [4, *inputs.scan.image.shape, 0, 1, 1, 1]
 
@@ -100,7 +90,7 @@ def no_time(inputs):
 
 
 @row("endings in capitals (`.NII.GZ`)")
-def capitals(inputs, tmp_path):
+def test_capitals(inputs, tmp_path):
     inputs.save("s.nii.gz").rename(inputs.folder / "s.NII.GZ")
     inputs.segmented()
     np.testing.assert_array_equal(inputs.codes(), inputs.scan.label)
@@ -111,7 +101,7 @@ def capitals(inputs, tmp_path):
 
 
 @row("BIDS `ses-`, `acq-`, `run-` of one subject")
-def entities(tmp_path):
+def test_entities(tmp_path):
     more = ("ses-1", "ses-2_acq-sag", "ses-2_acq-ax", "run-2")
     make_data(tmp_path, [f"sub-{n}/anat/sub-{n}_{m}_T2w.nii.gz" for n in range(4) for m in more])
     _, made = listed(tmp_path, "--val", "1", "--test", "1")
@@ -121,7 +111,7 @@ def entities(tmp_path):
 
 
 @row("equal file names in several folders (`p1/t2.nii.gz`, `p2/t2.nii.gz`)")
-def a_folder_for_each_patient(tmp_path):
+def test_a_folder_for_each_patient(tmp_path):
     names = [f"p{n}/{m}.nii.gz" for n in range(4) for m in ("t1", "t2")]
     make_data(tmp_path, names, label=lambda name: name.replace(".nii", "_seg.nii"))
     told, made = listed(tmp_path, "--val", "1", "--test", "1")
@@ -131,7 +121,7 @@ def a_folder_for_each_patient(tmp_path):
 
 
 @row("second channel of nnU-Net's layout (`imagesTr/A_0001.nii.gz`)")
-def second_channel(tmp_path):
+def test_second_channel(tmp_path):
     names = [f"imagesTr/A{n}_000{c}.nii.gz" for n in range(4) for c in (0, 1)]
     make_data(tmp_path, names, label=lambda name: f"labelsTr/{name[9:11]}.nii.gz")
     told, made = listed(tmp_path, "--val", "1", "--test", "1")
@@ -141,7 +131,7 @@ def second_channel(tmp_path):
 
 
 @row("label map of another tool: `_T2w_dseg`, `_T2w_label-spine_dseg`, `seg.nii.gz` beside one scan")
-def labels_of_other_tools(tmp_path):
+def test_labels_of_other_tools(tmp_path):
     forms = ("{}_T2w_dseg.nii.gz", "{}_dseg.nii.gz", "{}_T2w_label-spine_dseg.nii.gz")
     for number, form in enumerate(forms):
         make_data(tmp_path / "bids", [f"sub-{number}_T2w.nii.gz"],
@@ -153,7 +143,7 @@ def labels_of_other_tools(tmp_path):
 
 
 @row("label map that belongs to no scan, or to several equally well")
-def orphans(tmp_path):
+def test_orphans(tmp_path):
     make_data(tmp_path, [f"sub-{n}_T2w.nii.gz" for n in range(3)])
     make_data(tmp_path, ["sub-9_dseg.nii.gz"])
     (tmp_path / "sub-1_seg.nii.gz").write_bytes((tmp_path / "sub-1_dseg.nii.gz").read_bytes())
@@ -167,7 +157,7 @@ def orphans(tmp_path):
 
 
 @row("file name that is not UTF-8, in any locale")
-def other_encodings(inputs):
+def test_other_encodings(inputs):
     odd = os.fsdecode(b"M\xfcller")
     inputs.save()
     try:
@@ -184,7 +174,7 @@ def other_encodings(inputs):
 
 
 @row("subfolders of the scans")
-def mirrored(inputs, tmp_path):
+def test_mirrored(inputs, tmp_path):
     from cps4_monai.evaluation.matching import match_folder
     from cps4_monai.transforms.label_saving import SaveLabelsd
 
@@ -200,14 +190,14 @@ def mirrored(inputs, tmp_path):
 
 
 @row("datalist with byte-order mark, or in UTF-16")
-def encodings_of_datalists(tmp_path):
+def test_encodings_of_datalists(tmp_path):
     for encoding in ("utf-8-sig", "utf-16"):
         (tmp_path / "d.json").write_text(json.dumps({"test": ["ü.nii"]}), encoding=encoding)
         assert load_datalist(tmp_path / "d.json", check_files=False).test[0].image == tmp_path / "ü.nii"
 
 
 @row("datalist with backslashes")
-def windows_paths(tmp_path):
+def test_windows_paths(tmp_path):
     path = tmp_path / "d.json"
     path.write_text(json.dumps({"test": [{"image": "p1\\t2.nii.gz"}]}))
     assert load_datalist(path, check_files=False).test[0].image == tmp_path / "p1" / "t2.nii.gz"
@@ -217,13 +207,13 @@ def windows_paths(tmp_path):
 
 
 @row("datalist with `fold`")
-def folds(tmp_path):
+def test_folds(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps({"training": [{"image": "a.nii", "fold": 0}]}))
     assert "fold" in " ".join(load_datalist(tmp_path / "d.json", check_files=False).warnings)
 
 
 @row("few labeled patients")
-def few_patients(tmp_path):
+def test_few_patients(tmp_path):
     make_data(tmp_path, ["sub-1_T2w.nii.gz"])
     assert "training refuses this datalist" in listed(tmp_path)[0]
     make_data(tmp_path, ["sub-1_T2w.nii.gz", "sub-2_T2w.nii.gz"])
@@ -232,7 +222,7 @@ def few_patients(tmp_path):
 
 
 @row("array in Python (`segment(array)`)")
-def arrays(inputs):
+def test_arrays(inputs):
     from cps4_monai import segment
 
     scan = inputs.scan
@@ -243,24 +233,24 @@ def arrays(inputs):
 
 
 @row("loader workers and little shared memory (`/dev/shm`)")
-def shared_memory(tiny_data, tmp_path, monkeypatch, caplog):
+def test_shared_memory(tiny_data, tmp_path, monkeypatch, caplog):
     import shutil
 
-    from cps4_monai.data.batches import StageOneLoader
     from cps4_monai.data.cache import SliceCache
     from cps4_monai.data.datasets import SliceDataset
+    from cps4_monai.data.image_batches import ImageLoader
     from cps4_monai.data.in_plane import InPlane
 
     cache = SliceCache(tmp_path, InPlane(size=(32, 32), spacing_mm=4.0, mode="spacing"))
     dataset = SliceDataset(load_datalist(tiny_data / "datalist.json").labeled, cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 * 1024))
     with caplog.at_level(logging.WARNING):
-        assert next(iter(StageOneLoader(dataset, batch_size=8, num_workers=2)))["image"].shape[0] > 0
+        assert next(iter(ImageLoader(dataset, batch_size=8, num_workers=2)))["image"].shape[0] > 0
     assert "using 0" in caplog.text
 
 
 @row("no home folder")
-def no_home(monkeypatch):
+def test_no_home(monkeypatch):
     from pathlib import Path
 
     from cps4_monai.cache_folder import cache_folder
@@ -275,7 +265,7 @@ def no_home(monkeypatch):
 
 
 @row("anatomy whose structures have no order")
-def without_order(tmp_path):
+def test_without_order(tmp_path):
     names = ("background", "cord", "canal")
     structures = [{"code": c, "name": n, "long_name": n, "kind": "other" if c else "background"}
                   for c, n in enumerate(names)]  # fmt: skip
@@ -289,12 +279,3 @@ def without_order(tmp_path):
     assert result.exit_code == 0, result.output
     lines = (tmp_path / "masks" / "scans.csv").read_text("utf-8").splitlines()
     assert {line.split(",")[0]: line.split(",")[2] for line in lines[1:]} == {"cord": "", "empty": "nothing_found"}
-
-
-CHECKS = [pytest.param(check, id=check.__name__) for checks in ROWS.values() for check in checks]
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_the_row(check, request):
-    names = check.__code__.co_varnames[: check.__code__.co_argcount]
-    check(**{name: request.getfixturevalue(name) for name in names})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.transforms import Randomizable
 
-from cps4_monai.data.batches import SemiSupervisedLoader, StageOneLoader
+from cps4_monai.data.batches import SemiSupervisedLoader
 
 
 class Slices(torch.utils.data.Dataset):
@@ -64,8 +64,6 @@ def test_an_epoch_is_one_pass_over_the_unlabeled_slices_with_labeled_ones_cyclin
 def test_fewer_slices_than_a_batch_still_make_one():
     (batch,) = list(SemiSupervisedLoader(Slices(1), Slices(2, False), 4, 4))
     assert batch["labeled"]["image"].shape[0] == 4 and batch["unlabeled"]["image"].shape[0] == 2
-    (batch,) = list(StageOneLoader(Slices(3), 8))
-    assert sorted(batch["slice_id"].tolist()) == [0, 1, 2]
 
 
 def test_without_unlabeled_slices_an_epoch_is_one_pass_over_the_labeled_ones():
@@ -76,13 +74,6 @@ def test_without_unlabeled_slices_an_epoch_is_one_pass_over_the_labeled_ones():
 def test_the_number_of_iterations_can_be_set():
     loader = SemiSupervisedLoader(Slices(3), Slices(4, False), 2, 2, iterations_per_epoch=7)
     assert len(list(loader)) == len(loader) == 7
-    assert len(list(StageOneLoader(Slices(3), 2, iterations_per_epoch=5))) == 5
-
-
-def test_stage_one_shuffles_and_gives_full_batches():
-    loader = StageOneLoader(Slices(10), 4, seed=3)
-    first, second = (torch.cat([b["slice_id"] for b in pass_over(loader, e)]).tolist() for e in (0, 1))
-    assert len(first) == len(set(first)) == 8 and first != second != sorted(second)
 
 
 def test_the_global_random_state_is_left_alone():
@@ -100,9 +91,9 @@ def test_bad_settings_are_refused(settings):
 
 def test_labeled_slices_must_have_labels():
     with pytest.raises(ValueError, match="labeled=True"):
-        StageOneLoader(Slices(3, labeled=False))
+        SemiSupervisedLoader(Slices(3, labeled=False))
     with pytest.raises(ValueError, match="epoch is -1"):
-        StageOneLoader(Slices(3)).set_epoch(-1)
+        SemiSupervisedLoader(Slices(3)).set_epoch(-1)
 
 
 def test_all_ranks_together_make_the_batches_of_one_process_with_larger_ones():
@@ -117,10 +108,8 @@ def test_all_ranks_together_make_the_batches_of_one_process_with_larger_ones():
         for batch, *parts in zip(whole, *ranks, strict=True):
             for name in ("labeled", "unlabeled"):
                 assert torch.equal(batch[name]["image"], torch.cat([part[name]["image"] for part in parts]))
-    (first,), (second,) = (list(StageOneLoader(Slices(3), 8, rank=rank, world_size=2)) for rank in (0, 1))
-    assert len(first["slice_id"]) == len(second["slice_id"]) == 1 and first["slice_id"] != second["slice_id"]
 
 
 def test_a_rank_outside_the_world_is_refused():
     with pytest.raises(ValueError, match="rank is 2 of world_size 2"):
-        StageOneLoader(Slices(3), rank=2, world_size=2)
+        SemiSupervisedLoader(Slices(3), rank=2, world_size=2)

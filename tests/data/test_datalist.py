@@ -120,7 +120,7 @@ def test_a_patient_labeled_in_one_session_and_unlabeled_in_another_warns_once(sc
         {"image": "sub-009_ses-02_T2w.nii.gz"},
     ]
     datalist = load_datalist(write(scans, training=training))
-    assert datalist.warnings == ("1 patients are both labeled and unlabeled within training: sub-009",)
+    assert datalist.warnings == ("1 patient is both labeled and unlabeled within training: sub-009",)
 
 
 def test_equal_file_names_in_patients_folders_are_patients_of_their_own(tmp_path: Path) -> None:
@@ -152,8 +152,14 @@ def test_encodings_of_other_tools_are_read(scans: Path, encoding: str) -> None:
 
 
 def test_a_drive_letter_is_said_to_be_windows(tmp_path: Path) -> None:
-    with pytest.raises(DatalistError, match=r"drive letter \(C:\) are of Windows"):
-        load_datalist(write(tmp_path, test=[{"image": "C:\\data\\t2.nii.gz"}]))
+    for check_files in (True, False):
+        with pytest.raises(DatalistError, match=r"'test' has C:/data/t2\.nii\.gz, whose drive letter is of Windows"):
+            load_datalist(write(tmp_path, test=[{"image": "C:\\data\\t2.nii.gz"}]), check_files=check_files)
+
+
+def test_a_missing_file_with_a_whole_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatalistError, match=r"1 of 1 files are missing: /elsewhere/t2\.nii\.gz"):
+        load_datalist(write(tmp_path, test=[{"image": "/elsewhere/t2.nii.gz"}]))
 
 
 def test_folds_are_said_not_to_be_read(scans: Path) -> None:

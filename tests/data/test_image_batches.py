@@ -28,11 +28,16 @@ def images(loader, epoch):
     return torch.cat([batch["image"] for batch in loader])
 
 
+def order(loader, epoch):
+    return images(loader, epoch)[:, 0, 0, 0].int().tolist()
+
+
 def test_an_epoch_is_one_pass_of_full_batches():
     loader = ImageLoader(Slices(11), batch_size=4)
     batches = list(loader)
     assert [tuple(batch["image"].shape) for batch in batches] == [(4, 1, 2, 2)] * 2 and len(loader) == 2
-    assert len(set(torch.cat([batch["slice_id"] for batch in batches]).tolist())) == 8
+    first, second = torch.cat([batch["slice_id"] for batch in batches]).tolist(), order(loader, 1)
+    assert len(set(first)) == 8 and first != second != sorted(second)
 
 
 def test_fewer_slices_than_a_batch_and_a_fixed_length():
@@ -51,9 +56,13 @@ def test_processes_share_one_order():
     parts = [list(ImageLoader(Slices(8), 2, rank=rank, world_size=2)) for rank in (0, 1)]
     for whole, left, right in zip(alone, *parts, strict=True):
         assert torch.equal(whole["image"], torch.cat([left["image"], right["image"]]))
+    (first,), (second,) = (list(ImageLoader(Slices(3), 8, rank=rank, world_size=2)) for rank in (0, 1))
+    assert len(first["slice_id"]) == len(second["slice_id"]) == 1 and first["slice_id"] != second["slice_id"]
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"seed": -1}, {"rank": 1}, {"iterations_per_epoch": 0}])
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"rank": 1}, {"iterations_per_epoch": 0}])
 def test_bad_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ImageLoader(Slices(4), **wrong)
+    with pytest.raises(ValueError, match="batch size of the image slices is 0"):
+        ImageLoader(Slices(4), 0)

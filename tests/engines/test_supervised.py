@@ -1,4 +1,4 @@
-"""The trainer of stage 1 scales gradients where the precision needs it, on every device."""
+"""The trainer of pretraining scales gradients where the precision needs it, on every device."""
 
 from __future__ import annotations
 

@@ -99,6 +99,29 @@ def save_all(folder: Path, slices: Sequence[Dataset], name: str = "IM{:04d}.dcm"
     return folder
 
 
+def recompress(folder: Path, syntax: str) -> Path:
+    """Writes the files of a folder again in a transfer syntax of GDCM, by its name there."""
+    import gdcm
+
+    for path in folder.iterdir():
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    return folder
+
+
+def twin_of(scan: Any, **changes: Any) -> list[Dataset]:
+    """The series of a coded scan, with other tags or places."""
+    return series_of(sagittal(scan), **{"step": (4, 0, 0), **changes})
+
+
 def sagittal(scan: Any) -> np.ndarray:
     """(slices, rows down, columns back) of a coded scan, whose axes run left, back and up."""
     return scan.image.transpose(0, 2, 1)[:, ::-1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.data.nifti_file import InvalidVolumeError
-from cps4_monai.inference.dicom import list_series, read_dicom
+from cps4_monai.inference.dicom import list_series, read_dicom, series_key
 from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, UNKNOWN, is_localizer, weighting
 from cps4_monai.inference.sources import find_sources
 
@@ -139,6 +139,43 @@ def test_a_study_in_several_folders_is_chosen_from_as_one(save, tmp_path):
     assert "T1-weighted; taken of this study: series 2" in skipped["S1"] and "a localizer" in skipped["S3"]
     assert names(find_sources([tmp_path / "study"], series="t1")) == ["S1"]
     assert names(find_sources([tmp_path / "study/S1", tmp_path / "study/S2"])) == ["S1", "S2"]  # named one by one
+
+
+def test_a_file_stands_for_its_series_whatever_else_its_folder_holds(save):
+    save("1", "t2_tse_sag")
+    folder = save("2", "t1_tse_sag")
+    volume = read_dicom(folder / "IM0007.dcm")
+    assert volume.provenance["Series"]["Number"] == 2 and volume.shape[0] == 5 and volume.path == folder
+    assert series_key(folder / "IM0007.dcm") == series_key(folder, "t1") == volume.content_key
+    with pytest.raises(InvalidVolumeError, match=r"a file of series 2 't1_tse_sag'.*one of series 't2'"):
+        read_dicom(folder / "IM0007.dcm", series="t2")
+
+
+def test_all_files_of_a_folder_give_its_series_once_and_no_localizer(dicom, save, tmp_path):
+    save("1", "t2_tse_sag")
+    folder = save("2", "localizer")
+    dicom.save_all(folder, [dicom.dataset("1", "9", dicom.PRESENTATION_STATE, Modality="PR")])
+    found = find_sources(sorted(folder.iterdir()))
+    assert names(found) == ["s"] and found.scans[0].series.number == 1 and not found.failures
+    assert {path.name: reason.split(": ")[1] for path, reason in found.skipped} == {
+        "IM0005.dcm": "a localizer", "IM0010.dcm": "its modality is PR, not MR"
+    }  # fmt: skip
+    assert names(find_sources([folder / "IM0006.dcm"])) == ["s"]  # alone, a localizer is what was meant
+    (state,) = find_sources([folder / "IM0010.dcm"]).failures
+    assert "nothing to segment" in state[1] and "its modality is PR" in state[1]
+    with pytest.raises(InvalidVolumeError, match="its modality is PR"):
+        read_dicom(folder / "IM0010.dcm")
+
+
+def test_a_damaged_file_and_a_table_of_contents_are_no_series(dicom, save):
+    folder = save()
+    (folder / "IM0001.dcm").write_bytes((folder / "IM0001.dcm").read_bytes()[:200])
+    table = dicom.dataset("1", "9", "1.2.840.10008.1.3.10")
+    del table.SOPClassUID, table.SeriesInstanceUID
+    table.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    for name, words in (("IM0001.dcm", "1 file that cannot be read"), ("DICOMDIR", "a table of contents")):
+        ((path, reason),) = find_sources([folder / name]).failures
+        assert path == folder / name and words in reason and "To mend" in reason
 
 
 def test_studies_are_chosen_from_one_by_one(save, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.inference.dicom.series import DicomSeries
 from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, UNKNOWN, plain_words
 
@@ -60,6 +62,19 @@ def choose_series(series: Sequence[DicomSeries], wanted: str | int | None = None
         equal = "" if len(taken) < 2 else ", equally good"
         notes = (f"taken of {len(series)} series: {'; '.join(map(str, taken))}{equal}", *notes)
     return SeriesChoice(tuple(replace(one, notes=(*notes, *one.notes)) for one in taken), tuple(passed))
+
+
+def check_fits(series: DicomSeries, wanted: str | int | None, file: Path) -> None:
+    """Checks that the series of a file that a user named is the one wished for, if one is.
+
+    Raises:
+        InvalidVolumeError: it is another one.
+    """
+    if wanted is not None and not fits(series, wanted):
+        raise InvalidVolumeError(
+            file, f"a file of {series}", f"one of series {wanted!r}, as --series (series) says",
+            "name the folder, or leave --series out",
+        )  # fmt: skip
 
 
 def fits(series: DicomSeries, wanted: str | int) -> bool:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.volume import Volume, volume_from_array
-from cps4_monai.inference.dicom.choice import choose_series
+from cps4_monai.inference.dicom.choice import check_fits, choose_series
 from cps4_monai.inference.dicom.order import order_images
 from cps4_monai.inference.dicom.pixels import files_key, read_pixels
-from cps4_monai.inference.dicom.series import EXPECTED, DicomSeries, list_series, unreadable_files
+from cps4_monai.inference.dicom.series import EXPECTED, DicomSeries, list_series, series_of_file, unreadable_files
 from cps4_monai.inference.dicom.stack import build_stack
 
 
 def read_dicom(
-    folder: str | Path,
+    path: str | Path,
     assume_spacing: Sequence[float] | float | None = None,
     series: str | int | DicomSeries | None = None,
 ) -> Volume:
@@ -25,15 +25,16 @@ def read_dicom(
     left-right, front-back, up-down, as near as they come; they are not flipped. Pixels of other series are not read.
 
     Args:
-        folder: DICOM files, subfolders left out.
+        path: a folder of DICOM files, subfolders left out; or one file of the series.
         assume_spacing: mm along left-right, front-back and up-down, for what the headers lack.
         series: which one, see :func:`choose_series`, or one that was listed before; None: the best of the folder.
+            The series of a file has to fit.
 
     Raises:
         ImportError: pydicom is not installed.
         InvalidVolumeError: no series, several that are equally good, or one that cannot be read as one volume.
     """
-    one = series if isinstance(series, DicomSeries) else _only(Path(folder), series)
+    one = series if isinstance(series, DicomSeries) else _only(Path(path), series)
     if one.unreadable:
         raise unreadable_files(one.folder, one.unreadable)
     stack = build_stack(one, assume_spacing)
@@ -44,19 +45,25 @@ def read_dicom(
     )  # fmt: skip
 
 
-def series_key(folder: str | Path, series: str | int | DicomSeries | None = None) -> str:
+def series_key(path: str | Path, series: str | int | DicomSeries | None = None) -> str:
     """SHA-256 of the series that :func:`read_dicom` reads, without decoding it.
 
     Raises:
         ImportError: see :func:`read_dicom`.
         InvalidVolumeError: see :func:`read_dicom`.
     """
-    one = series if isinstance(series, DicomSeries) else _only(Path(folder), series)
+    one = series if isinstance(series, DicomSeries) else _only(Path(path), series)
     return files_key(dict.fromkeys(image.file for image in order_images(one)[0]))
 
 
-def _only(folder: Path, wanted: str | int | None) -> DicomSeries:
-    series = list_series(folder)
+def _only(path: Path, wanted: str | int | None) -> DicomSeries:
+    if path.is_file():
+        one = series_of_file(path)
+        check_fits(one, wanted, path)
+        if one.no_image:
+            raise InvalidVolumeError(path, f"{one}: {one.no_image}", EXPECTED, "name a file of the series")
+        return one
+    series = list_series(path)
     choice = choose_series(series, wanted)
     if len(choice.taken) == 1:
         return choice.taken[0]
@@ -65,5 +72,5 @@ def _only(folder: Path, wanted: str | int | None) -> DicomSeries:
     else:
         found = f"no series to segment: {'; '.join(f'{one}: {reason}' for one, reason in choice.passed_over)}"
     raise InvalidVolumeError(
-        folder, found, EXPECTED, "choose one by its number or a part of its description with --series (series)"
+        path, found, EXPECTED, "choose one by its number or a part of its description with --series (series)"
     )

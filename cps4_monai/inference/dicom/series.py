@@ -11,6 +11,7 @@ from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.inference.dicom.headers import DicomHeader, pydicom_module, read_header
 from cps4_monai.inference.dicom.images import DicomImage
 from cps4_monai.inference.dicom.weighting import is_localizer, plane_of, weighting
+from cps4_monai.scan_names import is_nifti
 
 EXPECTED = "one DICOM series of one MRI volume"
 # Endings that say DICOM, so that a file which cannot be parsed is missed; numbers are parts of a UID.
@@ -92,6 +93,29 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
     return sorted(series, key=lambda one: (one.number is None, one.number or 0, one.uid))
 
 
+def series_of_file(path: str | Path, series: Sequence[DicomSeries] | None = None) -> DicomSeries:
+    """The series of a file's folder that the file is part of.
+
+    Args:
+        path: a DICOM file.
+        series: those of its folder, if they were listed before.
+
+    Raises:
+        ImportError: pydicom is not installed.
+        InvalidVolumeError: the file cannot be parsed, or names no series.
+    """
+    path = Path(path)
+    series = list_series(path.parent) if series is None else series
+    header = _header_of(path)
+    if header is not None and header.unreadable:
+        raise unreadable_files(path.parent, [(path, header.unreadable)])
+    for one in series:
+        if header is not None and one.uid == header.series:
+            return one
+    found = "no DICOM file" if header is None else header.no_image
+    raise InvalidVolumeError(path, found, EXPECTED, "name a file of the series, or the folder that holds it")
+
+
 def unreadable_files(folder: Path, damaged: Sequence[tuple[Path, str]]) -> InvalidVolumeError:
     """The error that names each file that cannot be read, with the reason."""
     by_reason: dict[str, list[str]] = {}
@@ -103,6 +127,12 @@ def unreadable_files(folder: Path, damaged: Sequence[tuple[Path, str]]) -> Inval
         folder, f"{count} that cannot be read ({told})", "DICOM files that are whole",
         "export or copy the series again; files that are no part of it can be moved away",
     )  # fmt: skip
+
+
+def is_dicom_file(path: str | Path) -> bool:
+    """Whether a path is a file that is DICOM by its first bytes, and no NIfTI by its name."""
+    path = Path(path)
+    return path.is_file() and not is_nifti(path) and holds_dicom(path)
 
 
 def holds_dicom(path: str | Path) -> bool:
@@ -123,21 +153,27 @@ def _headers(folder: Path) -> list[DicomHeader]:
         raise InvalidVolumeError(folder, f"a folder that cannot be read ({error})", EXPECTED,
                                  "correct the path or its permissions") from error  # fmt: skip
     for name in entries:
-        path = folder / name
         if name.startswith(".") or name.upper() == "DICOMDIR":
             continue
-        try:
-            with open(path, "rb") as file:
-                start = file.read(132)
-        except OSError as error:
-            found.append(DicomHeader(path, unreadable=f"not readable ({error.strerror})"))
-            continue
-        marked = start[128:] == _MARK
-        if marked or start[:4] in _FIRST_TAGS:
-            found.append(read_header(path, force=not marked))
-        elif _should_be_dicom(name, start):
-            found.append(DicomHeader(path, unreadable="empty" if not start else "no DICOM file, by its first bytes"))
+        header = _header_of(folder / name)
+        if header is not None:
+            found.append(header)
     return found
+
+
+def _header_of(path: Path) -> DicomHeader | None:
+    """Header of a file; None where neither its first bytes nor its name say DICOM."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        return DicomHeader(path, unreadable=f"not readable ({error.strerror})")
+    marked = start[128:] == _MARK
+    if marked or start[:4] in _FIRST_TAGS:
+        return read_header(path, force=not marked)
+    if _should_be_dicom(path.name, start):
+        return DicomHeader(path, unreadable="empty" if not start else "no DICOM file, by its first bytes")
+    return None
 
 
 def _should_be_dicom(name: str, start: bytes) -> bool:

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cps4_monai.inference.dicom.choice import choose_series
-from cps4_monai.inference.dicom.series import DicomSeries, list_series
+from cps4_monai.inference.dicom.choice import check_fits, choose_series
+from cps4_monai.inference.dicom.series import DicomSeries, list_series, series_of_file
 
 
 @dataclass
 class FoundSeries:
-    """What the DICOM folders of a search hold.
+    """What the DICOM folders of a search, or files named one by one, hold.
 
     Attributes:
         taken: series to segment with the part of the output's name that tells them from others of their folder, if any.
-        skipped: folders with series that are not, each with the reason.
-        failures: folders that cannot be used.
+        skipped: folders (or files) with series that are not, each with the reason.
+        failures: folders (or files) that cannot be used.
     """
 
     taken: list[tuple[DicomSeries, str]] = field(default_factory=list)
@@ -57,6 +57,39 @@ def find_series(folders: Sequence[Path], wanted: str | int | None = None) -> Fou
         ]
     order = {folder: place for place, folder in enumerate(folders)}
     taken.sort(key=lambda one: order[one.folder])
+    found.taken = list(zip(taken, _suffixes(taken), strict=True))
+    return found
+
+
+def find_series_of_files(files: Sequence[Path], wanted: str | int | None = None) -> FoundSeries:
+    """The series that single files are part of, each once, whatever else their folders hold.
+
+    Localizers are taken only where nothing else was named, so that all files of a folder may be named.
+
+    Args:
+        files: DICOM files.
+        wanted: what the series has to fit, see :func:`choose_series`.
+    """
+    found = FoundSeries()
+    listed: dict[Path, list[DicomSeries]] = {}
+    named: dict[tuple[Path, str], tuple[Path, DicomSeries]] = {}
+    for file in files:
+        try:
+            if file.parent not in listed:
+                listed[file.parent] = list_series(file.parent)
+            one = series_of_file(file, listed[file.parent])
+            check_fits(one, wanted, file)
+        except (ValueError, ImportError) as error:
+            found.failures.append((file, str(error)))
+            continue
+        named.setdefault((file.parent, one.uid), (file, one))
+    others = any(not one.passed_over for _, one in named.values())
+    taken = []
+    for file, one in named.values():
+        if one.no_image or (one.localizer and others):
+            found.skipped.append((file, f"{one}: {one.passed_over}"))
+        else:
+            taken.append(one)
     found.taken = list(zip(taken, _suffixes(taken), strict=True))
     return found
 
