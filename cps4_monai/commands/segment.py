@@ -43,8 +43,6 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
               help="Spacing of scans whose header has none.")  # fmt: skip
 @click.option("--series", metavar="NUMBER or TEXT",
               help="DICOM series with this number or with this in its description; default: sagittal T2.")  # fmt: skip
-@click.option("--runtime", type=click.Choice(["torch", "onnx", "auto"]), default="torch", show_default=True,
-              help="What runs the network; onnx (extra 'onnx') is for CPUs, auto times both.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def segment(
     inputs: tuple[Path, ...],
@@ -59,7 +57,6 @@ def segment(
     raw: bool,
     assume_spacing: list[float] | None,
     series: str | None,
-    runtime: str,
     verbose: bool,
 ) -> None:
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
@@ -91,7 +88,7 @@ def segment(
             run = segment_scans(
                 inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
                 qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, series=series,
-                runtime=runtime, on_scan=on_scan,
+                on_scan=on_scan,
             )  # fmt: skip
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error

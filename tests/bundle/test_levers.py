@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.presence import PresenceLoss
-from cps4_monai.prompt_map import LevelOrder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 OWN = ("cps4_paper", "cps4_plus")
@@ -47,20 +45,6 @@ def test_cps4_plus_joins_teacher_and_maps_before_it_decodes(run_tiny, tiny_run, 
     assert decoded.prior.groups == (tuple(range(2, 11)), tuple(range(11, 20)))
     assert decoded.codes is not None and decoded.codes.shape[1:] == (64, 32)
     assert (tmp_path / "stage2" / "model.pt").is_file()
-
-
-def test_the_order_of_levels_and_the_prior_in_the_step_are_settings(run_tiny, tiny_run, tmp_path):
-    order = {"_target_": "cps4_monai.prompt_map.LevelOrder", "anatomy": "@anatomy", "unannotated": "@unannotated",
-             "height_mm": "$@slice_size[0] * @spacing_mm"}  # fmt: skip
-    prior = {"_target_": "cps4_monai.losses.attention_prior.AttentionPrior", "confidence": 0.5, "order": order}
-    still = {"train#unlabeled_dataset#transform#geometry": {"affine_prob": 0.0, "elastic_prob": 0.0}}
-    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
-    settings = {"train#method#prior": prior, "prompt_map#order": order, **still, "stage1_checkpoint": checkpoint}
-    workflow = run_tiny("training_stage2", tmp_path, ("cps4", "cps4_levers"), **settings)
-    method, mapper = (workflow.parser.get_parsed_content(name) for name in ("train#method", "prompt_map"))
-    assert isinstance(method.prior, AttentionPrior) and isinstance(method.prior.order, LevelOrder)
-    assert isinstance(mapper.order, LevelOrder) and mapper.order.height_mm == 64 * 7.5
-    assert "loss_enhance" in (tmp_path / "stage2" / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
-from cps4_monai.levels import corruption
 from cps4_monai.levels.decode import decode_levels, label_confidence
 from cps4_monai.levels.settings import LevelThresholds
+
+corruption = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("corruption.py"))))
 
 UNTRAINED = (1,)
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import supervised_cross_entropy
 from cps4_monai.methods import (
@@ -83,7 +82,7 @@ CASES = {
         CPS4Levers,
         no_unlabeled={"text_weight": 1e-30, "enhance_weight": 0.0},
         weights={"loss_supervised": 1, "loss_text": 0.5, "loss_enhance": 0.5},
-        options=({"prior": AttentionPrior()}, {"grid_text": GridTextLoss()}, {"text_confidence": "sigmoid"}),
+        options=({"grid_text": GridTextLoss()}, {"text_confidence": "sigmoid"}),
     ),
     "decoded": Case(
         DecodedPseudoLabels,
