@@ -67,9 +67,18 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip
 HEAVY = {
-    "torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel",
+    "torch",
+    "monai",
+    "transformers",
+    "timm",
+    "matplotlib",
+    "pandas",
+    "SimpleITK",
+    "pydicom",
+    "numpy",
+    "nibabel",
     "scipy",
-}  # fmt: skip
+}
 
 
 def module_name(file: Path) -> str:

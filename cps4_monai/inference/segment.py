@@ -72,7 +72,7 @@ def segment(
         series: of a DICOM folder: number, UID or a part of the description; None: its best sagittal T2-weighted one.
 
     Raises:
-        InvalidVolumeError: the scan cannot be used; the message says why and how to mend it.
+        InvalidVolumeError: the scan cannot be used; the message says why and how to fix it.
         ValueError: weights or settings that cannot be used.
         ForeignFileError: an output file is there already.
     """
@@ -176,9 +176,13 @@ class Segmenter:
         if not isinstance(scan, Path):
             return prepare_scan(scan, bundle.in_plane, bundle.percentiles, keep_grey=keep_grey)
         return read_and_prepare(
-            scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey,
+            scan,
+            bundle.in_plane,
+            bundle.percentiles,
+            assume_spacing=self.assume_spacing,
+            keep_grey=keep_grey,
             series=series,
-        )  # fmt: skip
+        )
 
     def load(self) -> torch.nn.Module:
         """The network, loaded now if it was not before.
@@ -195,9 +199,12 @@ class Segmenter:
         with self._lock, self.precision.autocast():
             started = time.perf_counter()
             scores = run_network(
-                network, scan.slices, device=self.device, batch_size=self.batch_size,
+                network,
+                scan.slices,
+                device=self.device,
+                batch_size=self.batch_size,
                 unannotated=self.bundle.unannotated,
-            )  # fmt: skip
+            )
         if scores.num_classes != self.bundle.anatomy.num_classes:
             raise ValueError(
                 f"{self.bundle.path}: the network has {scores.num_classes} classes, its anatomy "
@@ -214,9 +221,15 @@ class Segmenter:
         )
         started = time.perf_counter()
         structures = slice_statistics(
-            restored.slices, grid, scan.affine, bundle.anatomy, confidence=restored.confidence,
-            unannotated=bundle.unannotated, view=restored.view, thresholds=self.thresholds,
-        )  # fmt: skip
+            restored.slices,
+            grid,
+            scan.affine,
+            bundle.anatomy,
+            confidence=restored.confidence,
+            unannotated=bundle.unannotated,
+            view=restored.view,
+            thresholds=self.thresholds,
+        )
         margin = restored.levels.margin if restored.levels else None
         flags = level_flags(structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds)
         scan.seconds.update(restored.seconds)
@@ -229,10 +242,18 @@ class Segmenter:
             "Structures": [structure.to_dict() for structure in structures],
         }
         return Segmentation(
-            path=scan.path, labels=grid.from_slices(restored.slices), affine=scan.affine, header=scan.header,
-            anatomy=bundle.anatomy, structures=structures, flags=flags, levels=levels, warnings=scan.warnings,
-            record=plain({**self._provenance(scan), **found}), grey=scan.grey,
-        )  # fmt: skip
+            path=scan.path,
+            labels=grid.from_slices(restored.slices),
+            affine=scan.affine,
+            header=scan.header,
+            anatomy=bundle.anatomy,
+            structures=structures,
+            flags=flags,
+            levels=levels,
+            warnings=scan.warnings,
+            record=plain({**self._provenance(scan), **found}),
+            grey=scan.grey,
+        )
 
     def _provenance(self, scan: PreparedScan) -> Mapping[str, Any]:
         return {

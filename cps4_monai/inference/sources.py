@@ -77,16 +77,19 @@ def find_sources(
         if path.is_dir():
             _add_folder(path, found, None if output is None else Path(output), series)
         elif not path.exists():
-            found.failures.append((path, "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
-                                         "datalist JSON: correct the path"))  # fmt: skip
+            found.failures.append(
+                (
+                    path,
+                    "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
+                    "datalist JSON: correct the path",
+                )
+            )
         elif is_nifti(path):
             found.scans.append(Source(path, "nifti", path.parent))
         elif path.suffix.lower() == ".json":
             _add_datalist(path, found)
         else:
-            reason = (
-                "no scan; expected NIfTI (.nii, .nii.gz), a folder, or a datalist JSON. To mend: convert it to NIfTI"
-            )
+            reason = "no scan; expected NIfTI (.nii, .nii.gz), a folder, or a datalist JSON. Fix: convert it to NIfTI"
             found.failures.append((path, f"{reason}; for DICOM pass the folder of the series"))
     if not found.scans and not found.failures:  # nothing but what was skipped: the user is told why nothing came out
         reasons = "; ".join(reason for _, reason in found.skipped)
@@ -107,10 +110,15 @@ def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | i
     found.failures += [*search.failures, *dicom.failures]
     if wanted is not None and dicom.skipped and not dicom.taken:
         listed = "; ".join(reason for _, reason in dicom.skipped)
-        found.failures.append((path, f"no series {wanted!r}; found {listed}. To mend: name one of these"))
+        found.failures.append((path, f"no series {wanted!r}; found {listed}. Fix: name one of these"))
     if not search.scans and not search.dicom and not search.failures:
-        found.failures.append((path, "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
-                                     f"({len(search.skipped)} files were skipped)"))  # fmt: skip
+        found.failures.append(
+            (
+                path,
+                "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
+                f"({len(search.skipped)} files were skipped)",
+            )
+        )
 
 
 def _add_datalist(path: Path, found: Sources) -> None:

@@ -34,9 +34,15 @@ def to_onnx(network: nn.Module, properties: Mapping[str, str] | None = None, in_
     free = {0: torch.export.Dim("slices"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     try:
         program = torch.onnx.export(
-            network.eval(), (example,), input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=(free,),
-            opset_version=OPSET, dynamo=True, verbose=False,
-        )  # fmt: skip
+            network.eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(free,),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(
             f"{type(network).__name__} cannot be exported to ONNX for slices of any number and size "

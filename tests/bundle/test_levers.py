@@ -71,10 +71,13 @@ def test_stage_1_may_move_slices_more_than_stage_2(run_tiny, tmp_path):
 
 def test_a_cosine_schedule_of_stage_1_is_two_settings(run_tiny, tmp_path):
     cosine = {
-        "stage1#lr_scheduler": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
-                                "optimizer": "@stage1#optimizer", "T_max": "@stage1#max_epochs"},
+        "stage1#lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "optimizer": "@stage1#optimizer",
+            "T_max": "@stage1#max_epochs",
+        },
         "stage1#schedule_input": "$lambda engine: ()",
-    }  # fmt: skip
+    }
     workflow = run_tiny("training_stage1", tmp_path, **cosine, **{"stage1#max_epochs": 4})
     scheduler = workflow.parser.get_parsed_content("stage1#lr_scheduler")
     assert scheduler.last_epoch == 4 and scheduler.get_last_lr()[-1] == pytest.approx(0.0, abs=1e-12)

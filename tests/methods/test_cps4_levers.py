@@ -64,8 +64,9 @@ def test_confidence_of_the_maps_weighs_the_text_loss(batch):
         losses(batch, text_confidence="sigmoid")
 
 
-@pytest.mark.parametrize("wrong", [{"text_confidence": "tanh"},
-                                   {"text_confidence": "sigmoid", "grid_text": GridTextLoss()}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong", [{"text_confidence": "tanh"}, {"text_confidence": "sigmoid", "grid_text": GridTextLoss()}]
+)
 def test_confidence_without_a_text_loss_of_pixels_is_refused(batch, wrong):
     with pytest.raises(ValueError, match="text_confidence"):
         losses(batch, **wrong)
