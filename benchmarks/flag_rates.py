@@ -35,10 +35,15 @@ def flagged_scans(folder: Path) -> pd.DataFrame:
         outcome = ScanOutcome(path, path.name, "kept", record=json.loads(sidecar.read_text(encoding="utf-8")))
         unsure = [f["structures"] for f in outcome.record["Flags"] if f["name"] == "low_confidence"]
         whole = [s["name"] for s in outcome.structures if s["state"] == "present" and s["confidence"] is not None]
-        rows.append({
-            "pred": path, "flags": {*outcome.alarms, *outcome.notes}, "look": outcome.needs_a_look,
-            "unsure": set(unsure[0]) if unsure else set(), "whole": whole,
-        })  # fmt: skip
+        rows.append(
+            {
+                "pred": path,
+                "flags": {*outcome.alarms, *outcome.notes},
+                "look": outcome.needs_a_look,
+                "unsure": set(unsure[0]) if unsure else set(),
+                "whole": whole,
+            }
+        )
     if not rows:
         raise SystemExit(f"{folder}: no result of 'cps4 segment' in it")
     return pd.DataFrame(rows)
@@ -69,10 +74,12 @@ def scored(scans: pd.DataFrame, folder: Path, labels: Path | None) -> tuple[pd.D
 
 def outline_line(scans: pd.DataFrame, structures: pd.DataFrame) -> str:
     """How `low_confidence` does as a statement on single structures, numbered right."""
-    inside = structures[[
-        name in scans["whole"][row] and offset == 0
-        for name, row, offset in zip(structures["name"], structures["row"], structures["level_offset"], strict=True)
-    ]]  # fmt: skip
+    inside = structures[
+        [
+            name in scans["whole"][row] and offset == 0
+            for name, row, offset in zip(structures["name"], structures["row"], structures["level_offset"], strict=True)
+        ]
+    ]
     unsure = np.array([name in scans["unsure"][row] for name, row in zip(inside["name"], inside["row"], strict=True)])
     bad = (inside["dice"] < DICE_LIMIT).to_numpy()
     return (

@@ -119,30 +119,38 @@ def cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     found = np.ascontiguousarray(result.labels.transpose(0, 2, 1))
                     dice = subject_scores(
                         torch.from_numpy(found), torch.from_numpy(label), anatomy.num_classes, skipped
-                    )  # fmt: skip
+                    )
                     levels = identify_levels(found, label, grid.spacing_mm, anatomy, skipped)
                     shown = np.flatnonzero(np.bincount(label.reshape(-1), minlength=anatomy.num_classes))
                     shown = shown[(shown > 0) & ~np.isin(shown, skipped)]
                     margin = result.levels or {}
                     common = {"section": section, "subject": entry.subject, "way": way, "variant": name}
                     yield {
-                        **common, "row": "scan", "margin": margin.get("margin"), "anchored": margin.get("anchored"),
-                        "flags": " ".join(flag.name for flag in result.flags), "dice_b": dice.dice_by["b"],
-                        "labeled": len(shown), "shifted": int((np.abs(levels.level_offset[shown]) > 0).sum()),
-                    }  # fmt: skip
+                        **common,
+                        "row": "scan",
+                        "margin": margin.get("margin"),
+                        "anchored": margin.get("anchored"),
+                        "flags": " ".join(flag.name for flag in result.flags),
+                        "dice_b": dice.dice_by["b"],
+                        "labeled": len(shown),
+                        "shifted": int((np.abs(levels.level_offset[shown]) > 0).sum()),
+                    }
                     by_code = {s.code: s for s in result.structures}
                     for code in shown.tolist() if way == "decoded" else ():
                         if by_code[code].confidence is not None:
                             yield {
-                                **common, "row": "structure", "name": anatomy[code].name,
-                                "dice": float(dice.dice[code]), "confidence": by_code[code].confidence,
+                                **common,
+                                "row": "structure",
+                                "name": anatomy[code].name,
+                                "dice": float(dice.dice[code]),
+                                "confidence": by_code[code].confidence,
                                 "state": by_code[code].state,
-                            }  # fmt: skip
+                            }
 
 
 def calibrate_rows(rows: pd.DataFrame, value: str, wrong: pd.Series) -> str:
     """A line of the table: threshold and rates."""
-    from cps4_monai.levels.calibration import calibrate
+    from calibration import calibrate
 
     kept = rows[value].notna()
     if not kept.any():
@@ -176,8 +184,13 @@ def main() -> None:
     pd.set_option("display.width", 200)
     print("\nscans, those numbered wrong, structures on another level, labeled structures, Dice (b)")
     summary = whole.assign(wrong=whole["shifted"] >= SHIFTED).groupby(["variant", "way"], sort=False)
-    table = summary.agg(scans=("wrong", "size"), wrong=("wrong", "sum"), structures=("shifted", "sum"),
-                        labeled=("labeled", "sum"), dice_b=("dice_b", "mean"))  # fmt: skip
+    table = summary.agg(
+        scans=("wrong", "size"),
+        wrong=("wrong", "sum"),
+        structures=("shifted", "sum"),
+        labeled=("labeled", "sum"),
+        dice_b=("dice_b", "mean"),
+    )
     print(table.round(3).to_string())
     decoded = whole[whole["way"] == "decoded"]
     anchored = decoded["anchored"].astype(bool)
@@ -194,8 +207,10 @@ def main() -> None:
             f"{raised[~wrong].sum()} of {(~wrong).sum()} right ones, "
             f"{raised[decoded['variant'] == 'whole'].sum()} of {(decoded['variant'] == 'whole').sum()} unchanged ones"
         )
-    print(f"with the thresholds in use level_ambiguous hits {flagged[wrong].sum()} of {wrong.sum()} wrong scans, "
-          f"false alarms {flagged[~wrong].sum()} of {(~wrong).sum()}")  # fmt: skip
+    print(
+        f"with the thresholds in use level_ambiguous hits {flagged[wrong].sum()} of {wrong.sum()} wrong scans, "
+        f"false alarms {flagged[~wrong].sum()} of {(~wrong).sum()}"
+    )
 
 
 if __name__ == "__main__":

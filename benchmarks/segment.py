@@ -71,7 +71,6 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=1, help="copies of the scan in one call")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--runtime", choices=["torch", "onnx", "auto"], default="torch")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -85,8 +84,7 @@ def main() -> None:
             (folder / "in" / f"scan_{index}.nii.gz").write_bytes(first.read_bytes())
         weights = arguments.weights or random_bundle(folder, arguments.spacing)
         command = [sys.executable, "-m", "cps4_monai.cli", "segment", str(folder / "in"), "-o", str(folder / "out"),
-                   "-w", str(weights), "-d", arguments.device, "-j", str(arguments.jobs),
-                   "--runtime", arguments.runtime]  # fmt: skip
+                   "-w", str(weights), "-d", arguments.device, "-j", str(arguments.jobs)]  # fmt: skip
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         total = time.perf_counter() - started

@@ -48,9 +48,7 @@ class Anatomy:
         self.prompt_template = prompt_template
         codes = [s.code for s in self.structures]
         if len(codes) < 2 or codes != list(range(len(codes))):
-            raise ValueError(
-                f"structure codes are {codes}; expected 0 (background) to C-1 without gaps: number them anew"
-            )
+            raise ValueError(f"structure codes are {codes}; expected 0 (background) to C-1 without gaps: renumber them")
         names = [s.name for s in self.structures]
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
@@ -79,11 +77,6 @@ class Anatomy:
     def names(self) -> list[str]:
         """Short names, by code."""
         return [s.name for s in self.structures]
-
-    @property
-    def long_names(self) -> list[str]:
-        """Long names, by code."""
-        return [s.long_name for s in self.structures]
 
     @property
     def foreground(self) -> tuple[Structure, ...]:

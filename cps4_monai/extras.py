@@ -11,14 +11,22 @@ from cps4_monai.failure import chain_of
 # Extra -> the modules that it brings. A module of two extras stands with the one that its users are told to install.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": (
-        "ignite", "timm", "torchvision", "transformers", "safetensors", "tensorboard", "tqdm", "yaml", "filelock",
+        "ignite",
+        "timm",
+        "torchvision",
+        "transformers",
+        "safetensors",
+        "tensorboard",
+        "tqdm",
+        "yaml",
+        "filelock",
     ),
     "bundle": ("fire", "jsonschema"),
     "dicom": ("SimpleITK", "pydicom", "gdcm"),
     "tracking": ("mlflow",),
     "weights": ("onnx",),
     "onnx": ("onnxscript", "onnxruntime"),
-}  # fmt: skip
+}
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 
 

@@ -1,4 +1,4 @@
-"""Checks made before training starts: what would fail hours later fails now, with the mend."""
+"""Checks made before training starts: what would fail hours later fails now, with the fix."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class _Digests:
             try:
                 self.known = json.loads(self.path.read_text(encoding="utf-8"))
             except (OSError, json.JSONDecodeError) as error:
-                logger.info("%s is not readable (%s); all images are compared anew", self.path, error)
+                logger.info("%s is not readable (%s); all images are compared again", self.path, error)
 
     def __call__(self, image: Path) -> str:
         key = str(Path(image).absolute())

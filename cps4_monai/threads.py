@@ -51,8 +51,11 @@ def limit_threads(look_seconds: float = LOOK_SECONDS) -> int:
     if threads < torch.get_num_threads():
         logger.info(
             "%d of %d threads: %.1f of %.1f cores are busy with other work (OMP_NUM_THREADS sets their number)",
-            threads, torch.get_num_threads(), busy, cores,
-        )  # fmt: skip
+            threads,
+            torch.get_num_threads(),
+            busy,
+            cores,
+        )
         torch.set_num_threads(threads)
     return threads
 

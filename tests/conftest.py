@@ -85,8 +85,13 @@ def run_tiny(tiny_data: Path, tiny_overlay: Path) -> Callable[..., Any]:
 
     def build(run_id: str, output: Path, overlays: tuple[str, ...] = (), run: bool = True, **override: Any) -> Any:
         tracking = override.pop("tracking", None)
-        given = {"datalist": str(tiny_data / "datalist.json"), "dataset_dir": str(tiny_data),
-                 "cache_dir": str(tiny_data / "cache"), "output_dir": str(output), **override}  # fmt: skip
+        given = {
+            "datalist": str(tiny_data / "datalist.json"),
+            "dataset_dir": str(tiny_data),
+            "cache_dir": str(tiny_data / "cache"),
+            "output_dir": str(output),
+            **override,
+        }
         workflow = CPS4Workflow(overlays=[*overlays, str(tiny_overlay)], run_id=run_id, tracking=tracking, **given)
         workflow.initialize()
         if run:
@@ -179,8 +184,10 @@ def _onnx_of_vit(model: Any, leave_out: str = "") -> bytes:
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     constants = {"backbone.embeddings.cls_token": state["cls_token"], "decoder.bn1.weight": np.ones(3, np.float32)}
     constants |= {"onnx::Concat_1": state["pos_embed"][:, :1], "onnx::Reshape_2": state["pos_embed"][:, 1:]}
-    nodes = [("Concat", "/backbone/embeddings/Concat_6", ["onnx::Concat_1", "tokens"]),
-             ("Reshape", "/backbone/embeddings/Reshape_1", ["onnx::Reshape_2", "shape"])]  # fmt: skip
+    nodes = [
+        ("Concat", "/backbone/embeddings/Concat_6", ["onnx::Concat_1", "tokens"]),
+        ("Reshape", "/backbone/embeddings/Reshape_1", ["onnx::Reshape_2", "shape"]),
+    ]
     for part in ("weight", "bias"):
         constants[f"backbone.embeddings.patch_embeddings.projection.{part}"] = state[f"patch_embed.proj.{part}"]
         constants[f"backbone.layernorm.{part}"] = state[f"norm.{part}"]
@@ -200,7 +207,9 @@ def _onnx_of_vit(model: Any, leave_out: str = "") -> bytes:
     kept = [node for node in nodes if node[1] != leave_out]
     graph = helper.make_graph(
         [helper.make_node(kind, inputs, [f"{name}_out"], name=name) for kind, name, inputs in kept],
-        "vit", [], [],
+        "vit",
+        [],
+        [],
         [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in constants.items() if k != leave_out],
-    )  # fmt: skip
+    )
     return helper.make_model(graph).SerializeToString()

@@ -49,12 +49,12 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
-        "anatomy", "atomic_file", "bundle_root", "cache_folder", "data", "device", "encoding", "evaluation", "extras",
+        "anatomy", "atomic_file", "bundle_root", "data", "device", "encoding", "evaluation", "extras",
         "levels", "metrics", "networks", "palette", "plan", "precision", "report", "scan_names", "transforms",
     },
     "known_settings": set(),
     "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight"},
-    "export": {"anatomy", "evaluation", "inference", "plan"},
+    "export": {"anatomy", "evaluation", "inference", "networks", "plan"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "handlers",
@@ -67,9 +67,18 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip
 HEAVY = {
-    "torch", "monai", "transformers", "timm", "matplotlib", "pandas", "SimpleITK", "pydicom", "numpy", "nibabel",
+    "torch",
+    "monai",
+    "transformers",
+    "timm",
+    "matplotlib",
+    "pandas",
+    "SimpleITK",
+    "pydicom",
+    "numpy",
+    "nibabel",
     "scipy",
-}  # fmt: skip
+}
 
 
 def module_name(file: Path) -> str:

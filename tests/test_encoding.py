@@ -50,7 +50,12 @@ def test_decoding_errors_are_not_hidden():
 def test_a_name_in_a_file_is_the_name_on_disk_in_an_ascii_locale(tmp_path):
     (tmp_path / "ü.txt").touch()
     code = "import os; from cps4_monai.encoding import path_text; assert os.path.exists(path_text('\\xfc.txt'))"
-    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-             "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}  # fmt: skip
+    plain = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
+    }
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=plain).returncode == 0
     assert path_text("ü.txt") == "ü.txt"

@@ -247,8 +247,12 @@ def test_nothing_of_the_bundles_own_weights_stays_beside_others(tmp_path: Path) 
 
 
 def test_another_anatomy_is_written_into_the_metadata(tmp_path: Path) -> None:
-    table = {"structures": [{"code": 0, "name": "background", "long_name": "background", "kind": "background"},
-                            {"code": 1, "name": "bone", "long_name": "bone", "kind": "vertebra"}]}  # fmt: skip
+    table = {
+        "structures": [
+            {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
+            {"code": 1, "name": "bone", "long_name": "bone", "kind": "vertebra"},
+        ]
+    }
     path = export_bundle(find_bundle_root(), tmp_path / "b.zip", weights_with(tmp_path, anatomy=load_anatomy(table)))
     with zipfile.ZipFile(path) as archive:
         metadata = json.loads(archive.read(f"{BUNDLE_NAME}/configs/metadata.json"))

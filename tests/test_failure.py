@@ -41,9 +41,13 @@ def test_a_folder_that_cannot_be_written_takes_no_message_along(tmp_path: Path) 
 def test_a_component_that_cannot_be_built_ends_with_its_cause(tiny_data: Path, tmp_path: Path) -> None:
     given = {"datalist": str(tiny_data / "datalist.json"), "dataset_dir": str(tiny_data), "device_name": "cpu"}
     workflow = CPS4Workflow(
-        overlays="mean_teacher", run_id="training_stage2", output_dir=str(tmp_path), min_free_gib=0.0, ema_decay=3.0,
+        overlays="mean_teacher",
+        run_id="training_stage2",
+        output_dir=str(tmp_path),
+        min_free_gib=0.0,
+        ema_decay=3.0,
         **given,
-    )  # fmt: skip
+    )
     workflow.initialize()
     with pytest.raises(ValueError, match=r"^ema_decay is 3\.0"):
         workflow.run()

@@ -39,8 +39,13 @@ def test_grey_has_no_hue():
 
 
 def test_other_anatomy_has_its_colours():
-    other = Anatomy([Structure(0, "background", "background", "background"), Structure(1, "canal", "canal", "other"),
-                     Structure(2, "C2", "axis", "vertebra", 0)])  # fmt: skip
+    other = Anatomy(
+        [
+            Structure(0, "background", "background", "background"),
+            Structure(1, "canal", "canal", "other"),
+            Structure(2, "C2", "axis", "vertebra", 0),
+        ]
+    )
     assert len(set(hex_colours(other))) == 3
 
 

@@ -14,9 +14,15 @@ from cps4_monai.networks import ResUNet, build_network, describe
 from cps4_monai.plan import Plan, PlanError, check_same_pixels, check_unchanged, plan_of, read_plan, write_plan
 
 PLAN = Plan(
-    MRSPINESEG, (1,), 1.5, (208, 112), network=describe(ResUNet(features=[4, 8])), activation="softmax",
-    decoding={"min_structures": 3}, trained_on={"labeled_subjects": 2},
-)  # fmt: skip
+    MRSPINESEG,
+    (1,),
+    1.5,
+    (208, 112),
+    network=describe(ResUNet(features=[4, 8])),
+    activation="softmax",
+    decoding={"min_structures": 3},
+    trained_on={"labeled_subjects": 2},
+)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -45,10 +51,14 @@ def test_a_wrong_value_names_its_field_and_the_file(field: str, value: object, t
         read_plan(path)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"format": "other"}, "not a plan"), ({"version": 2}, "version 2"),
-    ({"colour": "red"}, r"unknown fields \['colour'\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "other"}, "not a plan"),
+        ({"version": 2}, "version 2"),
+        ({"colour": "red"}, r"unknown fields \['colour'\]"),
+    ],
+)
 def test_another_file_version_or_field_is_refused(change: dict, words: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({**PLAN.to_dict(), **change}))
     with pytest.raises(PlanError, match=words):

@@ -45,8 +45,14 @@ def test_a_stage_1_checkpoint_of_other_prompts_or_classes(run_tiny: Callable, ti
     assert "prompt" in text and "CT of background" in text and "run training_stage1 again" in text
     table = MRSPINESEG.to_dict()
     table["structures"][1]["name"] = "sacrum"
-    text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=checkpoint, anatomy_source=table,
-                   pictured_structures=["L5"])  # fmt: skip
+    text = message(
+        run_tiny,
+        "training_stage2",
+        tmp_path,
+        stage1_checkpoint=checkpoint,
+        anatomy_source=table,
+        pictured_structures=["L5"],
+    )
     assert "classes" in text and "anatomy" in text
     text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=str(tmp_path / "no.pt"))
     assert "does not exist" in text and "stage1_checkpoint" in text

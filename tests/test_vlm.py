@@ -135,8 +135,12 @@ def test_with_a_layer_decay_each_block_learns_slower_than_the_next(tiny):
     for rate, parameters in expected.items():
         assert [rates[id(p)] for p in parameters] == pytest.approx([rate] * len(parameters))
     assert [g["name"] for g in vlm.parameter_groups(1e-4, 5e-4, 0.5)] == [
-        "pretrained 0", "pretrained 1", "pretrained 2", "pretrained 3", "new",
-    ]  # fmt: skip
+        "pretrained 0",
+        "pretrained 1",
+        "pretrained 2",
+        "pretrained 3",
+        "new",
+    ]
 
 
 def test_text_encoders_have_their_own_depth(tiny):

@@ -124,6 +124,13 @@ def test_configs_are_found_by_path_by_file_and_by_name(tmp_path: Path) -> None:
 
 def test_command_line_values_are_json_where_they_are_json() -> None:
     assert parse_settings(["a=3", "b#c=[1, 2]", "d=text", "e=null", "f=x=y", "g=None", "h=False"]) == {
-        "a": 3, "b#c": [1, 2], "d": "text", "e": None, "f": "x=y", "g": None, "h": False}  # fmt: skip
+        "a": 3,
+        "b#c": [1, 2],
+        "d": "text",
+        "e": None,
+        "f": "x=y",
+        "g": None,
+        "h": False,
+    }
     with pytest.raises(ValueError, match="'learning_rate' is not of the form ID=VALUE"):
         parse_settings(["learning_rate"])

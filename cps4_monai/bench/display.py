@@ -80,9 +80,14 @@ class Display:
         self.plan, self.console, self.total = plan, console, len(jobs)
         self.done = 0
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:g} of {task.total:g}"),
-            TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:g} of {task.total:g}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self.overall = self.progress.add_task("jobs", total=self.total)
         self.bars: dict[str, TaskID] = {}
 

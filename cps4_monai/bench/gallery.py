@@ -93,10 +93,14 @@ def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -
         index = mid_slice(label, image.shape[0])
         slice_ = image.slice(index).astype(np.float32)
         picture = attention_figure(
-            slice_, label[index], {title: of(slice_) for title, of in prompts.items()}, shown, anatomy=anatomy,
+            slice_,
+            label[index],
+            {title: of(slice_) for title, of in prompts.items()},
+            shown,
+            anatomy=anatomy,
             spacing_mm=image.spacing_mm[1:],
             title=f"{entry.subject}, slice {index + 1} of {image.shape[0]}",
-        )  # fmt: skip
+        )
         caption = f"Seed {cells[0].seed}; the label of each structure is outlined."
         figures.append(Figure(picture, f"attention at {share_name(share)} labeled, {entry.subject}", caption))
     return figures

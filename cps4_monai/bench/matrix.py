@@ -120,8 +120,8 @@ class _Variant:
         self.settings = {**study.settings, **block.settings, **spec.settings}
         refused = {**SET_BY_THE_STUDY, **dict.fromkeys(PLACES_AND_PACE - {"num_workers", "log_every"}, "")}
         for setting in sorted(refused.keys() & self.settings.keys()):
-            mend = f"state it under {refused[setting]!r}" if refused[setting] else "leave it out"
-            raise StudyError(f"study {study.name}, method {spec.name}: {setting!r} is set by the study; {mend}")
+            fix = f"state it under {refused[setting]!r}" if refused[setting] else "leave it out"
+            raise StudyError(f"study {study.name}, method {spec.name}: {setting!r} is set by the study; {fix}")
         root = find_bundle_root()
         files = [str(resolve_config(name, root)) for name in (DEFAULT_CONFIG, *self.overlays)]
         refuse_unknown_settings(files, self.settings)

@@ -104,8 +104,11 @@ class Plan:
         """Seconds that a job may still take, from the done ones like it; None where nothing is known yet."""
         total = 0.0
         for step in job.left:
-            known = [(other.method == job.method, other.seconds[step]) for other in self.jobs
-                     if other.kind == job.kind and step in other.seconds]  # fmt: skip
+            known = [
+                (other.method == job.method, other.seconds[step])
+                for other in self.jobs
+                if other.kind == job.kind and step in other.seconds
+            ]
             alike = [seconds for same, seconds in known if same] or [seconds for _, seconds in known]
             if not alike:
                 return None

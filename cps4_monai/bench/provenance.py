@@ -24,8 +24,9 @@ def how_it_was_made(results: Sequence[StudyResults], report_command: str) -> lis
     cells = [cell for one in results for cell in one.cells]
     commands = [*(one.manifest["command"] for one in results), report_command]
     days = sorted({str(day)[:10] for cell in cells for day in cell.done["finished"].values()})
-    machines = _some(f"{cell.done['machine']}, device {cell.run['device']}, {cell.run['threads']} threads a job"
-                     for cell in cells)  # fmt: skip
+    machines = _some(
+        f"{cell.done['machine']}, device {cell.run['device']}, {cell.run['threads']} threads a job" for cell in cells
+    )
     versions = [cell.run["versions"] for cell in cells]
     packages = "; ".join(f"{name} {_some(v.get(name, 'unknown') for v in versions)}" for name in PACKAGES)
     commits = _some(v.get("commit", f"release {v['cps4-monai']}") for v in versions)
@@ -53,12 +54,17 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
             minutes = cell.done["seconds"]["training"] / 60
             before = 0.0 if cell.stage1 is None else read_settings(cell.stage1 / DONE)["seconds"]["training"] / 60
             commit = str(cell.run["versions"].get("commit", ""))
-            rows.append([
-                Cell(cell.name, cell.name), Cell(names, len(labeled)), Cell(overlays, overlays),
-                Cell(f"{minutes:.1f}", minutes), Cell(f"{before:.1f}" if before else "", before),
-                Cell(str(cell.done["finished"]["training"])[:10]),
-                Cell(commit[:10] + ("+changes" if commit.endswith("+changes") else "")),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    Cell(cell.name, cell.name),
+                    Cell(names, len(labeled)),
+                    Cell(overlays, overlays),
+                    Cell(f"{minutes:.1f}", minutes),
+                    Cell(f"{before:.1f}" if before else "", before),
+                    Cell(str(cell.done["finished"]["training"])[:10]),
+                    Cell(commit[:10] + ("+changes" if commit.endswith("+changes") else "")),
+                ]
+            )
     note = (
         "Minutes of training beside other jobs; cells with the same stage 1 share it. Each cell's folder holds its "
         "merged config, the command, versions, log, metrics, weights and predictions."

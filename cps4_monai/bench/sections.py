@@ -79,8 +79,11 @@ def _about(results: StudyResults) -> list[Block]:
         blocks.append(
             Text(f"{len(results.missing)} of {total} cells are not done: {', '.join(results.missing)}", "warn")
         )
-    failures = [f"{cell.name}: {row.case} ({row.reason})" for cell in results.cells
-                for row in cell.evaluation.failures.itertuples()]  # fmt: skip
+    failures = [
+        f"{cell.name}: {row.case} ({row.reason})"
+        for cell in results.cells
+        for row in cell.evaluation.failures.itertuples()
+    ]
     if failures:
         blocks.append(Text(f"Cases that could not be scored and enter nothing: {'; '.join(failures)}", "warn"))
     rows = []
@@ -89,8 +92,9 @@ def _about(results: StudyResults) -> list[Block]:
         text = next(iter(by_value)) if equal else "; ".join(f"{value}: {who}" for value, who in by_value.items())
         rows.append([Cell(title, title), Cell(setting, setting), Cell(text, text, "" if equal else "warn")])
     stated = results.manifest["may_differ"]
-    caption = "The budget, the same for every method" + (f", but for what the study lets differ: {', '.join(stated)}"
-                                                          if stated else "")  # fmt: skip
+    caption = "The budget, the same for every method" + (
+        f", but for what the study lets differ: {', '.join(stated)}" if stated else ""
+    )
     return [*blocks, Table(("what", "setting", "value"), rows, caption + "."), *_costs(results)]
 
 
@@ -117,14 +121,17 @@ def _dice(
         tone = "best" if best.get(row.share) == row.method else ""
         title = results.methods[row.method]
         cells = [
-            Cell(title, title, tone), Cell(share_name(row.share), _share_number(row.share)),
+            Cell(title, title, tone),
+            Cell(share_name(row.share), _share_number(row.share)),
             Cell(str(len(row.seeds)), len(row.seeds)),
-            Cell(with_interval(row.dice["b"]), row.dice["b"].mean, tone), number(row.seed_sd["b"]),
+            Cell(with_interval(row.dice["b"]), row.dice["b"].mean, tone),
+            number(row.seed_sd["b"]),
             Cell(with_interval(row.dice["a"]), row.dice["a"].mean),
             Cell(with_interval(row.dice["c"]), row.dice["c"].mean),
-            Cell(f"{row.missed:.1f} of {row.labeled}", row.missed), Cell(f"{row.identified:.1%}", row.identified),
+            Cell(f"{row.missed:.1f} of {row.labeled}", row.missed),
+            Cell(f"{row.identified:.1%}", row.identified),
             number(row.seconds / 60, 1),
-        ]  # fmt: skip
+        ]
         if closed:
             part = closed.get((row.method, row.share), float("nan"))
             cells.append(Cell("–", -math.inf, "muted") if math.isnan(part) else Cell(f"{part:.0%}", part))
@@ -144,8 +151,11 @@ def _best_texts(
         parts = [f"{results.methods[m]} at {share_name(s)} ({mean[s, m]:.3f})" for s, m in best.items()]
         return [Text(f"Highest mean Dice (b): {'; '.join(parts)}.")] if parts else []
     there = {(row.share, row.method): row.dice["b"].mean for row in method_rows(chosen_on)}
-    parts = [f"{results.methods[m]} at {share_name(s)} ({there[s, m]:.3f} there, {mean[s, m]:.3f} here)"
-             for s, m in best.items() if (s, m) in mean]  # fmt: skip
+    parts = [
+        f"{results.methods[m]} at {share_name(s)} ({there[s, m]:.3f} there, {mean[s, m]:.3f} here)"
+        for s, m in best.items()
+        if (s, m) in mean
+    ]
     return [Text(f"Best on the validation subjects, where methods are chosen: {'; '.join(parts)}.")] if parts else []
 
 
@@ -168,13 +178,17 @@ def _against(results: StudyResults, differences: Sequence[Difference], baseline:
     for one in differences:
         title, interval = results.methods[one.method], one.comparison.difference
         p_value = one.comparison.p_value
-        rows.append([
-            Cell(title, title), Cell(share_name(one.share), _share_number(one.share)),
-            Cell(", ".join(map(str, one.seeds)), len(one.seeds)),
-            Cell(with_interval(interval, 1, 100, sign=True), interval.mean),
-            *(Cell(f"{100 * value:+.1f}", value) for value in one.others.values()),
-            number(p_value, 3), Cell(f"{one.comparison.wins} of {interval.n}", one.comparison.wins),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(title, title),
+                Cell(share_name(one.share), _share_number(one.share)),
+                Cell(", ".join(map(str, one.seeds)), len(one.seeds)),
+                Cell(with_interval(interval, 1, 100, sign=True), interval.mean),
+                *(Cell(f"{100 * value:+.1f}", value) for value in one.others.values()),
+                number(p_value, 3),
+                Cell(f"{one.comparison.wins} of {interval.n}", one.comparison.wins),
+            ]
+        )
     columns = ("method", "labeled", "seeds", "points of (b) [95 %]", "of (a)", "of (c)", "p", "better on")
     return [Table(columns, rows), *blocks] if rows else []
 
@@ -183,8 +197,11 @@ def _subjects(results: StudyResults, differences: Sequence[Difference], baseline
     blocks: list[Block] = []
     gains = {(one.method, one.share): 100 * one.by_subject for one in differences}
     for share in results.shares:
-        columns = {method: by_subject(cases, "dice_b") for method in results.methods
-                   if not (cases := cases_of(results, method, share)).empty}  # fmt: skip
+        columns = {
+            method: by_subject(cases, "dice_b")
+            for method in results.methods
+            if not (cases := cases_of(results, method, share)).empty
+        }
         table = pd.DataFrame(columns)
         rows = []
         for subject, values in table.iterrows():
@@ -206,8 +223,10 @@ def _structures(results: StudyResults) -> list[Block]:
     blocks: list[Block] = []
     for share in results.shares:
         table = structure_means(results, share)
-        rows = [[Cell(str(index[1]), float(index[0])), *(number(float(v)) for v in values)]
-                for index, values in table.iterrows()]  # type: ignore[index]  # fmt: skip
+        rows = [
+            [Cell(str(index[1]), float(index[0])), *(number(float(v)) for v in values)]
+            for index, values in table.iterrows()
+        ]  # type: ignore[index]
         caption = f"{share_name(share)} labeled."
         blocks.append(Table(("structure", *(results.methods[m] for m in table.columns)), rows, caption))
     return blocks
@@ -242,12 +261,18 @@ def _prompt_maps(results: StudyResults) -> list[Block]:
             by = own.groupby(["map", "convention"])["dice"]
             mean, spread = by.mean(), by.std(ddof=1)
             title = ", ".join(results.methods[method] for method in methods)
-            rows.append([
-                Cell(title, title), Cell(share_name(share), _share_number(share)),
-                Cell(str(len(folders)), len(folders)),
-                number(mean["prompt_map", "b"]), number(spread["prompt_map", "b"]), number(mean["prompt_map", "a"]),
-                number(mean["prompt_map", "c"]), number(mean["ceiling", "b"]),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    Cell(title, title),
+                    Cell(share_name(share), _share_number(share)),
+                    Cell(str(len(folders)), len(folders)),
+                    number(mean["prompt_map", "b"]),
+                    number(spread["prompt_map", "b"]),
+                    number(mean["prompt_map", "a"]),
+                    number(mean["prompt_map", "c"]),
+                    number(mean["ceiling", "b"]),
+                ]
+            )
     columns = ("stage 1 of", "labeled", "seeds", "Dice (b)", "SD over seeds", "Dice (a)", "Dice (c)", "ceiling (b)")
     return [Table(columns, rows)] if rows else []
 

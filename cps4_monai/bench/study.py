@@ -92,7 +92,7 @@ class Study:
 
 
 class StudyError(ValueError):
-    """A study file that cannot be used; the message names the file, the key and the mend."""
+    """A study file that cannot be used; the message names the file, the key and the fix."""
 
 
 def load_study(path: str | Path) -> Study:

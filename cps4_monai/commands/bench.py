@@ -84,8 +84,13 @@ def run(
 @bench.command()
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for page and pictures.")
-@click.option("--section", type=click.Choice(["validation", "test"]), default="validation", show_default=True,
-              help="Choose on validation; report test once.")  # fmt: skip
+@click.option(
+    "--section",
+    type=click.Choice(["validation", "test"]),
+    default="validation",
+    show_default=True,
+    help="Choose on validation; report test once.",
+)
 @click.option("--study", "studies", multiple=True, help="Name of a study in RUNS; repeatable; default: all.")
 @click.option("--baseline", help="Method to compare with; default: the study's.")
 @click.option("--title", default="Studies", show_default=True)
@@ -109,9 +114,15 @@ def report(
 
     try:
         made = write_study_report(
-            runs.resolve(), output, section=section, studies=studies, baseline=baseline, title=title,
-            attribution=attribution, pictures=pictures,
-        )  # fmt: skip
+            runs.resolve(),
+            output,
+            section=section,
+            studies=studies,
+            baseline=baseline,
+            title=title,
+            attribution=attribution,
+            pictures=pictures,
+        )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for one in made.results:

@@ -51,9 +51,14 @@ def spider(
 
     try:
         result = convert_spider(
-            source, out, sequence=sequence, bodies_only=bodies_only, central_mm=central_mm, half=half,
+            source,
+            out,
+            sequence=sequence,
+            bodies_only=bodies_only,
+            central_mm=central_mm,
+            half=half,
             overwrite=overwrite,
-        )  # fmt: skip
+        )
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     _report(result, out)

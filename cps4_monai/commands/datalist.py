@@ -10,18 +10,35 @@ import click
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON file to write.")
-@click.option("--labeled-share", type=float, default=100.0, show_default=True,
-              help="Percentage of the labeled training patients whose labels are used.")  # fmt: skip
+@click.option(
+    "--labeled-share",
+    type=float,
+    default=100.0,
+    show_default=True,
+    help="Percentage of the labeled training patients whose labels are used.",
+)
 @click.option("--labeled", type=click.IntRange(min=1), help="Their number, instead of the share.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Validation patients: a share or a number.")
 @click.option("--test", type=float, default=0.2, show_default=True, help="Test patients: a share or a number.")
-@click.option("--unannotated", type=int, multiple=True,
-              help="Class code that is in view but never labeled (SPIDER: 1); repeatable.")  # fmt: skip
-@click.option("--anatomy", "anatomy_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Anatomy JSON; default: the 20 structures of MRSpineSeg.")  # fmt: skip
-@click.option("--check-content/--no-check-content", default=True, show_default=True,
-              help="Compare the voxels of all scans in the leak check.")  # fmt: skip
+@click.option(
+    "--unannotated",
+    type=int,
+    multiple=True,
+    help="Class code that is in view but never labeled (SPIDER: 1); repeatable.",
+)
+@click.option(
+    "--anatomy",
+    "anatomy_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Anatomy JSON; default: the 20 structures of MRSpineSeg.",
+)
+@click.option(
+    "--check-content/--no-check-content",
+    default=True,
+    show_default=True,
+    help="Compare the voxels of all scans in the leak check.",
+)
 def datalist(
     folder: Path,
     out: Path,
@@ -45,9 +62,17 @@ def datalist(
 
     try:
         built = build_datalist(
-            folder, out, labeled_share=labeled_share, labeled=labeled, seed=seed, val=val, test=test,
-            unannotated=unannotated, anatomy=load_anatomy(anatomy_file), check_content=check_content,
-        )  # fmt: skip
+            folder,
+            out,
+            labeled_share=labeled_share,
+            labeled=labeled,
+            seed=seed,
+            val=val,
+            test=test,
+            unannotated=unannotated,
+            anatomy=load_anatomy(anatomy_file),
+            check_content=check_content,
+        )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for warning in built.warnings:

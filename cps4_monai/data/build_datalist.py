@@ -135,8 +135,9 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
 def _labeled_count(count: int, share: float, labeled: int | None) -> int:
     if labeled is not None:
         if not 1 <= labeled <= count:
-            raise DatalistError(f"{labeled} labeled patients asked for; expected 1 to {count}, the training patients "
-                                "that have labels")  # fmt: skip
+            raise DatalistError(
+                f"{labeled} labeled patients asked for; expected 1 to {count}, the training patients that have labels"
+            )
         return labeled
     if not 0 < share <= 100:
         raise DatalistError(f"labeled share is {share:g}; expected a percentage above 0, at most 100")

@@ -58,7 +58,7 @@ class CachedSlices:
 
     @property
     def array(self) -> np.ndarray:
-        """(D, H, W) memory map, read only, opened anew: nothing of it stays in memory when it is dropped."""
+        """(D, H, W) memory map, read only, opened at each access: nothing of it stays in memory when it is dropped."""
         return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
     @property
@@ -170,8 +170,9 @@ class SliceCache:
             failures.sort(key=lambda e: str(e.path))
             rest = "; and ".join(str(e) for e in failures)
             first = failures[0]
-            raise InvalidVolumeError(first.path, f"{len(failures)} files that cannot be used: {rest}",
-                                     "usable volumes", "see each of them")  # fmt: skip
+            raise InvalidVolumeError(
+                first.path, f"{len(failures)} files that cannot be used: {rest}", "usable volumes", "see each of them"
+            )
 
     def _prepare_one(self, image: Path, label: Path | None) -> None:
         self.image(image)
@@ -208,7 +209,7 @@ class SliceCache:
             if note["stamp"] != stamp:
                 return None
             return self._load(note["name"], path)
-        except (OSError, ValueError, KeyError, TypeError):  # absent, or not ours: made anew
+        except (OSError, ValueError, KeyError, TypeError):  # absent, or not ours: made again
             return None
 
     def _load(self, name: str, path: Path) -> CachedSlices | None:
@@ -254,10 +255,12 @@ class SliceCache:
             "content_key": volume.content_key,
             "source_shape": list(volume.shape),
             "affine": volume.affine.tolist(),
-            "spacing_mm": [grid.spacing_mm[0],
-                           *self.in_plane.network_spacing_mm(grid.slices_shape[1:], grid.spacing_mm[1:])],
+            "spacing_mm": [
+                grid.spacing_mm[0],
+                *self.in_plane.network_spacing_mm(grid.slices_shape[1:], grid.spacing_mm[1:]),
+            ],
             "warnings": [*volume.warnings, *grid.warnings],
-        }  # fmt: skip
+        }
         write_atomically(self.directory / f"{name}.npy", content.getvalue(), shared=True)
         write_atomically(self.directory / f"{name}.json", json.dumps(record), shared=True)
         loaded = self._load(name, volume.path)

@@ -13,7 +13,7 @@ SIDES = ("training", "validation", "test")
 
 
 class DatalistError(ValueError):
-    """A datalist that cannot be used; the message names the file, what was found and how to mend it."""
+    """A datalist that cannot be used; the message names the file, what was found and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Datalist:
         Raises:
             DatalistError: a part is empty.
         """
-        mends = {
+        fixes = {
             "labeled": "give training entries a 'label', or choose a larger labeled share",
             "unlabeled": "add training entries without 'label', choose a smaller labeled share, or train with the "
             "method 'supervised', which uses none",
@@ -92,7 +92,7 @@ class Datalist:
             if not getattr(self, part):
                 raise DatalistError(
                     f"datalist {self.name or '(unnamed)'}: no {part} subject; expected at least one: "
-                    f"{mends.get(part, f'add entries to {part!r}')}"
+                    f"{fixes.get(part, f'add entries to {part!r}')}"
                 )
 
 
@@ -105,7 +105,7 @@ def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) 
     if share not in subsets:
         raise DatalistError(
             f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=float)}: choose one of them, "
-            "or build the datalist anew with 'cps4 datalist --labeled-share'"
+            "or rebuild the datalist with 'cps4 datalist --labeled-share'"
         )
     return set(subsets[share])
 

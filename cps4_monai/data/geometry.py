@@ -140,17 +140,17 @@ def check_axes(affine: np.ndarray, path: str | Path) -> None:
         InvalidVolumeError: a singular affine, or axes sheared by more than 5 degrees.
     """
     lengths = np.array(spacing_of(affine))
-    mend = "correct the header, or resample the scan to a rectangular grid"
+    fix = "correct the header, or resample the scan to a rectangular grid"
     if not np.isfinite(affine).all() or (lengths <= 0).any():
-        raise InvalidVolumeError(path, "an affine that is singular or not finite", "three independent axes", mend)
+        raise InvalidVolumeError(path, "an affine that is singular or not finite", "three independent axes", fix)
     axes = affine[:3, :3] / lengths
     if abs(np.linalg.det(axes)) < 1e-3:
-        raise InvalidVolumeError(path, "a singular affine (axes that lie in one plane)", "three independent axes", mend)
+        raise InvalidVolumeError(path, "a singular affine (axes that lie in one plane)", "three independent axes", fix)
     cosines = np.abs((axes.T @ axes)[np.triu_indices(3, 1)])
     shear = float(np.degrees(np.arcsin(np.clip(cosines.max(), 0.0, 1.0))))
     if shear > MAX_SHEAR_DEG:
         raise InvalidVolumeError(
-            path, f"axes sheared by {shear:.1f} degrees", f"right angles to within {MAX_SHEAR_DEG:g} degrees", mend
+            path, f"axes sheared by {shear:.1f} degrees", f"right angles to within {MAX_SHEAR_DEG:g} degrees", fix
         )
 
 

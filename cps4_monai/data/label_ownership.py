@@ -46,12 +46,12 @@ def check_may_write(label_path: str | Path) -> bool:
     if label_path.exists() and not is_ours(label_path):
         raise ForeignFileError(
             f"{label_path}: found a file that {GENERATOR} did not write (or that was changed since); expected none "
-            "or one of ours, as it is never overwritten. To mend: choose another output folder, or move the file away"
+            "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the file away"
         )
     if sidecar.exists() and _record(sidecar) is None:
         raise ForeignFileError(
             f"{sidecar}: found a JSON that {GENERATOR} did not write; expected none or one of ours, as it is never "
-            "overwritten. To mend: choose another output folder, or move the file away"
+            "overwritten. Fix: choose another output folder, or move the file away"
         )
     return label_path.exists()
 

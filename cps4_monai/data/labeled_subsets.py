@@ -128,7 +128,7 @@ def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int
     """As many labeled subjects as the recorded share has, further along :func:`labeled_order` with each turn.
 
     Turn 0 is the recorded subset itself where the subsets are nested. The subsets of two turns share no subject as long
-    as their sizes add up to no more than all subjects; after that the order begins anew.
+    as their sizes add up to no more than all subjects; after that the order starts over.
 
     Args:
         content: of the datalist.

@@ -30,7 +30,7 @@ class LeakError(ValueError):
 
 
 def voxel_digest(path: str | Path) -> str:
-    """SHA-256 of a NIfTI file's shape and voxel values, so that a copy compressed or named anew is recognised.
+    """SHA-256 of a NIfTI file's shape and voxel values, so that a copy compressed or renamed is recognised.
 
     Whole numbers stored as another integer or float type give the same digest.
 
@@ -83,11 +83,12 @@ def _refuse(
         for key, entry in keyed[side]:
             first_side, first = seen.setdefault(key, (side, entry))
             if first_side != side:
-                leaks.append(f"{first.subject} ({first.image}) in {first_side} and {entry.subject} ({entry.image}) in "
-                             f"{side}")  # fmt: skip
+                leaks.append(
+                    f"{first.subject} ({first.image}) in {first_side} and {entry.subject} ({entry.image}) in {side}"
+                )
     if leaks:
         more = "" if len(leaks) <= shown else f"; and {len(leaks) - shown} more"
         raise LeakError(
             f"the same {what} is on two sides of the split: {'; '.join(leaks[:shown])}{more}. "
-            "Expected each patient on one side only: remove one of the two entries, or build the datalist anew"
+            "Expected each patient on one side only: remove one of the two entries, or rebuild the datalist"
         )

@@ -24,15 +24,15 @@ class InvalidVolumeError(ValueError):
         path: the file.
         found: what was found.
         expected: what was expected instead.
-        mend: what the user can do.
+        fix: what the user can do.
     """
 
-    def __init__(self, path: str | Path, found: str, expected: str, mend: str) -> None:
-        super().__init__(f"{path}: found {found}; expected {expected}. To mend: {mend}.")
-        self.path, self.found, self.expected, self.mend = Path(path), found, expected, mend
+    def __init__(self, path: str | Path, found: str, expected: str, fix: str) -> None:
+        super().__init__(f"{path}: found {found}; expected {expected}. Fix: {fix}.")
+        self.path, self.found, self.expected, self.fix = Path(path), found, expected, fix
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.path, self.found, self.expected, self.mend)
+        return type(self), (self.path, self.found, self.expected, self.fix)
 
 
 def open_nifti(path: str | Path) -> tuple[bytes, str]:
@@ -100,8 +100,9 @@ def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
     dims = header["dim"]
     # Some writers leave 0 in axes beyond the third that hold nothing.
     if not 1 <= dims[0] <= 7 or (dims[1 : min(dims[0], 3) + 1] < 1).any() or (dims[4 : dims[0] + 1] < 0).any():
-        raise InvalidVolumeError(path, f"dimensions {dims.tolist()} in the header", "3-D with at least one voxel",
-                                 REEXPORT)  # fmt: skip
+        raise InvalidVolumeError(
+            path, f"dimensions {dims.tolist()} in the header", "3-D with at least one voxel", REEXPORT
+        )
     return header
 
 
@@ -120,15 +121,23 @@ def decode_voxels(content: bytes, path: str | Path) -> tuple[nib.Nifti1Header, n
         raise InvalidVolumeError(path, what, "one real number in each voxel", "export magnitudes as a grey-scale image")
     shape = tuple(max(int(n), 1) for n in header["dim"][1 : header["dim"][0] + 1])
     if len(shape) > 3 and any(n > 1 for n in shape[3:]):
-        raise InvalidVolumeError(path, f"{len(shape)}-D data {shape}", "3-D, or 4-D with one time point",
-                                 "extract one volume into a file of its own")  # fmt: skip
+        raise InvalidVolumeError(
+            path,
+            f"{len(shape)}-D data {shape}",
+            "3-D, or 4-D with one time point",
+            "extract one volume into a file of its own",
+        )
     count = int(np.prod(shape, dtype=np.int64))
     offset = float(header["vox_offset"])
     start = int(offset) if np.isfinite(offset) and offset > 0 else -1
     needed = start + count * dtype.itemsize
     if start < header.template_dtype.itemsize or len(content) < needed:
-        raise InvalidVolumeError(path, f"{len(content)} bytes with the voxels from byte {offset:g} on",
-                                 f"{needed} bytes: the file is truncated or its header damaged", REEXPORT)  # fmt: skip
+        raise InvalidVolumeError(
+            path,
+            f"{len(content)} bytes with the voxels from byte {offset:g} on",
+            f"{needed} bytes: the file is truncated or its header damaged",
+            REEXPORT,
+        )
     raw = np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
     volume = raw.reshape((*shape, 1, 1)[:3], order="F")
     return header, _scaled(volume.astype(dtype.newbyteorder("="), copy=False), header)

@@ -42,8 +42,10 @@ def split_patients(
         if shares[side] > 0 and wanted[side] == 0 and sum(wanted.values()) + 1 < len(names):
             wanted[side] = 1
     if not names:
-        raise DatalistError("no scan for training has a label map; expected *_dseg.nii.gz beside *_T2w.nii.gz, "
-                            "or nnU-Net's labelsTr: add label maps of the same names")  # fmt: skip
+        raise DatalistError(
+            "no scan for training has a label map; expected *_dseg.nii.gz beside *_T2w.nii.gz, "
+            "or nnU-Net's labelsTr: add label maps of the same names"
+        )
     if sum(wanted.values()) >= len(names):
         raise DatalistError(
             f"{wanted['test']} test and {wanted['validation']} validation patients asked for, but only {len(names)} "

@@ -101,8 +101,10 @@ def _nnunet(folder: Path) -> FoundScans:
                 continue
             case = FileName.of(image).scan
             scans.append(Scan(image, label, case, case, held_out))
-        warnings += _told(f"files of {images} are further channels and are left out: one channel is trained on",
-                          [n.path for n in named if n.channel])  # fmt: skip
+        warnings += _told(
+            f"files of {images} are further channels and are left out: one channel is trained on",
+            [n.path for n in named if n.channel],
+        )
         orphans = [*pairing.unmatched, *pairing.ambiguous]
         warnings += _told(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
     warnings += _told("test scans have no label map in labelsTs and are left out", without_label)

@@ -36,9 +36,13 @@ def workers_that_fit(asked: int, batch_bytes: int, folder: Path = SHARED_MEMORY)
     if fit < asked:
         logger.warning(
             "%s has %.1f MiB free, %d workers need %.1f MiB: using %d (with 0 the main process makes "
-            "them, slower and the same). To mend: more shared memory, e.g. docker run --shm-size=1g",
-            folder, free / 2**20, asked, asked * each / 2**20, fit,
-        )  # fmt: skip
+            "them, slower and the same). Fix: more shared memory, e.g. docker run --shm-size=1g",
+            folder,
+            free / 2**20,
+            asked,
+            asked * each / 2**20,
+            fit,
+        )
     return fit
 
 

@@ -41,7 +41,7 @@ class Volume:
         header: the file's header as read, for writing label maps with the same geometry.
         path: where the volume came from.
         content_key: SHA-256 of the file's bytes, hexadecimal.
-        warnings: one sentence for each thing that was mended or looks unusual.
+        warnings: one sentence for each thing that was fixed or looks unusual.
         provenance: what else a record of a result should say of the source (the series of a DICOM folder).
     """
 
@@ -79,7 +79,7 @@ def read_volume(
 
     Raises:
         InvalidVolumeError: the file cannot be used; the message names the file, what was found, what was expected and
-            the mend.
+            the fix.
     """
     path = Path(path)
     content, content_key = open_nifti(path)
@@ -232,17 +232,21 @@ def _label_codes(raw: np.ndarray, path: Path, num_classes: int | None) -> np.nda
         if not whole.all():
             values = np.unique(raw[~whole])
             raise InvalidVolumeError(
-                path, f"label values that are not whole numbers: {_some(values)}", expected,
+                path,
+                f"label values that are not whole numbers: {_some(values)}",
+                expected,
                 "resample label maps with nearest neighbour, and save them as integers",
-            )  # fmt: skip
+            )
     low, high = raw.min(), raw.max()
     if low < 0 or high > (num_classes or 256) - 1:
         values = np.unique(raw)
         outside = values[(values < 0) | (values > (num_classes or 256) - 1)]
         raise InvalidVolumeError(
-            path, f"label values outside the table: {_some(outside)}", expected,
+            path,
+            f"label values outside the table: {_some(outside)}",
+            expected,
             "convert the label map to the codes of the anatomy table ('cps4 convert'), or name another anatomy",
-        )  # fmt: skip
+        )
     return raw.astype(np.uint8)
 
 
@@ -268,12 +272,16 @@ def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | 
     """
     if tuple(label.shape) != tuple(shape):
         raise InvalidVolumeError(
-            label.path, f"a label map of {label.shape} voxels", f"{tuple(shape)}, the shape of its image {image_path}",
+            label.path,
+            f"a label map of {label.shape} voxels",
+            f"{tuple(shape)}, the shape of its image {image_path}",
             "resample the label map to the image's grid (nearest neighbour), or correct the datalist",
-        )  # fmt: skip
+        )
     apart = float(np.abs(label.affine - affine).max())
     if apart > AFFINE_TOLERANCE:
         raise InvalidVolumeError(
-            label.path, f"an affine that is {apart:g} apart from that of its image {image_path}",
-            f"at most {AFFINE_TOLERANCE:g}", "resample the label map to the image's grid, or correct its header",
-        )  # fmt: skip
+            label.path,
+            f"an affine that is {apart:g} apart from that of its image {image_path}",
+            f"at most {AFFINE_TOLERANCE:g}",
+            "resample the label map to the image's grid, or correct its header",
+        )

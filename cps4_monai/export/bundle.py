@@ -226,17 +226,17 @@ def _halve(model: Path) -> None:
 
 
 def _add_onnx(folder: Path) -> None:
-    """The staged weights as ONNX, once more checked against torch."""
+    """The staged weights as ONNX, checked against torch."""
     import torch
 
-    from cps4_monai.inference.bundle import ONNX, open_bundle
-    from cps4_monai.inference.onnx_network import OnnxNetwork, bundle_to_onnx, check_agreement
+    from cps4_monai.inference.bundle import open_bundle
+    from cps4_monai.networks.onnx_export import check_onnx, to_onnx
 
     bundle = open_bundle(folder)
     network = bundle.build_network(torch.device("cpu"))
-    content = bundle_to_onnx(bundle, network)
-    check_agreement(network, OnnxNetwork(content))
-    (folder / ONNX).write_bytes(content)
+    content = to_onnx(network, {"weights_sha256": bundle.sha256})
+    check_onnx(content, network)
+    (folder / "models" / "model.onnx").write_bytes(content)
 
 
 def _zip_folder(folder: Path, path: Path) -> None:

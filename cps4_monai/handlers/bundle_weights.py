@@ -72,8 +72,9 @@ class BundleWeights(BestWeights):
         """
         if self.start_score is None:
             self.start_score = metric_of(engine, self.metric, "BundleWeights")
-            logger.info("score to beat: %.4f, of %s (SHA-256 %s)", self.start_score, self.deployed,
-                        _digest(self.deployed))  # fmt: skip
+            logger.info(
+                "score to beat: %.4f, of %s (SHA-256 %s)", self.start_score, self.deployed, _digest(self.deployed)
+            )
             return
         super().__call__(engine)
 
@@ -96,11 +97,17 @@ class BundleWeights(BestWeights):
             logger.info("%s is replaced by them; SHA-256 was %s, is %s", self.deployed, before, tuned)
         if self.output_dir is not None:
             decision = {
-                "deployed": not against, "why": against or "higher on enough held-out subjects",
-                "metric": self.metric, "score_before": self.start_score, "score_fine_tuned": self.best_score,
-                "epoch": self.best_epoch, "validation_subjects": len(self.subjects), "held_out": self.held_out,
-                "sha256_before": before, "sha256_fine_tuned": tuned,
-            }  # fmt: skip
+                "deployed": not against,
+                "why": against or "higher on enough held-out subjects",
+                "metric": self.metric,
+                "score_before": self.start_score,
+                "score_fine_tuned": self.best_score,
+                "epoch": self.best_epoch,
+                "validation_subjects": len(self.subjects),
+                "held_out": self.held_out,
+                "sha256_before": before,
+                "sha256_fine_tuned": tuned,
+            }
             write_atomically(self.output_dir / DECISION, json.dumps(decision, indent=2) + "\n")
         return not against
 

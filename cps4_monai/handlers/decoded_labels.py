@@ -86,7 +86,7 @@ class DecodedLabels:
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.add_to_batch)
 
     def refresh(self, engine: SemiSupervisedTrainer) -> None:
-        """Decodes all volumes anew, if this epoch begins with that."""
+        """Decodes all volumes again, if this epoch begins with that."""
         since = engine.state.epoch - self.first_epoch
         if since >= 0 and since % self.every == 0:
             self.decode(engine.method.networks["teacher"], engine.state.device, engine.autocast)
@@ -103,9 +103,13 @@ class DecodedLabels:
             probabilities = self._joined(logits, slices, volume, autocast).cpu()
             labels = probabilities.argmax(dim=1).numpy()
             result = decode_levels(
-                labels, probabilities.numpy(), image.spacing_mm, self.anatomy, unannotated=self.unannotated,
+                labels,
+                probabilities.numpy(),
+                image.spacing_mm,
+                self.anatomy,
+                unannotated=self.unannotated,
                 thresholds=self.thresholds,
-            )  # fmt: skip
+            )
             target = torch.from_numpy(result.labels.astype("int8"))
             sure = result.margin.margin >= self.min_margin and (result.margin.anchored or not self.anchored_only)
             used += bool(sure)

@@ -67,7 +67,12 @@ class DecodedPredictiond(MapTransform):
             logits[:, list(self.unannotated)] = -1e4
         labels = logits.argmax(dim=1).to(torch.uint8).numpy()
         result = decode_levels(
-            labels, logits, spacing_mm, self.anatomy, from_logits=True, unannotated=self.unannotated,
+            labels,
+            logits,
+            spacing_mm,
+            self.anatomy,
+            from_logits=True,
+            unannotated=self.unannotated,
             thresholds=self.thresholds,
-        )  # fmt: skip
+        )
         return torch.from_numpy(result.labels)[None]

@@ -15,9 +15,9 @@ from cps4_monai.handlers.best_weights import metric_of
 class EarlyStop:
     """ignite's `EarlyStopping`, attached to the trainer and reading an evaluator.
 
-    ignite's and MONAI's handlers hang on the evaluator and need the trainer, which a config cannot give them, because
-    the trainer's handlers refer to the evaluator already. In the list of the trainer's handlers this one comes after
-    the `EpochValidation` and before the :class:`cps4_monai.handlers.ResumeHandler`, which keeps its state.
+    ignite's and MONAI's handlers are attached to the evaluator and need the trainer, which a config cannot give them,
+    because the trainer's handlers refer to the evaluator already. In the list of the trainer's handlers this one comes
+    after the `EpochValidation` and before the :class:`cps4_monai.handlers.ResumeHandler`, which keeps its state.
 
     Args:
         evaluator: whose metric is read, after each of its runs.

@@ -156,8 +156,10 @@ class ResumeHandler:
         if before is not None and before != now:
             logger.warning(
                 "%s was computed in %s; this machine goes on in %s: the result is that of neither machine alone",
-                self.path, before, now,
-            )  # fmt: skip
+                self.path,
+                before,
+                now,
+            )
         scaler = getattr(engine, "scaler", None)
         if scaler is not None and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
@@ -185,7 +187,7 @@ class ResumeHandler:
         return checkpoint
 
     def _mend(self) -> str:
-        return "choose another output folder, restore the settings, or delete this file to start anew"
+        return "choose another output folder, restore the settings, or delete this file to start over"
 
 
 def _flat(name: str, setting: Any) -> dict[str, Any]:

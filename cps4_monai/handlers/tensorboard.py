@@ -37,7 +37,7 @@ class PictureHandler:
     """Writes one row of pictures for the labeled and one for the unlabeled half of the last batch of an epoch.
 
     Labeled: image, label, each network's prediction. Unlabeled: image, y_text, each network's prediction (the
-    teacher's is the pseudo-label), and the attention maps of chosen prompts. Networks are run anew on
+    teacher's is the pseudo-label), and the attention maps of chosen prompts. Networks are run again on
     these two images; the training step keeps nothing for it. Structures have the colours that they have in reports.
 
     Args:

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.data.volume import read_volume
 from cps4_monai.inference.folder_search import looks_like_label_map
@@ -68,7 +70,6 @@ def segment_scans(
     raw: bool = False,
     assume_spacing: Sequence[float] | float | None = None,
     series: str | int | None = None,
-    runtime: str = "torch",
     on_scan: OnScan | None = None,
 ) -> SegmentationRun:
     """Segments scans into a folder: label maps, JSONs, pictures, tables and a report; what `cps4 segment` does.
@@ -88,7 +89,6 @@ def segment_scans(
         raw: see :func:`cps4_monai.inference.segment.segment`.
         assume_spacing: likewise.
         series: of DICOM studies: number, UID or a part of the description; None: the best sagittal T2-weighted one.
-        runtime: likewise.
         on_scan: called after each scan with its outcome, how many are done and how many there are.
 
     Raises:
@@ -99,7 +99,7 @@ def segment_scans(
         raise ValueError(f"jobs is {jobs}; expected 1 or more threads")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     segmenter = Segmenter(
-        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing, runtime=runtime
+        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing
     )
     output = check_output_dir(output, min_free_gib=0.0)
     run_files = RunFiles(output)
@@ -119,7 +119,7 @@ def segment_scans(
 
 def _settings(segmenter: Segmenter, series: str | int | None) -> dict[str, str]:
     """What the report says of a run, in words."""
-    machine = f"{segmenter.runtime} on {device_name(segmenter.device)}"
+    machine = f"torch {torch.__version__} on {device_name(segmenter.device)}"
     told = settings_in_words(segmenter.settings, segmenter.weights_record, machine)
     return told if series is None else {**told, "Series asked for": str(series)}
 

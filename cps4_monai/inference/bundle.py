@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG, MODEL, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
-ONNX = "models/model.onnx"
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,9 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
             if named.is_label_map:
                 search.skipped.append((path, "its name says label map"))
             elif named.channel:
-                search.skipped.append((path, f"channel {named.channel} of {named.scan} in nnU-Net's layout, whose "
-                                             "channel 0 is segmented"))  # fmt: skip
+                search.skipped.append(
+                    (path, f"channel {named.channel} of {named.scan} in nnU-Net's layout, whose channel 0 is segmented")
+                )
             elif bids and not stem_of(path).endswith("_T2w"):
                 search.skipped.append((path, "not a T2w scan of this BIDS data set; name the file to segment it"))
             else:

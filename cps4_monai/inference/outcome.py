@@ -9,8 +9,6 @@ from typing import Any
 
 from cps4_monai.levels.flags import ALARM, FLAGS, NOTE, of_kind
 
-STATUSES = ("failed", "done", "kept", "mask", "skipped")
-
 
 @dataclass(frozen=True)
 class ScanOutcome:

@@ -36,7 +36,7 @@ class PreparedScan:
         affine: 4 x 4, its voxels to RAS+ mm.
         grid: how its axes lie in the slices.
         content_key: SHA-256 of its file.
-        warnings: what was mended or looks unusual.
+        warnings: what was corrected or looks unusual.
         slices: (D, H, W) float32 in [0, 1], the network's input.
         grey: (X, Y, Z) uint8 grey values for pictures; None where none was asked for.
         seconds: time taken by each part.
@@ -147,9 +147,11 @@ def _check_field(volume: Volume, grid: SagittalGrid) -> list[str]:
     spacing = " x ".join(f"{s:g}" for s in volume.spacing_mm)
     if max(depth, height, width) > MAX_FIELD_MM:
         raise InvalidVolumeError(
-            volume.path, f"a field of view of {max(depth, height, width):.0f} mm", f"at most {MAX_FIELD_MM:.0f} mm",
+            volume.path,
+            f"a field of view of {max(depth, height, width):.0f} mm",
+            f"at most {MAX_FIELD_MM:.0f} mm",
             f"correct the spacing in the header, {spacing}, which is to be in millimetres",
-        )  # fmt: skip
+        )
     if max(height, width) >= MIN_FIELD_MM:
         return []
     return [f"a field of view of {height:.3g} x {width:.3g} mm in plane: is the spacing, {spacing}, in millimetres?"]

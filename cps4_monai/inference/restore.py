@@ -70,9 +70,15 @@ def restore_labels(
         labels, confidence = scores.labels, label_confidence(scores.labels, scores.slices(), anatomy, from_logits=True)
     else:
         result = decode_levels(
-            scores.labels, scores.slices(), spacing, anatomy, from_logits=True, unannotated=unannotated,
-            view=_view(height, width), thresholds=thresholds,
-        )  # fmt: skip
+            scores.labels,
+            scores.slices(),
+            spacing,
+            anatomy,
+            from_logits=True,
+            unannotated=unannotated,
+            view=_view(height, width),
+            thresholds=thresholds,
+        )
         labels, confidence = result.labels, result.confidence
     decoded = time.perf_counter()
     slices = np.zeros(grid.slices_shape, dtype=np.uint8)

@@ -40,7 +40,7 @@ class RunFiles:
             if not ours:
                 raise ForeignFileError(
                     f"{path}: found a file that this command did not write (or that was changed since); expected none "
-                    "or one of ours, as it is never overwritten. To mend: choose another output folder, or move the "
+                    "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the "
                     "file away"
                 )
 

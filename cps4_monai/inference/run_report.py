@@ -58,16 +58,22 @@ def run_report(
     skipped = [one for one in outcomes if one.status == "skipped"]
     sections = [
         Section("Overview", [_cards(listed, skipped)]),
-        Section("Scans", [_scan_table(listed, anatomy, root)] if listed else [],
-                "What needs a look comes first: alarms question the result, notes are true of most scans. Margin: nats "
-                "per structure by which this numbering beats its shifts."),
+        Section(
+            "Scans",
+            [_scan_table(listed, anatomy, root)] if listed else [],
+            "What needs a look comes first: alarms question the result, notes are true of most scans. Margin: nats "
+            "per structure by which this numbering beats its shifts.",
+        ),
         Section("Pictures", _pictures(listed)),
         Section("Structures", [_structure_table(listed, anatomy)] if any(o.structures for o in listed) else []),
         Section("Alarms and notes", [_meanings()]),
-        Section("Skipped", [_skipped_table(skipped, root)] if skipped else [],
-                "Files of the searched folders that were taken for no scans."),
+        Section(
+            "Skipped",
+            [_skipped_table(skipped, root)] if skipped else [],
+            "Files of the searched folders that were taken for no scans.",
+        ),
         Section("Settings", [settings_table(settings)] if settings else []),
-    ]  # fmt: skip
+    ]
     page = render_page(title, SUBTITLE, sections, f"Made by cps4_monai {__version__}.")
     return text_bytes(page)
 
@@ -95,16 +101,18 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
         margin = (one.record.get("Levels") or {}).get("margin")
         told = one.reason.removeprefix(f"{one.source}: ") if one.status == "failed" else "; ".join(one.warnings)
         told = without_folder(told, root)
-        rows.append([
-            Cell(one.name, one.name),
-            Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
-            Cell(", ".join(one.alarms) or "–", place, "warn" if one.alarms else "muted"),
-            Cell(f"{lowest} to {topmost}" if count else "–", count),
-            number(float("nan") if margin is None else margin, 2),
-            number(one.seconds if one.record else float("nan"), 1),
-            Cell(told, told, "bad" if one.status == "failed" else "note"),
-            Cell(", ".join(one.notes) or "–", len(one.notes), "note"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(one.name, one.name),
+                Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
+                Cell(", ".join(one.alarms) or "–", place, "warn" if one.alarms else "muted"),
+                Cell(f"{lowest} to {topmost}" if count else "–", count),
+                number(float("nan") if margin is None else margin, 2),
+                number(one.seconds if one.record else float("nan"), 1),
+                Cell(told, told, "bad" if one.status == "failed" else "note"),
+                Cell(", ".join(one.notes) or "–", len(one.notes), "note"),
+            ]
+        )
     return Table(
         ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"), rows, words=True
     )
@@ -117,13 +125,17 @@ def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
         states = Counter(s["state"] for s in found)
         whole = [s["volume_ml"] for s in found if s["state"] == "present"]
         sure = [s["confidence"] for s in found if s["confidence"] is not None]
-        rows.append([
-            Cell(structure.name, structure.code, "", colours[structure.code]),
-            *(Cell(str(states[s]), states[s], "" if states[s] else "muted")
-              for s in ("present", "cut", "absent", "not_trained")),
-            number(float(np.median(whole)) if whole else float("nan"), 1),
-            number(float(np.mean(sure)) if sure else float("nan"), 2),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(structure.name, structure.code, "", colours[structure.code]),
+                *(
+                    Cell(str(states[s]), states[s], "" if states[s] else "muted")
+                    for s in ("present", "cut", "absent", "not_trained")
+                ),
+                number(float(np.median(whole)) if whole else float("nan"), 1),
+                number(float(np.mean(sure)) if sure else float("nan"), 2),
+            ]
+        )
     columns = ("structure", "present", "cut", "absent", "not trained", "median ml (whole)", "mean confidence")
     return Table(columns, rows, "Volumes are those within the slab.")
 

@@ -78,7 +78,7 @@ def finished(
     if record.get("SourceSha256", source_key) != source_key:
         raise ForeignFileError(
             f"{files.label}: holds the label map of another scan, or of this one before it was changed "
-            f"({', '.join(record.get('Sources', []))}). To mend: choose another output folder, or replace it with "
+            f"({', '.join(record.get('Sources', []))}). Fix: choose another output folder, or replace it with "
             "--overwrite (overwrite=True)"
         )
     same = record.get("Settings") == dict(settings)
@@ -132,7 +132,7 @@ def check_picture(path: Path) -> None:
     if _MARK not in start:
         raise ForeignFileError(
             f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
-            "overwritten. To mend: choose another output folder, or move the file away"
+            "overwritten. Fix: choose another output folder, or move the file away"
         )
 
 

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from cps4_monai import __version__
+from cps4_monai.device import select_device
 from cps4_monai.inference.bundle import Bundle, open_bundle
 from cps4_monai.inference.given_scan import GivenScan, given_volume
 from cps4_monai.inference.network_pass import ScanScores, run_network
 from cps4_monai.inference.prepared import PreparedScan, prepare_scan, read_and_prepare
 from cps4_monai.inference.restore import restore_labels
-from cps4_monai.inference.runtime import build_network, check_packages, device_for
 from cps4_monai.inference.segmentation import Segmentation, plain
 from cps4_monai.inference.slice_statistics import slice_statistics
-from cps4_monai.inference.test_time import TestTimeAugmented
+from cps4_monai.inference.view_averaging import ViewAveraging
 from cps4_monai.levels import LevelThresholds, level_flags
 from cps4_monai.precision import Precision
 
@@ -45,7 +45,6 @@ def segment(
     raw: bool = False,
     assume_spacing: Sequence[float] | float | None = None,
     series: str | int | None = None,
-    runtime: str = "torch",
 ) -> Segmentation:
     """Segments one spine MRI.
 
@@ -71,15 +70,14 @@ def segment(
         raw: the plain argmax, levels not decoded.
         assume_spacing: spacing in mm along X, Y and Z (or one number), for headers without a usable one.
         series: of a DICOM folder: number, UID or a part of the description; None: its best sagittal T2-weighted one.
-        runtime: "torch"; "onnx", on CPUs (extra ``onnx``); or "auto": on a CPU the faster of the two, timed first.
 
     Raises:
-        InvalidVolumeError: the scan cannot be used; the message says why and how to mend it.
+        InvalidVolumeError: the scan cannot be used; the message says why and how to fix it.
         ValueError: weights or settings that cannot be used.
         ForeignFileError: an output file is there already.
     """
     segmenter = Segmenter(
-        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing, runtime=runtime
+        weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing
     )
     result = segmenter(scan, affine=affine, qc=qc, series=series)
     if output is not None:
@@ -101,14 +99,12 @@ class Segmenter:
         raw: see :func:`segment`.
         assume_spacing: see :func:`segment`.
         thresholds: of the level logic; default: those of the weights' plan.
-        runtime: see :func:`segment`.
 
     Attributes:
-        runtime: what runs the network: as asked for and, once it is loaded, with its version.
         precision: in which torch computes, as `amp` and `amp_dtype` of the bundle's inference.json say.
 
     Raises:
-        ValueError: no usable bundle, no such device or runtime, or a batch size below 1.
+        ValueError: no usable bundle, no such device, or a batch size below 1.
     """
 
     def __init__(
@@ -121,16 +117,13 @@ class Segmenter:
         raw: bool = False,
         assume_spacing: Sequence[float] | float | None = None,
         thresholds: LevelThresholds | None = None,
-        runtime: str = "torch",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more slices")
-        self.device = device_for(runtime, device)
+        self.device = select_device(device)
         self.bundle: Bundle = open_bundle(weights)
-        check_packages(runtime, self.bundle)
-        self._asked, self.runtime = runtime, runtime
         amp, dtype = self.bundle.mixed_precision
-        self.precision = Precision(self.device, amp and runtime != "onnx", dtype)
+        self.precision = Precision(self.device, amp, dtype)
         self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
         self.thresholds = thresholds or LevelThresholds.from_dict(self.bundle.plan.decoding)
         self._lock = threading.Lock()
@@ -139,9 +132,9 @@ class Segmenter:
     def network(self) -> torch.nn.Module:
         """The network on its device, with test-time augmentation if that was asked for."""
         started = time.perf_counter()
-        network, self.runtime = build_network(self.bundle, self._asked, self.device)
+        network = self.bundle.build_network(self.device)
         logger.info("loaded %s in %.1f s", self.bundle.path, time.perf_counter() - started)
-        return TestTimeAugmented(network).eval() if self.tta else network
+        return ViewAveraging(network).eval() if self.tta else network
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -183,9 +176,13 @@ class Segmenter:
         if not isinstance(scan, Path):
             return prepare_scan(scan, bundle.in_plane, bundle.percentiles, keep_grey=keep_grey)
         return read_and_prepare(
-            scan, bundle.in_plane, bundle.percentiles, assume_spacing=self.assume_spacing, keep_grey=keep_grey,
+            scan,
+            bundle.in_plane,
+            bundle.percentiles,
+            assume_spacing=self.assume_spacing,
+            keep_grey=keep_grey,
             series=series,
-        )  # fmt: skip
+        )
 
     def load(self) -> torch.nn.Module:
         """The network, loaded now if it was not before.
@@ -202,9 +199,12 @@ class Segmenter:
         with self._lock, self.precision.autocast():
             started = time.perf_counter()
             scores = run_network(
-                network, scan.slices, device=self.device, batch_size=self.batch_size,
+                network,
+                scan.slices,
+                device=self.device,
+                batch_size=self.batch_size,
                 unannotated=self.bundle.unannotated,
-            )  # fmt: skip
+            )
         if scores.num_classes != self.bundle.anatomy.num_classes:
             raise ValueError(
                 f"{self.bundle.path}: the network has {scores.num_classes} classes, its anatomy "
@@ -221,9 +221,15 @@ class Segmenter:
         )
         started = time.perf_counter()
         structures = slice_statistics(
-            restored.slices, grid, scan.affine, bundle.anatomy, confidence=restored.confidence,
-            unannotated=bundle.unannotated, view=restored.view, thresholds=self.thresholds,
-        )  # fmt: skip
+            restored.slices,
+            grid,
+            scan.affine,
+            bundle.anatomy,
+            confidence=restored.confidence,
+            unannotated=bundle.unannotated,
+            view=restored.view,
+            thresholds=self.thresholds,
+        )
         margin = restored.levels.margin if restored.levels else None
         flags = level_flags(structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds)
         scan.seconds.update(restored.seconds)
@@ -236,10 +242,18 @@ class Segmenter:
             "Structures": [structure.to_dict() for structure in structures],
         }
         return Segmentation(
-            path=scan.path, labels=grid.from_slices(restored.slices), affine=scan.affine, header=scan.header,
-            anatomy=bundle.anatomy, structures=structures, flags=flags, levels=levels, warnings=scan.warnings,
-            record=plain({**self._provenance(scan), **found}), grey=scan.grey,
-        )  # fmt: skip
+            path=scan.path,
+            labels=grid.from_slices(restored.slices),
+            affine=scan.affine,
+            header=scan.header,
+            anatomy=bundle.anatomy,
+            structures=structures,
+            flags=flags,
+            levels=levels,
+            warnings=scan.warnings,
+            record=plain({**self._provenance(scan), **found}),
+            grey=scan.grey,
+        )
 
     def _provenance(self, scan: PreparedScan) -> Mapping[str, Any]:
         return {
@@ -251,7 +265,6 @@ class Segmenter:
             "Settings": self.settings,
             "Software": {"cps4_monai": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
             "Device": device_name(self.device),
-            "Runtime": self.runtime,
             "Seconds": scan.seconds,
         }
 

@@ -28,14 +28,15 @@ def settings_in_words(settings: Mapping[str, Any], weights: Mapping[str, Any], m
     """
     return {
         "Weights": weights_in_words(weights),
-        "Levels": "not decoded: the plain argmax of the network" if settings["Raw"]
+        "Levels": "not decoded: the plain argmax of the network"
+        if settings["Raw"]
         else "decoded as one chain from the lowest structure up",
         "Views of a slice": "five, averaged" if settings["TestTimeAugmentation"] else "one",
         "Spacing where a header has none": _spacing(settings["AssumeSpacing"]),
         "Thresholds of levels and flags": _thresholds(settings["LevelThresholds"]),
         "Network run by": machine,
         "Precision of the network": settings.get("Precision", "float32"),
-    }  # fmt: skip
+    }
 
 
 def _spacing(spacing: Sequence[float] | float | None) -> str:
@@ -48,6 +49,9 @@ def _spacing(spacing: Sequence[float] | float | None) -> str:
 def _thresholds(values: Mapping[str, Any]) -> str:
     """Only what differs from the defaults is told: a reader of the report cannot use thirty numbers."""
     usual = LevelThresholds().to_dict()
-    changed = [f"{name.replace('_', ' ')} {value} instead of {usual.get(name)}" for name, value in values.items()
-               if value != usual.get(name)]  # fmt: skip
+    changed = [
+        f"{name.replace('_', ' ')} {value} instead of {usual.get(name)}"
+        for name, value in values.items()
+        if value != usual.get(name)
+    ]
     return "; ".join(changed) or "the defaults; each result's JSON lists them"

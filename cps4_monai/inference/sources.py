@@ -80,8 +80,13 @@ def find_sources(
         if path.is_dir():
             _add_folder(path, found, None if output is None else Path(output), series)
         elif not path.exists():
-            found.failures.append((path, "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
-                                         "datalist JSON: correct the path"))  # fmt: skip
+            found.failures.append(
+                (
+                    path,
+                    "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
+                    "datalist JSON: correct the path",
+                )
+            )
         elif is_nifti(path):
             found.scans.append(Source(path, "nifti", path.parent))
         elif path in dicom_files:
@@ -90,8 +95,8 @@ def find_sources(
         elif path.suffix.lower() == ".json":
             _add_datalist(path, found)
         else:
-            found.failures.append((path, "no scan; expected NIfTI (.nii, .nii.gz), DICOM, a folder, or a datalist "
-                                         "JSON. To mend: convert it to NIfTI"))  # fmt: skip
+            reason = "no scan; expected NIfTI (.nii, .nii.gz), DICOM, a folder, or a datalist JSON"
+            found.failures.append((path, f"{reason}. Fix: convert it to NIfTI"))
     if not found.scans and not found.failures:  # nothing but what was skipped: the user is told why nothing came out
         reasons = "; ".join(reason for _, reason in found.skipped)
         found.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
@@ -109,10 +114,15 @@ def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | i
     _add_dicom(dicom, path, found)
     if wanted is not None and dicom.skipped and not dicom.taken:
         listed = "; ".join(reason for _, reason in dicom.skipped)
-        found.failures.append((path, f"no series {wanted!r}; found {listed}. To mend: name one of these"))
+        found.failures.append((path, f"no series {wanted!r}; found {listed}. Fix: name one of these"))
     if not search.scans and not search.dicom and not search.failures:
-        found.failures.append((path, "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
-                                     f"({len(search.skipped)} files were skipped)"))  # fmt: skip
+        found.failures.append(
+            (
+                path,
+                "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
+                f"({len(search.skipped)} files were skipped)",
+            )
+        )
 
 
 def _add_dicom(dicom: FoundSeries, searched: Path | None, found: Sources) -> None:

@@ -116,8 +116,9 @@ def decode_levels(
     )
 
 
-def label_confidence(labels: np.ndarray, scores: Iterable[Any], anatomy: Anatomy = MRSPINESEG, *,
-                     from_logits: bool = False) -> dict[int, float]:  # fmt: skip
+def label_confidence(
+    labels: np.ndarray, scores: Iterable[Any], anatomy: Anatomy = MRSPINESEG, *, from_logits: bool = False
+) -> dict[int, float]:
     """Mean probability of each label over its voxels, for labels left as they are (`--raw`); arguments as above."""
     check_labels(labels, anatomy)
     outside = [s.code for s in anatomy.foreground]  # nothing joins a chain: one region per code
@@ -215,8 +216,10 @@ def _scale(
     normal = np.stack([-tangent[rows, 1], tangent[rows, 0]], axis=-1)
     depth = np.sqrt(12.0 * np.einsum("ni,nij,nj->n", normal, covariance[rows], normal))
     whole = weight >= 0.8
-    depths = {k: float(np.median(depth[(kinds == k) & (whole if (whole & (kinds == k)).any() else True)]))
-              for k in np.unique(kinds).tolist()}  # fmt: skip
+    depths = {
+        k: float(np.median(depth[(kinds == k) & (whole if (whole & (kinds == k)).any() else True)]))
+        for k in np.unique(kinds).tolist()
+    }
     distances = []
     for kind in ("vertebra", "disc"):
         step = np.diff([i for i, s in enumerate(levels) if s.kind == kind])

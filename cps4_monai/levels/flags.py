@@ -115,12 +115,18 @@ def level_flags(
         _ambiguous(margin, thresholds),
         _named("gap", "not found between structures that were found", _missing(chain)),
         _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
-        _named("low_confidence", f"mean probability below {thresholds.low_confidence:g}",
-               [s for s in found if s.state == "present" and s.confidence is not None
-                and s.confidence < thresholds.low_confidence]),
+        _named(
+            "low_confidence",
+            f"mean probability below {thresholds.low_confidence:g}",
+            [
+                s
+                for s in found
+                if s.state == "present" and s.confidence is not None and s.confidence < thresholds.low_confidence
+            ],
+        ),
         _partial(found, thresholds),
         _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
-    ]  # fmt: skip
+    ]
     return tuple(flag for flag in flags if flag is not None)
 
 
@@ -147,8 +153,11 @@ def _ambiguous(margin: LevelMargin | None, thresholds: LevelThresholds) -> Flag 
         return None
     direction = "up" if margin.score_up >= margin.score_down else "down"
     anchor = "" if margin.anchored else "; the lowest structure to count from is not in view"
-    return Flag("level_ambiguous", f"one level {direction} is nearly as likely: margin {margin.margin:.2f} nats per "
-                f"structure, expected {limit:g}{anchor}")  # fmt: skip
+    return Flag(
+        "level_ambiguous",
+        f"one level {direction} is nearly as likely: margin {margin.margin:.2f} nats per "
+        f"structure, expected {limit:g}{anchor}",
+    )
 
 
 def _missing(chain: Sequence[StructureStatistics]) -> list[StructureStatistics]:
@@ -165,8 +174,11 @@ def _partial(found: Sequence[StructureStatistics], thresholds: LevelThresholds) 
     share = sum(s.volume_ml for s in found if s.lateral) / total
     if share < thresholds.partial_share:
         return None
-    return Flag("partial_width", f"{100 * share:.0f} % of the volume belongs to structures that reach the first or the "
-                "last slice: volumes are those within the slab")  # fmt: skip
+    return Flag(
+        "partial_width",
+        f"{100 * share:.0f} % of the volume belongs to structures that reach the first or the "
+        "last slice: volumes are those within the slab",
+    )
 
 
 def _unusual(found: Sequence[StructureStatistics], thresholds: LevelThresholds) -> list[StructureStatistics]:

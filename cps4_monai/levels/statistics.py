@@ -104,8 +104,11 @@ def structure_statistics(
         box = boxes[row]
         if box is None:
             state = "not_trained" if structure.code in unannotated else "absent"
-            result.append(StructureStatistics(structure.code, structure.name, structure.kind, state, (), False, 0.0,
-                                              None, None, None, None))  # fmt: skip
+            result.append(
+                StructureStatistics(
+                    structure.code, structure.name, structure.kind, state, (), False, 0.0, None, None, None, None
+                )
+            )
             continue
         voxel = moments.centroid_mm[row] / spacing
         mm = affine[:3, :3] @ voxel + affine[:3, 3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -14,7 +14,7 @@ from cps4_monai.losses.semi_supervised import attention_maps, check_same_slices,
 
 
 class AttentionPrior:
-    """Target of L_enhance: teacher's probabilities times the upsampled attention maps, made to sum up to one.
+    """Target for unlabeled slices: teacher's probabilities times the upsampled attention maps, made to sum up to one.
 
     p(c) is proportional to p_t(c) * max(A_c, floor)^exponent. The maps are too coarse to be outlines, but they name the
     level; the teacher outlines, but may name a neighbour. With `groups` the product only moves probability within a
@@ -25,27 +25,21 @@ class AttentionPrior:
         activation: "sigmoid" or "softmax" over the annotated classes, as in stage 1.
         exponent: of the maps; 0 leaves the teacher's probabilities as they are.
         floor: least value of a map, in (0, 1), so that no map ever rules out a class.
-        confidence: None gives the product itself as a soft target. A number in [0, 1) gives one-hot targets where the
-            largest probability of the product is at least this, and no target (all 0) elsewhere.
         groups: lists of class codes that share no code; a code in none of them is a group by itself. None: all classes
             are one group.
-        order: applied to the product before it becomes a target: (B, C, H, W) probabilities to the same, such as
-            ``cps4_monai.prompt_map.LevelOrder``, which makes the names follow the spine.
 
     Raises:
         ValueError: an unknown activation, a number out of range, a code in two groups.
     """
 
-    options = ("activation", "exponent", "floor", "confidence", "groups", "order")
+    options = ("activation", "exponent", "floor", "groups")
 
     def __init__(
         self,
         activation: str = "sigmoid",
         exponent: float = 1.0,
         floor: float = 0.01,
-        confidence: float | None = None,
         groups: Sequence[Sequence[int]] | None = None,
-        order: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; expected one of {list(ACTIVATIONS)}")
@@ -53,17 +47,13 @@ class AttentionPrior:
             raise ValueError(f"exponent is {exponent}; expected 0 or more")
         if not 0 < floor < 1:
             raise ValueError(f"floor is {floor}; expected a value of A above 0 and below 1, such as 0.01")
-        if confidence is not None and not 0 <= confidence < 1:
-            raise ValueError(f"confidence is {confidence}; expected a probability from 0 to below 1, or None")
         listed = [code for group in groups or () for code in group]
         if len(set(listed)) < len(listed):
             raise ValueError(f"groups are {groups}; a code stands twice, expected groups that share none")
         self.activation = activation
         self.exponent = exponent
         self.floor = floor
-        self.confidence = confidence
         self.groups = None if groups is None else tuple(tuple(int(code) for code in group) for group in groups)
-        self.order = order
 
     @torch.no_grad()
     def __call__(self, teacher_logits: Tensor, attention_logits: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
@@ -75,7 +65,7 @@ class AttentionPrior:
             unannotated: codes in view but never labeled; their probability is 0.
 
         Returns:
-            (B, C, H, W) float32 without gradient: class weights that sum up to 1, or all 0 where there is no target.
+            (B, C, H, W) float32 without gradient: class weights that sum up to 1.
 
         Raises:
             ValueError: shapes that do not belong together, or codes outside the classes.
@@ -86,13 +76,7 @@ class AttentionPrior:
             attention = attention_maps(attention_logits, self.activation, unannotated)
             prior = F.interpolate(attention, size=teacher.shape[2:], mode="bilinear", align_corners=False)
             product = teacher * prior.clamp(min=self.floor).pow(self.exponent)
-            target = self._within_groups(product, teacher)
-            if self.order is not None:
-                target = self.order(target)
-            if self.confidence is None:
-                return target
-            best, index = target.max(dim=1, keepdim=True)
-            return torch.zeros_like(target).scatter_(1, index, (best >= self.confidence).to(target.dtype))
+            return self._within_groups(product, teacher)
 
     def _within_groups(self, product: Tensor, teacher: Tensor) -> Tensor:
         """The product (B, C, H, W), scaled in each group to the probability that the teacher gives to it."""

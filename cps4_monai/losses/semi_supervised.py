@@ -36,7 +36,7 @@ def _unannotated_mask(num_classes: int, unannotated: tuple[int, ...], device: to
         raise ValueError(
             f"unannotated classes {wrong} are outside 1 to {num_classes - 1}; list foreground codes of the anatomy"
         )
-    # Kept between calls, because copying it to the device anew at each step would wait for the device.
+    # Kept between calls, because copying it to the device again at each step would wait for the device.
     with torch.inference_mode(False):
         mask = torch.zeros(num_classes, dtype=torch.bool)
         mask[list(unannotated)] = True

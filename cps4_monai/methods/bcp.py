@@ -47,9 +47,14 @@ class BCP(TeacherStudent):
     """
 
     options = (
-        *TeacherStudent.options, "pretrain_fraction", "patch_ratio", "unlabeled_weight", "dice_weight",
-        "largest_component", "full_width",
-    )  # fmt: skip
+        *TeacherStudent.options,
+        "pretrain_fraction",
+        "patch_ratio",
+        "unlabeled_weight",
+        "dice_weight",
+        "largest_component",
+        "full_width",
+    )
 
     def __init__(
         self,

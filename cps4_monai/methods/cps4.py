@@ -90,7 +90,8 @@ class CPS4(TeacherStudent):
             parts["loss_text"] = self._text(student, unlabeled)
             total = total + ramp * self.text_weight * parts["loss_text"]
         if self.enhance_weight > 0:
-            target = self._target(outputs["teacher_logits"], unlabeled)
+            prompt_map = unlabeled.get("prompt_map")
+            target = enhanced_target(outputs["teacher_logits"], prompt_map, self.target_mode, self.unannotated)
             parts["loss_enhance"] = enhance_cross_entropy(student, target, self.unannotated)
             total = total + ramp * self.enhance_weight * parts["loss_enhance"]
         return {"loss": total, **parts}
@@ -99,20 +100,13 @@ class CPS4(TeacherStudent):
     def _needed(self) -> set[str]:
         """What the losses read of the provider's answer."""
         of_text = self._of_text if self.text_weight > 0 else ()
-        return {*of_text, *(self._of_target if self.enhance_weight > 0 else ())}
+        of_target = ("prompt_map",) if self.enhance_weight > 0 and self.target_mode != "teacher" else ()
+        return {*of_text, *of_target}
 
     @property
     def _of_text(self) -> tuple[str, ...]:
         return ("prompt_map",)
 
-    @property
-    def _of_target(self) -> tuple[str, ...]:
-        return () if self.target_mode == "teacher" else ("prompt_map",)
-
     def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
         """L_text, eq. 6."""
         return text_cross_entropy(student, unlabeled["prompt_map"], self.unannotated)
-
-    def _target(self, teacher: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
-        """The target of eq. 7, class weights (B, C, H, W)."""
-        return enhanced_target(teacher, unlabeled.get("prompt_map"), self.target_mode, self.unannotated)

@@ -9,35 +9,32 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cps4_monai.attention_maps import ACTIVATIONS
-from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import map_confidence, text_cross_entropy
 from cps4_monai.methods.cps4 import CPS4
 
 
 class CPS4Levers(CPS4):
-    """CPS4 whose L_text or whose target of L_enhance is made otherwise; without a lever it is :class:`CPS4`.
+    """CPS4 whose L_text is made otherwise; without a lever it is :class:`CPS4`.
 
     Args:
         student: the network to train.
         optimizer: of its parameters.
-        prior: makes the target of L_enhance of the teacher and the attention maps themselves, instead of y_text.
         grid_text: L_text on the attention's own grid, instead of against y_text.
         text_confidence: "sigmoid" or "softmax", as stage 1 makes A: each pixel of L_text counts as much as A of the
             class that y_text names there. None: all pixels alike.
-        **cps4: further arguments of :class:`CPS4`; `enhanced_target` is not used where there is a `prior`.
+        **cps4: further arguments of :class:`CPS4`.
 
     Raises:
         ValueError: an unknown activation, `text_confidence` beside `grid_text`, and as :class:`CPS4`.
     """
 
-    options = (*CPS4.options, "prior", "grid_text", "text_confidence")
+    options = (*CPS4.options, "grid_text", "text_confidence")
 
     def __init__(
         self,
         student: nn.Module,
         optimizer: Optimizer,
-        prior: AttentionPrior | None = None,
         grid_text: GridTextLoss | None = None,
         text_confidence: str | None = None,
         **cps4: Any,
@@ -48,7 +45,6 @@ class CPS4Levers(CPS4):
                 f"one of {list(ACTIVATIONS)}, or None, and no grid_text beside it"
             )
         super().__init__(student, optimizer, **cps4)
-        self.prior = prior
         self.grid_text = grid_text
         self.text_confidence = text_confidence
 
@@ -58,10 +54,6 @@ class CPS4Levers(CPS4):
             return ("attention_logits",)
         return ("prompt_map",) if self.text_confidence is None else ("prompt_map", "attention_logits")
 
-    @property
-    def _of_target(self) -> tuple[str, ...]:
-        return super()._of_target if self.prior is None else ("attention_logits",)
-
     def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
         if self.grid_text is not None:
             return self.grid_text(student, unlabeled["attention_logits"], self.unannotated)
@@ -70,8 +62,3 @@ class CPS4Levers(CPS4):
         prompt_map = unlabeled["prompt_map"]
         confidence = map_confidence(prompt_map, unlabeled["attention_logits"], self.text_confidence, self.unannotated)
         return text_cross_entropy(student, prompt_map, self.unannotated, confidence)
-
-    def _target(self, teacher: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
-        if self.prior is None:
-            return super()._target(teacher, unlabeled)
-        return self.prior(teacher, unlabeled["attention_logits"], self.unannotated)

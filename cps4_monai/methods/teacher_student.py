@@ -31,7 +31,7 @@ class TeacherStudent(SemiSupervisedMethod):
         deployed: "teacher" or "student".
         batch_statistics: which slices BatchNorm normalises together while the student trains. "joint": labeled and
             unlabeled ones in one forward pass; "separate": each kind in a pass of its own, so that what the student
-            learns from a label does not hang on the unlabeled slices that happen to be beside it.
+            learns from a label does not depend on the unlabeled slices that happen to be beside it.
 
     Raises:
         ValueError: a decay outside [0, 1], a negative ramp, an unknown `deployed` or `batch_statistics`.

@@ -51,8 +51,14 @@ class UCMT(TeacherStudent):
     steps_per_batch: ClassVar[int] = 2
     budget_notes = ("two students", "two optimiser steps per batch", "about four times the computation")
     options = (
-        *TeacherStudent.options, "unlabeled_weight", "ramp_share", "dice_weight", "teacher_mix", "grid", "exchanged"
-    )  # fmt: skip
+        *TeacherStudent.options,
+        "unlabeled_weight",
+        "ramp_share",
+        "dice_weight",
+        "teacher_mix",
+        "grid",
+        "exchanged",
+    )
 
     def __init__(
         self,
@@ -116,8 +122,9 @@ class UCMT(TeacherStudent):
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """``loss``, ``loss_supervised`` (sum over students), ``loss_cross`` and ``loss_teacher`` (means over them)."""
         first, second = outputs["first_unlabeled_logits"], outputs["second_unlabeled_logits"]
-        supervised = sum(self._segmentation(outputs[f"{name}_labeled_logits"], outputs["label"])
-                         for name in ("first", "second"))  # fmt: skip
+        supervised = sum(
+            self._segmentation(outputs[f"{name}_labeled_logits"], outputs["label"]) for name in ("first", "second")
+        )
         cross = (self._segmentation(first, self._hard(second)) + self._segmentation(second, self._hard(first))) / 2
         pseudo_label = outputs["pseudo_label"]
         teacher = (self._segmentation(first, pseudo_label) + self._segmentation(second, pseudo_label)) / 2

@@ -85,7 +85,7 @@ class StudentPair(Composite):
             global random state moves.
 
     Raises:
-        ValueError: a part of the network that has parameters and cannot draw them anew.
+        ValueError: a part of the network that has parameters and cannot draw them again.
     """
 
     def __init__(self, backbone: nn.Module, seed: int = 1) -> None:
@@ -98,7 +98,7 @@ class StudentPair(Composite):
 
 
 def reinitialised(network: nn.Module, seed: int) -> nn.Module:
-    """A copy of a network whose weights are drawn anew, from this seed alone; on the same device.
+    """A copy of a network whose weights are drawn again, from this seed alone; on the same device.
 
     Raises:
         ValueError: a module that owns parameters without ``reset_parameters``.
@@ -112,8 +112,8 @@ def reinitialised(network: nn.Module, seed: int) -> nn.Module:
                 continue
             if not hasattr(module, "reset_parameters"):
                 raise ValueError(
-                    f"{name or 'the network'} is a {type(module).__name__} that cannot draw its weights anew; expected "
-                    "layers with reset_parameters"
+                    f"{name or 'the network'} is a {type(module).__name__} that cannot draw its weights again; "
+                    "expected layers with reset_parameters"
                 )
             module.reset_parameters()
     return fresh.to(device)

@@ -73,7 +73,7 @@ def write_plan(folder: str | Path, plan: Plan) -> Path:
         if changed:
             raise PlanError(
                 f"{path.parent}: holds weights of other settings ({'; '.join(changed)}); choose another output folder, "
-                "or remove this one to start anew"
+                "or remove this one to start over"
             )
     write_atomically(path, json.dumps(plan.to_dict(), indent=2) + "\n")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cps4_monai.prompt_map.level_order import LevelOrder
 from cps4_monai.prompt_map.mapper import PromptMapper
 from cps4_monai.prompt_map.otsu import otsu_threshold
 from cps4_monai.prompt_map.provider import CachedVLMProvider, PseudoLabelProvider, VLMProvider, make_provider
@@ -10,7 +9,6 @@ from cps4_monai.prompt_map.stacking import stack_prompt_maps
 
 __all__ = [
     "CachedVLMProvider",
-    "LevelOrder",
     "PromptMapper",
     "PseudoLabelProvider",
     "VLMProvider",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +31,12 @@ class PromptMapper(nn.Module):
         of: what is upsampled, thresholded and compared between classes: "sigmoid", A; "similarity".
         unannotated: codes in view but never labeled; they never appear in the map.
         bins: of Otsu's histogram, 2 to 256.
-        order: applied to A of all classes on its grid before anything else, (B, C, h, w) to the same, such as
-            :class:`cps4_monai.prompt_map.LevelOrder`; needs ``of="sigmoid"``. None: the maps as they are.
 
     Raises:
-        ValueError: an unknown option or a value out of range, or an order with ``of="similarity"``.
+        ValueError: an unknown option or a value out of range.
     """
 
-    options = ("activation", "stacking", "presence_threshold", "upsampling", "of", "unannotated", "bins", "order")
+    options = ("activation", "stacking", "presence_threshold", "upsampling", "of", "unannotated", "bins")
 
     def __init__(
         self,
@@ -49,7 +47,6 @@ class PromptMapper(nn.Module):
         of: str = "sigmoid",
         unannotated: Sequence[int] = (),
         bins: int = 256,
-        order: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         for name, value, allowed in (
@@ -66,8 +63,6 @@ class PromptMapper(nn.Module):
             raise ValueError(f"unannotated is {tuple(unannotated)}; expected codes of structures, 1 or more")
         if not 2 <= bins <= 256:
             raise ValueError(f"bins is {bins}; expected 2 to 256")
-        if order is not None and of != "sigmoid":
-            raise ValueError(f"of is {of!r} and there is an order, which works on A; expected of='sigmoid'")
         self.activation = activation
         self.stacking = stacking
         self.presence_threshold = presence_threshold
@@ -75,7 +70,6 @@ class PromptMapper(nn.Module):
         self.of = of
         self.unannotated = tuple(sorted(set(unannotated)))
         self.bins = bins
-        self.order = order
 
     @torch.no_grad()
     def forward(
@@ -113,8 +107,6 @@ class PromptMapper(nn.Module):
         with torch.autocast(attention_logits.device.type, enabled=False):
             logits, left_out = self._annotated(attention_logits)
             attention = activate(logits, self.activation)
-            if self.order is not None:
-                attention = self._ordered(attention, left_out)
             scores = self._upsample(attention if self.of == "sigmoid" else logits, size, grid)
             thresholds = otsu_threshold(scores, self.bins)
             if self.presence_threshold is not None:
@@ -135,15 +127,6 @@ class PromptMapper(nn.Module):
             return logits, ()
         kept = [code for code in range(count) if code not in left_out]
         return torch.cat([logits[:, code : code + 1] for code in kept], dim=1), left_out
-
-    def _ordered(self, attention: torch.Tensor, left_out: tuple[int, ...]) -> torch.Tensor:
-        """A (B, K, h, w) of the annotated classes, ordered among all classes, the left-out ones being 0."""
-        assert self.order is not None
-        maps = list(attention.unbind(1))
-        for code in left_out:  # in ascending order, so that each lands at its own place
-            maps.insert(code, torch.zeros_like(maps[0]))
-        ordered = self.order(torch.stack(maps, dim=1))
-        return torch.stack([m for code, m in enumerate(ordered.unbind(1)) if code not in left_out], dim=1)
 
     def _upsample(self, maps: torch.Tensor, size: tuple[int, int], grid: torch.Tensor | None) -> torch.Tensor:
         """Maps (B, K, h, w) at the size of the image."""

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.palette import hex_colours
 
-TEXT, MUTED, GRID, ACCENT = "#23272e", "#6b7280", "#e6e8ec", "#2f6f8f"
+TEXT, MUTED, GRID = "#23272e", "#6b7280", "#e6e8ec"
 SERIES = ("#2f6f8f", "#c8693f", "#5b8c5a", "#8a63a8", "#b08a2e", "#3f7fbf", "#a8526b", "#6b7280")
 MAX_POINTS = 400
 
@@ -65,11 +65,17 @@ def structure_boxes(structures: pd.DataFrame, anatomy: Anatomy, metric: str = "d
     for place, structure in enumerate(order):
         data = values[structure.code]
         axes.boxplot(
-            data, positions=[place], orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True,
+            data,
+            positions=[place],
+            orientation="horizontal",
+            widths=0.55,
+            showfliers=False,
+            patch_artist=True,
             boxprops={"facecolor": colours[structure.code], "edgecolor": "none", "alpha": 0.75},
-            medianprops={"color": TEXT, "lw": 1.4}, whiskerprops={"color": MUTED, "lw": 0.9},
+            medianprops={"color": TEXT, "lw": 1.4},
+            whiskerprops={"color": MUTED, "lw": 0.9},
             capprops={"color": "none"},
-        )  # fmt: skip
+        )
         jitter = place + rng.uniform(-0.14, 0.14, data.size)
         axes.scatter(data, jitter, s=9, color=TEXT, alpha=0.45, lw=0, zorder=3)
     axes.set_yticks(range(len(order)), [f"{s.name}  ({values[s.code].size})" for s in order])
@@ -99,9 +105,15 @@ def learning_curve(values: pd.DataFrame, title: str) -> str:
             parts = np.array_split(np.arange(x.size), MAX_POINTS)
             x, y = np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
         axes.plot(
-            x, y, color=SERIES[place % len(SERIES)], lw=1.6, ls="-" if place < len(SERIES) else "--", label=name,
-            marker="o" if x.size < 25 else None, ms=3,
-        )  # fmt: skip
+            x,
+            y,
+            color=SERIES[place % len(SERIES)],
+            lw=1.6,
+            ls="-" if place < len(SERIES) else "--",
+            label=name,
+            marker="o" if x.size < 25 else None,
+            ms=3,
+        )
     axes.set_title(title, color=TEXT, fontsize=10, loc="left")
     axes.set_xlabel("iteration", color=MUTED, fontsize=9)
     if names:

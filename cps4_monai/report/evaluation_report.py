@@ -92,17 +92,25 @@ def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
         Section("Methods side by side", _comparison(content), "Same test subjects, same convention."),
         Section("By structure", _by_structure(content), _structure_intro(content)),
         Section("By case", _by_case(content)),
-        Section("Pictures", [Gallery([Figure(p, t) for t, p in content.pictures.items()], wide=True)]
-                if content.pictures else []),
-        Section("All slices", [Gallery([Figure(p, t) for t, p in content.mosaics.items()], fold=True)]
-                if content.mosaics else [], "Label above, prediction below. Click to open."),
-        Section("Attention maps", [Gallery([Figure(p, t) for t, p in content.attention.items()], wide=True)]
-                if content.attention else [], "Attention to the prompt of each structure; its label is outlined."),
+        Section(
+            "Pictures",
+            [Gallery([Figure(p, t) for t, p in content.pictures.items()], wide=True)] if content.pictures else [],
+        ),
+        Section(
+            "All slices",
+            [Gallery([Figure(p, t) for t, p in content.mosaics.items()], fold=True)] if content.mosaics else [],
+            "Label above, prediction below. Click to open.",
+        ),
+        Section(
+            "Attention maps",
+            [Gallery([Figure(p, t) for t, p in content.attention.items()], wide=True)] if content.attention else [],
+            "Attention to the prompt of each structure; its label is outlined.",
+        ),
         Section("Learning curves", _curves(content)),
         Section("Not scored", _failures(content), "These files enter no number above."),
         Section("Settings", [settings_table(_settings(content))] if content.settings else []),
         Section("How it is measured", [Text(text) for text in _method(content)]),
-    ]  # fmt: skip
+    ]
     footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
     return write_page(path, content.title, subtitle, sections, footer)
 
@@ -124,10 +132,12 @@ def _summary(content: ReportContent) -> list[Block]:
         dice, iou = (_interval(evaluation.overall(f"{name}_{convention}")) for name in ("dice", "iou"))
         cards.append(
             Card(
-                f"Dice ({convention})", f"{dice.mean:.3f}" if dice.n else "–",
-                f"{_range(dice)} · IoU {iou.mean:.3f} · {CONVENTION_TITLES[convention]}", strong=convention == "b",
+                f"Dice ({convention})",
+                f"{dice.mean:.3f}" if dice.n else "–",
+                f"{_range(dice)} · IoU {iou.mean:.3f} · {CONVENTION_TITLES[convention]}",
+                strong=convention == "b",
             )
-        )  # fmt: skip
+        )
     cases = evaluation.cases
     measured, labeled = int(cases["num_measured"].sum()), int(cases["num_labeled"].sum())
     hd95, assd = _interval(evaluation.overall("hd95_mm")), _interval(evaluation.overall("assd_mm"))
@@ -190,8 +200,11 @@ def _by_structure(content: ReportContent) -> list[Block]:
     rows = []
     for (code, name, kind), counts in states.iterrows():
         cells = [Cell(name, float(code), swatch=colours[code]), Cell(kind, kind)]
-        cells += [count(counts["ok"] + counts["missed"]), count(counts["missed"], bad=True),
-                  count(counts["false"], bad=True)]  # fmt: skip
+        cells += [
+            count(counts["ok"] + counts["missed"]),
+            count(counts["missed"], bad=True),
+            count(counts["false"], bad=True),
+        ]
         for metric in STRUCTURE_METRICS:
             if (name, metric) not in summary.index:
                 cells.append(number(float("nan")))
@@ -250,8 +263,14 @@ def _failures(content: ReportContent) -> list[Block]:
         return []
     listed = failures.fillna("").to_dict("records")
     root = common_folder([row["file"] for row in listed if row["file"]])
-    rows = [[Cell(row["case"], row["case"]), Cell(without_folder(row["file"], root)),
-             Cell(without_folder(row["reason"], root), tone="warn")] for row in listed]  # fmt: skip
+    rows = [
+        [
+            Cell(row["case"], row["case"]),
+            Cell(without_folder(row["file"], root)),
+            Cell(without_folder(row["reason"], root), tone="warn"),
+        ]
+        for row in listed
+    ]
     return [Table(("case", "file", "reason"), rows, words=True)]
 
 

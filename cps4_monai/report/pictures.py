@@ -154,7 +154,13 @@ def slice_rows(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, max_slices: int = 9
             )
             axes.text(3, 3, str(index + 1), color=INK, fontsize=7, va="top", alpha=0.8)
         figure.text(
-            side / 2 / total, (bottom + high / 2) / full_height, title, color=INK, fontsize=9, rotation=90,
-            ha="center", va="center",
-        )  # fmt: skip
+            side / 2 / total,
+            (bottom + high / 2) / full_height,
+            title,
+            color=INK,
+            fontsize=9,
+            rotation=90,
+            ha="center",
+            va="center",
+        )
     return to_png(figure, dpi)

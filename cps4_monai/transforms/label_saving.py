@@ -89,7 +89,7 @@ class SaveLabelsd(SaveImaged):
         other = self._sources.setdefault(path, source)
         if other != source:
             raise ForeignFileError(
-                f"{path}: both {other} and {source} would be written there; expected one file for each. To mend: set "
+                f"{path}: both {other} and {source} would be written there; expected one file for each. Fix: set "
                 "data_root_dir, so that subfolders are mirrored"
             )
         if check_may_write(path) and not self.overwrite:

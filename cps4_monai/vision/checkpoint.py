@@ -76,7 +76,7 @@ def load_prompted_vision(
         plan: of this run, whose slices must have the pixels of stage 1's; None, or a file without: not compared.
 
     Raises:
-        ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the mend.
+        ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the fix.
     """
     from cps4_monai.vision.encoder import VisionEncoder
 
@@ -120,17 +120,17 @@ def read_prompted_vision(path: str | Path, map_location: str | torch.device = "c
     Raises:
         ValueError: no such file, or another kind of file.
     """
-    mend = "pass as stage1_checkpoint the file that training_stage1 wrote, or run training_stage1 first"
+    fix = "pass as stage1_checkpoint the file that training_stage1 wrote, or run training_stage1 first"
     if not Path(path).is_file():
-        raise ValueError(f"stage-1 checkpoint {path} does not exist; {mend}")
+        raise ValueError(f"stage-1 checkpoint {path} does not exist; {fix}")
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"stage-1 checkpoint {path} cannot be read ({reason}); {mend}") from error
+        raise ValueError(f"stage-1 checkpoint {path} cannot be read ({reason}); {fix}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(f"{path} is no stage-1 checkpoint (it holds {kind}, expected format {FORMAT!r}); {mend}")
+        raise ValueError(f"{path} is no stage-1 checkpoint (it holds {kind}, expected format {FORMAT!r}); {fix}")
     missing = [key for key in KEYS if key not in content]
     if content.get("version") != VERSION or missing:
         raise ValueError(
@@ -176,19 +176,19 @@ def _check_settings(
     image_size: Sequence[int] | None,
 ) -> None:
     """Holds stage 1's classes, prompts, unannotated codes and image size against this run's."""
-    mend = "or run training_stage1 again with this run's settings"
+    fix = "or run training_stage1 again with this run's settings"
     stored = load_anatomy(content["anatomy"])
     if anatomy is not None:
         if stored.num_classes != anatomy.num_classes or stored.names != anatomy.names:
             raise ValueError(
                 f"stage-1 checkpoint {path} has the {stored.num_classes} classes {stored.names}; this run's anatomy "
-                f"has {anatomy.num_classes}, {anatomy.names}: set `anatomy_source` to the one that stage 1 used, {mend}"
+                f"has {anatomy.num_classes}, {anatomy.names}: set `anatomy_source` to the one that stage 1 used, {fix}"
             )
         for code, (theirs, ours) in enumerate(zip(stored.prompts, anatomy.prompts, strict=True)):
             if theirs != ours:
                 raise ValueError(
                     f"stage-1 checkpoint {path} was trained with the prompt {theirs!r} for class {code}; this run has "
-                    f"{ours!r}: set `prompt_template` and `anatomy_source` to those of stage 1, {mend}"
+                    f"{ours!r}: set `prompt_template` and `anatomy_source` to those of stage 1, {fix}"
                 )
     if unannotated is not None:
         untrained = sorted(set(content["unannotated"]) - set(unannotated))
@@ -197,10 +197,10 @@ def _check_settings(
             raise ValueError(
                 f"stage-1 checkpoint {path} was trained without classes {untrained} ({', '.join(names)}); this run "
                 f"treats them as annotated, unannotated being {sorted(unannotated)}: name them under `unannotated` in "
-                f"the datalist, {mend}"
+                f"the datalist, {fix}"
             )
     if image_size is not None and list(image_size) != list(content["image_size"]):
         raise ValueError(
             f"stage-1 checkpoint {path} takes slices of {tuple(content['image_size'])} (H, W); this run's `slice_size` "
-            f"is {tuple(image_size)}: set it to stage 1's, {mend}"
+            f"is {tuple(image_size)}: set it to stage 1's, {fix}"
         )

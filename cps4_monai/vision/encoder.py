@@ -166,7 +166,7 @@ def _check_image_size(image_size: Sequence[int]) -> tuple[int, int]:
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
-    """timm's model; a hub out of reach becomes an error that says how to mend it."""
+    """timm's model; a hub out of reach becomes an error that says how to fix it."""
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:

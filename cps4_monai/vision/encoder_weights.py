@@ -39,17 +39,17 @@ def load_checkpoint(model: Any, path: Path) -> None:
     Raises:
         ValueError: no such file, or one that does not hold weights of this model.
     """
-    mend = (
+    fix = (
         "pass as checkpoint_path the file that `hf download timm/NAME --local-dir FOLDER` gives for this ViT, or a "
         f"name of `cps4 weights` ({', '.join(names_of('vision'))})"
     )
     if path.is_dir():
         found = [path / file for file in WEIGHT_FILES if (path / file).is_file()]
         if not found:
-            raise ValueError(f"checkpoint_path {path} holds none of {list(WEIGHT_FILES)}; {mend}")
+            raise ValueError(f"checkpoint_path {path} holds none of {list(WEIGHT_FILES)}; {fix}")
         path = found[0]
     if not path.is_file():
-        raise ValueError(f"checkpoint_path {path} does not exist; {mend}")
+        raise ValueError(f"checkpoint_path {path} does not exist; {fix}")
     try:
         state = load_state_dict(str(path), weights_only=True)
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -62,7 +62,7 @@ def load_checkpoint(model: Any, path: Path) -> None:
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(
-            f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {mend}"
+            f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {fix}"
         ) from error
     logger.info("vision encoder starts from %s", path)
 

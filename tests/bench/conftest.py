@@ -92,14 +92,26 @@ def write_runs(tmp_path: Path):
                 write_json(stage1 / "stage1" / "run.json", {"starts": [{"iterations": 70}]})
                 write_json(stage1 / "done.json", {"seconds": {"training": 150.0}})
                 for section in ("validation", "test"):
-                    rows = [f"mean,{m},{c},{0.2 + 0.2 * seed + 0.5 * (m == 'ceiling')}"
-                            for m in ("prompt_map", "ceiling") for c in "abc"]  # fmt: skip
+                    rows = [
+                        f"mean,{m},{c},{0.2 + 0.2 * seed + 0.5 * (m == 'ceiling')}"
+                        for m in ("prompt_map", "ceiling")
+                        for c in "abc"
+                    ]
                     (stage1 / section).mkdir(exist_ok=True)
                     text = "\n".join(["subject,map,convention,dice", *rows])
                     (stage1 / section / "prompt_map.csv").write_text(text)
-        content = {"study": "made_up", "description": "Made up.", "baseline": "base", "gap": "", "may_differ": [],
-                   "rotate_labeled": [], "evaluate": ["validation", "test"], "command": "cps4 bench x.yaml -o RUNS",
-                   "budget": [["max_epochs", "epochs", {"2": "base, ours"}]], "cells": entries}  # fmt: skip
+        content = {
+            "study": "made_up",
+            "description": "Made up.",
+            "baseline": "base",
+            "gap": "",
+            "may_differ": [],
+            "rotate_labeled": [],
+            "evaluate": ["validation", "test"],
+            "command": "cps4 bench x.yaml -o RUNS",
+            "budget": [["max_epochs", "epochs", {"2": "base, ours"}]],
+            "cells": entries,
+        }
         write_json(runs / "made_up.study.json", {**content, **manifest})
         return runs
 

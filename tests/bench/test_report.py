@@ -38,10 +38,17 @@ def test_the_markdown_page_holds_tables_and_its_pictures_beside_it(report) -> No
 def test_the_head_says_how_the_figures_were_made(report) -> None:
     text, *_ = report({("base", "5", 0): BASE, ("ours", "5", 0): OURS, ("ours", "5", 1): OURS})
     for shown in (
-        "`cps4 bench x.yaml -o RUNS`", "cps4 bench report RUNS -o out --section validation", "2026-01-02", "abacus",
-        "Seeds 0, 1", "stage 2: 100; of stage 1: 70", "0123456789abcdef", "torch 2.0", "Made up. CC0.",
+        "`cps4 bench x.yaml -o RUNS`",
+        "cps4 bench report RUNS -o out --section validation",
+        "2026-01-02",
+        "abacus",
+        "Seeds 0, 1",
+        "stage 2: 100; of stage 1: 70",
+        "0123456789abcdef",
+        "torch 2.0",
+        "Made up. CC0.",
         "| epochs | max_epochs | 2 |",
-    ):  # fmt: skip
+    ):
         assert shown in text, shown
 
 

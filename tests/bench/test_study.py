@@ -1,4 +1,4 @@
-"""Study files: what is read, and what is refused with the mend."""
+"""Study files: what is read, and what is refused with the fix."""
 
 from __future__ import annotations
 

@@ -75,8 +75,11 @@ def test_the_shipped_network_takes_and_gives_what_metadata_says(monkeypatch: pyt
 def test_configs_have_the_properties_that_monai_expects(staged: Path) -> None:
     for name, kind in (("train.json", "train"), ("inference.json", "infer")):
         workflow = ConfigWorkflow(str(staged / "configs" / name), workflow_type=kind, logging_file=False)
-        assert not [key for key, value in workflow.properties.items()
-                    if value["required"] and value["id"] not in workflow.parser]  # fmt: skip
+        assert not [
+            key
+            for key, value in workflow.properties.items()
+            if value["required"] and value["id"] not in workflow.parser
+        ]
 
 
 def test_torchscript_export_computes_the_same(files: dict, image: tuple, tmp_path: Path) -> None:

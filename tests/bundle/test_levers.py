@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.presence import PresenceLoss
-from cps4_monai.prompt_map import LevelOrder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 OWN = ("cps4_paper", "cps4_plus")
@@ -49,20 +47,6 @@ def test_cps4_plus_joins_teacher_and_maps_before_it_decodes(run_tiny, tiny_run, 
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
-def test_the_order_of_levels_and_the_prior_in_the_step_are_settings(run_tiny, tiny_run, tmp_path):
-    order = {"_target_": "cps4_monai.prompt_map.LevelOrder", "anatomy": "@anatomy", "unannotated": "@unannotated",
-             "height_mm": "$@slice_size[0] * @spacing_mm"}  # fmt: skip
-    prior = {"_target_": "cps4_monai.losses.attention_prior.AttentionPrior", "confidence": 0.5, "order": order}
-    still = {"train#unlabeled_dataset#transform#geometry": {"affine_prob": 0.0, "elastic_prob": 0.0}}
-    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
-    settings = {"train#method#prior": prior, "prompt_map#order": order, **still, "stage1_checkpoint": checkpoint}
-    workflow = run_tiny("training_stage2", tmp_path, ("cps4", "cps4_levers"), **settings)
-    method, mapper = (workflow.parser.get_parsed_content(name) for name in ("train#method", "prompt_map"))
-    assert isinstance(method.prior, AttentionPrior) and isinstance(method.prior.order, LevelOrder)
-    assert isinstance(mapper.order, LevelOrder) and mapper.order.height_mm == 64 * 7.5
-    assert "loss_enhance" in (tmp_path / "stage2" / "metrics.csv").read_text()
-
-
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_variant_of_cps4_builds_after_it(name, run_tiny, tiny_run, tmp_path):
     checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
@@ -87,10 +71,13 @@ def test_stage_1_may_move_slices_more_than_stage_2(run_tiny, tmp_path):
 
 def test_a_cosine_schedule_of_stage_1_is_two_settings(run_tiny, tmp_path):
     cosine = {
-        "stage1#lr_scheduler": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
-                                "optimizer": "@stage1#optimizer", "T_max": "@stage1#max_epochs"},
+        "stage1#lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "optimizer": "@stage1#optimizer",
+            "T_max": "@stage1#max_epochs",
+        },
         "stage1#schedule_input": "$lambda engine: ()",
-    }  # fmt: skip
+    }
     workflow = run_tiny("training_stage1", tmp_path, **cosine, **{"stage1#max_epochs": 4})
     scheduler = workflow.parser.get_parsed_content("stage1#lr_scheduler")
     assert scheduler.last_epoch == 4 and scheduler.get_last_lr()[-1] == pytest.approx(0.0, abs=1e-12)

@@ -25,9 +25,18 @@ ROOT = Path(__file__).resolve().parents[2]
 # Only what these packages do needs them; each is an extra of setup.cfg or comes with one of the required ones.
 OPTIONAL = {"SimpleITK", "mlflow", "onnx", "onnxruntime", "onnxscript"}
 TEMPLATE = [  # the sections of the zoo's docs/readme_template.md, in its order
-    "Authors", "Tags", "Model Description", "Data", "Preprocessing", "Performance", "Additional Usage Steps",
-    "System Configuration", "Limitations", "Citation Info", "References",
-]  # fmt: skip
+    "Authors",
+    "Tags",
+    "Model Description",
+    "Data",
+    "Preprocessing",
+    "Performance",
+    "Additional Usage Steps",
+    "System Configuration",
+    "Limitations",
+    "Citation Info",
+    "References",
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +59,19 @@ def texts(node: Any) -> Iterator[str]:
             yield from texts(item)
 
 
-@pytest.mark.parametrize("name", [
-    "LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "configs/logging.conf",
-    "models/model.pt", "docs/README.md", "docs/data_license.txt",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LICENSE",
+        "configs/metadata.json",
+        "configs/inference.json",
+        "configs/train.json",
+        "configs/logging.conf",
+        "models/model.pt",
+        "docs/README.md",
+        "docs/data_license.txt",
+    ],
+)
 def test_necessary_and_preferred_files_are_there(exported_bundle: Path, name: str) -> None:
     assert (exported_bundle / name).stat().st_size > 0
 

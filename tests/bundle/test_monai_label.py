@@ -110,8 +110,12 @@ def training_overrides(bundle: Path, training: list, validation: list, epochs: i
     """What ``BundleTrainTask`` passes to ``monai.bundle.run``."""
     raw = ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
     assert all("_target_" in handler for handler in raw["train"]["handlers"]), "it reads each entry's target"
-    loader = {"_target_": "CheckpointLoader", "load_path": str(bundle / "models" / "model.pt"),
-              "load_dict": {"model": "$@network"}, "strict": False}  # fmt: skip
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": str(bundle / "models" / "model.pt"),
+        "load_dict": {"model": "$@network"},
+        "strict": False,
+    }
     return {
         "bundle_root": str(bundle),
         "train#trainer#max_epochs": epochs,
@@ -153,9 +157,11 @@ def test_training_starts_from_the_weights_at_their_own_geometry(unzip: Callable,
     bundle = unzip(**FAST | {"learning_rate": 1e-12})
     before = (bundle / "models" / "model.pt").read_bytes()
     workflow = monai.bundle.create_workflow(
-        config_file=str(bundle / "configs/train.json"), workflow_type="train", run_id="training_finetune",
+        config_file=str(bundle / "configs/train.json"),
+        workflow_type="train",
+        run_id="training_finetune",
         **training_overrides(bundle, labeled[:2], [], epochs=1),
-    )  # fmt: skip
+    )
     workflow.run()
     parsed = workflow.parser.get_parsed_content
     assert parsed("spacing_mm") == 0.6 and tuple(parsed("finetune#dataset")[0]["image"].shape) == (1, 64, 32)

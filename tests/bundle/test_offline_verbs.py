@@ -101,9 +101,12 @@ def test_torchscript_export_computes_the_same(
 def test_workflows_have_every_property_of_monai(exported_bundle: Path, tiny_data: Path) -> None:
     """MONAI looks at each property, which makes the object behind it: the scans are needed, too."""
     workflow = monai.bundle.create_workflow(
-        config_file=str(exported_bundle / "configs" / "inference.json"), workflow_type="infer",
-        bundle_root=str(exported_bundle), dataset_dir=str(tiny_data), device_name="cpu",
-    )  # fmt: skip
+        config_file=str(exported_bundle / "configs" / "inference.json"),
+        workflow_type="infer",
+        bundle_root=str(exported_bundle),
+        dataset_dir=str(tiny_data),
+        device_name="cpu",
+    )
     assert isinstance(workflow, ConfigWorkflow) and not workflow.check_properties()
     metadata = ConfigParser.load_config_file(str(exported_bundle / "configs" / "metadata.json"))
     assert isinstance(workflow.network_def, ResUNet) and len(workflow.dataset) == 2

@@ -19,8 +19,12 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 @pytest.fixture
 def arguments(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
     """What every run is told."""
-    return {"dataset_dir": str(tiny_data), "datalist": str(tiny_data / "datalist.json"), "output_dir": str(tmp_path),
-            "cache_dir": str(tiny_data / "cache")}  # fmt: skip
+    return {
+        "dataset_dir": str(tiny_data),
+        "datalist": str(tiny_data / "datalist.json"),
+        "output_dir": str(tmp_path),
+        "cache_dir": str(tiny_data / "cache"),
+    }
 
 
 def process(*command: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -51,8 +55,9 @@ def test_stage_2_from_elsewhere_with_bundle_root(
     monkeypatch.chdir(tmp_path)
     configs = [str(BUNDLE / "configs" / "train.json"), str(tiny_overlay)]
     checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
-    monai.bundle.run("training_stage2", config_file=configs, bundle_root=str(BUNDLE), stage1_checkpoint=checkpoint,
-                     **arguments)  # fmt: skip
+    monai.bundle.run(
+        "training_stage2", config_file=configs, bundle_root=str(BUNDLE), stage1_checkpoint=checkpoint, **arguments
+    )
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
@@ -113,7 +118,8 @@ def test_two_processes_train_together(arguments: dict, tiny_overlay: Path, run_t
     assert (tmp_path / "two" / "stage2" / "model.pt").is_file()
     # Two processes with batches of 2 are one process with batches of 4; stage 1 has no BatchNorm to tell them apart.
     run_tiny("training_stage1", tmp_path / "one", **{"stage1#batch_size": 4})
-    two, one = (torch.load(tmp_path / n / "stage1" / "prompted_vision.pt", weights_only=True)["weights"]
-                for n in ("two", "one"))  # fmt: skip
+    two, one = (
+        torch.load(tmp_path / n / "stage1" / "prompted_vision.pt", weights_only=True)["weights"] for n in ("two", "one")
+    )
     apart = torch.cat([(two[key] - one[key]).abs().flatten() for key in one])
     assert (apart < 1e-5).float().mean() > 0.99

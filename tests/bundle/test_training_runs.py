@@ -132,20 +132,32 @@ def test_cps4_repeats_the_defaults_and_both_overlays_name_the_same_rows() -> Non
     assert cps4.keys() == paper.keys()
     departures = {key for key in cps4 if cps4[key] != paper[key]}
     assert departures == {
-        "stage1#loss#binarise", "stage1#loss#negatives", "prompt_map#of", "prompt_map#presence_threshold",
-        "stage1#lr_new", "features", "spacing_mm", "in_plane_mode", "views", "batch_statistics",
+        "stage1#loss#binarise",
+        "stage1#loss#negatives",
+        "prompt_map#of",
+        "prompt_map#presence_threshold",
+        "stage1#lr_new",
+        "features",
+        "spacing_mm",
+        "in_plane_mode",
+        "views",
+        "batch_statistics",
         "validate#best#metric",
-    }  # fmt: skip
+    }
 
 
 def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
     import nibabel as nib
     import numpy as np
 
-    table = {"prompt_template": "spine MRI, {name}", "structures": [
-        {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
-        {"code": 1, "name": "bone", "long_name": "vertebral bone", "kind": "vertebra", "order": 0},
-        {"code": 2, "name": "disc", "long_name": "intervertebral disc", "kind": "disc", "order": 1}]}  # fmt: skip
+    table = {
+        "prompt_template": "spine MRI, {name}",
+        "structures": [
+            {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
+            {"code": 1, "name": "bone", "long_name": "vertebral bone", "kind": "vertebra", "order": 0},
+            {"code": 2, "name": "disc", "long_name": "intervertebral disc", "kind": "disc", "order": 1},
+        ],
+    }
     (tmp_path / "three.json").write_text(json.dumps(table))
     data = tmp_path / "data"
     data.mkdir()
@@ -179,8 +191,10 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
 def test_training_can_start_from_the_weights_of_a_bundle_folder(run_tiny, tiny_run, tmp_path):
     (tmp_path / "models").mkdir()
     model = weights(tiny_run / "stage2" / "model.pt")
-    torch.save({key: value.half() if value.is_floating_point() else value for key, value in model.items()},
-               tmp_path / "models" / "model.pt")  # fmt: skip
+    torch.save(
+        {key: value.half() if value.is_floating_point() else value for key, value in model.items()},
+        tmp_path / "models" / "model.pt",
+    )
     shutil.copy(tiny_run / "stage2" / "plan.json", tmp_path / "models")
     workflow = run_tiny("training_stage2", tmp_path / "run", ("supervised",), run=False, finetune_from=str(tmp_path))
     network = workflow.parser.get_parsed_content("train#network")
@@ -188,10 +202,15 @@ def test_training_can_start_from_the_weights_of_a_bundle_folder(run_tiny, tiny_r
 
 
 def test_cached_and_fresh_prompt_maps_agree_without_spatial_transforms(run_tiny, tiny_run, tmp_path):
-    still = {"geometry": {"affine_prob": 0.0, "elastic_prob": 0.0}, "prompt_map#presence_threshold": None,
-             "stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt")}  # fmt: skip
-    workflows = [run_tiny("training_stage2", tmp_path / str(cached), cache_prompt_logits=cached, **still)
-                 for cached in (False, True)]  # fmt: skip
+    still = {
+        "geometry": {"affine_prob": 0.0, "elastic_prob": 0.0},
+        "prompt_map#presence_threshold": None,
+        "stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt"),
+    }
+    workflows = [
+        run_tiny("training_stage2", tmp_path / str(cached), cache_prompt_logits=cached, **still)
+        for cached in (False, True)
+    ]
     fresh, cached = (w.parser.get_parsed_content("train#trainer").state.batch["unlabeled"] for w in workflows)
     assert torch.equal(fresh["image"], cached["image"]) and fresh["prompt_map"].unique().numel() > 1
     assert (fresh["prompt_map"] == cached["prompt_map"]).float().mean() > 0.999

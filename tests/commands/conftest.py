@@ -48,7 +48,7 @@ class Inputs:
         image.set_sform(affine, 2)
         image.set_qform(affine, 1)
         content = image.to_bytes()
-        if change:  # on the bytes: nibabel would write the header anew
+        if change:  # on the bytes: nibabel would write the header again
             header = nib.Nifti1Header(binaryblock=content[:348], check=False)
             change(header)
             content = header.binaryblock + content[348:]
@@ -76,7 +76,7 @@ class Inputs:
         result = self.segment(*arguments)
         assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
         (row,) = self.rows("failures.csv")
-        for words in ("found", "expected", "To mend"):
+        for words in ("found", "expected", "Fix: "):
             assert words in row["reason"], row["reason"]
         assert row["reason"].startswith((row["source"], str(self.out)))  # the file is named
         return row["reason"]

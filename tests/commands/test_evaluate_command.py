@@ -23,7 +23,9 @@ def test_segments_scores_and_reports_the_test_subjects(tiny_run: Path, tmp_path:
     assert {*tables, "comparison.csv", "report.html", "config.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
     assert tables < {path.name for path in (tmp_path / "out" / "argmax").iterdir()}
     assert [line.split(":")[0] for line in result.output.splitlines()[-3:-1]] == [
-        "Dice (b), levels decoded", "Dice (b), plain argmax"]  # fmt: skip
+        "Dice (b), levels decoded",
+        "Dice (b), plain argmax",
+    ]
 
 
 def test_the_scored_label_maps_are_those_of_cps4_segment(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -134,8 +134,11 @@ def test_second_channel(tmp_path):
 def test_labels_of_other_tools(tmp_path):
     forms = ("{}_T2w_dseg.nii.gz", "{}_dseg.nii.gz", "{}_T2w_label-spine_dseg.nii.gz")
     for number, form in enumerate(forms):
-        make_data(tmp_path / "bids", [f"sub-{number}_T2w.nii.gz"],
-                  lambda name, form=form: "derivatives/x/" + form.format(name[:5]))  # fmt: skip
+        make_data(
+            tmp_path / "bids",
+            [f"sub-{number}_T2w.nii.gz"],
+            lambda name, form=form: "derivatives/x/" + form.format(name[:5]),
+        )
     make_data(tmp_path / "plain", [f"p{n}/t2.nii.gz" for n in range(3)], lambda name: f"{name[:2]}/seg.nii.gz")
     for folder in ("bids", "plain"):
         _, made = listed(tmp_path / folder, "--val", "1", "--test", "1")
@@ -151,8 +154,11 @@ def test_orphans(tmp_path):
         make_data(tmp_path, [f"{name}/sub-7_T2w.nii.gz"], lambda name: "c/sub-7_dseg.nii.gz")
     told, _ = listed(tmp_path)
     warnings = {line for line in told.splitlines() if line.startswith("warning")}
-    for words, name in (("belong to no scan", "sub-9_dseg"), ("belong to no scan", "sub-7_dseg"),
-                        ("not called dseg", "sub-1_seg")):  # fmt: skip
+    for words, name in (
+        ("belong to no scan", "sub-9_dseg"),
+        ("belong to no scan", "sub-7_dseg"),
+        ("not called dseg", "sub-1_seg"),
+    ):
         assert [w for w in warnings if words in w and name in w], told
 
 
@@ -267,8 +273,9 @@ def test_no_home(monkeypatch):
 @row("anatomy whose structures have no order")
 def test_without_order(tmp_path):
     names = ("background", "cord", "canal")
-    structures = [{"code": c, "name": n, "long_name": n, "kind": "other" if c else "background"}
-                  for c, n in enumerate(names)]  # fmt: skip
+    structures = [
+        {"code": c, "name": n, "long_name": n, "kind": "other" if c else "background"} for c, n in enumerate(names)
+    ]
     (tmp_path / "anatomy.json").write_text(json.dumps({"structures": structures}))
     label = np.zeros((5, 60, 60), np.uint8)
     (tmp_path / "masks").mkdir()

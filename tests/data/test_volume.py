@@ -232,7 +232,7 @@ def test_damaged_files_are_refused_by_name(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InvalidVolumeError, match=message) as caught:
             read_volume(path)
-        assert name in str(caught.value) and "To mend" in str(caught.value)
+        assert name in str(caught.value) and "Fix: " in str(caught.value)
 
 
 def test_missing_files_folders_and_permissions_are_named(tmp_path):
@@ -306,7 +306,7 @@ def test_writing_refuses_other_shapes_names_and_values(tmp_path):
 
 def test_the_error_survives_a_process_boundary():
     error = InvalidVolumeError("a.nii", "x", "y", "z")
-    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "a.nii: found x; expected y. To mend: z."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "a.nii: found x; expected y. Fix: z."
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -332,7 +332,7 @@ def test_any_volume_and_header_gives_a_volume_or_a_clear_error(data):
         try:
             volume = volume_from_nifti(content, path="random.nii")
         except InvalidVolumeError as error:
-            assert "random.nii" in str(error) and "To mend" in str(error)
+            assert "random.nii" in str(error) and "Fix: " in str(error)
         else:
             assert volume.array.ndim == 3 and np.isfinite(volume.array).all() and np.isfinite(volume.affine).all()
 

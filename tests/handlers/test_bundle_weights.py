@@ -62,12 +62,15 @@ def test_training_alone_writes_beside_the_bundles_weights(model: Path, network: 
     assert names(model) == ["model.pt", "model.pt.sha256", "model_finetuned.pt", "model_finetuned.pt.sha256"]
 
 
-@pytest.mark.parametrize(("scores", "options", "why"), [
-    ([0.8, 0.9], {"validation": ["sub-1"] * 9}, "validated on 1 subjects, 5 are needed"),
-    ([0.8, 0.9], {"held_out": False}, "the scans of training"),
-    ([0.8, 0.8], {}, "0.8000 is not above 0.8000"),
-    ([0.8, 0.7], {"validation": ["a", "b"], "min_subjects": 2}, "0.7000 is not above 0.8000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scores", "options", "why"),
+    [
+        ([0.8, 0.9], {"validation": ["sub-1"] * 9}, "validated on 1 subjects, 5 are needed"),
+        ([0.8, 0.9], {"held_out": False}, "the scans of training"),
+        ([0.8, 0.8], {}, "0.8000 is not above 0.8000"),
+        ([0.8, 0.7], {"validation": ["a", "b"], "min_subjects": 2}, "0.7000 is not above 0.8000"),
+    ],
+)
 def test_weights_are_not_replaced_on_too_little(model, network, scores, options, why) -> None:
     assert tuned(model, network, scores, **options).deploy() is False
     assert model.read_bytes() == b"released" and not model.with_name("model_released.pt").exists()

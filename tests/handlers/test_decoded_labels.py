@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +17,12 @@ from torch.nn import functional as F
 from cps4_monai.anatomy import MRSPINESEG as SPINE
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedLabels
-from cps4_monai.levels import corruption
 from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.semi_supervised import text_cross_entropy
 from cps4_monai.methods import DecodedPseudoLabels, MeanTeacher
 from cps4_monai.networks import ResUNet
+
+corruption = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "levels" / "corruption.py")))
 
 CPU = torch.device("cpu")
 NAMES = ("L5/S", "L5", "L4/L5", "L4", "L3/L4", "L3", "L2/L3", "L2", "L1/L2", "L1")

@@ -32,22 +32,33 @@ class Run:
         self.best = BestWeights(folder / "model.pt", network, "dice")
         self.best.attach(self.evaluator)
         self.trainer = SupervisedTrainer(
-            device, max_epochs, ITEMS, network, torch.optim.SGD(network.parameters(), 0.1), nn.MSELoss(),
+            device,
+            max_epochs,
+            ITEMS,
+            network,
+            torch.optim.SGD(network.parameters(), 0.1),
+            nn.MSELoss(),
             train_handlers=[
                 EpochValidation(interval, self.evaluator),
                 MetricsLog(folder / "metrics.csv", "stage", {"": self.evaluator}),
                 ResumeHandler(folder / "resume.pt", {"network": network, "best": self.best}),
             ],
-        )  # fmt: skip
+        )
 
     def run(self) -> list[int]:
         self.trainer.run()
         return self.epochs
 
 
-@pytest.mark.parametrize(("max_epochs", "interval", "expected"), [
-    (4, 5, [4]), (7, 5, [5, 7]), (10, 5, [5, 10]), (1, 1, [1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("max_epochs", "interval", "expected"),
+    [
+        (4, 5, [4]),
+        (7, 5, [5, 7]),
+        (10, 5, [5, 10]),
+        (1, 1, [1]),
+    ],
+)
 def test_every_interval_and_the_last_epoch(max_epochs, interval, expected, tmp_path) -> None:
     run = Run(tmp_path, max_epochs, interval)
     assert run.run() == expected

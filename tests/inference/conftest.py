@@ -99,9 +99,13 @@ def bundle_dir(tmp_path_factory) -> Path:
     weights = folder.parent / "weights.pt"
     torch.save({key: value.half().float() for key, value in state.items()}, weights)
     network = {
-        "_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "in_channels": 1, "out_channels": 20,
-        "kernel_size": 1, "conv_only": True,
-    }  # fmt: skip
+        "_target_": "monai.networks.blocks.Convolution",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 20,
+        "kernel_size": 1,
+        "conv_only": True,
+    }
     write_plan(weights.parent, Plan(MRSPINESEG, (1,), SPACING, network=network))
     stage_bundle(find_bundle_root(), folder, weights)
     return folder

@@ -55,8 +55,11 @@ def test_one_bad_scan_is_recorded_and_the_rest_goes_on(run, make_scan, tmp_path)
     )
     structures = _rows(tmp_path / "out/structures.csv")
     assert len(structures) == 2 * 19 and {row["state"] for row in structures} == {
-        "present", "cut", "absent", "not_trained",
-    }  # fmt: skip
+        "present",
+        "cut",
+        "absent",
+        "not_trained",
+    }
     assert {p.name for p in (tmp_path / "out").iterdir() if "T2w" not in p.name} == RUN_FILES
 
 
@@ -103,8 +106,11 @@ def test_the_same_call_again_does_only_what_is_missing(run, make_scan, tmp_path)
     assert [o.status for o in result.outcomes] == ["kept", "done", "kept"]
     after = _stamps(out)
     assert {p.name for p in after if after[p] != before.get(p)} == {
-        "b_T2w_dseg.nii.gz", "b_T2w_dseg.json", "b_T2w_qc.png", "c_T2w_qc.png",
-    }  # fmt: skip
+        "b_T2w_dseg.nii.gz",
+        "b_T2w_dseg.json",
+        "b_T2w_qc.png",
+        "c_T2w_qc.png",
+    }
     assert len(_rows(out / "structures.csv")) == 3 * 19  # kept scans are in the tables
     assert not [o.reason for o in result.outcomes if o.reason]
 
@@ -173,9 +179,9 @@ def test_names_with_spaces_and_other_letters(run, make_scan, tmp_path, name):
     result = run([data], tmp_path / "Ausgabe ü", qc=True)
     stem = name.removesuffix(".gz").removesuffix(".nii")
     assert not result.failures
-    assert (tmp_path / "Ausgabe ü" / f"{stem}_dseg.nii.gz").exists() and _rows(
-        tmp_path / "Ausgabe ü/scans.csv"
-    )[0]["scan"] == stem  # fmt: skip
+    assert (tmp_path / "Ausgabe ü" / f"{stem}_dseg.nii.gz").exists() and _rows(tmp_path / "Ausgabe ü/scans.csv")[0][
+        "scan"
+    ] == stem
     assert json.loads((tmp_path / "Ausgabe ü" / f"{stem}_dseg.json").read_text("utf-8"))["Sources"] == [
         str(data / name)
     ]

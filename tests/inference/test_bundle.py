@@ -35,12 +35,21 @@ def test_classes_spacing_and_normalisation_travel_with_the_weights(bundle_dir, e
     bundle = open_bundle(bundle_dir)
     assert bundle.unannotated == (1,) and bundle.in_plane.spacing_mm == 2.0 and bundle.percentiles == (0.5, 99.5)
     assert bundle.version and bundle.anatomy.names[2] == "L5"
-    anatomy = {"structures": [{"code": c, "name": n, "long_name": n, "kind": k, "order": o} for c, n, k, o in
-                              ((0, "background", "background", None), (1, "bone", "vertebra", 0))]}  # fmt: skip
+    anatomy = {
+        "structures": [
+            {"code": c, "name": n, "long_name": n, "kind": k, "order": o}
+            for c, n, k, o in ((0, "background", "background", None), (1, "bone", "vertebra", 0))
+        ]
+    }
     folder = edited_bundle(
-        spacing_mm=None, slice_size=[64, 48], in_plane_mode="central_half", percentiles=[1, 99], anatomy=anatomy,
-        unannotated=[], decoding={"min_structures": 3},
-    )  # fmt: skip
+        spacing_mm=None,
+        slice_size=[64, 48],
+        in_plane_mode="central_half",
+        percentiles=[1, 99],
+        anatomy=anatomy,
+        unannotated=[],
+        decoding={"min_structures": 3},
+    )
     other = open_bundle(folder)
     assert other.in_plane.size == (64, 48) and other.in_plane.mode == "central_half"
     assert other.percentiles == (1.0, 99.0) and other.anatomy.names == ["background", "bone"]
@@ -93,26 +102,32 @@ def test_what_is_no_checkpoint_of_the_network_is_refused_and_never_unpickled(edi
         _ = segmenter.network
 
 
-@pytest.mark.parametrize("network", [
-    {"_target_": "os.system", "command": "true"},
-    {"_target_": "monai.networks.utils.optional_import", "module": "os"},
-    {"_target_": "cps4_monai.networks.load_weights", "network": 1, "path": "x"},
-    {"_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "no_argument": 1},
-    None,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"_target_": "os.system", "command": "true"},
+        {"_target_": "monai.networks.utils.optional_import", "module": "os"},
+        {"_target_": "cps4_monai.networks.load_weights", "network": 1, "path": "x"},
+        {"_target_": "monai.networks.blocks.Convolution", "spatial_dims": 2, "no_argument": 1},
+        None,
+    ],
+)
 def test_a_plan_is_read_and_never_executed(edited_bundle, network):
     segmenter = Segmenter(edited_bundle(network=network), device="cpu")
     with pytest.raises(ValueError, match=r"not executed|does not fit|no 'network'"):
         _ = segmenter.network
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda p, b: p / "nowhere", "no such file or folder"),
-    (lambda p, b: p, "no bundle"),
-    (lambda p, b: (p / "a.zip", (p / "a.zip").write_bytes(b"PK"))[0], "no bundle"),
-    (lambda p, b: (p / "a.pt", (p / "a.pt").write_bytes(b"x"))[0], "no plan.json beside them"),
-    (lambda p, b: shutil.make_archive(str(p / "other"), "zip", b / "docs"), "a zip without configs/inference.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p, b: p / "nowhere", "no such file or folder"),
+        (lambda p, b: p, "no bundle"),
+        (lambda p, b: (p / "a.zip", (p / "a.zip").write_bytes(b"PK"))[0], "no bundle"),
+        (lambda p, b: (p / "a.pt", (p / "a.pt").write_bytes(b"x"))[0], "no plan.json beside them"),
+        (lambda p, b: shutil.make_archive(str(p / "other"), "zip", b / "docs"), "a zip without configs/inference.json"),
+    ],
+)
 def test_what_is_no_bundle_is_told(bundle_dir, tmp_path, make, words):
     with pytest.raises(ValueError, match=words):
         open_bundle(make(tmp_path, bundle_dir))

@@ -21,9 +21,14 @@ def test_a_metatensor_brings_its_affine(segmenter, make_scan):
     np.testing.assert_allclose(result.affine, scan.affine, atol=1e-5)
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    (np.zeros((3, 4, 5)), "pass affine="), ([1, 2, 3], "scan is a list"), (None, "scan is a NoneType"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((3, 4, 5)), "pass affine="),
+        ([1, 2, 3], "scan is a list"),
+        (None, "scan is a NoneType"),
+    ],
+)
 def test_what_is_no_scan_is_refused_in_words(segmenter, given, words):
     with pytest.raises(TypeError, match=words):
         segmenter(given)

@@ -10,7 +10,7 @@ from cps4_monai.data.resampling import AxisMap
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.inference.network_pass import EXCLUDED, run_network
 from cps4_monai.inference.restore import only_neighbours, renamed_scores, restore_labels
-from cps4_monai.inference.test_time import TestTimeAugmented
+from cps4_monai.inference.view_averaging import ViewAveraging
 
 
 class Blobs(torch.nn.Module):
@@ -126,6 +126,6 @@ def test_a_third_class_between_two_gives_way_to_the_nearest():
 def test_test_time_augmentation_keeps_the_answer_of_a_network_that_sees_no_contrast(slices):
     network = Blobs()
     image = torch.zeros(2, 1, 40, 32)
-    mean = TestTimeAugmented(network)(image)
+    mean = ViewAveraging(network)(image)
     torch.testing.assert_close(mean.exp().sum(dim=1), torch.ones(2, 40, 32), atol=1e-4, rtol=0)
     assert (mean.argmax(dim=1) != network(image).argmax(dim=1)).float().mean() < 0.02

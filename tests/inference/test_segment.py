@@ -122,8 +122,10 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before  # without an output folder nothing is written
     result = segment(str(path), tmp_path / "out", weights=bundle_dir, device="cpu")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "sub-1_T2w_dseg.json", "sub-1_T2w_dseg.nii.gz", "sub-1_T2w_qc.png",
-    ]  # fmt: skip
+        "sub-1_T2w_dseg.json",
+        "sub-1_T2w_dseg.nii.gz",
+        "sub-1_T2w_qc.png",
+    ]
     written = read_volume(tmp_path / "out/sub-1_T2w_dseg.nii.gz", is_label=True)
     np.testing.assert_array_equal(written.array, result.labels)
     record = json.loads((tmp_path / "out/sub-1_T2w_dseg.json").read_text())
@@ -225,7 +227,7 @@ def test_any_volume_and_header_gives_a_mask_or_a_clear_error(segmenter, tmp_path
         result = segmenter(path, qc=False)
     except InvalidVolumeError as error:
         event("error")
-        assert str(path) in str(error) and "expected" in str(error) and "To mend" in str(error)
+        assert str(path) in str(error) and "expected" in str(error) and "Fix: " in str(error)
     else:
         event("mask")
         assert "any byte" in corrupted or result.labels.shape == tuple((*shape, 1, 1)[:3])

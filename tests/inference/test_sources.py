@@ -59,9 +59,13 @@ def test_contents_of_label_maps():
 
 def test_bids_gives_its_t2w_scans_and_leaves_derivatives_out(touch):
     root = touch(
-        "dataset_description.json", "sub-1/anat/sub-1_T2w.nii.gz", "sub-1/anat/sub-1_T1w.nii.gz",
-        "sub-2/ses-1/anat/sub-2_ses-1_T2w.nii.gz", "derivatives/x/sub-1_T2w.nii.gz", "sourcedata/sub-1_T2w.nii.gz",
-    )  # fmt: skip
+        "dataset_description.json",
+        "sub-1/anat/sub-1_T2w.nii.gz",
+        "sub-1/anat/sub-1_T1w.nii.gz",
+        "sub-2/ses-1/anat/sub-2_ses-1_T2w.nii.gz",
+        "derivatives/x/sub-1_T2w.nii.gz",
+        "sourcedata/sub-1_T2w.nii.gz",
+    )
     found = find_sources([root])
     assert _names(found) == ["sub-1/anat/sub-1_T2w", "sub-2/ses-1/anat/sub-2_ses-1_T2w"]
     assert [p.name for p, _ in found.skipped] == ["sub-1_T1w.nii.gz"]
@@ -107,10 +111,15 @@ def test_datalists_give_their_test_scans(touch):
     assert _names(find_sources([root / "list.json"])) == ["x/1"]
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("gone.nii.gz", "no such file"), ("scan.mha", "expected NIfTI"), ("empty", "no scan in this folder"),
-    ("other.json", "expected an object with the lists"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone.nii.gz", "no such file"),
+        ("scan.mha", "expected NIfTI"),
+        ("empty", "no scan in this folder"),
+        ("other.json", "expected an object with the lists"),
+    ],
+)
 def test_inputs_that_cannot_be_used_are_told_and_the_rest_goes_on(touch, name, words):
     root = touch("scan.nii.gz", "scan.mha")
     (root / "empty").mkdir()

@@ -12,7 +12,9 @@ from cps4_monai.levels.margin import shift_margin
 from cps4_monai.levels.settings import LevelThresholds
 
 LEVELS = ["disc", "vertebra"] * 6
-SCALE = ChainScale(17.0, {"disc": 9.0, "vertebra": 25.0}, {"disc": 23.0, "vertebra": 36.0}, {"disc": 34.0, "vertebra": 36.0})  # fmt: skip  # noqa: E501
+SCALE = ChainScale(
+    17.0, {"disc": 9.0, "vertebra": 25.0}, {"disc": 23.0, "vertebra": 36.0}, {"disc": 34.0, "vertebra": 36.0}
+)
 
 
 def chain(believed, places=None, certainty=0.8, weight=None):

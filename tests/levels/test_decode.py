@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
-from cps4_monai.levels import corruption
 from cps4_monai.levels.decode import decode_levels, label_confidence
 from cps4_monai.levels.settings import LevelThresholds
+
+corruption = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("corruption.py"))))
 
 UNTRAINED = (1,)
 
@@ -173,8 +178,13 @@ def test_another_anatomy_of_vertebrae_alone():
 
 
 def test_an_anatomy_without_order_is_left_alone():
-    anatomy = Anatomy([Structure(0, "bg", "bg", "background"), Structure(1, "v", "vertebra", "vertebra"),
-                       Structure(2, "d", "disc", "disc")])  # fmt: skip
+    anatomy = Anatomy(
+        [
+            Structure(0, "bg", "bg", "background"),
+            Structure(1, "v", "vertebra", "vertebra"),
+            Structure(2, "d", "disc", "disc"),
+        ]
+    )
     labels = np.random.default_rng(0).integers(0, 3, (2, 30, 20)).astype(np.uint8)
     np.testing.assert_array_equal(decode_levels(labels, None, (4.0, 1.0, 1.0), anatomy).labels, labels)
 

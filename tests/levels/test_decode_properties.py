@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.levels import corruption
 from cps4_monai.levels.decode import decode_levels
+
+corruption = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("corruption.py"))))
 
 _ORDER = np.array([-1 if s.order is None else s.order for s in MRSPINESEG.structures])
 

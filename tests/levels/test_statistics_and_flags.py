@@ -99,16 +99,20 @@ def test_what_nearly_every_scan_shows_is_a_note_and_no_alarm(inner, code):
     partial = names(inner[1:-1], confidence={code("L3"): 0.4})
     cut = names(np.ascontiguousarray(inner[:, 150:]))
     assert {f.name: f.kind for f in (*partial.values(), *cut.values())} == {
-        "partial_width": "note", "low_confidence": "note", "cut_structure": "note",
-    }  # fmt: skip
+        "partial_width": "note",
+        "low_confidence": "note",
+        "cut_structure": "note",
+    }
     gap = names(np.where(inner == code("L3/L4"), 0, inner))["gap"]
     assert gap.to_dict()["kind"] == "alarm"
 
 
 def test_a_flag_of_another_version_is_an_alarm():
     assert of_kind("alarm", ["gap", "cut_structure", "of_the_future", "no_spine_found"]) == [
-        "of_the_future", "no_spine_found", "gap",
-    ]  # fmt: skip
+        "of_the_future",
+        "no_spine_found",
+        "gap",
+    ]
     assert of_kind("note", ["cut_structure", "gap", "low_confidence"]) == ["low_confidence", "cut_structure"]
 
 

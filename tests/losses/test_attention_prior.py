@@ -42,23 +42,6 @@ def test_within_groups_only_the_name_changes():
     torch.testing.assert_close(target(groups=[[1, 2]]), out)  # codes in no group stand alone
 
 
-def test_confident_pixels_are_one_hot_and_the_others_have_no_target():
-    teacher = torch.tensor([[0.9, 0.1], [0.55, 0.45]]).log().T.view(1, 2, 1, 2)
-    even = torch.zeros(1, 2, 1, 1)
-    out = AttentionPrior(confidence=0.7)(teacher, even)
-    assert out.view(2, 2).T.tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    assert AttentionPrior(confidence=0.0)(teacher, even).sum(1).eq(1).all()
-
-
-def test_the_order_is_applied_to_the_product_before_confidence_is_asked():
-    def swapped(probs):
-        return probs[:, [0, 2, 1, 3]]
-
-    plain = target()
-    torch.testing.assert_close(target(order=swapped), plain[[0, 2, 1, 3]])
-    assert target(order=lambda probs: torch.eye(4)[1].view(1, 4, 1, 1), confidence=0.9).tolist() == [0, 1, 0, 0]
-
-
 def test_maps_are_upsampled_to_the_pixels_they_cover():
     maps = torch.full((1, 2, 2, 1), -8.0)
     maps[0, 0, 0], maps[0, 1, 1] = 8.0, 8.0  # class 0 above, class 1 below
@@ -93,7 +76,6 @@ def test_a_teacher_that_is_sure_against_the_map_stays_finite():
         {"activation": "tanh"},
         {"exponent": -1.0},
         {"floor": 0.0},
-        {"confidence": 1.0},
         {"groups": [[1, 2], [2]]},
     ],
 )

@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import supervised_cross_entropy
 from cps4_monai.methods import (
@@ -83,7 +82,7 @@ CASES = {
         CPS4Levers,
         no_unlabeled={"text_weight": 1e-30, "enhance_weight": 0.0},
         weights={"loss_supervised": 1, "loss_text": 0.5, "loss_enhance": 0.5},
-        options=({"prior": AttentionPrior()}, {"grid_text": GridTextLoss()}, {"text_confidence": "sigmoid"}),
+        options=({"grid_text": GridTextLoss()}, {"text_confidence": "sigmoid"}),
     ),
     "decoded": Case(
         DecodedPseudoLabels,
@@ -179,8 +178,11 @@ def test_the_total_is_the_sum_of_its_parts_by_their_weights(case):
     torch.testing.assert_close(losses["loss"], sum(case.weights[name] * value for name, value in parts.items()))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES.values() if c.no_unlabeled is not None],
-                         ids=[n for n, c in CASES.items() if c.no_unlabeled is not None])  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES.values() if c.no_unlabeled is not None],
+    ids=[n for n, c in CASES.items() if c.no_unlabeled is not None],
+)
 def test_without_weight_on_unlabeled_slices_the_student_is_that_of_the_supervised_run(case):
     """BCP has no such limit: its labels are learned on mixed pictures."""
     method, loader = case.make(**case.no_unlabeled), batches()
@@ -282,8 +284,11 @@ def test_no_step_waits_for_the_device_unless_it_says_so(case):
         assert bool(host.reads) is method.waits_for_device, host.reads
 
 
-@pytest.mark.parametrize(("name", "option"), [(n, o) for n, c in CASES.items() for o in c.options],
-                         ids=lambda value: value if isinstance(value, str) else str(next(iter(value))))  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(n, o) for n, c in CASES.items() for o in c.options],
+    ids=lambda value: value if isinstance(value, str) else str(next(iter(value))),
+)
 def test_each_option_varied_alone_changes_the_loss_and_is_compared_at_resume(name, option):
     case = CASES[name]
     plain, varied = train(case.make(), batches()), train(case.make(**option), batches())

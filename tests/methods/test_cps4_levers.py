@@ -1,13 +1,12 @@
-"""CPS4 with a prior or a text loss on the grid: what each replaces, and what it then reads of the batch."""
+"""CPS4 with a text loss on the grid or weighted by the maps: what each replaces, and what it reads of the batch."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cps4_monai.losses.attention_prior import AttentionPrior
 from cps4_monai.losses.grid_text import GridTextLoss
-from cps4_monai.losses.semi_supervised import enhance_cross_entropy, map_confidence, text_cross_entropy
+from cps4_monai.losses.semi_supervised import map_confidence, text_cross_entropy
 from cps4_monai.methods import CPS4Levers
 from cps4_monai.networks import ResUNet
 
@@ -31,15 +30,6 @@ def batch():
     return {"labeled": {"image": image[:2], "label": label[:2].to(torch.uint8)}, "unlabeled": unlabeled}
 
 
-def test_the_prior_makes_the_target_of_the_enhanced_term_only(batch):
-    prior = AttentionPrior(confidence=0.3)
-    outputs, with_prior = losses(batch, prior=prior)
-    target = prior(outputs["teacher_logits"], batch["unlabeled"]["attention_logits"])
-    torch.testing.assert_close(with_prior["loss_enhance"], enhance_cross_entropy(outputs["unlabeled_logits"], target))
-    text = text_cross_entropy(outputs["unlabeled_logits"], batch["unlabeled"]["prompt_map"])
-    torch.testing.assert_close(with_prior["loss_text"], text)
-
-
 def test_the_grid_text_loss_replaces_the_one_against_the_prompt_map(batch):
     _, plain = losses(batch)
     outputs, on_grid = losses(batch, grid_text=GridTextLoss())
@@ -48,27 +38,18 @@ def test_the_grid_text_loss_replaces_the_one_against_the_prompt_map(batch):
     torch.testing.assert_close(on_grid["loss_enhance"], plain["loss_enhance"])
 
 
-def test_the_target_alone_needs_the_maps_but_no_prompt_map(batch):
-    del batch["unlabeled"]["prompt_map"]
-    _, alone = losses(batch, text_weight=0.0, enhanced_target="teacher", prior=AttentionPrior())
-    assert "loss_text" not in alone and alone["loss"].isfinite()
-    with pytest.raises(ValueError, match="no prompt_map; attach PromptMapHandler"):
-        losses(batch, prior=AttentionPrior())
-
-
-def test_missing_maps_say_how_to_mend(batch):
+def test_missing_maps_name_the_handler_that_brings_them(batch):
     del batch["unlabeled"]["attention_logits"]
-    for setting in ({"prior": AttentionPrior()}, {"grid_text": GridTextLoss()}):
-        with pytest.raises(ValueError, match="no attention_logits; attach PromptMapHandler"):
-            losses(batch, **setting)
+    with pytest.raises(ValueError, match="no attention_logits; attach PromptMapHandler"):
+        losses(batch, grid_text=GridTextLoss())
 
 
-def test_the_provider_is_asked_for_the_prior_alone():
-    student = ResUNet(1, 4, features=(4, 8))
-    settings = {"text_weight": 0.0, "enhanced_target": "teacher"}
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    assert CPS4Levers(student, optimizer, prior=AttentionPrior(), **settings).needs_prompt_map
-    assert not CPS4Levers(student, optimizer, **settings).needs_prompt_map
+def test_a_text_loss_on_the_grid_asks_the_provider_for_the_maps_alone(batch):
+    del batch["unlabeled"]["prompt_map"]
+    _, alone = losses(batch, grid_text=GridTextLoss(), enhanced_target="teacher")
+    assert alone["loss"].isfinite()
+    with pytest.raises(ValueError, match="no prompt_map; attach PromptMapHandler"):
+        losses(batch, grid_text=GridTextLoss())
 
 
 def test_confidence_of_the_maps_weighs_the_text_loss(batch):
@@ -83,8 +64,9 @@ def test_confidence_of_the_maps_weighs_the_text_loss(batch):
         losses(batch, text_confidence="sigmoid")
 
 
-@pytest.mark.parametrize("wrong", [{"text_confidence": "tanh"},
-                                   {"text_confidence": "sigmoid", "grid_text": GridTextLoss()}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong", [{"text_confidence": "tanh"}, {"text_confidence": "sigmoid", "grid_text": GridTextLoss()}]
+)
 def test_confidence_without_a_text_loss_of_pixels_is_refused(batch, wrong):
     with pytest.raises(ValueError, match="text_confidence"):
         losses(batch, **wrong)

@@ -172,23 +172,3 @@ def test_wrong_shapes_are_refused():
         PromptMapper()(torch.rand(3, 4, 4), (8, 8))
     with pytest.raises(ValueError, match=r"grid is \(2, 8, 8, 2\)"):
         PromptMapper()(blobs(), (16, 8), torch.zeros(2, 8, 8, 2))
-
-
-def test_an_order_sees_a_of_all_classes_and_its_answer_is_mapped():
-    seen = []
-
-    def swapped(maps):
-        seen.append(maps)
-        return maps[:, [0, 1, 4, 3, 2]]
-
-    logits = torch.randn(2, 5, 6, 4)
-    ordered = PromptMapper(order=swapped, unannotated=(1, 3))(logits, (12, 8))
-    attention = torch.cat(seen)
-    torch.testing.assert_close(attention[:, [0, 2, 4]], logits.sigmoid()[:, [0, 2, 4]])
-    assert not attention[:, [1, 3]].any()
-    assert torch.equal(ordered, PromptMapper(unannotated=(1, 3))(logits[:, [0, 1, 4, 3, 2]], (12, 8)))
-
-
-def test_an_order_of_similarities_is_refused():
-    with pytest.raises(ValueError, match="of='sigmoid'"):
-        PromptMapper(of="similarity", order=lambda maps: maps)

@@ -46,6 +46,14 @@ def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
     label = read_volume(truth, is_label=True, num_classes=20)
     result = segment(scan, qc=False)
     assert np.unique(result.labels).tolist() == np.unique(label.array).tolist()
-    scores = evaluate_arrays(result.labels, label.array, label.affine, label.spacing_mm, result.anatomy, [1],
-                             case="sub-052", subject="sub-052")  # fmt: skip
+    scores = evaluate_arrays(
+        result.labels,
+        label.array,
+        label.affine,
+        label.spacing_mm,
+        result.anatomy,
+        [1],
+        case="sub-052",
+        subject="sub-052",
+    )
     assert scores.case["dice_b"] >= 0.88 and scores.case["all_levels_right"] == 1

@@ -53,8 +53,12 @@ def test_missing_or_other_files_are_an_error(tmp_path):
 
 
 def test_charts_are_split_by_stage_and_kind_and_classes_left_out():
-    rows = [("s1", 0, 1, "token_loss", 1.0), ("s2", 0, 1, "dice_b", 0.5), ("s2", 0, 1, "dice_b_L4/L5", 0.5),
-            ("s2", 0, 1, "lr", 1e-4)]  # fmt: skip
+    rows = [
+        ("s1", 0, 1, "token_loss", 1.0),
+        ("s2", 0, 1, "dice_b", 0.5),
+        ("s2", 0, 1, "dice_b_L4/L5", 0.5),
+        ("s2", 0, 1, "lr", 1e-4),
+    ]
     charts = by_chart(pd.DataFrame(rows, columns=["stage", "epoch", "iteration", "name", "value"]), ["L4/L5"])
     assert set(charts) == {("s1", "losses"), ("s2", "scores"), ("s2", "other")}
     assert charts[("s2", "scores")]["name"].tolist() == ["dice_b"]

@@ -19,11 +19,13 @@ def png(width: int = 4) -> bytes:
 
 def test_every_kind_of_block_has_its_form(tmp_path: Path) -> None:
     blocks = [
-        Text("plain | text"), Text("careful", "warn"), Cards([Card("Dice", "0.5", "of seven", strong=True)]),
+        Text("plain | text"),
+        Text("careful", "warn"),
+        Cards([Card("Dice", "0.5", "of seven", strong=True)]),
         Table(("a", "b|c"), [[Cell("1"), Cell("2", tone="best")]], "A caption."),
         Figure("<svg viewBox='0 0 1 1'><g/></svg>", "A chart", "Below."),
         Gallery([Figure(png(), "Case 1"), Figure(png(3000), "Case 1")]),
-    ]  # fmt: skip
+    ]
     path = MarkdownPage(tmp_path / "page.md").write("Title", ["Head."], [Section("One", blocks, "Intro.")], "Foot.")
     text = path.read_text()
     assert text.startswith("# Title\n\nHead.\n\n## One\n\nIntro.\n\nplain \\| text\n\n**careful**\n\n")

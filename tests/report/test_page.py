@@ -75,9 +75,14 @@ def test_settings_are_words_and_name_no_folder():
     }
     rows = settings_table({**shown, "thresholds": {"a": 1, "b": 2}}).rows
     assert {name.text: value.text for name, value in rows} == {
-        "spacing mm": "1.5", "size": "512, 256", "amp": "yes", "share": "none", "who": "none", "path": "x.pt",
+        "spacing mm": "1.5",
+        "size": "512, 256",
+        "amp": "yes",
+        "share": "none",
+        "who": "none",
+        "path": "x.pt",
         "thresholds": "2 entries",
-    }  # fmt: skip
+    }
 
 
 def test_columns_of_words_are_named_in_each_row_for_narrow_screens():

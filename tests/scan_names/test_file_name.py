@@ -7,22 +7,25 @@ import pytest
 from cps4_monai.scan_names import FileName, find_nifti, is_nifti, mirrored_folder, stem_of
 
 
-@pytest.mark.parametrize(("name", "scan", "contrast"), [
-    ("sub-005_T2w.nii.gz", "sub-005", "t2w"),
-    ("sub-005_T2w_dseg.nii.gz", "sub-005", "t2w"),
-    ("sub-005_dseg.nii", "sub-005", ""),
-    ("sub-005_ses-1_acq-sag_run-2_T2w_pred.NII.GZ", "sub-005_ses-1_acq-sag_run-2", "t2w"),
-    ("sub-01_T2w_label-spine_dseg.nii.gz", "sub-01", "t2w"),
-    ("sub-01_desc-preproc_T2w.nii.gz", "sub-01", "t2w"),
-    ("case_1_0000.nii.gz", "case_1", ""),
-    ("case_1_0001.nii.gz", "case_1_0001", ""),
-    ("imagesTr/case_1_0001.nii.gz", "case_1", ""),
-    ("mask_case1.nii.gz", "case1", ""),
-    ("t2_trans.nii.gz", "t2", ""),
-    ("x-mask.nii", "x", ""),
-    ("seg.nii.gz", "", ""),
-    ("T2w.nii.gz", "T2w", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "scan", "contrast"),
+    [
+        ("sub-005_T2w.nii.gz", "sub-005", "t2w"),
+        ("sub-005_T2w_dseg.nii.gz", "sub-005", "t2w"),
+        ("sub-005_dseg.nii", "sub-005", ""),
+        ("sub-005_ses-1_acq-sag_run-2_T2w_pred.NII.GZ", "sub-005_ses-1_acq-sag_run-2", "t2w"),
+        ("sub-01_T2w_label-spine_dseg.nii.gz", "sub-01", "t2w"),
+        ("sub-01_desc-preproc_T2w.nii.gz", "sub-01", "t2w"),
+        ("case_1_0000.nii.gz", "case_1", ""),
+        ("case_1_0001.nii.gz", "case_1_0001", ""),
+        ("imagesTr/case_1_0001.nii.gz", "case_1", ""),
+        ("mask_case1.nii.gz", "case1", ""),
+        ("t2_trans.nii.gz", "t2", ""),
+        ("x-mask.nii", "x", ""),
+        ("seg.nii.gz", "", ""),
+        ("T2w.nii.gz", "T2w", ""),
+    ],
+)
 def test_the_scans_own_name_and_contrast(name, scan, contrast):
     found = FileName.of(name)
     assert (found.scan, found.contrast) == (scan, contrast)

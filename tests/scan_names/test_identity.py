@@ -11,15 +11,21 @@ def who(*images):
 
 def test_bids_names_keep_all_entities_and_share_the_patient():
     assert who("sub-1_acq-sag_T2w.nii", "sub-1_acq-ax_T2w.nii", "sub-1_ses-2_run-1_T2w.nii", "sub-12_T2w.nii") == [
-        ("sub-1_acq-sag", "sub-1"), ("sub-1_acq-ax", "sub-1"), ("sub-1_ses-2_run-1", "sub-1"), ("sub-12", "sub-12"),
-    ]  # fmt: skip
+        ("sub-1_acq-sag", "sub-1"),
+        ("sub-1_acq-ax", "sub-1"),
+        ("sub-1_ses-2_run-1", "sub-1"),
+        ("sub-12", "sub-12"),
+    ]
 
 
 def test_where_names_repeat_the_folder_is_the_patient():
     assert who("p1/t2.nii", "p2/t2.nii") == [("p1/t2", "p1"), ("p2/t2", "p2")]
     assert who("/a/p1/t1.nii", "/a/p1/t2.nii", "/a/p2/t1.nii", "/a/p2/t2.nii") == [
-        ("p1/t1", "p1"), ("p1/t2", "p1"), ("p2/t1", "p2"), ("p2/t2", "p2"),
-    ]  # fmt: skip
+        ("p1/t1", "p1"),
+        ("p1/t2", "p1"),
+        ("p2/t1", "p2"),
+        ("p2/t2", "p2"),
+    ]
     assert who("p1/t2.nii", "p1/extra.nii", "p2/t2.nii") == [("p1/t2", "p1"), ("extra", "p1"), ("p2/t2", "p2")]
 
 
@@ -49,17 +55,30 @@ def test_two_contrasts_in_one_folder_get_names_of_their_own():
     assert who("sub-1_T1w.nii", "sub-1_T2w.nii") == [("sub-1_T1w", "sub-1"), ("sub-1_T2w", "sub-1")]
 
 
-@pytest.mark.parametrize(("subject", "patient"), [
-    ("sub-001_ses-02", "sub-001"), ("sub-001", "sub-001"), ("site/sub-001_run-1", "sub-001"), ("x_ses-02", "x"),
-    ("case_7", "case_7"), ("p1/t2", "p1/t2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("subject", "patient"),
+    [
+        ("sub-001_ses-02", "sub-001"),
+        ("sub-001", "sub-001"),
+        ("site/sub-001_run-1", "sub-001"),
+        ("x_ses-02", "x"),
+        ("case_7", "case_7"),
+        ("p1/t2", "p1/t2"),
+    ],
+)
 def test_patient_of_a_recorded_subject(subject, patient):
     assert patient_of(subject) == patient
 
 
-@pytest.mark.parametrize(("name", "subject"), [
-    ("sub-001_T2w.nii.gz", "sub-001"), ("sub-001_ses-02_acq-sag_T2w.nii", "sub-001_ses-02_acq-sag"),
-    ("case7_T2w.nii.gz", "case7"), ("spine_012_0000.nii.gz", "spine_012"), ("p1/seg.nii", "p1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("sub-001_T2w.nii.gz", "sub-001"),
+        ("sub-001_ses-02_acq-sag_T2w.nii", "sub-001_ses-02_acq-sag"),
+        ("case7_T2w.nii.gz", "case7"),
+        ("spine_012_0000.nii.gz", "spine_012"),
+        ("p1/seg.nii", "p1"),
+    ],
+)
 def test_subject_from_one_file_name(name, subject):
     assert subject_of(name) == subject

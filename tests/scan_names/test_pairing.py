@@ -9,8 +9,9 @@ ROOT = Path("/data")
 
 def pair(scans, files, files_root=ROOT):
     found = pair_files([ROOT / s for s in scans], ROOT, [files_root / f for f in files], files_root)
-    by_name = {str(s.relative_to(ROOT)): [f.relative_to(files_root).as_posix() for f in fs]
-               for s, fs in found.partners.items()}  # fmt: skip
+    by_name = {
+        str(s.relative_to(ROOT)): [f.relative_to(files_root).as_posix() for f in fs] for s, fs in found.partners.items()
+    }
     return by_name, [p.relative_to(files_root).as_posix() for p in found.unmatched], len(found.ambiguous)
 
 
@@ -28,8 +29,10 @@ def test_one_scan_one_label_map_wherever_it_lies():
 
 def test_equal_names_are_told_apart_by_the_folder_and_never_borrowed():
     scans = ["p1/t2.nii", "p2/t2.nii", "p3/t2.nii"]
-    assert pair(scans, ["p1/t2_dseg.nii", "p2/seg.nii"])[0] == {"p1/t2.nii": ["p1/t2_dseg.nii"],
-                                                               "p2/t2.nii": ["p2/seg.nii"]}  # fmt: skip
+    assert pair(scans, ["p1/t2_dseg.nii", "p2/seg.nii"])[0] == {
+        "p1/t2.nii": ["p1/t2_dseg.nii"],
+        "p2/t2.nii": ["p2/seg.nii"],
+    }
     mirrored, _, _ = pair(scans, ["p1/t2_dseg.nii", "p3/t2_dseg.nii"], Path("/out"))
     assert mirrored == {"p1/t2.nii": ["p1/t2_dseg.nii"], "p3/t2.nii": ["p3/t2_dseg.nii"]}
     assert pair(scans, ["t2_dseg.nii"], Path("/out")) == ({}, ["t2_dseg.nii"], 0)

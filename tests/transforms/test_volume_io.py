@@ -69,8 +69,11 @@ def test_it_survives_collating_and_decollating(scan, tmp_path):
 
 
 def save(scan, folder, value=1, **settings):
-    label = MetaTensor(torch.full((1, 24, 20, 3), value, dtype=torch.uint8), affine=torch.from_numpy(AFFINE),
-                       meta={"filename_or_obj": str(scan)})  # fmt: skip
+    label = MetaTensor(
+        torch.full((1, 24, 20, 3), value, dtype=torch.uint8),
+        affine=torch.from_numpy(AFFINE),
+        meta={"filename_or_obj": str(scan)},
+    )
     return SaveLabelsd(output_dir=folder, **settings)({"pred": label})
 
 

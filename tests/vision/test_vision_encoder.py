@@ -1,4 +1,4 @@
-"""ViT of timm as patch encoder: shapes, order of the tokens, weights from a file, and errors with their mend."""
+"""ViT of timm as patch encoder: shapes, order of the tokens, weights from a file, and errors with their fix."""
 
 from __future__ import annotations
 

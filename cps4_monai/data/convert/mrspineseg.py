@@ -42,8 +42,9 @@ def convert_mrspineseg(source: str | Path, out: str | Path, overwrite: bool = Fa
     if not images:
         raise DatalistError(f"{source}: no file Case<number>.nii.gz found; expected MRSpineSeg's images and masks")
     digits = max(3, *(len(str(n)) for n in images))
-    targets = {n: (_target(out, n, digits, "T2w", images[n]), _target(out, n, digits, "dseg", masks.get(n)))
-               for n in images}  # fmt: skip
+    targets = {
+        n: (_target(out, n, digits, "T2w", images[n]), _target(out, n, digits, "dseg", masks.get(n))) for n in images
+    }
     refuse_existing([t for pair in targets.values() for t in pair if t is not None], overwrite)
     out.mkdir(parents=True, exist_ok=True)
     scans, failed = [], []

@@ -40,8 +40,9 @@ def spider_codes(mask: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
     """
     mask = np.asarray(mask)
     if mask.dtype.kind == "f" and not (np.isfinite(mask).all() and np.all(mask == np.round(mask))):
-        raise ValueError("mask values are not whole numbers; expected SPIDER's codes: resample masks with nearest "
-                         "neighbour")  # fmt: skip
+        raise ValueError(
+            "mask values are not whole numbers; expected SPIDER's codes: resample masks with nearest neighbour"
+        )
     values, inverse, counts = np.unique(mask, return_inverse=True, return_counts=True)
     codes = np.array([_code(int(v)) for v in values])
     dropped = {int(v): int(n) for v, n, c in zip(values, counts, codes, strict=True) if c < 0}

@@ -78,9 +78,15 @@ def write_phantom_dataset(
         writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
     share = 25.0 if labeled is None else 100.0
     return build_datalist(
-        out, out / "datalist.json", labeled_share=share, labeled=labeled, seed=seed, val=val, test=test,
+        out,
+        out / "datalist.json",
+        labeled_share=share,
+        labeled=labeled,
+        seed=seed,
+        val=val,
+        test=test,
         check_content=False,
-    )  # fmt: skip
+    )
 
 
 def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:

@@ -148,9 +148,18 @@ def make_fields(spine: Spine, s: np.ndarray, n: np.ndarray, pixel_mm: float) -> 
     # The canal lies behind the posterior wall, narrows towards the sacrum's end and is wider in the neck of the sac.
     canal = half_depth + np.float32(spine.canal_radius + 0.8)
     return Fields(
-        spine, s, n, level, s - centre.astype(np.float32)[level], disc, s - middle.astype(np.float32)[disc],
-        half_depth, half_width, canal, pixel_mm,
-    )  # fmt: skip
+        spine,
+        s,
+        n,
+        level,
+        s - centre.astype(np.float32)[level],
+        disc,
+        s - middle.astype(np.float32)[disc],
+        half_depth,
+        half_width,
+        canal,
+        pixel_mm,
+    )
 
 
 def _profile(spine: Spine, s: np.ndarray, what: str) -> np.ndarray:

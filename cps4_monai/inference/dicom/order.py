@@ -61,9 +61,11 @@ def _by_number(folder: Path, images: list[DicomImage]) -> list[DicomImage]:
     numbers = [image.number for image in images]
     if len(images) > 1 and (None in numbers or len(set(numbers)) < len(numbers)):
         raise InvalidVolumeError(
-            folder, "images without position or orientation, and without InstanceNumbers that order them",
-            "ImagePositionPatient and ImageOrientationPatient of every image", "export the series again",
-        )  # fmt: skip
+            folder,
+            "images without position or orientation, and without InstanceNumbers that order them",
+            "ImagePositionPatient and ImageOrientationPatient of every image",
+            "export the series again",
+        )
     return sorted(images, key=lambda image: image.number or 0)
 
 
@@ -81,8 +83,9 @@ def _of_one_orientation(folder: Path, images: list[DicomImage]) -> tuple[list[Di
     strays = [image for group in groups[1:] for image in group]
     if len(strays) > _FEW_STRAYS * len(images):
         counts = ", ".join(f"{len(group)} {plane_of(group[0].orientation)}" for group in groups)
-        raise InvalidVolumeError(folder, f"images of several orientations in one series ({counts})",
-                                 "one orientation", SPLIT)  # fmt: skip
+        raise InvalidVolumeError(
+            folder, f"images of several orientations in one series ({counts})", "one orientation", SPLIT
+        )
     told = f"{file_names(strays)}: of another orientation than the other {len(groups[0])} images, passed over"
     return groups[0], [told] if strays else []
 
@@ -111,10 +114,11 @@ def _check_even(folder: Path, images: Sequence[DicomImage], places: np.ndarray, 
             for i in np.flatnonzero(off).tolist()
         )
         raise InvalidVolumeError(
-            folder, f"uneven distances between slices: {told}, elsewhere {length:.2f} mm",
+            folder,
+            f"uneven distances between slices: {told}, elsewhere {length:.2f} mm",
             "slices at even distances, none missing",
             "export the series again; slices of several volumes belong into folders of their own",
-        )  # fmt: skip
+        )
 
 
 def _several_at_one_place(

@@ -40,9 +40,13 @@ def read_dicom(
     stack = build_stack(one, assume_spacing)
     array, key = read_pixels(stack.images, one.folder)
     return volume_from_array(
-        array, stack.affine, path=one.folder, content_key=key, warnings=(*one.notes, *stack.warnings),
+        array,
+        stack.affine,
+        path=one.folder,
+        content_key=key,
+        warnings=(*one.notes, *stack.warnings),
         provenance={"Series": one.identity},
-    )  # fmt: skip
+    )
 
 
 def series_key(path: str | Path, series: str | int | DicomSeries | None = None) -> str:

@@ -124,9 +124,11 @@ def unreadable_files(folder: Path, damaged: Sequence[tuple[Path, str]]) -> Inval
     told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
     count = "1 file" if len(damaged) == 1 else f"{len(damaged)} files"
     return InvalidVolumeError(
-        folder, f"{count} that cannot be read ({told})", "DICOM files that are whole",
+        folder,
+        f"{count} that cannot be read ({told})",
+        "DICOM files that are whole",
         "export or copy the series again; files that are no part of it can be moved away",
-    )  # fmt: skip
+    )
 
 
 def is_dicom_file(path: str | Path) -> bool:
@@ -150,8 +152,9 @@ def _headers(folder: Path) -> list[DicomHeader]:
     try:
         entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError as error:
-        raise InvalidVolumeError(folder, f"a folder that cannot be read ({error})", EXPECTED,
-                                 "correct the path or its permissions") from error  # fmt: skip
+        raise InvalidVolumeError(
+            folder, f"a folder that cannot be read ({error})", EXPECTED, "correct the path or its permissions"
+        ) from error
     for name in entries:
         if name.startswith(".") or name.upper() == "DICOMDIR":
             continue

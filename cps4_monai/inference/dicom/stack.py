@@ -57,15 +57,22 @@ def build_stack(series: DicomSeries, assume_spacing: Sequence[float] | float | N
     _check_same(folder, images, lambda image: image.shape, "sizes", "rows x columns")
     _check_same(folder, images, lambda image: image.inverted, "photometric interpretations", "MONOCHROME1 or not")
     usual = images[0].pixel_spacing
-    _check_same(folder, images, lambda image: usual if _close(image.pixel_spacing, usual) else image.pixel_spacing,
-                "pixel spacings", "mm")  # fmt: skip
+    _check_same(
+        folder,
+        images,
+        lambda image: usual if _close(image.pixel_spacing, usual) else image.pixel_spacing,
+        "pixel spacings",
+        "mm",
+    )
     assumed = assumed_spacing(assume_spacing)
     missing = _missing(images)
     if missing and assumed is None:
         raise InvalidVolumeError(
-            folder, "; ".join(missing),
-            "PixelSpacing, ImagePositionPatient and ImageOrientationPatient of every image", ASSUME,
-        )  # fmt: skip
+            folder,
+            "; ".join(missing),
+            "PixelSpacing, ImagePositionPatient and ImageOrientationPatient of every image",
+            ASSUME,
+        )
     affine, told = _affine(images, assumed)
     if missing:
         warnings.append(f"{'; '.join(missing)}: assumed {', '.join(told)}")
@@ -81,8 +88,12 @@ def _check_same(
     usual = counts.most_common(1)[0][0]
     others = [image for image in images if value_of(image) != usual]
     listed = ", ".join(f"{count} of {_words(value)}" for value, count in counts.most_common())
-    raise InvalidVolumeError(folder, f"images of several {what} ({unit}: {listed}; not as most: {file_names(others)})",
-                             "the same for every image", SPLIT)  # fmt: skip
+    raise InvalidVolumeError(
+        folder,
+        f"images of several {what} ({unit}: {listed}; not as most: {file_names(others)})",
+        "the same for every image",
+        SPLIT,
+    )
 
 
 def _missing(images: Sequence[DicomImage]) -> list[str]:

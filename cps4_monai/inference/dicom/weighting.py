@@ -23,8 +23,14 @@ _T1 = re.compile(rf"{_START}t1(?![0-9])")
 _PD = re.compile(r"\b(pd|pdw|proton|flair)\b")
 _OTHER = re.compile(r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof)\b")
 _FAT = re.compile(r"stir|tirm|\btir\b|\bfs\b|fat ?sat|spair|\bspir\b|dixon|water|fatsup")
-_CONTRASTS = {"T2": T2, "STIR": T2_FAT_SUPPRESSED, "T1": "T1-weighted", "PROTON_DENSITY": "proton-density-weighted",
-              "T2_STAR": "T2*-weighted", "DIFFUSION": "diffusion-weighted"}  # fmt: skip
+_CONTRASTS = {
+    "T2": T2,
+    "STIR": T2_FAT_SUPPRESSED,
+    "T1": "T1-weighted",
+    "PROTON_DENSITY": "proton-density-weighted",
+    "T2_STAR": "T2*-weighted",
+    "DIFFUSION": "diffusion-weighted",
+}
 
 
 def is_localizer(description: str, image_type: Sequence[str]) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from cps4_monai.levels.calibration import calibrate, choose_threshold
+CALIBRATION = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "calibration.py"))
+calibrate, choose_threshold = CALIBRATION["calibrate"], CALIBRATION["choose_threshold"]
 
 
 def test_separable_cases_are_cut_between_them():

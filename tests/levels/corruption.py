@@ -1,4 +1,4 @@
-"""Made-up errors of level labels, of the kinds that networks make: for tests and for setting thresholds."""
+"""Made-up errors of level labels, of the kinds that networks make."""
 
 from __future__ import annotations
 
