@@ -38,17 +38,22 @@ def make_scan(path: Path, slices: int, seed: int = 0) -> Path:
 
 def random_bundle(folder: Path, spacing_mm: float) -> Path:
     """The bundle with random weights of the default network."""
+    import dataclasses
+
     import torch
 
     from cps4_monai.bundle_root import find_bundle_root
     from cps4_monai.export import stage_bundle
-    from cps4_monai.networks import ResUNet
+    from cps4_monai.networks import ResUNet, describe
+    from cps4_monai.plan import plan_of, write_plan
 
     torch.manual_seed(0)
     network = ResUNet()
     network.head.bias.data[0] = 1.0  # mostly background, as with trained weights
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}, folder / "w.pt")
-    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt", {"spacing_mm": spacing_mm})
+    released = plan_of(find_bundle_root() / "models" / "model.pt")
+    write_plan(folder, dataclasses.replace(released, spacing_mm=spacing_mm, network=describe(network)))
+    stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt")
     return folder / "bundle"
 
 
