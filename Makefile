@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-from-constraints
 # Some pip configurations name indices that hold few packages, and pip warns of each package that is not there.
 QUIETER := grep --line-buffered -v "^WARNING: Location .* is ignored: it is neither a file nor a directory"
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 install: $(STAMP)
 
@@ -35,5 +35,15 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+# The site of docs/, built without a network once its few packages are there; a broken link fails it.
+DOCS_VENV ?= .venv-docs
+$(DOCS_VENV)/.installed: docs/requirements.txt
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --requirement $< 2> >($(QUIETER) >&2)
+	touch $@
+
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/sphinx-build -W --keep-going -b html docs build/docs
+
 clean:
-	rm -rf $(VENV) demo_output build dist *.egg-info
+	rm -rf $(DOCS_VENV) $(VENV) demo_output build dist *.egg-info
