@@ -13,6 +13,8 @@ import monai.bundle
 import pytest
 import torch
 
+from cps4_monai.plan import plan_of
+
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 
 
@@ -93,8 +95,9 @@ def test_inference_from_the_bundles_folder(
 ) -> None:
     monkeypatch.chdir(BUNDLE)
     del arguments["cache_dir"]
-    checkpoint = str(tiny_run / "stage2" / "model.pt")  # its plan lies beside it
-    monai.bundle.run(config_file="configs/inference.json", checkpoint=checkpoint, device_name="cpu", **arguments)
+    checkpoint = tiny_run / "stage2" / "model.pt"  # its plan lies beside it
+    arguments |= {"checkpoint": str(checkpoint), "network_def": plan_of(checkpoint).network, "device_name": "cpu"}
+    monai.bundle.run(config_file="configs/inference.json", **arguments)
     assert len(list(tmp_path.glob("*_dseg.nii.gz"))) == 2
 
 
