@@ -136,6 +136,7 @@ def stage_bundle(
         shutil.copyfile(weights, model)
         write_plan(model.parent, plan)
     if model.is_file():
+        _fit_configs(folder / "configs", plan_of(model), given=weights is not None)
         _describe(folder, model, evaluation, given=weights is not None)
         if half:
             _halve(model)
@@ -149,11 +150,6 @@ def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: b
     configs, docs = folder / "configs", folder / "docs"
     metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
     sha256, plan = _sha256(model), plan_of(model)
-    settings = _write_overlay(configs, plan)
-    if given:  # a run's settings become the bundle's own, so that all its verbs fit the weights
-        _set(configs / "train.json", settings)
-    # MONAI's `load` takes the network of a config without knowing where the bundle lies: no file can be read for it.
-    _set(configs / "inference.json", {"network_def": {"_requires_": "@package_path", **(plan.network or {})}})
     if not given and SHA256 not in metadata:
         logger.warning("%s: metadata.json has no %s; its figures are taken to be of these weights", folder.name, SHA256)
     elif not speaks_of(metadata, sha256):
@@ -164,12 +160,17 @@ def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: b
         (docs / "data_license.txt").write_text(licence_of_data(facts), encoding="utf-8")
 
 
-def _write_overlay(configs: Path, plan: Plan) -> dict[str, Any]:
-    """The settings of the plan that ``train.json`` does not have, as the overlay that is written."""
-    base = json.loads((configs / "train.json").read_text(encoding="utf-8"))
-    settings = settings_as_trained(plan, base)
+def _fit_configs(configs: Path, plan: Plan, given: bool) -> None:
+    """The plan's settings as an overlay of ``train.json``, and its network where no file can be read for it.
+
+    Weights that were given make their run's settings the bundle's own, so that all its verbs fit them.
+    """
+    settings = settings_as_trained(plan, json.loads((configs / "train.json").read_text(encoding="utf-8")))
     _write_json(configs / AS_TRAINED, settings)
-    return settings
+    if given:
+        _set(configs / "train.json", settings)
+    # MONAI's `load` takes the network of a config without knowing where the bundle lies.
+    _set(configs / "inference.json", {"network_def": {"_requires_": "@package_path", **(plan.network or {})}})
 
 
 def _set(config: Path, values: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,11 @@ def exported_bundle(exported_zip: Path, tmp_path_factory: pytest.TempPathFactory
     with zipfile.ZipFile(exported_zip) as archive:
         archive.extractall(folder)
     return folder / BUNDLE_NAME
+
+
+@pytest.fixture
+def same_search_path() -> Iterator[None]:
+    """The configs put the bundle's folder on the module search path; with this it does not stay there."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before

@@ -11,8 +11,6 @@ import logging
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,8 @@ from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.segment import Segmenter
 from cps4_monai.plan import read_plan
 from cps4_monai.workflow import CPS4Workflow
+
+pytestmark = pytest.mark.usefixtures("same_search_path")
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "bundle" / "docs" / "README.md"
@@ -89,14 +89,6 @@ def test_each_command_of_the_page_has_its_test() -> None:
 
 
 # --- with the released weights, on a real scan ----------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _same_search_path() -> Iterator[None]:
-    """The configs put the bundle's folder on the module search path; here it must not stay there."""
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
 
 
 @pytest.fixture

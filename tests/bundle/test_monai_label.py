@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,15 +26,9 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.segment import Segmenter
 
+pytestmark = pytest.mark.usefixtures("same_search_path")
+
 FAST = {"learning_rate": 0.05, "num_workers": 0, "min_free_gib": 0.0, "iterations_per_epoch": 12}
-
-
-@pytest.fixture(autouse=True)
-def _same_search_path() -> Iterator[None]:
-    """The configs put the bundle's folder on the module search path; here it must not stay there."""
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
 
 
 @pytest.fixture
