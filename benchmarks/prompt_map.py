@@ -1,7 +1,8 @@
 """Prompt map (eq. 3): ours against a loop over scikit-image's Otsu, with the same upsampling and stacking.
 
 Run it by hand: ``python benchmarks/prompt_map.py [--batch 4 --classes 20 --size 256 512 --grid 16 32]``. Both sides are
-timed in turn within one run, so that the ratio holds on a busy machine; a GPU is timed too where there is one.
+timed in turn within one run, so that the ratio holds on a busy machine. A GPU is timed too where there is one, kernel
+by kernel and as one CUDA graph, which is what training does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 
 from cps4_monai.prompt_map import PromptMapper
+from cps4_monai.prompt_map.cuda_graph import CudaGraphs
 
 
 def scikit_image_loop(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -66,8 +68,10 @@ def main() -> None:
         "cps4_monai, CPU": lambda: mapper(logits, size),
     }
     if torch.cuda.is_available():
-        on_gpu = logits.cuda()
-        sides[f"cps4_monai, {torch.cuda.get_device_name()}"] = lambda: mapper(on_gpu, size)
+        on_gpu, name = logits.cuda(), torch.cuda.get_device_name()
+        graph = torch.no_grad()(CudaGraphs(lambda maps: {"prompt_map": mapper(maps, size)}))
+        sides[f"kernel by kernel, {name}"] = lambda: mapper(on_gpu, size)
+        sides[f"as in training, {name}"] = lambda: graph(on_gpu)["prompt_map"]
     first = {name: work().cpu() for name, work in sides.items()}  # warms up, and is compared
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.repeats):

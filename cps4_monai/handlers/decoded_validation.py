@@ -26,7 +26,7 @@ class DecodedPredictiond(MapTransform):
         unannotated: codes that can never win.
         thresholds: of the level logic that differ from the defaults, by name.
         spacing_key: item with the spacing (3,) along D, H and W in mm, as ``VolumeDataset`` gives it.
-        decoded_key: where the label map goes.
+        decoded_key: where the label map goes, on the prediction's device.
 
     Raises:
         ValueError: an item without spacing, or of another form.
@@ -75,4 +75,4 @@ class DecodedPredictiond(MapTransform):
             unannotated=self.unannotated,
             thresholds=self.thresholds,
         )
-        return torch.from_numpy(result.labels)[None]
+        return torch.from_numpy(result.labels)[None].to(pred.device)

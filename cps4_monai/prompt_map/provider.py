@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 
+from cps4_monai.prompt_map.cuda_graph import CudaGraphs
 from cps4_monai.prompt_map.mapper import PromptMapper
 from cps4_monai.vision.prompted import PromptedVision
 
@@ -40,6 +41,8 @@ class PseudoLabelProvider(Protocol):
 class VLMProvider:
     """The frozen image side of stage 1, asked for each batch. No module: its weights enter no checkpoint of stage 2.
 
+    On a GPU the model and the mapper are one CUDA graph for each shape of batch (:class:`CudaGraphs`).
+
     Args:
         model: the frozen image side.
         mapper: attention logits to the prompt map.
@@ -50,10 +53,12 @@ class VLMProvider:
     def __init__(self, model: PromptedVision, mapper: PromptMapper) -> None:
         self.model = model.eval().requires_grad_(False)
         self.mapper = mapper
+        self._graphs = CudaGraphs(self._answer)
 
     def to(self, device: str | torch.device) -> VLMProvider:
         """Moves the model; it also follows the device of the images by itself."""
         self.model.to(device)
+        self._graphs.clear()
         return self
 
     @torch.no_grad()
@@ -63,6 +68,11 @@ class VLMProvider:
             self.to(images.device)
         return self.model(images)
 
+    def _answer(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.model(images)
+        return {"prompt_map": self.mapper(logits, images.shape[2:]), "attention_logits": logits}
+
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
         """As :class:`PseudoLabelProvider`.
 
@@ -71,8 +81,9 @@ class VLMProvider:
         """
         if extra:
             raise TypeError(f"{type(self).__name__} got {sorted(extra)}; it takes the images only")
-        logits = self.attention_logits(images)
-        return {"prompt_map": self.mapper(logits, images.shape[2:]), "attention_logits": logits}
+        if self.model.embeddings.device != images.device:
+            self.to(images.device)
+        return self._graphs(images)
 
 
 class CachedVLMProvider(VLMProvider):
