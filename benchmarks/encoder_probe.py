@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datalist import Datalist, load_datalist
 from cps4_monai.data.entries import Entry
@@ -76,8 +76,8 @@ def labels_of(cache: SliceCache, entries: Sequence[Entry], count: int) -> list[t
 
 
 def shares_of(label: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
-    """(S, C, h, w): which share of each patch each class takes."""
-    masks = F.one_hot(label, MRSPINESEG.num_classes).movedim(-1, 1).float()
+    """(S, C, h, w): which share of each patch each class takes; what nobody annotated (255) is of no class."""
+    masks = (label[:, None] == torch.arange(MRSPINESEG.num_classes).view(1, -1, 1, 1)).float()
     return F.adaptive_avg_pool2d(masks, grid_size)
 
 
@@ -107,9 +107,10 @@ def scores(predicted: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
     """Of one subject: Dice of all vertebrae and of all discs, share of the labeled foreground with its right name."""
     found = {}
     for kind, codes in KINDS.items():
-        ours, theirs = torch.isin(predicted, codes), torch.isin(label, codes)
+        ours, theirs = torch.isin(predicted, codes) & (label != NOT_ANNOTATED), torch.isin(label, codes)
         found[kind] = float(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()).clamp(min=1))
-    return {**found, "level": float((predicted == label)[label > 0].float().mean())}
+    named = (label > 0) & (label != NOT_ANNOTATED)
+    return {**found, "level": float((predicted == label)[named].float().mean())}
 
 
 def probe_arm(arm: str, options: argparse.Namespace, data: Datalist, folder: Path) -> list[dict[str, float]]:

@@ -104,7 +104,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if entry.label is None:
                 continue
             scan = read_volume(entry.image)
-            truth = read_volume(entry.label, is_label=True, num_classes=anatomy.num_classes)
+            truth = read_volume(entry.label, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
             grid = SagittalGrid.from_affine(scan.array.shape, scan.affine)
             slices = grid.to_slices(np.asarray(scan.array, dtype=np.float32)), grid.to_slices(truth.array)
             affine = np.diag([grid.spacing_mm[0], -grid.spacing_mm[2], -grid.spacing_mm[1], 1.0])

@@ -11,6 +11,8 @@ from typing import Any
 
 DEFAULT_PROMPT_TEMPLATE = "A magnetic resonance image of a {name}"
 KINDS = ("background", "sacrum", "vertebra", "disc", "other")
+NOT_ANNOTATED = 255
+"""Value of a label map's voxels that nobody annotated: no loss, no metric and no pseudo-label come from them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Anatomy:
         prompt_template: text with the field ``{name}``, filled with each structure's long name.
 
     Raises:
-        ValueError: codes with gaps or repeated, names repeated, an unknown kind, or a template without ``{name}``.
+        ValueError: codes with gaps or repeated or above 254, names repeated, an unknown kind, or a template without
+            ``{name}``.
     """
 
     def __init__(self, structures: Sequence[Structure], prompt_template: str = DEFAULT_PROMPT_TEMPLATE) -> None:
@@ -49,6 +52,11 @@ class Anatomy:
         codes = [s.code for s in self.structures]
         if len(codes) < 2 or codes != list(range(len(codes))):
             raise ValueError(f"structure codes are {codes}; expected 0 (background) to C-1 without gaps: renumber them")
+        if len(codes) > NOT_ANNOTATED:
+            raise ValueError(
+                f"{len(codes)} structures; expected at most {NOT_ANNOTATED}, because label maps are uint8 and "
+                f"{NOT_ANNOTATED} is the value of voxels that nobody annotated"
+            )
         names = [s.name for s in self.structures]
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:

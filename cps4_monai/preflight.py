@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.build_datalist import missing_classes
 from cps4_monai.data.datalist import Datalist
@@ -113,7 +113,7 @@ def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] =
     Raises:
         ValueError: none of the labels has an annotated structure within the network's slices.
     """
-    uncounted = [0, *unannotated]
+    uncounted = [0, NOT_ANNOTATED, *unannotated]
     if not any(np.isin(labels.array, uncounted, invert=True).any() for labels in dataset.labels or []):
         names = ", ".join(entry.subject for entry in dataset.entries[:5])
         raise ValueError(

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "threads": set(),
     "pretrained": {"atomic_file", "cache_folder", "extras"},
     "text": {"pretrained"},
-    "losses": {"attention_maps"},
+    "losses": {"anatomy", "attention_maps"},
     "networks": {"extras"},
     "metrics": {"anatomy", "atomic_file", "levels"},
     "levels": {"anatomy"},

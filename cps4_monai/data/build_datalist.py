@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
@@ -145,8 +145,8 @@ def _labeled_count(count: int, share: float, labeled: int | None) -> int:
 
 
 def _classes_of(label: Path, anatomy: Anatomy) -> tuple[int, ...]:
-    volume = read_volume(label, is_label=True, num_classes=anatomy.num_classes)
-    return tuple(int(c) for c in np.flatnonzero(np.bincount(volume.array.ravel())) if c > 0)
+    volume = read_volume(label, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
+    return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
 
 
 def _lines(content: Mapping[str, Any]) -> str:

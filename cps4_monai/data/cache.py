@@ -89,7 +89,7 @@ class SliceCache:
         in_plane: geometry of the network's slices.
         lower: percentile of the volume that becomes 0.
         upper: percentile of the volume that becomes 1.
-        num_classes: label codes must be below this number; None allows 0 to 255.
+        num_classes: label codes must be below this number, or 255 where nobody annotated; None allows 0 to 255.
         assume_spacing: spacing in mm for headers without geometry.
 
     Raises:
@@ -238,7 +238,13 @@ class SliceCache:
         return volume, self.in_plane.image(slices, grid.spacing_mm[1:]).numpy().astype(np.float16)
 
     def _make_label(self, path: Path, image: CachedSlices) -> tuple[Volume, np.ndarray]:
-        volume = read_volume(path, is_label=True, num_classes=self.num_classes, assume_spacing=self.assume_spacing)
+        volume = read_volume(
+            path,
+            is_label=True,
+            num_classes=self.num_classes,
+            assume_spacing=self.assume_spacing,
+            partly_annotated=True,
+        )
         check_same_grid(image.source_shape, image.affine, image.source, volume)
         grid = image.grid
         return volume, self.in_plane.label(grid.to_slices(volume.array), grid.spacing_mm[1:]).numpy()

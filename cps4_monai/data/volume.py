@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.data.geometry import FORM_TOLERANCE, check_axes, header_affine, spacing_of
 from cps4_monai.data.label_file import write_label_volume
 from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti
@@ -67,6 +68,7 @@ def read_volume(
     is_label: bool = False,
     num_classes: int | None = None,
     assume_spacing: Sequence[float] | None = None,
+    partly_annotated: bool = False,
 ) -> Volume:
     """Reads and checks a single-file NIfTI-1 or NIfTI-2 volume; the file is read once.
 
@@ -76,6 +78,7 @@ def read_volume(
         num_classes: for label maps, codes must be below this number; None allows 0 to 255.
         assume_spacing: spacing in mm along X, Y and Z (one number for all three, too), used only where the header has
             no usable geometry.
+        partly_annotated: for label maps that people made: 255 (``NOT_ANNOTATED``) may stand where nobody annotated.
 
     Raises:
         InvalidVolumeError: the file cannot be used; the message names the file, what was found, what was expected and
@@ -90,6 +93,7 @@ def read_volume(
         is_label=is_label,
         num_classes=num_classes,
         assume_spacing=assume_spacing,
+        partly_annotated=partly_annotated,
     )
 
 
@@ -101,6 +105,7 @@ def volume_from_nifti(
     is_label: bool = False,
     num_classes: int | None = None,
     assume_spacing: Sequence[float] | None = None,
+    partly_annotated: bool = False,
 ) -> Volume:
     """The same checks for an uncompressed NIfTI file in memory, or for an image that another reader made.
 
@@ -111,6 +116,7 @@ def volume_from_nifti(
         is_label: see :func:`read_volume`.
         num_classes: see :func:`read_volume`.
         assume_spacing: see :func:`read_volume`.
+        partly_annotated: see :func:`read_volume`.
 
     Raises:
         InvalidVolumeError: see :func:`read_volume`.
@@ -124,7 +130,7 @@ def volume_from_nifti(
     affine, warnings = header_affine(header, path, assume_spacing)
     check_axes(affine, path)
     if is_label:
-        array = _label_codes(raw, path, num_classes)
+        array = _label_codes(raw, path, num_classes, partly_annotated)
     else:
         array, more = finite_intensities(raw, path)
         warnings += more
@@ -225,8 +231,11 @@ def _narrowed(raw: np.ndarray) -> np.ndarray:
     return narrow if keeps or low == high else wide
 
 
-def _label_codes(raw: np.ndarray, path: Path, num_classes: int | None) -> np.ndarray:
-    expected = f"whole numbers from 0 to {(num_classes or 256) - 1}"
+def _label_codes(raw: np.ndarray, path: Path, num_classes: int | None, partly_annotated: bool) -> np.ndarray:
+    highest = (num_classes or 256) - 1
+    expected = f"whole numbers from 0 to {highest}"
+    if partly_annotated:
+        expected += f", or {NOT_ANNOTATED} where nobody annotated"
     if raw.dtype.kind == "f":
         whole = np.isfinite(raw) & (raw == np.round(raw))
         if not whole.all():
@@ -237,17 +246,27 @@ def _label_codes(raw: np.ndarray, path: Path, num_classes: int | None) -> np.nda
                 expected,
                 "resample label maps with nearest neighbour, and save them as integers",
             )
-    low, high = raw.min(), raw.max()
-    if low < 0 or high > (num_classes or 256) - 1:
+    if raw.min() < 0 or raw.max() > highest:
         values = np.unique(raw)
-        outside = values[(values < 0) | (values > (num_classes or 256) - 1)]
-        raise InvalidVolumeError(
-            path,
-            f"label values outside the table: {_some(outside)}",
-            expected,
-            "convert the label map to the codes of the anatomy table ('cps4 convert'), or name another anatomy",
-        )
+        outside = values[(values < 0) | (values > highest)]
+        if partly_annotated:
+            outside = outside[outside != NOT_ANNOTATED]
+        if len(outside):
+            found = f"label values outside the table: {_some(outside)}"
+            raise InvalidVolumeError(path, found, expected, _fix_of_values(outside))
+    if partly_annotated and raw.min() == NOT_ANNOTATED:
+        found = f"the value {NOT_ANNOTATED} everywhere, that of voxels that nobody annotated"
+        raise InvalidVolumeError(path, found, "an annotated voxel", "take the label out of the datalist")
     return raw.astype(np.uint8)
+
+
+def _fix_of_values(outside: np.ndarray) -> str:
+    """What to do about label values that are no codes."""
+    if (outside < 0).any():
+        return f"give voxels that nobody annotated the value {NOT_ANNOTATED}, saved as uint8, and others their code"
+    if (outside == NOT_ANNOTATED).all():
+        return f"give each voxel a code; {NOT_ANNOTATED} (not annotated) is for label maps that people made"
+    return "convert the label map to the codes of the anatomy table ('cps4 convert'), or name another anatomy"
 
 
 def _some(values: np.ndarray, limit: int = 8) -> str:

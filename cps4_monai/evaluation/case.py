@@ -49,7 +49,7 @@ def evaluate_arrays(
 
     Args:
         pred: (X, Y, Z), codes of the anatomy, the scan's own axis order.
-        label: the same shape.
+        label: the same shape; 255 where nobody annotated, which enters no score.
         affine: 4 x 4, voxel indices to RAS+ mm; tells which axis runs over the sagittal slices.
         spacing_mm: voxel size along X, Y, Z.
         anatomy: the classes.
@@ -96,7 +96,7 @@ def evaluate_case(
             two grids differ in shape or affine.
     """
     label_path, pred_path = Path(label_path), Path(pred_path)
-    label = read_volume(label_path, is_label=True, num_classes=anatomy.num_classes)
+    label = read_volume(label_path, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
     pred = read_volume(pred_path, is_label=True, num_classes=anatomy.num_classes)
     check_pair(label, pred)
     return evaluate_arrays(

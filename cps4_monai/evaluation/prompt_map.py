@@ -22,7 +22,8 @@ COLUMNS = ("subject", "map", "convention", "dice")
 def through_grid(label: Tensor, grid_size: Sequence[int], num_classes: int) -> Tensor:
     """The true label map put through the attention's grid and back: the ceiling of every prompt map on it.
 
-    Each class's mask is averaged down to the grid and upsampled bilinearly; the largest class wins.
+    Each class's mask is averaged down to the grid and upsampled bilinearly; the largest class wins. Pixels that nobody
+    annotated (255) are of no class.
 
     Args:
         label: (B, 1, H, W), codes.
@@ -32,7 +33,7 @@ def through_grid(label: Tensor, grid_size: Sequence[int], num_classes: int) -> T
     Returns:
         (B, 1, H, W), int64.
     """
-    masks = F.one_hot(label[:, 0].long(), num_classes).movedim(-1, 1).float()  # (B, C, H, W)
+    masks = (label.long() == torch.arange(num_classes, device=label.device).view(1, -1, 1, 1)).float()  # (B, C, H, W)
     coarse = F.adaptive_avg_pool2d(masks, (int(grid_size[0]), int(grid_size[1])))
     return F.interpolate(coarse, size=label.shape[-2:], mode="bilinear", align_corners=False).argmax(1, keepdim=True)
 

@@ -40,7 +40,7 @@ def write_mean_label_maps(
     for entry in labeled:
         if entry.label is None:
             continue
-        label = read_volume(entry.label, is_label=True, num_classes=num_classes)
+        label = read_volume(entry.label, is_label=True, num_classes=num_classes, partly_annotated=True)
         grid = SagittalGrid.from_affine(label.shape, label.affine)
         maps.append(in_plane.label(grid.to_slices(label.array), grid.spacing_mm[1:]))
     mean = mean_label_map(maps, num_classes)

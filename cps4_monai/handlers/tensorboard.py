@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.attention_maps import check_activation
 from cps4_monai.engines.trainer import SemiSupervisedTrainer
 from cps4_monai.losses.semi_supervised import attention_maps, mask_unannotated
@@ -28,7 +28,8 @@ def _grey(image: Tensor) -> Tensor:
 
 def _overlay(image: Tensor, codes: Tensor, colours: Tensor) -> Tensor:
     """(1, H, W) image under (H, W) codes -> (3, H, W)."""
-    codes = codes.cpu().long().clamp(min=0)
+    codes = codes.cpu().long()
+    codes = codes.masked_fill((codes < 0) | (codes == NOT_ANNOTATED), 0)
     painted = colours[codes].permute(2, 0, 1)
     return torch.where(codes[None] > 0, 0.5 * _grey(image) + 0.5 * painted, _grey(image))
 

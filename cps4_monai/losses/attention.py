@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.attention_maps import ACTIVATIONS
 
 BINARISATIONS = ("max_pool", "bilinear")
@@ -32,13 +33,42 @@ def binarise_masks(
     Returns:
         (B, K, h, w) bool.
     """
+    return masks_and_known_cells(label, codes, grid_size, binarise)[0]
+
+
+def masks_and_known_cells(
+    label: torch.Tensor, codes: torch.Tensor, grid_size: Sequence[int], binarise: str = "max_pool"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masks of :func:`binarise_masks`, and the cells in which they are known.
+
+    A cell is known for a class where its mask is the same whatever the pixels that nobody annotated (255) are: one with
+    an annotated pixel of a structure holds it for sure; that a cell does not hold it is known only if all its pixels
+    are annotated. A cell without any annotated pixel is known for no class.
+
+    Args:
+        label: (B, 1, H, W), class codes, 255 where nobody annotated.
+        codes: (K,) int64.
+        grid_size: (h, w).
+        binarise: as in :func:`binarise_masks`.
+
+    Returns:
+        Masks and known cells, both (B, K, h, w) bool.
+    """
     size = (int(grid_size[0]), int(grid_size[1]))
     one_hot = (label == codes.view(1, -1, 1, 1)).float()  # (B, K, H, W)
+    unknown = (label == NOT_ANNOTATED).float()  # (B, 1, H, W)
     if binarise == "bilinear":
-        return F.interpolate(one_hot, size=size, mode="bilinear", align_corners=False) > 0.5
+        share, open_share = (
+            F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in (one_hot, unknown)
+        )
+        mask, at_most = share > 0.5, share + open_share > 0.5
+        return mask, mask == at_most
+    is_background = (codes == 0).view(1, -1, 1, 1)
     touched = F.adaptive_max_pool2d(one_hot, size) > 0
-    mostly = F.adaptive_avg_pool2d(one_hot, size) > 0.5
-    return torch.where((codes == 0).view(1, -1, 1, 1), mostly, touched)
+    share, open_share = F.adaptive_avg_pool2d(one_hot, size), F.adaptive_avg_pool2d(unknown, size)
+    mask = torch.where(is_background, share > 0.5, touched)
+    at_most = torch.where(is_background, share + open_share > 0.5, touched | (open_share > 0))
+    return mask, mask == at_most
 
 
 class _AttentionMapLoss(nn.Module):
@@ -60,8 +90,10 @@ class _AttentionMapLoss(nn.Module):
         self.activation = activation
         self.unannotated = tuple(sorted(set(unannotated)))
 
-    def prepare(self, attention_logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, K, h, w) of the K annotated classes, at least float32, and their masks (B, K, h, w) bool.
+    def prepare(
+        self, attention_logits: torch.Tensor, label: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the K annotated classes logits (B, K, h, w), at least float32, masks and known cells, both bool.
 
         Raises:
             ValueError: shapes that do not belong together, or fewer than two annotated classes under a softmax.
@@ -80,14 +112,15 @@ class _AttentionMapLoss(nn.Module):
         codes = torch.arange(count, device=label.device)
         if len(kept) < count:
             codes = torch.cat([codes[code : code + 1] for code in kept])
-        return logits, binarise_masks(label, codes, logits.shape[2:], self.binarise)
+        return logits, *masks_and_known_cells(label, codes, logits.shape[2:], self.binarise)
 
 
 class TokenAttentionLoss(_AttentionMapLoss):
     """Eq. 1: each present class's attention mass should lie within its mask.
 
     Mean over the N classes present in a slice of (1 - sum_{u in M~_i} A_i(u) / sum_u A_i(u))^2, then over the slices.
-    A class is present where its mask on the grid is not empty; a slice without any adds 0.
+    A class is present where its mask on the grid is not empty; a slice without any adds 0. Cells in which a class is
+    not known (:func:`masks_and_known_cells`) belong to neither of its sums.
 
     Args:
         binarise: how masks come to the grid, see :func:`binarise_masks`.
@@ -100,9 +133,10 @@ class TokenAttentionLoss(_AttentionMapLoss):
         with torch.autocast(attention_logits.device.type, enabled=False):
             return self.from_masks(*self.prepare(attention_logits, label))
 
-    def from_masks(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """The same of prepared logits and masks, both (B, K, h, w)."""
+    def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """The same of prepared logits, masks and known cells, all (B, K, h, w)."""
         log_a = F.logsigmoid(logits) if self.activation == "sigmoid" else F.log_softmax(logits, dim=1)
+        log_a = log_a.masked_fill(~known, torch.finfo(log_a.dtype).min)
         share = torch.softmax(log_a.flatten(2), dim=2)  # A / sum_u A, with no 0 / 0 where all of A underflows
         inside = (share * masks.flatten(2)).sum(2)  # (B, K)
         present = masks.flatten(2).any(2).to(inside.dtype)
@@ -112,6 +146,9 @@ class TokenAttentionLoss(_AttentionMapLoss):
 
 class PixelAttentionLoss(_AttentionMapLoss):
     """Eq. 2: binary cross-entropy between A_i and M~_i, mean over pixels, then over classes, then over slices.
+
+    The mean over pixels runs over the cells in which a class is known (:func:`masks_and_known_cells`), that over
+    classes over those known in some cell; a slice without any adds 0.
 
     Args:
         binarise: how masks come to the grid, see :func:`binarise_masks`.
@@ -143,18 +180,17 @@ class PixelAttentionLoss(_AttentionMapLoss):
         with torch.autocast(attention_logits.device.type, enabled=False):
             return self.from_masks(*self.prepare(attention_logits, label))
 
-    def from_masks(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """The same of prepared logits and masks, both (B, K, h, w)."""
+    def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """The same of prepared logits, masks and known cells, all (B, K, h, w)."""
         if self.activation == "sigmoid":
             pixels = F.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype), reduction="none")
         else:
             log_a, log_rest = log_softmax_and_complement(logits)
             pixels = -torch.where(masks, log_a, log_rest)
-        per_class = pixels.flatten(2).mean(2)  # (B, K)
-        if self.absent_weight == 1:
-            return per_class.mean()
+        cells = known.flatten(2).sum(2)  # (B, K)
+        per_class = (pixels * known).flatten(2).sum(2) / cells.clamp(min=1)
         present = masks.flatten(2).any(2)
-        weight = torch.where(present, 1.0, self.absent_weight).to(per_class.dtype)
+        weight = (torch.where(present, 1.0, self.absent_weight) * (cells > 0)).to(per_class.dtype)
         # A slice that shows none of the classes adds 0 where absent ones count nothing.
         return ((weight * per_class).sum(1) / weight.sum(1).clamp(min=1e-6)).mean()
 
@@ -202,8 +238,8 @@ class AttentionLoss(nn.Module):
     def parts(self, attention_logits: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
         """Scalars ``loss`` (weighted), ``token`` (eq. 1) and ``pixel`` (eq. 2)."""
         with torch.autocast(attention_logits.device.type, enabled=False):
-            logits, masks = self.token.prepare(attention_logits, label)
-            token, pixel = self.token.from_masks(logits, masks), self.pixel.from_masks(logits, masks)
+            prepared = self.token.prepare(attention_logits, label)
+            token, pixel = self.token.from_masks(*prepared), self.pixel.from_masks(*prepared)
             return {"loss": self.token_weight * token + self.pixel_weight * pixel, "token": token, "pixel": pixel}
 
 

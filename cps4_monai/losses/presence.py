@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.losses.attention import check_shapes
 
 
@@ -19,6 +20,7 @@ class PresenceLoss(nn.Module):
     binary cross-entropy with "the slice shows class i", mean over the annotated classes, then over the slices. Source:
     Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, with the sigmoid
     in place of the softmax over captions (Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023).
+    Of a slice with pixels that nobody annotated (255), only the classes that it shows are known, and count.
 
     Args:
         unannotated: codes in view but never labeled; they take no part.
@@ -55,4 +57,6 @@ class PresenceLoss(nn.Module):
             if len(kept) < count:
                 pooled = torch.cat([pooled[:, code : code + 1] for code in kept], dim=1)
                 shown = torch.cat([shown[:, code : code + 1] for code in kept], dim=1)
-            return F.binary_cross_entropy_with_logits(pooled, shown)
+            known = torch.maximum(shown, (label != NOT_ANNOTATED).flatten(2).all(2).float())
+            each = F.binary_cross_entropy_with_logits(pooled, shown, reduction="none")
+            return (each * known).sum() / known.sum().clamp(min=1)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.attention_maps import activate
 
 IGNORE = -1
-"""Code of a pixel without a target: in a prompt map, one that no class claims."""
-NOT_ANNOTATED = 255
-"""Code of a pixel of a label map that nobody annotated; as `IGNORE`, which an unsigned byte cannot hold."""
+"""Code of a pixel without a target: in a prompt map, one that no class claims. `NOT_ANNOTATED` of a label map, an
+unsigned byte, means the same."""
 
 TARGET_MODES = ("soft", "hard", "sum", "teacher")
 

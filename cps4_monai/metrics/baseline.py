@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from cps4_monai.anatomy import NOT_ANNOTATED
+
 
 def _nearest_slices(source: int, target: int) -> torch.Tensor:
     """Index of the source slice at the relative position of each target slice, both slabs centred on each other."""
@@ -14,6 +16,8 @@ def _nearest_slices(source: int, target: int) -> torch.Tensor:
 
 def mean_label_map(labels: Sequence[torch.Tensor], num_classes: int, num_slices: int | None = None) -> torch.Tensor:
     """Majority vote over the subjects, pixel by pixel, on the common slice grid.
+
+    Subjects vote where they are annotated (a label of 255 is no vote); without any vote a pixel is background.
 
     Subjects with other numbers of slices are sampled at the same relative position from left to right. Ties go to the
     lowest code, so to the background where it is among them.
@@ -36,7 +40,8 @@ def mean_label_map(labels: Sequence[torch.Tensor], num_classes: int, num_slices:
         raise ValueError(
             f"label maps have the shapes {[tuple(label.shape) for label in labels]}; expected (D_i, H, W) with one H, W"
         )
-    if max(int(label.max()) for label in labels) >= num_classes or min(int(label.min()) for label in labels) < 0:
+    voting = [label.long()[label.long() != NOT_ANNOTATED] for label in labels]
+    if any(len(codes) and (int(codes.max()) >= num_classes or int(codes.min()) < 0) for codes in voting):
         raise ValueError(f"label maps hold values outside 0 to {num_classes - 1}; check num_classes")
     depth = num_slices or sorted(label.shape[0] for label in labels)[len(labels) // 2]
     aligned = torch.stack([label[_nearest_slices(label.shape[0], depth).to(label.device)] for label in labels])
@@ -46,7 +51,9 @@ def mean_label_map(labels: Sequence[torch.Tensor], num_classes: int, num_slices:
 def _vote(votes: torch.Tensor, num_classes: int) -> torch.Tensor:
     """(N, H, W) -> (H, W), uint8: the most frequent class; one slice at a time keeps the memory at C x H x W."""
     counts = torch.zeros((num_classes, *votes.shape[1:]), dtype=torch.int32, device=votes.device)
-    counts.scatter_add_(0, votes.long(), torch.ones_like(votes, dtype=torch.int32))
+    codes = votes.long()
+    given = codes != NOT_ANNOTATED
+    counts.scatter_add_(0, codes * given, given.int())
     return counts.argmax(dim=0).to(torch.uint8)
 
 

@@ -5,7 +5,8 @@
 * (b) headline: per subject in 3-D, mean over the foreground classes present in the label; then over subjects.
 * (c) penalised: as (b), over the foreground classes in label or prediction: a missed or false class scores 0.
 
-Classes in ``unannotated`` enter none of them (see :func:`cps4_monai.metrics.overlap.overlap_counts`).
+Classes in ``unannotated`` and voxels that nobody annotated (255 in the label) enter none of them (see
+:func:`cps4_monai.metrics.overlap.overlap_counts`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def slice_means(counts: OverlapCounts) -> tuple[torch.Tensor, torch.Tensor]:
-    """Convention (a) per slice: counts (S, C) -> Dice (S,) and IoU (S,), over classes in label or prediction."""
+    """Convention (a) per slice: counts (S, C) -> Dice (S,) and IoU (S,), over classes in label or prediction.
+
+    NaN for a slice of which nothing is annotated.
+    """
     seen = (counts.pred + counts.label) > 0
     return masked_mean(dice_score(counts), seen), masked_mean(iou_score(counts), seen)
 
@@ -70,7 +74,7 @@ def subject_scores(
 
     Args:
         pred: label map (D, H, W), sagittal slices first, integers from 0 to C-1.
-        label: label map of the same shape.
+        label: label map of the same shape; 255 where nobody annotated.
         num_classes: C, background included.
         unannotated: codes of classes that are in view but never labeled.
 
@@ -81,8 +85,8 @@ def subject_scores(
     counts = per_slice.total()
     dice, iou = dice_score(counts), iou_score(counts)
     dice_a, iou_a = slice_means(per_slice)
-    dice_by, iou_by = {"a": float(dice_a.mean())}, {"a": float(iou_a.mean())}
+    dice_by, iou_by = {"a": float(dice_a.nanmean())}, {"a": float(iou_a.nanmean())}
     for convention, mask in class_masks(counts).items():
         dice_by[convention] = float(masked_mean(dice, mask))
         iou_by[convention] = float(masked_mean(iou, mask))
-    return SubjectScores(counts, dice, iou, dice_by, iou_by, num_slices=pred.shape[0])
+    return SubjectScores(counts, dice, iou, dice_by, iou_by, num_slices=int(dice_a.isfinite().sum()))

@@ -9,6 +9,7 @@ import numpy as np
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.levels.moments import measure
+from cps4_monai.metrics.annotated import within_annotated
 from cps4_monai.metrics.overlap import check_unannotated
 
 WITHIN_MM = 20.0
@@ -44,7 +45,7 @@ def identify_levels(
 
     Args:
         pred: (X, Y, Z) codes.
-        label: the same shape.
+        label: the same shape; where it is 255, not annotated, neither map has a structure.
         spacing_mm: voxel size along X, Y, Z.
         anatomy: the classes; those with an order along the spine have levels, the others an offset of 0 where found.
         unannotated: codes that are in view but never labeled; they enter nothing.
@@ -59,6 +60,10 @@ def identify_levels(
     for name, codes in (("pred", pred), ("label", label)):
         if not np.issubdtype(codes.dtype, np.integer):
             raise TypeError(f"{name} is {codes.dtype}; expected integer codes")
+    if pred.size and int(pred.max()) >= count:
+        raise ValueError(f"pred holds values up to {pred.max()}; expected 0 to {count - 1}")
+    pred, label = within_annotated(pred, label)
+    for name, codes in (("pred", pred), ("label", label)):
         if codes.size and not (codes.min() >= 0 and codes.max() < count):
             raise ValueError(f"{name} holds values from {codes.min()} to {codes.max()}; expected 0 to {count - 1}")
     x, y, z = (float(step) for step in spacing_mm)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from cps4_monai.anatomy import NOT_ANNOTATED
+
 
 class OverlapCounts(NamedTuple):
     """Voxels per class; each field has the shape (..., C), int64."""
@@ -42,11 +44,11 @@ def overlap_counts(
 
     A class in ``unannotated`` does not exist for the score: its voxels count as background on both sides. So a
     predicted sacrum costs nothing where the label, which could not name it, says background, and is a missed voxel
-    of L5 where the label says L5.
+    of L5 where the label says L5. Voxels that the label says nobody annotated (255) are counted nowhere.
 
     Args:
         pred: label map (S, ...), integers from 0 to C-1; the first axis runs over the slices.
-        label: label map of the same shape.
+        label: label map of the same shape; 255 where nobody annotated.
         num_classes: C, background included.
         unannotated: codes of classes that are in view but never labeled.
 
@@ -67,14 +69,18 @@ def overlap_counts(
     for name, tensor in (("pred", pred), ("label", label)):
         if tensor.is_floating_point() or tensor.is_complex():
             raise TypeError(f"{name} is {tensor.dtype}; expected an integer label map (argmax of the logits)")
+    truth = label.long()
+    unknown = truth == NOT_ANNOTATED
+    for name, tensor in (("pred", pred), ("label", truth.masked_fill(unknown, 0))):
         if tensor.numel():
             low, high = (int(v) for v in torch.aminmax(tensor))
             if low < 0 or high >= num_classes:
                 raise ValueError(f"{name} holds values from {low} to {high}; expected 0 to {num_classes - 1}")
     slices, classes = pred.shape[0], num_classes
-    index = (label.flatten(1).long() * classes).add_(pred.flatten(1))
+    index = truth.flatten(1).mul(classes).add_(pred.flatten(1))
     index += torch.arange(slices, device=index.device)[:, None] * classes**2
-    joint = torch.bincount(index.reshape(-1), minlength=slices * classes**2).view(slices, classes, classes)
+    index.masked_fill_(unknown.flatten(1), slices * classes**2)  # one bin behind all others, which is dropped
+    joint = torch.bincount(index.reshape(-1), minlength=slices * classes**2 + 1)[:-1].view(slices, classes, classes)
     if codes:
         unseen = list(codes)
         joint[:, 0] += joint[:, unseen].sum(dim=1)

@@ -19,7 +19,8 @@ class SpineDice(CumulativeIterationMetric):
 
     Call it with predictions (B, C, D, H, W) (logits or probabilities; argmax over the annotated classes) or label
     maps (B, 1, D, H, W), and labels (B, 1, D, H, W); or with lists of these without the batch axis. Two-dimensional
-    input (B, ..., H, W) is taken as B subjects of one slice. Only voxel counts are kept, so memory does not grow with
+    input (B, ..., H, W) is taken as B subjects of one slice. Voxels of 255 in a label, which nobody annotated, count
+    nowhere. Only voxel counts are kept, so memory does not grow with
     the volumes, and MONAI's own gathering makes the result the same on one process and on several.
 
     Args:
@@ -70,8 +71,9 @@ class SpineDice(CumulativeIterationMetric):
             pred, label = pred[:, None], label[:, None]
         batch, depth = pred.shape[:2]
         flat = overlap_counts(pred.flatten(0, 1), label.flatten(0, 1), self.num_classes, self.unannotated)
-        dice, iou = (values.view(batch, depth).sum(dim=1) for values in slice_means(flat))
-        slices = torch.full_like(dice, depth)
+        means = [values.view(batch, depth) for values in slice_means(flat)]
+        slices = means[0].isfinite().sum(dim=1).to(means[0].dtype)  # those of which something is annotated
+        dice, iou = (values.nansum(dim=1) for values in means)
         counts = torch.stack([field.view(batch, depth, -1).sum(dim=1) for field in flat], dim=1)
         return [counts, torch.stack([dice, iou, slices], dim=1)]
 

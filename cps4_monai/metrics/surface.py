@@ -11,6 +11,7 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_distance import compute_average_surface_distance
 from scipy.ndimage import find_objects
 
+from cps4_monai.metrics.annotated import within_annotated
 from cps4_monai.metrics.overlap import check_unannotated
 
 
@@ -48,7 +49,7 @@ def surface_distances(
 
     Args:
         pred: label map (X, Y, Z), integers from 0 to C-1, any axis order.
-        label: label map of the same shape.
+        label: label map of the same shape; where it is 255, not annotated, neither map has a structure.
         spacing_mm: voxel size along each axis, millimetres.
         num_classes: C, background included.
         unannotated: codes of classes that are in view but never labeled; not measured.
@@ -65,6 +66,7 @@ def surface_distances(
     kept_axes = [axis for axis, size in enumerate(pred.shape) if size > 1]
     kept_axes = kept_axes if len(kept_axes) > 1 else list(range(pred.ndim))
     kept_shape = [pred.shape[axis] for axis in kept_axes]
+    pred, label = within_annotated(pred, label)
     pred, label, spacing = pred.reshape(kept_shape), label.reshape(kept_shape), spacing[kept_axes]
     hd95, assd = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
     boxes = zip(_bounding_boxes(pred, num_classes), _bounding_boxes(label, num_classes), strict=True)

@@ -12,11 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from cps4_monai.anatomy import Anatomy
+from cps4_monai.anatomy import NOT_ANNOTATED, Anatomy
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.palette import structure_colours
 
 FILL = 0.38
+UNKNOWN = 0.4  # brightness where nobody annotated, as a share of the scan's
 PAPER = "#0f1216"  # pictures are dark, as radiologists view them
 INK = "#e8eaed"
 
@@ -78,11 +79,11 @@ def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.n
 
 
 def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarray, fill: float = FILL) -> np.ndarray:
-    """Grey slice with its structures tinted and outlined.
+    """Grey slice with its structures tinted and outlined, and dark where nobody annotated.
 
     Args:
         image: (H, W) from 0 to 1.
-        label: (H, W) codes, or None for the bare image.
+        label: (H, W) codes, 255 where nobody annotated, or None for the bare image.
         colours: (C, 3) uint8 by code.
         fill: opacity inside a structure, 0 to 1; its outline is opaque.
 
@@ -91,10 +92,17 @@ def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarra
     """
     grey = np.repeat((image * 255)[..., None], 3, axis=-1)
     if label is not None:
+        grey[label == NOT_ANNOTATED] *= UNKNOWN
+        label = structures_alone(label)
         opacity = np.where(label > 0, np.float32(fill), np.float32(0))
         opacity[(label > 0) & outline(label)] = 0.9
         grey += opacity[..., None] * (colours[label].astype(np.float32) - grey)
     return grey.astype(np.uint8)
+
+
+def structures_alone(label: np.ndarray) -> np.ndarray:
+    """The label map with 0 where nobody annotated."""
+    return np.where(label == NOT_ANNOTATED, 0, label).astype(label.dtype)
 
 
 def outline(label: np.ndarray) -> np.ndarray:
@@ -110,6 +118,7 @@ def outline(label: np.ndarray) -> np.ndarray:
 
 def mid_slice(label: np.ndarray | None, num_slices: int) -> int:
     """Slice through the middle of what is labeled; the middle of the slab where nothing is."""
+    label = None if label is None else structures_alone(label)
     if label is None or not label.any():
         return num_slices // 2
     area = np.count_nonzero(label.reshape(label.shape[0], -1), axis=1)
@@ -118,7 +127,7 @@ def mid_slice(label: np.ndarray | None, num_slices: int) -> int:
 
 def structure_places(label: np.ndarray, num_classes: int) -> np.ndarray:
     """Where to write names: mean row, first and last column of each code, (C, 3), NaN where absent; label is (H, W)."""
-    rows, columns = np.nonzero(label)
+    rows, columns = np.nonzero(structures_alone(label))
     codes = label[rows, columns].astype(np.int64)
     counts = np.bincount(codes, minlength=num_classes)
     first, last = np.full(num_classes, np.inf), np.full(num_classes, -np.inf)

@@ -88,7 +88,7 @@ def case_pictures(case: Case, anatomy: Anatomy = MRSPINESEG) -> tuple[bytes, byt
     """
     if case.pred is None:
         raise ValueError(f"{case.name} has no prediction to draw")
-    label = read_volume(case.label, is_label=True, num_classes=anatomy.num_classes)
+    label = read_volume(case.label, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
     pred = read_volume(case.pred, is_label=True, num_classes=anatomy.num_classes)
     check_pair(label, pred)
     image = label.array * 0.0

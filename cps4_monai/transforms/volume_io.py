@@ -35,7 +35,7 @@ class LoadVolumed(MapTransform):
 
     Args:
         keys: items that are paths.
-        label_keys: those among ``keys`` that are label maps: whole numbers, uint8.
+        label_keys: those among ``keys`` that are label maps: whole numbers, uint8, 255 where nobody annotated.
         num_classes: label codes must be below this number.
         assume_spacing: spacing in mm for headers without geometry.
         allow_missing_keys: pass over missing items.
@@ -63,6 +63,7 @@ class LoadVolumed(MapTransform):
                 is_label=is_label,
                 num_classes=self.num_classes if is_label else None,
                 assume_spacing=self.assume_spacing,
+                partly_annotated=is_label,
             )
             affine = torch.from_numpy(volume.affine)
             meta = {

@@ -52,6 +52,23 @@ def test_senseless_labels(inputs, tmp_path):
         assert words in inputs.rows("failures.csv")[0]["reason"]
 
 
+@row("label map with 255 where nobody annotated")
+def test_partly_annotated(inputs, tmp_path):
+    masks, labels = tmp_path / "masks", tmp_path / "labels"
+    marked = np.where(inputs.scan.label == inputs.scan.label.max(), 255, inputs.scan.label).astype(np.uint8)
+    command = ["--predictions", str(masks), "--labels", str(labels), "-o", str(inputs.out)]
+    for folder, array in ((masks, inputs.scan.label), (labels, marked)):
+        folder.mkdir()
+        nib.save(nib.Nifti1Image(array.astype(np.uint8), inputs.scan.affine), folder / "a_dseg.nii.gz")
+    assert CliRunner().invoke(report, command).exit_code == 0
+    case = inputs.rows("cases.csv")[0]
+    assert (case["dice_b"], case["num_false"], case["num_missed"]) == ("1", "0", "0")
+    for wrong, words in (((labels, np.full_like(marked, 255)), "255 everywhere"), ((masks, marked), "table: 255")):
+        nib.save(nib.Nifti1Image(wrong[1], inputs.scan.affine), wrong[0] / "a_dseg.nii.gz")
+        assert CliRunner().invoke(report, command).exit_code == 1 and words in inputs.rows("failures.csv")[0]["reason"]
+        nib.save(nib.Nifti1Image(marked, inputs.scan.affine), labels / "a_dseg.nii.gz")
+
+
 @row("classes listed as `unannotated` in the datalist")
 def test_unannotated(inputs, tmp_path):
     import torch
