@@ -85,6 +85,7 @@ def test_every_shipped_config_is_known_to_the_ones_before_it() -> None:
         "release",
         "as_trained",
         "pretrained",
+        "any_contrast",
         "evaluate",
         "multi_gpu_train",
         *(p.stem for p in configs.glob("methods/*.json")),
@@ -134,3 +135,10 @@ def test_command_line_values_are_json_where_they_are_json() -> None:
     }
     with pytest.raises(ValueError, match="'learning_rate' is not of the form ID=VALUE"):
         parse_settings(["learning_rate"])
+
+
+def test_any_contrast_names_the_tissues_of_the_anatomy_and_keeps_the_other_settings() -> None:
+    parser = build("release", "any_contrast", dataset_dir=".").parser
+    intensity = parser.get_parsed_content("intensity")
+    assert intensity["tissues"] == [list(range(1, 11)), list(range(11, 20))] and intensity["tissue_prob"] > 0
+    assert intensity["gamma"] == [0.5, 2.0]  # release.json's

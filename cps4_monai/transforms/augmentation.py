@@ -15,12 +15,15 @@ from monai.transforms import (
     RandAdjustContrastd,
     RandBiasFieldd,
     RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandHistogramShiftd,
     Randomizable,
     RandScaleIntensityFixedMeand,
     RandSimulateLowResolutiond,
 )
 from monai.utils import convert_to_tensor
 
+from cps4_monai.transforms.contrast import RandInvertd, RandTissueContrastd
 from cps4_monai.transforms.slice_geometry import RandSliceGeometryd
 
 VIEWS = ("weak_strong", "same")
@@ -70,8 +73,20 @@ def intensity_augmentation(
     noise_prob: float = 0.5,
     low_resolution_zoom: tuple[float, float] = (0.5, 1.0),
     low_resolution_prob: float = 0.0,
+    tissues: Sequence[Sequence[int]] = (),
+    tissue_prob: float = 0.0,
+    tissue_gain: tuple[float, float] = (0.3, 1.2),
+    tissue_mix: tuple[float, float] = (0.4, 1.0),
+    curve_points: tuple[int, int] = (3, 6),
+    curve_prob: float = 0.0,
+    invert_prob: float = 0.0,
+    blur_sigma: tuple[float, float] = (0.25, 1.0),
+    blur_prob: float = 0.0,
 ) -> Compose:
     """Gamma, contrast about the mean, bias field, low resolution and noise; clipped to [0, 1] at the end.
+
+    What makes other contrasts is off unless asked for: a contrast drawn by tissue (labeled slices only), a monotone
+    curve of intensities, inverted intensities; they come first. Blur comes before low resolution.
 
     Args:
         keys: items of (1, H, W); missing ones are passed over.
@@ -86,8 +101,26 @@ def intensity_augmentation(
         noise_prob: share of slices with noise.
         low_resolution_zoom: range of the factor by which the slice is shrunk, and enlarged again.
         low_resolution_prob: share of slices with low resolution.
+        tissues: codes of each tissue, see :class:`RandTissueContrastd`.
+        tissue_prob: share of labeled slices whose tissues get new intensities.
+        tissue_gain: range of the factor on a tissue's texture, in size; its sign is drawn.
+        tissue_mix: range of the weight of the new contrast against the slice as it is.
+        curve_points: range of the number of points of a monotone, piecewise linear curve; few bend it far.
+        curve_prob: share of slices whose intensities go through such a curve.
+        invert_prob: share of slices that are inverted, air left dark.
+        blur_sigma: range of the standard deviation of a Gaussian blur, in pixels, drawn for each axis.
+        blur_prob: share of slices that are blurred.
+
+    Raises:
+        ValueError: ``tissue_prob`` without usable tissues.
     """
     parts: list[Callable] = []
+    if tissue_prob > 0:
+        parts.append(RandTissueContrastd(keys, tissues, tissue_prob, gain=tissue_gain, mix=tissue_mix))
+    if curve_prob > 0:
+        parts.append(RandHistogramShiftd(keys, curve_points, prob=curve_prob, allow_missing_keys=True))
+    if invert_prob > 0:
+        parts.append(RandInvertd(keys, invert_prob))
     if contrast_prob > 0:
         parts.append(RandAdjustContrastd(keys, prob=contrast_prob, gamma=gamma, allow_missing_keys=True))
     if scale_prob > 0:
@@ -98,6 +131,9 @@ def intensity_augmentation(
         )
     if bias_prob > 0:
         parts.append(RandBiasFieldd(keys, bias_degree, bias_coefficients, prob=bias_prob, allow_missing_keys=True))
+    if blur_prob > 0:
+        sigma = tuple(blur_sigma)
+        parts.append(RandGaussianSmoothd(keys, sigma, sigma, prob=blur_prob, allow_missing_keys=True))
     if low_resolution_prob > 0:
         parts.append(
             RandSimulateLowResolutiond(
