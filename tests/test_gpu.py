@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cps4_monai.anatomy import NOT_ANNOTATED
+from cps4_monai.losses.attention import masks_and_known_cells
 from cps4_monai.prompt_map import PromptMapper, VLMProvider
 from cps4_monai.prompt_map.cuda_graph import MAX_SHAPES, CudaGraphs
 from cps4_monai.vision import PromptedVision, VisionEncoder
@@ -62,6 +64,16 @@ def test_what_cannot_be_recorded_is_called_and_said(caplog):
         answer = graphs(torch.ones(1, 1, 2, 2, device="cuda"))
     assert answer["sum"].sum() == 16
     assert "launched one by one" in caplog.text
+
+
+def test_masks_of_a_volume_are_those_of_the_cpu():
+    volume = torch.randint(0, 6, (1, 7, *SIZE), dtype=torch.uint8)
+    volume[volume == 5] = NOT_ANNOTATED
+    codes = torch.arange(5)
+    expected = masks_and_known_cells(volume.transpose(0, 1), codes, (8, 4))
+    on_gpu = masks_and_known_cells(volume.cuda().transpose(0, 1), codes.cuda(), (8, 4))
+    for computed, reference in zip(on_gpu, expected, strict=True):
+        assert torch.equal(computed.cpu(), reference)
 
 
 @pytest.mark.parametrize("amp", [False, True])

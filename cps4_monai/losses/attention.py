@@ -65,7 +65,8 @@ def masks_and_known_cells(
         return mask, mask == at_most
     is_background = (codes == 0).view(1, -1, 1, 1)
     touched = F.adaptive_max_pool2d(one_hot, size) > 0
-    share, open_share = F.adaptive_avg_pool2d(one_hot, size), F.adaptive_avg_pool2d(unknown, size)
+    # Together, because torch's CUDA kernel reads past the end of slices of a volume: one channel, strides of its own.
+    share, open_share = F.adaptive_avg_pool2d(torch.cat((one_hot, unknown), dim=1), size).split((len(codes), 1), dim=1)
     mask = torch.where(is_background, share > 0.5, touched)
     at_most = torch.where(is_background, share + open_share > 0.5, touched | (open_share > 0))
     return mask, mask == at_most
