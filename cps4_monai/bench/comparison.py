@@ -24,6 +24,8 @@ class MethodRow:
         share: labeled share.
         seeds: those that are done.
         dice: convention -> mean over patients (a: over slices) of the mean over seeds, with its bootstrap interval.
+        decoded: by (b), of the decoded levels; without values where they were not scored.
+        decoded_right: share of the cases with all levels right once decoded, mean over seeds; NaN likewise.
         seed_sd: convention -> standard deviation over seeds of each seed's mean; NaN with one seed.
         missed: structures of the labels without a voxel, mean over seeds.
         identified: share of the labeled structures with the right label within 20 mm, mean over seeds.
@@ -35,6 +37,8 @@ class MethodRow:
     share: str
     seeds: tuple[int, ...]
     dice: dict[str, Interval]
+    decoded: Interval
+    decoded_right: float
     seed_sd: dict[str, float]
     missed: float
     identified: float
@@ -54,6 +58,7 @@ class Difference:
         by_subject: method minus baseline in Dice (b), seeds averaged, by subject.
         comparison: mean difference in Dice (b), its interval and the Wilcoxon signed-rank test.
         others: convention (a), (c) -> mean difference; (a) weighs subjects by their slices.
+        decoded: as ``comparison``, of the decoded levels; None where one of the two did not score them.
     """
 
     method: str
@@ -63,6 +68,7 @@ class Difference:
     by_subject: pd.Series
     comparison: PairedComparison
     others: dict[str, float]
+    decoded: PairedComparison | None
 
 
 def cases_of(results: StudyResults, method: str, share: str) -> pd.DataFrame:
@@ -136,6 +142,8 @@ def _row(results: StudyResults, cases: pd.DataFrame, method: str, share: str) ->
         share=share,
         seeds=tuple(sorted(int(seed) for seed in cases["seed"].unique())),
         dice=dice,
+        decoded=bootstrap_mean(by_subject(cases, "decoded_b").to_numpy()),
+        decoded_right=float(cases["decoded_right"].astype(float).mean()),
         seed_sd=spread,
         missed=float(totals["num_missed"].mean()),
         identified=float((totals["num_identified"] / totals["num_labeled"]).mean()),
@@ -167,6 +175,7 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
                 continue
             gains = {convention: pair["first"] - pair["second"] for convention, pair in pairs.items()}
             slices = _weights(ours)[gains["a"].index]
+            decoded = paired(theirs, ours, "decoded_b")
             found.append(
                 Difference(
                     method=method,
@@ -176,6 +185,7 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
                     by_subject=gains["b"],
                     comparison=paired_comparison(pairs["b"]["first"].to_numpy(), pairs["b"]["second"].to_numpy()),
                     others={"a": float(np.average(gains["a"], weights=slices)), "c": float(gains["c"].mean())},
+                    decoded=None if decoded.empty else paired_comparison(*decoded[["first", "second"]].to_numpy().T),
                 )
             )
     return found

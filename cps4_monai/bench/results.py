@@ -31,7 +31,8 @@ class CellResult:
         seed: of the training.
         folder: of the cell.
         stage1: folder of its stage 1; None where it has none.
-        evaluation: its tables of the section.
+        evaluation: tables of the plain argmax on the section.
+        decoded: the same of the decoded levels; None for cells of versions that did not score them.
         done: times, machine and versions.
         run: the record of its stage 2: settings, device, iterations.
         task: what was run, and on which data.
@@ -44,6 +45,7 @@ class CellResult:
     folder: Path
     stage1: Path | None
     evaluation: Evaluation
+    decoded: Evaluation | None
     done: Mapping[str, Any]
     run: Mapping[str, Any]
     task: Mapping[str, Any]
@@ -52,6 +54,17 @@ class CellResult:
     def identity(self) -> dict[str, Any]:
         """Columns that every table has."""
         return {"method": self.method, "share": self.share, "seed": self.seed}
+
+    @property
+    def cases(self) -> pd.DataFrame:
+        """A row per case: the argmax's scores, and as ``decoded_b`` and ``decoded_right`` what decoding makes of it."""
+        cases = self.evaluation.cases.assign(**self.identity)
+        if self.decoded is None:
+            return cases.assign(decoded_b=float("nan"), decoded_right=float("nan"))
+        own = self.decoded.cases.set_index("case")
+        return cases.assign(
+            decoded_b=cases["case"].map(own["dice_b"]), decoded_right=cases["case"].map(own["all_levels_right"])
+        )
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,8 @@ class StudyResults:
 
     @cached_property
     def cases(self) -> pd.DataFrame:
-        """A row per cell and case: ``IDENTITY`` and the columns of an evaluation's cases."""
-        return pd.concat([cell.evaluation.cases.assign(**cell.identity) for cell in self.cells], ignore_index=True)
+        """A row per cell and case: ``IDENTITY`` and the columns of :attr:`CellResult.cases`."""
+        return pd.concat([cell.cases for cell in self.cells], ignore_index=True)
 
     @cached_property
     def structures(self) -> pd.DataFrame:
@@ -175,7 +188,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
                 seed=entry["seed"],
                 folder=folder,
                 stage1=None if entry["stage1"] is None else runs / entry["stage1"],
-                evaluation=Evaluation.load(folder / section),
+                **_evaluations(folder / section),
                 done=done,
                 run=read_settings(folder / "stage2" / "run.json")["starts"][-1],
                 task=read_settings(folder / "task.json"),
@@ -184,3 +197,10 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     if not cells:
         raise ValueError(f"study {manifest['study']}: no cell is done in {runs}; run `cps4 bench` first")
     return StudyResults(manifest, runs, section, tuple(cells), tuple(missing))
+
+
+def _evaluations(folder: Path) -> dict[str, Evaluation | None]:
+    """``evaluation`` and ``decoded`` of a :class:`CellResult`."""
+    if (folder / "argmax").is_dir():
+        return {"evaluation": Evaluation.load(folder / "argmax"), "decoded": Evaluation.load(folder)}
+    return {"evaluation": Evaluation.load(folder), "decoded": None}

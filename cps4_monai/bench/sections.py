@@ -114,8 +114,8 @@ def _dice(
     results: StudyResults, rows: Sequence[MethodRow], best: Mapping[str, str], chosen_on: StudyResults | None
 ) -> list[Block]:
     closed = gap_closed(results, results.manifest["gap"]) if results.manifest["gap"] else {}
-    columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "SD over seeds", "Dice (a)", "Dice (c)", "missed",
-               "identified", "minutes"] + (["gap closed"] if closed else [])  # fmt: skip
+    columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "decoded (b) [95 %]", "levels right", "SD over seeds"]
+    columns += ["Dice (a)", "Dice (c)", "missed", "identified", "minutes", *(["gap closed"] if closed else [])]
     table = []
     for row in rows:
         tone = "best" if best.get(row.share) == row.method else ""
@@ -125,6 +125,8 @@ def _dice(
             Cell(share_name(row.share), _share_number(row.share)),
             Cell(str(len(row.seeds)), len(row.seeds)),
             Cell(with_interval(row.dice["b"]), row.dice["b"].mean, tone),
+            Cell(with_interval(row.decoded), row.decoded.mean),
+            Cell("–" if math.isnan(row.decoded_right) else f"{row.decoded_right:.0%}", row.decoded_right),
             number(row.seed_sd["b"]),
             Cell(with_interval(row.dice["a"]), row.dice["a"].mean),
             Cell(with_interval(row.dice["c"]), row.dice["c"].mean),
@@ -187,10 +189,18 @@ def _against(results: StudyResults, differences: Sequence[Difference], baseline:
                 *(Cell(f"{100 * value:+.1f}", value) for value in one.others.values()),
                 number(p_value, 3),
                 Cell(f"{one.comparison.wins} of {interval.n}", one.comparison.wins),
+                _decoded_difference(one),
             ]
         )
-    columns = ("method", "labeled", "seeds", "points of (b) [95 %]", "of (a)", "of (c)", "p", "better on")
+    columns = ("method", "labeled", "seeds", "points of (b) [95 %]", "of (a)", "of (c)", "p", "better on",
+               "decoded: points of (b)")  # fmt: skip
     return [Table(columns, rows), *blocks] if rows else []
+
+
+def _decoded_difference(one: Difference) -> Cell:
+    if one.decoded is None:
+        return Cell("–", -math.inf, "muted")
+    return Cell(with_interval(one.decoded.difference, 1, 100, sign=True), one.decoded.difference.mean)
 
 
 def _subjects(results: StudyResults, differences: Sequence[Difference], baseline: str) -> list[Block]:

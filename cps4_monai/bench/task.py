@@ -58,9 +58,8 @@ def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:
         # Tables only: the study's report draws what it shows.
         own |= {"evaluate#report#max_pictures": 0, "evaluate#report#jobs": 1, "evaluate#attention": None}
         own |= {"evaluate#metrics": None}
-        # The plain argmax on slices cropped as in training, as all studies before: methods are compared by their
-        # networks, not by what the decoding makes good again.
-        own |= {"evaluation_decoding": False, "evaluation_size": "@slice_size"}
+        # On slices cropped as in training, as all studies before; the plain argmax beside the decoded levels.
+        own |= {"evaluation_size": "@slice_size"}
     _workflow(task, [str(folder / "config.json"), "evaluate"], run_id, own)
 
 

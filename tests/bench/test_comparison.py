@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cps4_monai.bench.comparison import best_methods, differences_to, gap_closed, method_rows, structure_means
@@ -116,3 +117,32 @@ def test_a_section_that_was_not_evaluated_is_refused(write_runs, tmp_path: Path)
         find_studies(runs, ["other"])
     with pytest.raises(ValueError, match="output folder of"):
         find_studies(tmp_path / "nowhere")
+
+
+def test_decoded_levels_stand_beside_the_argmax(write_runs):
+    runs = write_runs({("ours", "10", 0): {"a": 0.4, "b": 0.6}, ("theirs", "10", 0): {"a": 0.3, "b": 0.3}})
+    for name, gain in (("ours-10pct-seed0", 0.3), ("theirs-10pct-seed0", 0.5)):
+        folder = runs / "cells" / name / "test"
+        (folder / "argmax").mkdir()
+        for table in list(folder.glob("*.csv")):
+            content = table.read_bytes()
+            (folder / "argmax" / table.name).write_bytes(content)
+        cases = pd.read_csv(folder / "cases.csv")
+        cases.assign(dice_b=cases["dice_b"] + gain, all_levels_right=[True, name < "p"]).to_csv(
+            folder / "cases.csv", index=False
+        )
+    results = load_results(find_studies(runs)[0], runs, "test")
+    rows = {row.method: row for row in method_rows(results)}
+    assert rows["ours"].dice["b"].mean == pytest.approx(0.5)
+    assert rows["ours"].decoded.mean == pytest.approx(0.8)
+    assert (rows["ours"].decoded_right, rows["theirs"].decoded_right) == (1.0, 0.5)
+    difference = differences_to(results, "theirs")[0]
+    assert difference.comparison.difference.mean == pytest.approx(0.2)
+    assert difference.decoded.difference.mean == pytest.approx(0.0)
+
+
+def test_cells_that_were_scored_by_argmax_only_have_no_decoded_values(write_runs):
+    runs = write_runs({("ours", "10", 0): {"a": 0.4}, ("theirs", "10", 0): {"a": 0.3}})
+    results = load_results(find_studies(runs)[0], runs, "test")
+    assert method_rows(results)[0].decoded.n == 0
+    assert differences_to(results, "theirs")[0].decoded is None
