@@ -13,6 +13,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from torch import Tensor
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.losses.captions import annotated_classes, occurrence
 from cps4_monai.losses.semi_supervised import attention_maps
 
@@ -23,7 +24,8 @@ class AttentionLocalisation(Metric):
     Under the name it is attached by stands the pointing game (Zhang et al., "Top-down neural attention by excitation
     backprop", IJCV 2018): of the pairs (slice, structure that the slice shows), the share in which the map is largest
     in a cell of the grid that holds a pixel of the structure; per structure, then the mean over structures. The size of
-    a cell is the tolerance, and a map that is the same everywhere counts as pointing at the first cell. Beside it are
+    a cell is the tolerance, and a map that is the same everywhere counts as pointing at the first cell. Where that cell
+    has pixels that nobody annotated (255) and none of the structure, the pair is not counted. Beside it are
     ``pointing_game_L5`` and so on, for structures that some slice shows, and ``level_share``: the share of the pixels
     of structures in which the largest A of all structures, upsampled bilinearly, is that of the label. Background takes
     part in neither.
@@ -68,8 +70,10 @@ class AttentionLocalisation(Metric):
         found = occurrence(label, logits.shape[1], logits.shape[2:], self.unannotated).flatten(2)  # (D, C, P)
         shown = found.any(2)
         largest = logits.flatten(2).argmax(2, keepdim=True)
-        self._hits += (shown & found.gather(2, largest)[:, :, 0]).sum(0).cpu()
-        self._pairs += shown.sum(0).cpu()
+        unknown = F.adaptive_max_pool2d((label == NOT_ANNOTATED).float(), tuple(logits.shape[2:])).flatten(2) > 0
+        inside, doubtful = (each.expand_as(found).gather(2, largest)[:, :, 0] for each in (found, unknown))
+        self._hits += (shown & inside).sum(0).cpu()
+        self._pairs += (shown & (inside | ~doubtful)).sum(0).cpu()
         maps = attention_maps(logits, self.activation, self.unannotated)[:, 1:]
         upsampled = F.interpolate(maps, size=label.shape[2:], mode="bilinear", align_corners=False)
         level = upsampled.argmax(1, keepdim=True) + 1

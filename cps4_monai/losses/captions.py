@@ -2,7 +2,8 @@
 
 Whole slices and patches that nobody annotated are no evidence of anything: pixels of `NOT_ANNOTATED` or of a class that
 is never labeled belong to no class, cells of the grid that hold nothing else take no part, and neither does a slice
-without any annotated pixel. No function waits for the device.
+without any annotated pixel. The caption of a slice that is annotated in part names what is known to be in it. No
+function waits for the device.
 """
 
 from __future__ import annotations

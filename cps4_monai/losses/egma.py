@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cps4_monai.losses.attention import BINARISATIONS, binarise_masks, check_shapes
+from cps4_monai.losses.attention import BINARISATIONS, check_shapes, masks_and_known_cells
 from cps4_monai.losses.captions import NEVER, caption_contrast, mean_where, occurrence
 
 
@@ -19,9 +19,10 @@ class EGMALoss(nn.Module):
     EGMA's L_gaze says which patches a reader looked at while speaking a sentence; there is no gaze here, and the
     label's mask of the class stands for it:
     ``sentence_weight * mean_c mlce(S_c., cells of c) + (1 - sentence_weight) * mean_u mlce(S_.u, classes in u)``, over
-    the slice's sentences c and its annotated cells u, mean over the slices. The masks say far more than gaze ever did,
-    and make the loss a sibling of eqs. 1 and 2. With ``gaze_ratio=0``, which is what the authors' committed
-    configuration sets, no mask enters, and the bias b of the logits gets no gradient.
+    the slice's sentences c and its annotated cells u, mean over the slices. A cell in which a class is not known
+    (:func:`cps4_monai.losses.attention.masks_and_known_cells`) is neither positive nor negative for it. The masks say
+    far more than gaze ever did, and make the loss a sibling of eqs. 1 and 2. With ``gaze_ratio=0``, which is what the
+    authors' committed configuration sets, no mask enters, and the bias b of the logits gets no gradient.
 
     Args:
         gaze_ratio: of L_gaze; 0: it is not computed.
@@ -74,16 +75,17 @@ class EGMALoss(nn.Module):
             fine = fine_contrast(similarity, captions, cells)
             if self.gaze_ratio == 0:
                 return {"loss": fine, "fine": fine}
-            gaze = self._gaze(similarity, self._masks(label, attention_logits), captions, cells)
+            gaze = self._gaze(similarity, *self._masks(label, attention_logits), captions, cells)
             return {"loss": fine + self.gaze_ratio * gaze, "fine": fine, "gaze": gaze}
 
-    def _masks(self, label: Tensor, attention_logits: Tensor) -> Tensor:
+    def _masks(self, label: Tensor, attention_logits: Tensor) -> tuple[Tensor, Tensor]:
         codes = torch.arange(attention_logits.shape[1], device=label.device)
-        return binarise_masks(label, codes, attention_logits.shape[2:], self.binarise).flatten(2)
+        masks, known = masks_and_known_cells(label, codes, attention_logits.shape[2:], self.binarise)
+        return masks.flatten(2), known.flatten(2)
 
-    def _gaze(self, similarity: Tensor, masks: Tensor, captions: Tensor, cells: Tensor) -> Tensor:
-        """L_gaze of S (B, C, P) and masks (B, C, P), in the sentences (B, C) and the cells (B, P) that count."""
-        counted = captions[:, :, None] & cells[:, None]
+    def _gaze(self, similarity: Tensor, masks: Tensor, known: Tensor, captions: Tensor, cells: Tensor) -> Tensor:
+        """L_gaze of S, masks and where they are known (B, C, P), in sentences (B, C) and cells (B, P) that count."""
+        counted = captions[:, :, None] & cells[:, None] & known
         by_sentence = mean_where(mlce(similarity, masks, counted), captions)  # (B,)
         by_cell = mean_where(mlce(*(each.transpose(1, 2) for each in (similarity, masks, counted))), cells)
         per_slice = self.sentence_weight * by_sentence + (1 - self.sentence_weight) * by_cell

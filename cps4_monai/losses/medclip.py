@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.losses.attention import check_shapes
 from cps4_monai.losses.captions import NEVER, annotated_classes, mean_where, occurrence
 
@@ -22,7 +23,8 @@ class MedCLIPLoss(nn.Module):
     is the mean of the class's attention logits over annotated cells, ``w * mean_u cos(F_I(u), F_T,c) + b``; b cancels.
     With y_ic the presence of c in i, the loss is the mean of two cross-entropies: of the softmax over the classes with
     ``softmax_c(y_ic)``, mean over slices, and of the softmax over the slices of the batch with ``softmax_i(y_ic)``,
-    mean over classes. No mask enters: which cells a class lies in makes no difference.
+    mean over classes. No mask enters: which cells a class lies in makes no difference. Of a slice with pixels that
+    nobody annotated (255) only the classes that it shows are known, and the other pairs enter neither softmax.
 
     The target is nearly uniform where a slice shows most classes. With 17 of 20 present it is .0552 for a present and
     .0203 for an absent class: the loss over classes is 2.957 at its best and ln 20 = 2.996 for a uniform answer, so
@@ -63,23 +65,25 @@ class MedCLIPLoss(nn.Module):
         with torch.autocast(attention_logits.device.type, enabled=False):
             found = occurrence(label, count, grid, self.unannotated)
             pooled = mean_where(attention_logits.float().flatten(2), found.any(1, keepdim=True).flatten(2))  # (B, C)
-            kept = annotated_classes(count, self.unannotated, label.device)
-            similarity, presence = self._without(pooled, kept, found.flatten(2).any(2))
-            counted = found.flatten(1).any(1)
-            over_classes = mean_where(_cross_entropy(similarity, presence, 1), counted)
-            left_out = ~counted[:, None]
-            columns = _cross_entropy(similarity.masked_fill(left_out, NEVER), presence.masked_fill(left_out, NEVER), 0)
-            over_slices = mean_where(columns, kept) * counted.any()
+            present = found.flatten(2).any(2)
+            known = self._known(label, present)
+            pairs = pooled.masked_fill(~known, NEVER), self._coded(present).masked_fill(~known, NEVER)
+            over_classes = mean_where(_cross_entropy(*pairs, 1), known.any(1))
+            over_slices = mean_where(_cross_entropy(*pairs, 0), known.any(0))
             return {
                 "loss": (over_classes + over_slices) / 2,
                 "over_classes": over_classes,
                 "over_slices": over_slices,
             }
 
-    def _without(self, pooled: Tensor, kept: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarities and coded presence (B, C), both out of reach of a softmax in classes that are never labeled."""
-        presence = present.float() * 2 - 1 if self.presence_coding == "signed" else present.float()
-        return pooled.masked_fill(~kept, NEVER), presence.masked_fill(~kept, NEVER)
+    def _known(self, label: Tensor, present: Tensor) -> Tensor:
+        """(B, C) bool: of which pairs it is known whether the slice shows the class."""
+        whole = (label != NOT_ANNOTATED).flatten(1).all(1, keepdim=True)
+        kept = annotated_classes(present.shape[1], self.unannotated, label.device)
+        return (present | whole) & kept & present.any(1, keepdim=True)
+
+    def _coded(self, present: Tensor) -> Tensor:
+        return present.float() * 2 - 1 if self.presence_coding == "signed" else present.float()
 
 
 def _cross_entropy(logits: Tensor, target_logits: Tensor, dim: int) -> Tensor:

@@ -56,11 +56,22 @@ def test_levels_are_those_of_the_upsampled_activation():
     assert sigmoid == 0.5 and (interpolated > 0.5).float().mean() == 0.75
 
 
+def test_a_largest_cell_that_nobody_annotated_is_no_miss_unless_it_is_known_to_be_one(volume):
+    logits, label = volume
+    logits[1, 1, 1, 1] = 1.0  # S in slice 1 is at the upper right
+    logits[1, 0, 0, 0] = 1.0
+    assert score(logits, label)["pointing_game_S"] == 0.5
+    label[0, 1, 3, 2] = 255
+    assert score(logits, label)["pointing_game_S"] == 1.0
+    label[0, 0, 1, 1] = 255  # in the cell that holds S for sure
+    assert score(logits, label)["pointing_game_S"] == 1.0
+
+
 def test_pixels_without_a_label_and_unannotated_structures_count_nothing(volume):
     logits, label = volume
     logits[1, 0, 0, 0] = 1.0
     before = score(logits, label)
-    label[0, :, 2] = 255
+    label[0, :, 2, :2] = 255
     assert score(logits, label) == before
     with_l4 = label.clone()
     with_l4[0, 1, 0, 0] = 3

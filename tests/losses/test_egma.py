@@ -75,6 +75,15 @@ def test_both_parts_of_the_gaze_loss_by_hand():
     assert values[0] != pytest.approx(values[1])
 
 
+def test_a_cell_that_may_hold_a_class_is_no_negative_of_it():
+    logits = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    label = torch.tensor([[[[1, 1, 0, 255, 0, 0], [1, 1, 0, 0, 0, 0]]]])
+    parts = EGMALoss().parts(logits, label)
+    parts["gaze"].backward()
+    assert logits.grad[0, 1, 0].tolist()[1] == 0 and (logits.grad[0, 1, 0, [0, 2]] != 0).all()
+    assert logits.grad[0, 0, 0, 1] < 0, "it is background for sure"
+
+
 def test_without_gaze_no_mask_enters_and_the_bias_cancels():
     logits, label = torch.randn(3, 4, 2, 2), torch.randint(0, 4, (3, 1, 4, 4))
     label[0].clamp_(max=1)

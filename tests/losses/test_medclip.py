@@ -78,6 +78,19 @@ def test_a_class_that_is_never_labeled_enters_neither_softmax():
     assert not logits.grad[:, 2].any() and logits.grad[:, [0, 1, 3]].any()
 
 
+def test_of_a_partly_annotated_slice_only_what_it_shows_is_known():
+    """The second slice shows 0 and 1, and nobody knows of 2: its pair with 2 enters neither softmax."""
+    logits, label = torch.randn(2, 3, 2, 2, requires_grad=True), torch.cat([label_of([0, 2]), label_of([0, 1])])
+    label[1, 0, 0, 0] = 255
+    parts = MedCLIPLoss().parts(logits, label)
+    pooled = logits.mean((2, 3))
+    first = -(torch.tensor([1.0, 0.0, 1.0]).softmax(0) * pooled[0].log_softmax(0)).sum()
+    second = -pooled[1, :2].log_softmax(0).mean()
+    torch.testing.assert_close(parts["over_classes"], (first + second) / 2)
+    parts["loss"].backward()
+    assert not logits.grad[1, 2].any() and logits.grad[1, :2].any()
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"expected one of \['binary', 'signed'\]"):
         MedCLIPLoss(presence_coding="ternary")
