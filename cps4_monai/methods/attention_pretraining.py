@@ -26,7 +26,7 @@ class AttentionPretraining(PromptedPretraining):
         substitution: what stands in place of data that the objective was published with (reports, gaze); None: nothing.
     """
 
-    source: ClassVar[str] = "CPS4, section 2.1; Wang et al., TokenCompose, CVPR 2024"
+    source: ClassVar[str] = "Pan et al., arXiv 2606.15802"
 
     def __init__(
         self,
