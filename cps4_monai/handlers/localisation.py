@@ -13,8 +13,8 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from torch import Tensor
 
-from cps4_monai.anatomy import NOT_ANNOTATED
-from cps4_monai.losses.captions import annotated_classes, occurrence
+from cps4_monai.losses.attention import masks_and_known_cells
+from cps4_monai.losses.captions import annotated_classes
 from cps4_monai.losses.semi_supervised import attention_maps
 
 
@@ -67,18 +67,18 @@ class AttentionLocalisation(Metric):
 
     def _add(self, logits: Tensor, label: Tensor) -> None:
         """Slices with logits (D, C, h, w) and label (D, 1, H, W)."""
-        found = occurrence(label, logits.shape[1], logits.shape[2:], self.unannotated).flatten(2)  # (D, C, P)
-        shown = found.any(2)
+        codes = torch.arange(logits.shape[1], device=label.device)
+        kept = annotated_classes(len(codes), self.unannotated, label.device)
+        masks, known = (cells.flatten(2) for cells in masks_and_known_cells(label, codes, logits.shape[2:]))
+        shown = masks.any(2) & kept
         largest = logits.flatten(2).argmax(2, keepdim=True)
-        unknown = F.adaptive_max_pool2d((label == NOT_ANNOTATED).float(), tuple(logits.shape[2:])).flatten(2) > 0
-        inside, doubtful = (each.expand_as(found).gather(2, largest)[:, :, 0] for each in (found, unknown))
+        inside, judged = (cells.gather(2, largest)[:, :, 0] for cells in (masks, known))
         self._hits += (shown & inside).sum(0).cpu()
-        self._pairs += (shown & (inside | ~doubtful)).sum(0).cpu()
+        self._pairs += (shown & judged).sum(0).cpu()
         maps = attention_maps(logits, self.activation, self.unannotated)[:, 1:]
         upsampled = F.interpolate(maps, size=label.shape[2:], mode="bilinear", align_corners=False)
         level = upsampled.argmax(1, keepdim=True) + 1
-        codes = torch.arange(1, logits.shape[1], device=label.device)
-        structure = torch.isin(label, codes[annotated_classes(logits.shape[1], self.unannotated, label.device)[1:]])
+        structure = torch.isin(label, codes[1:][kept[1:]])
         self._right += (structure & (level == label)).sum().cpu()
         self._pixels += structure.sum().cpu()
 
