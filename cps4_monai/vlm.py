@@ -15,6 +15,7 @@ from cps4_monai.attention_maps import check_activation
 from cps4_monai.text.encoder import TextEncoder
 from cps4_monai.vision.checkpoint import load_prompted_vision, read_prompted_vision, save_prompted_vision
 from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.projection import make_projection
 from cps4_monai.vision.prompted import PromptedVision, attention_logits, check_background
 
 __all__ = [
@@ -49,10 +50,12 @@ class VisionLanguageModel(nn.Module):
             1 spends its first hundreds of iterations on telling them apart; what is left after their common part is
             taken away points apart from the first step (Mu and Viswanath, "All-but-the-top", ICLR 2018, remove it
             likewise).
+        projection: of both sides into the common space: "linear", or "mlp" (two layers with BatchNorm, as the heads of
+            MGCA).
 
     Raises:
-        ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background or
-            activation.
+        ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background,
+            activation or projection.
     """
 
     input_ids: torch.Tensor
@@ -70,6 +73,7 @@ class VisionLanguageModel(nn.Module):
         unannotated: Sequence[int] = (),
         centre_prompts: bool = False,
         activation: str = "sigmoid",
+        projection: str = "linear",
     ) -> None:
         super().__init__()
         check_background(background, unannotated, len(prompts))
@@ -83,9 +87,13 @@ class VisionLanguageModel(nn.Module):
         self.activation = activation
         self.centre_prompts = centre_prompts
         self.unannotated = tuple(sorted(unannotated))
-        self.image_projection = nn.Linear(image_encoder.embed_dim, embedding_dim)
+        self.embedding_dim = embedding_dim
+        self.projection = projection
+        self.image_projection = make_projection(projection, image_encoder.embed_dim, embedding_dim)
         # A bias is common to all prompts, and goes with their mean.
-        self.text_projection = nn.Linear(text_encoder.embed_dim, embedding_dim, bias=not centre_prompts)
+        self.text_projection = make_projection(
+            projection, text_encoder.embed_dim, embedding_dim, bias=not centre_prompts
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale_init)))
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias_init)))
         for key, value in text_encoder.tokenize(prompts).items():
@@ -110,6 +118,10 @@ class VisionLanguageModel(nn.Module):
     def grid_size(self) -> tuple[int, int]:
         """(h, w) of the attention maps."""
         return self.image_encoder.grid_size
+
+    def head(self) -> nn.Module:
+        """A new projection within the common space, of the kind of the model's own."""
+        return make_projection(self.projection, self.embedding_dim, self.embedding_dim)
 
     def prompt_embeddings(self) -> torch.Tensor:
         """Prompt embeddings (C, E) float32, of length one."""
@@ -198,10 +210,10 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def freeze(self) -> PromptedVision:
         """A frozen copy of the image side with the prompt embeddings as they are now; no text encoder in it."""
-        was_training = self.text_encoder.training
-        self.text_encoder.eval()
+        was_training = self.training
+        self.eval()
         embeddings = self.prompt_embeddings()
-        self.text_encoder.train(was_training)
+        self.train(was_training)
         frozen = PromptedVision(
             copy.deepcopy(self.image_encoder),
             embeddings,
@@ -210,6 +222,7 @@ class VisionLanguageModel(nn.Module):
             self.background,
             self.unannotated,
             self.activation,
+            self.projection,
         )
         frozen.projection.load_state_dict(self.image_projection.state_dict())
         return frozen.to(embeddings.device)

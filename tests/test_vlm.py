@@ -13,6 +13,7 @@ from cps4_monai.anatomy import Anatomy, Structure, load_anatomy
 from cps4_monai.plan import Plan
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
 from cps4_monai.vision import VisionEncoder
+from cps4_monai.vision.checkpoint import objective_of
 from cps4_monai.vlm import (
     PromptedVision,
     VisionLanguageModel,
@@ -351,7 +352,38 @@ def test_the_file_says_by_which_objective_it_was_trained(vlm, tmp_path):
     old["arguments"].pop("projection")
     torch.save(old, tmp_path / "old.pt")
     assert load_prompted_vision(tmp_path / "old.pt", activation="softmax").activation == "softmax"
-    content["arguments"]["projection"] = "mlp"
+    content["arguments"]["projection"] = "cubic"
     torch.save(content, tmp_path / "mlp.pt")
-    with pytest.raises(ValueError, match="projection of kind 'mlp'"):
+    with pytest.raises(ValueError, match="projection of kind 'cubic'"):
         load_prompted_vision(tmp_path / "mlp.pt")
+
+
+def test_a_run_named_after_another_objective_than_its_stage_1_is_refused(vlm, tmp_path):
+    frozen = vlm.freeze()
+    frozen.objective, frozen.substitution = "CLIP objective on class prompts", "captions: class prompts"
+    save_prompted_vision(tmp_path / "p.pt", frozen, ANATOMY)
+    told = {"stage 1": "CLIP objective on class prompts", "stage 1, stand-in": "captions: class prompts"}
+    assert objective_of(tmp_path / "p.pt") == told
+    assert load_prompted_vision(tmp_path / "p.pt", objective=told["stage 1"]).objective == told["stage 1"]
+    with pytest.raises(ValueError, match=r"trained by 'CLIP objective .* would be named 'MGCA"):
+        load_prompted_vision(tmp_path / "p.pt", objective="MGCA objective on class prompts")
+    save_prompted_vision(tmp_path / "p.pt", vlm.freeze(), ANATOMY)
+    assert objective_of(tmp_path / "p.pt") == {}
+    with pytest.raises(ValueError, match="an objective that it does not name"):
+        load_prompted_vision(tmp_path / "p.pt", objective="MGCA objective on class prompts")
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+def test_projections_of_either_kind_come_back_from_the_file(projection, tiny, tmp_path):
+    model = VisionLanguageModel(vision(), TextEncoder(tiny), ANATOMY.prompts, 12, projection=projection)
+    images = torch.rand(3, 1, 32, 16)
+    for _ in range(3):
+        model.train()(images)  # statistics of BatchNorm, where there is any
+    save_prompted_vision(tmp_path / "p.pt", model.freeze(), ANATOMY)
+    assert model.training
+    loaded = load_prompted_vision(tmp_path / "p.pt")
+    torch.testing.assert_close(loaded(images), model.eval()(images))
+    assert loaded.arguments["projection"] == projection
+    assert [p.shape for p in model.head().state_dict().values()][-1:] == [torch.Size([12])]
+    with pytest.raises(ValueError, match="projection is 'cubic'"):
+        VisionLanguageModel(vision(), TextEncoder(tiny), ANATOMY.prompts, 12, projection="cubic")

@@ -18,6 +18,7 @@ from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
 
 IDENTITY = ("method", "share", "seed")
+LOCALISATION = ("pointing_game", "level_share")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,29 @@ class StudyResults:
                 parts.append(pd.read_csv(path).assign(**cell.identity, folder=cell.stage1.name))  # type: ignore[union-attr]
         columns = [*IDENTITY, "folder", "subject", "map", "convention", "dice"]
         return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+    @cached_property
+    def localisation(self) -> pd.DataFrame:
+        """Where the maps of stage 1 lie, on validation, at the weights that were kept.
+
+        ``IDENTITY``, ``folder``, ``pointing_game``, ``level_share``; runs that were not scored so are left out.
+        """
+        rows = []
+        for cell in self.cells:
+            path = None if cell.stage1 is None else cell.stage1 / "stage1" / "metrics.csv"
+            scores = None if path is None or not path.is_file() else _kept(read_metrics(path))
+            if scores is not None:
+                rows.append({**cell.identity, "folder": cell.stage1.name, **scores})  # type: ignore[union-attr]
+        return pd.DataFrame(rows, columns=[*IDENTITY, "folder", *LOCALISATION])
+
+
+def _kept(log: pd.DataFrame) -> dict[str, float] | None:
+    """Scores of localisation in the epoch of the best prompt-map Dice; None where that has none."""
+    table = log.pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
+    if not {"prompt_map_dice", *LOCALISATION} <= set(table):
+        return None
+    best = table.loc[table["prompt_map_dice"].idxmax()]
+    return {name: float(best[name]) for name in LOCALISATION}
 
 
 def find_studies(runs: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:

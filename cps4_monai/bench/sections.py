@@ -20,7 +20,7 @@ from cps4_monai.bench.comparison import (
     structure_means,
 )
 from cps4_monai.bench.gallery import attention_gallery, worst_cases
-from cps4_monai.bench.results import StudyResults
+from cps4_monai.bench.results import LOCALISATION, StudyResults
 from cps4_monai.metrics.bootstrap import Interval
 from cps4_monai.report.page import Block, Cell, Figure, Gallery, Section, Table, Text, number
 
@@ -54,7 +54,9 @@ def study_sections(
         Section(f"{name}: learning curves", _curves(results),
                 "Validation Dice (b) of the network that is kept; mean over seeds, and their range."),
         Section(f"{name}: prompt maps of stage 1", _prompt_maps(results),
-                "Dice of the prompt map on the network's slices; ceiling: the true label through that grid and back."),
+                "Dice of the prompt map on the network's slices; ceiling: the true label through that grid and back. "
+                "Pointing game: share of pairs (slice, structure) whose map is largest on the structure; right levels: "
+                "share of the structures' pixels."),
         Section(f"{name}: attention", [Gallery(attention_gallery(results), wide=True)] if pictures else []),
         Section(f"{name}: failures", [Gallery(worst_cases(results), wide=True)] if pictures else [],
                 "The case of the lowest Dice (b) of each method."),
@@ -256,7 +258,10 @@ def _curves(results: StudyResults) -> list[Block]:
 
 def _prompt_maps(results: StudyResults) -> list[Block]:
     scores = results.prompt_maps
-    means = scores[scores["subject"] == "mean"]
+    means, where = (
+        scores[scores["subject"] == "mean"],
+        results.localisation.drop_duplicates("folder").set_index("folder"),
+    )
     rows = []
     for share in results.shares:
         users: dict[tuple[str, ...], list[str]] = {}
@@ -281,9 +286,20 @@ def _prompt_maps(results: StudyResults) -> list[Block]:
                     number(mean["prompt_map", "a"]),
                     number(mean["prompt_map", "c"]),
                     number(mean["ceiling", "b"]),
+                    *(number(where.reindex(folders)[name].mean()) for name in LOCALISATION),
                 ]
             )
-    columns = ("stage 1 of", "labeled", "seeds", "Dice (b)", "SD over seeds", "Dice (a)", "Dice (c)", "ceiling (b)")
+    columns: tuple[str, ...] = (
+        "stage 1 of",
+        "labeled",
+        "seeds",
+        "Dice (b)",
+        "SD over seeds",
+        "Dice (a)",
+        "Dice (c)",
+        "ceiling (b)",
+    )
+    columns += ("pointing game, validation", "right levels, validation")
     return [Table(columns, rows)] if rows else []
 
 

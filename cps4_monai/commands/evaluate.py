@@ -65,8 +65,11 @@ def evaluate(
         workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **parse_settings(settings)})
         workflow.initialize()
         report = next(one for one in workflow.run() if isinstance(one, PredictionReport))
+        stage1 = workflow.parser.get_parsed_content("evaluate#stage1") or {}
     except Exception as error:
         raise click.ClickException(for_terminal(error, folder)) from error
+    for name, objective in stage1.items():
+        click.echo(f"{name}: {objective}")
     for line in report.headline():
         click.echo(f"Dice (b), {line}" if report.argmax is not None else line)
     click.echo(f"report: {folder / 'report.html'}")

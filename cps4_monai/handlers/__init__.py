@@ -8,16 +8,19 @@ from cps4_monai.handlers.decoded_validation import DecodedPredictiond
 from cps4_monai.handlers.early_stop import EarlyStop
 from cps4_monai.handlers.epoch_seed import EpochSeed
 from cps4_monai.handlers.epoch_validation import EpochValidation
+from cps4_monai.handlers.localisation import AttentionLocalisation
 from cps4_monai.handlers.metrics_log import MetricsLog
 from cps4_monai.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
 from cps4_monai.handlers.progress import ProgressHandler
 from cps4_monai.handlers.prompt_map import PromptMapHandler
 from cps4_monai.handlers.resume import CheckpointError, ResumeHandler
 from cps4_monai.handlers.run_record import RunRecord
+from cps4_monai.handlers.spread_slice_loss import SpreadSliceLoss
 from cps4_monai.handlers.stage1_metrics import PromptMapd, VolumeLoss
 from cps4_monai.handlers.tensorboard import PictureHandler
 
 __all__ = [
+    "AttentionLocalisation",
     "BestWeights",
     "CheckpointError",
     "DecodedLabels",
@@ -34,6 +37,7 @@ __all__ = [
     "PromptMapd",
     "ResumeHandler",
     "RunRecord",
+    "SpreadSliceLoss",
     "StopOnNonFinite",
     "VolumeLoss",
 ]

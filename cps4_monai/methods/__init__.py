@@ -9,6 +9,8 @@ from cps4_monai.methods.cps4 import CPS4
 from cps4_monai.methods.cps4_levers import CPS4Levers
 from cps4_monai.methods.decoded import DecodedPseudoLabels
 from cps4_monai.methods.mean_teacher import MeanTeacher
+from cps4_monai.methods.mgca import MGCA
+from cps4_monai.methods.prompted_pretraining import PromptedPretraining
 from cps4_monai.methods.supervised import Supervised
 from cps4_monai.methods.teacher_student import TeacherStudent
 from cps4_monai.methods.ucmt import UCMT
@@ -17,11 +19,13 @@ from cps4_monai.methods.unimatch_v2 import UniMatchV2
 __all__ = [
     "BCP",
     "CPS4",
+    "MGCA",
     "UCMT",
     "AttentionPretraining",
     "CPS4Levers",
     "DecodedPseudoLabels",
     "MeanTeacher",
+    "PromptedPretraining",
     "SemiSupervisedMethod",
     "Supervised",
     "TeacherStudent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from cps4_monai.anatomy import Anatomy, load_anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.plan import Plan
+from cps4_monai.vision.projection import PROJECTIONS
 from cps4_monai.vision.prompted import PromptedVision
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def load_prompted_vision(
     map_location: str | torch.device = "cpu",
     activation: str | None = None,
     plan: Plan | None = None,
+    objective: str | None = None,
 ) -> PromptedVision:
     """The frozen image side of stage 1, held against the settings of this run.
 
@@ -74,6 +76,7 @@ def load_prompted_vision(
         activation: how this run makes A of the logits; None: not compared. Where the file is too old to say, this one
             is taken, and the sigmoid if there is none.
         plan: of this run, whose slices must have the pixels of stage 1's; None, or a file without: not compared.
+        objective: by which this run says that stage 1 was trained; None: not compared.
 
     Raises:
         ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the fix.
@@ -85,6 +88,7 @@ def load_prompted_vision(
     _check_pixels(Path(path), content.get("plan"), plan)
     arguments, trained = content["arguments"], content.get("activation")
     _check_kind(Path(path), arguments, trained, activation)
+    _check_objective(Path(path), objective_of(path, content), objective)
     if trained is None:
         logger.warning(
             "stage-1 checkpoint %s does not say how A is made; taken for the %s", path, activation or "sigmoid"
@@ -98,6 +102,7 @@ def load_prompted_vision(
             background=arguments["background"],
             unannotated=content["unannotated"],
             activation=trained or activation or "sigmoid",
+            projection=arguments.get("projection", "linear"),
         )
         model.load_state_dict(content["weights"])
     except (KeyError, TypeError, RuntimeError) as error:
@@ -106,11 +111,10 @@ def load_prompted_vision(
             f"({' '.join(str(error).split())[:300]}); it is damaged or of another version of "
             "cps4_monai: run training_stage1 again"
         ) from error
-    objective = content.get("objective", {})
-    model.objective, model.substitution = objective.get("name", ""), objective.get("substitution")
-    if model.objective:
-        instead = f" ({model.substitution})" if model.substitution else ""
-        logger.info("stage 1 of %s: %s%s", path, model.objective, instead)
+    recorded = content.get("objective", {})
+    model.objective, model.substitution = recorded.get("name", ""), recorded.get("substitution")
+    for name, value in objective_of(path, content).items():
+        logger.info("%s of %s: %s", name, path, value)
     return model.to(map_location)
 
 
@@ -140,6 +144,35 @@ def read_prompted_vision(path: str | Path, map_location: str | torch.device = "c
     return content
 
 
+def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """By which objective a stage-1 checkpoint was trained, for a report: name -> text.
+
+    Args:
+        path: of the checkpoint.
+        content: what it holds; None: it is read.
+
+    Returns:
+        "stage 1", the objective, and where there is any "stage 1, stand-in", what stood in place of data that it was
+        published with; empty where the file does not say.
+
+    Raises:
+        ValueError: as :func:`read_prompted_vision`.
+    """
+    recorded = (read_prompted_vision(path) if content is None else content).get("objective", {})
+    told = {"stage 1": recorded.get("name"), "stage 1, stand-in": recorded.get("substitution")}
+    return {name: text for name, text in told.items() if text}
+
+
+def _check_objective(path: Path, told: Mapping[str, str], objective: str | None) -> None:
+    """Refuses a stage 1 of another objective than the one that this run's results would be named after."""
+    if objective is not None and told.get("stage 1") != objective:
+        raise ValueError(
+            f"stage-1 checkpoint {path} was trained by {told.get('stage 1', 'an objective that it does not name')!r}; "
+            f"this run's results would be named {objective!r}. Fix: pass as stage1_checkpoint a file of that "
+            "objective, or the overlay of the objective that the file names"
+        )
+
+
 def _check_kind(path: Path, arguments: dict[str, Any], trained: str | None, activation: str | None) -> None:
     """Refuses another activation than this run's, and projections that this version cannot build."""
     if None not in (trained, activation) and trained != activation:
@@ -149,10 +182,10 @@ def _check_kind(path: Path, arguments: dict[str, Any], trained: str | None, acti
             "training_stage1 again with this run's settings"
         )
     projection = arguments.get("projection", "linear")
-    if projection != "linear":
+    if projection not in PROJECTIONS:
         raise ValueError(
-            f"stage-1 checkpoint {path} has a projection of kind {projection!r}; this cps4_monai builds 'linear': "
-            "install the version that wrote it"
+            f"stage-1 checkpoint {path} has a projection of kind {projection!r}; this cps4_monai builds "
+            f"{list(PROJECTIONS)}: install the version that wrote it"
         )
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cps4_monai.attention_maps import activate, check_activation
+from cps4_monai.vision.projection import make_projection
 
 if TYPE_CHECKING:
     from cps4_monai.vision.encoder import VisionEncoder
@@ -65,6 +66,7 @@ class PromptedVision(nn.Module):
         background: "prompt" or "complement", as in :func:`attention_logits`.
         unannotated: codes that stage 1 did not train.
         activation: how A is made of the logits, as stage 1 trained it.
+        projection: kind of the image side's projection, "linear" or "mlp".
 
     Attributes:
         objective: what the weights were trained by; empty where nothing is known.
@@ -74,7 +76,7 @@ class PromptedVision(nn.Module):
         num_classes: C.
 
     Raises:
-        ValueError: an unknown background or activation, or codes outside 0..C-1.
+        ValueError: an unknown background, activation or projection, or codes outside 0..C-1.
     """
 
     embeddings: torch.Tensor
@@ -90,6 +92,7 @@ class PromptedVision(nn.Module):
         background: str = "prompt",
         unannotated: Sequence[int] = (),
         activation: str = "sigmoid",
+        projection: str = "linear",
     ) -> None:
         super().__init__()
         check_background(background, unannotated, len(prompt_embeddings))
@@ -98,7 +101,8 @@ class PromptedVision(nn.Module):
         self.objective = ""
         self.substitution: str | None = None
         self.image_encoder = image_encoder
-        self.projection = nn.Linear(image_encoder.embed_dim, prompt_embeddings.shape[1])
+        self.projection_kind = projection
+        self.projection = make_projection(projection, image_encoder.embed_dim, prompt_embeddings.shape[1])
         self.background = background
         self.unannotated = tuple(sorted(unannotated))
         self.register_buffer("embeddings", prompt_embeddings.detach().clone().float())
@@ -129,7 +133,7 @@ class PromptedVision(nn.Module):
             "image_encoder": self.image_encoder.arguments,
             "embedding_dim": int(self.embeddings.shape[1]),
             "background": self.background,
-            "projection": "linear",
+            "projection": self.projection_kind,
         }
 
     def prompt_embeddings(self) -> torch.Tensor:

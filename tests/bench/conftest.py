@@ -91,6 +91,14 @@ def write_runs(tmp_path: Path):
             if stage1 is not None:
                 write_json(stage1 / "stage1" / "run.json", {"starts": [{"iterations": 70}]})
                 write_json(stage1 / "done.json", {"seconds": {"training": 150.0}})
+                scores_by_epoch = {
+                    "prompt_map_dice": (0.2, 0.1),
+                    "pointing_game": (0.5, 0.9),
+                    "level_share": (0.4, 0.8),
+                }
+                lines = [f"stage1,{e},{e},{name},{v[e - 1]}" for name, v in scores_by_epoch.items() for e in (1, 2)]
+                text = "\n".join(["stage,epoch,iteration,name,value", *lines])
+                (stage1 / "stage1" / "metrics.csv").write_text(text)
                 for section in ("validation", "test"):
                     rows = [
                         f"mean,{m},{c},{0.2 + 0.2 * seed + 0.5 * (m == 'ceiling')}"
