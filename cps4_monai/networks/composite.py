@@ -42,6 +42,20 @@ class Composite(nn.Module):
         return self.backbone(image)
 
 
+def check_in_pieces(backbone: nn.Module) -> None:
+    """Refuses a network between whose encoder and decoder nothing can be put.
+
+    Raises:
+        TypeError: a backbone without ``encode``, ``decode``, ``logits`` and ``features``.
+    """
+    missing = [name for name in ("encode", "decode", "logits", "features") if not hasattr(backbone, name)]
+    if missing:
+        raise TypeError(
+            f"backbone is a {type(backbone).__name__} without {missing}; expected a network in pieces, as "
+            "cps4_monai.networks.ResUNet"
+        )
+
+
 class MaskedFeatures(Composite):
     """A ResUNet whose features may be multiplied between encoder and decoder.
 
@@ -55,12 +69,7 @@ class MaskedFeatures(Composite):
     backbone: ResUNet
 
     def __init__(self, backbone: ResUNet) -> None:
-        missing = [name for name in ("encode", "decode", "logits", "features") if not hasattr(backbone, name)]
-        if missing:
-            raise TypeError(
-                f"backbone is a {type(backbone).__name__} without {missing}; expected a network in pieces, as "
-                "cps4_monai.networks.ResUNet"
-            )
+        check_in_pieces(backbone)
         super().__init__(backbone)
 
     def forward(self, image: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
