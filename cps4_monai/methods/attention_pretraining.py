@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,6 +27,7 @@ class AttentionPretraining(SemiSupervisedMethod):
         substitution: what stands in place of data that the objective was published with (reports, gaze); None: nothing.
     """
 
+    source: ClassVar[str] = "Pan et al., arXiv 2606.15802"
     needs_unlabeled = False
     options = (*SemiSupervisedMethod.options, "objective", "substitution")
 

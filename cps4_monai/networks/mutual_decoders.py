@@ -19,7 +19,7 @@ class MutualDecoders(Composite):
 
     Args:
         backbone: the network that is deployed, with its own decoder.
-        seed: of the initial weights of the two others, see :func:`reinitialised`.
+        seed: of the initial weights of the second decoder, see :func:`reinitialised`; the third has the next.
 
     Raises:
         TypeError: a backbone that is not in pieces.
@@ -31,7 +31,8 @@ class MutualDecoders(Composite):
         check_in_pieces(backbone)
         super().__init__(backbone)
         modes = ("bilinear", "nearest")
-        self.others = reinitialised(nn.ModuleList(_OtherDecoder(backbone, mode) for mode in modes), seed)
+        others = [_OtherDecoder(backbone, mode) for mode in modes]
+        self.others = nn.ModuleList(reinitialised(other, seed + place) for place, other in enumerate(others))
 
     def forward(self, image: Tensor, all_decoders: bool = False) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, C, H, W) of the backbone, or with ``all_decoders`` those of each of the three decoders."""
@@ -49,7 +50,7 @@ class _OtherDecoder(nn.Module):
         super().__init__()
         self.decoder, self.head = copy.deepcopy(network.decoder), copy.deepcopy(network.head)
         for block in self.decoder:
-            transposed = block.up.conv
+            transposed: nn.ConvTranspose2d = block.up.conv  # type: ignore[union-attr, assignment]
             narrowed = nn.Conv2d(transposed.in_channels, transposed.out_channels, 1, bias=False)
             block.up = nn.Sequential(OrderedDict(conv=narrowed, upsample=nn.Upsample(scale_factor=2, mode=mode)))
 
