@@ -52,7 +52,7 @@ class MCNet(SemiSupervisedMethod):
     """
 
     source: ClassVar[str] = "Wu et al., Medical Image Analysis 2022; code read: ycwu1997/MC-Net (MIT)"
-    budget_notes = ("three decoders on one encoder",)
+    budget_notes = ("three decoders on one encoder", "about twice the computation")
     options = (
         *SemiSupervisedMethod.options,
         "consistency_weight",

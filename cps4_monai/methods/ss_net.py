@@ -61,7 +61,7 @@ class SSNet(SemiSupervisedMethod):
     source: ClassVar[str] = "Wu et al., MICCAI 2022; code read: ycwu1997/SS-Net (MIT)"
     budget_notes = (
         "a second pass on a perturbed picture, and a gradient of the picture",
-        "about three times the computation",
+        "about two and a half times the computation",
     )
     options = (
         *SemiSupervisedMethod.options,
