@@ -207,7 +207,9 @@ class SSNet(SemiSupervisedMethod):
         """L_c of labeled and of unlabeled slices, added."""
         network = self.memory
         with torch.autocast(network.memory.device.type, enabled=False):
-            remembered = network.memory_selectors(network.memory) if self.weigh_memory else network.filled
+            remembered = network.memory_selectors(network.memory)
+            if not self.weigh_memory:  # weights of 1; DistributedDataParallel waits for a gradient, be it 0
+                remembered = torch.ones_like(remembered) + 0 * remembered
             terms = []
             for kind in ("labeled", "unlabeled"):
                 features = outputs[f"{kind}_features"].float()

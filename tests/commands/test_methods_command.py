@@ -19,7 +19,10 @@ def test_the_list_has_every_overlay_with_its_facts_and_fits_a_terminal():
     assert all(
         f"  {path.stem}\n" in result.output or f"--overlay {path.stem}" in result.output for path in FOLDER.iterdir()
     )
-    assert "source: Bai et al., CVPR 2023" in result.output and "cost: three decoders on one encoder; about twice" in result.output
+    assert (
+        "source: Bai et al., CVPR 2023" in result.output
+        and "cost: three decoders on one encoder; about twice" in result.output
+    )
     assert max(map(len, result.output.splitlines())) <= 110
 
 
