@@ -74,8 +74,8 @@ def list_methods(bundle_root: Path) -> list[MethodEntry]:
 def method_of(path: Path, bundle_root: Path) -> MethodEntry:
     """The entry of an overlay, which may lie anywhere.
 
-    An overlay that names no class other than those of the overlay whose name its own begins with (`ucmt` for
-    `ucmt_paper`) is a variant of that one.
+    An overlay that changes settings of the overlay whose name its own begins with (`ucmt` for `ucmt_paper`), and names
+    no other class than that one, is a variant of it.
 
     Args:
         path: of the overlay.
@@ -161,11 +161,13 @@ def _overlay_before(path: Path, overlay: Mapping[str, Any], bundle_root: Path) -
     content = _read(nearest)
     before = _overlay_before(nearest, content, bundle_root)
     others = [part for part in _parts_named(overlay) if _target(overlay, part) != _target(content, part)]
-    return [] if others else [*before, nearest]
+    files = [bundle_root / "configs" / "train.json", *before, nearest]
+    config = ConfigParser.load_config_files([str(file) for file in files])
+    return [] if others or not _changed(overlay, config) else [*before, nearest]
 
 
 def _stages(overlay: Mapping[str, Any], classes: Mapping[str, str]) -> str:
-    second = STAGE2_PART in classes or any(key.startswith("train#") for key in overlay)
+    second = STAGE2_PART in classes or any(key.startswith(("train#method", "train#network")) for key in overlay)
     first = any(key.startswith(("stage1#", "training_stage1")) for key in overlay)
     return {(True, True): "1+2", (True, False): "1", (False, True): "2"}.get((first, second), "2")
 
@@ -183,10 +185,15 @@ def _line(
         return str(overlay["stage1#method#objective"])
     if before is None and classes:
         return first_line(next(iter(classes.values())))
-    changed = [f"{key} {_short(value)}" for key, value in overlay.items() if node_at(base, key, base) != value]
+    changed = [f"{key} {_short(overlay[key])}" for key in _changed(overlay, base)]
     more = f" and {len(changed) - _SHOWN} more settings" if len(changed) > _SHOWN else ""
     start = before.name if before else first_line(str(node_at(config, f"{STAGE2_PART}#_target_")))
     return f"{start}, with {', '.join(changed[:_SHOWN])}{more}"
+
+
+def _changed(overlay: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """The settings of an overlay that a config has not, or has otherwise."""
+    return [key for key, value in overlay.items() if node_at(config, key, config) != value]
 
 
 def _short(value: Any) -> str:
@@ -235,8 +242,8 @@ def _needs(config: Mapping[str, Any], default_file: Path, stages: str) -> Iterat
     if "1" in stages and (network := _another("stage1#network_def", config, default)):
         yield f"in stage 1, network {network}"
     if substitution := node_of(config, "stage1#method#substitution"):
-        yield f"stand-in for {substitution}"
-    if "1" in stages and node_of(config, "stage1#text_model") is not None:
+        yield f"stand-ins: {substitution}"
+    if "1" in stages and ("2" not in stages or node_of(config, "train#provider") is not None):
         yield "text encoder and ViT of stage 1"
 
 

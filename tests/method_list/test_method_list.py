@@ -64,6 +64,21 @@ def test_a_variant_stands_after_its_method_with_what_it_changes(entries):
     assert "AlignedResUNet" in " ".join(entries["graphcl_aligned"].needs)
 
 
+def test_an_overlay_that_is_a_part_of_another_is_no_variant_of_it(tmp_path):
+    """`dusss_provider` is the first stage of `dusss`, and nothing is added to it."""
+    (tmp_path / "configs" / "methods").mkdir(parents=True)
+    (tmp_path / "configs" / "train.json").write_bytes((ROOT / "configs" / "train.json").read_bytes())
+    first = {"stage1#method": {"_target_": "cps4_monai.methods.AttentionPretraining"}}
+    second = {"train#method": {"_target_": "cps4_monai.methods.UCMT"}}
+    written(tmp_path / "configs" / "methods", "both", **first, **second)
+    written(tmp_path / "configs" / "methods", "both_first", **first)
+    written(tmp_path / "configs" / "methods", "both_else", **{"ema_decay": 0.5})
+    listed = {entry.name: entry for entry in list_methods(tmp_path)}
+    assert listed["both"].stages == "1+2" and listed["both_first"].stages == "1"
+    assert listed["both_first"].after is None and listed["both_else"].after == "both"
+    assert listed["both_first"].line.startswith("A loss of attention logits and label")
+
+
 def test_a_method_of_somebody_else_is_listed_by_its_overlay_alone(tmp_path, monkeypatch):
     (tmp_path / "someones_method.py").write_text(
         "from cps4_monai.methods import MeanTeacher\n"
@@ -103,7 +118,7 @@ def test_an_objective_of_stage_1_has_its_overlays_words(tmp_path):
     }
     entry = method_of(written(tmp_path, "objective", **overlay), ROOT)
     assert entry.stages == "1" and entry.line == "an objective on class prompts" and "Radford" in entry.source
-    assert "stand-in for gaze: boxes of the label" in entry.needs
+    assert "stand-ins: gaze: boxes of the label" in entry.needs
     assert node_at(entry.config, "train#method#_target_") == "cps4_monai.methods.CPS4"
 
 
