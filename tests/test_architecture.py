@@ -60,9 +60,10 @@ ALLOWED: dict[str, set[str]] = {
         "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "handlers",
         "known_settings", "metrics", "report", "vision", "workflow",
     },
+    "method_list": {"bench", "known_settings"},
     "commands": {
         "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "failure", "inference",
-        "pretrained", "report", "threads", "workflow",
+        "method_list", "pretrained", "report", "threads", "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip

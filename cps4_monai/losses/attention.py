@@ -6,6 +6,7 @@ Eqs. 1 and 2 are those of Wang et al., "TokenCompose: Text-to-Image Diffusion wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -212,6 +213,7 @@ class AttentionLoss(nn.Module):
         ValueError: an unknown option, or a negative weight.
     """
 
+    source: ClassVar[str] = "Pan et al., arXiv 2606.15802, after TokenCompose (Wang et al., CVPR 2024)"
     options = ("token_weight", "pixel_weight", "pixel")
 
     def __init__(

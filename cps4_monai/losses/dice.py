@@ -1,4 +1,4 @@
-"""Soft Dice against hard targets, and its mean with the cross-entropy: what several methods call segmentation loss."""
+"""Soft Dice against hard targets and against predictions, and its mean or sum with the cross-entropy."""
 
 from __future__ import annotations
 
@@ -50,6 +50,31 @@ def soft_dice(
         return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
+def soft_dice_distance(probs: Tensor, reference: Tensor, where: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
+    """1 - Dice of two softmaxes, 0 where they are equal: mean over the classes that the reference calls somewhere.
+
+    dice_c = (2 sum p_c q_c + smooth) / (sum p_c^2 + sum q_c^2 + smooth), sums over the batch and the pixels that count.
+    The squares make equal predictions the minimum, which they are not for :func:`soft_dice`.
+
+    Args:
+        probs: (B, C, H, W) float32.
+        reference: alike, without gradient.
+        where: (B, 1, H, W) bool: the pixels that count; None: all.
+        smooth: keeps the quotient defined.
+
+    Returns:
+        Scalar in [0, 1]; 0 where no pixel counts.
+    """
+    counts = torch.ones_like(reference[:, :1], dtype=torch.bool) if where is None else where
+    classes = torch.arange(probs.shape[1], device=probs.device).view(1, -1, 1, 1)
+    called = ((reference.argmax(dim=1, keepdim=True) == classes) & counts).sum((0, 2, 3)) > 0
+    probs, reference = probs * counts, reference * counts
+    overlap = (probs * reference).sum((0, 2, 3))
+    sizes = probs.square().sum((0, 2, 3)) + reference.square().sum((0, 2, 3))
+    dice = (2 * overlap + smooth) / (sizes + smooth)
+    return ((1 - dice) * called).sum() / called.sum().clamp(min=1)
+
+
 def segmentation_loss(
     logits: Tensor,
     code_map: Tensor,
@@ -75,6 +100,43 @@ def segmentation_loss(
     if dice_weight > 0:
         terms.append(dice_weight * soft_dice(logits, code_map, unannotated, where))
     return torch.stack(terms).sum()
+
+
+SUPERVISION = ("ce+dice", "ce", "dice")
+"""What a method may learn from labels by, see :func:`supervision_loss`."""
+
+
+def supervision_loss(logits: Tensor, label: Tensor, unannotated: Sequence[int] = (), kind: str = "ce+dice") -> Tensor:
+    """Cross-entropy plus :func:`soft_dice`, or one of the two: a sum, where :func:`segmentation_loss` is a mean.
+
+    Args:
+        logits: (B, C, H, W).
+        label: class codes (B, 1, H, W).
+        unannotated: codes in view but never labeled.
+        kind: of `SUPERVISION`.
+
+    Returns:
+        Scalar, float32.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    terms = []
+    if kind != "dice":
+        terms.append(supervised_cross_entropy(logits, label, unannotated))
+    if kind != "ce":
+        terms.append(soft_dice(logits, label, unannotated))
+    return torch.stack(terms).sum()
+
+
+def check_supervision(kind: str) -> None:
+    """Refuses what :func:`supervision_loss` does not know.
+
+    Raises:
+        ValueError: as said.
+    """
+    if kind not in SUPERVISION:
+        raise ValueError(f"supervision is {kind!r}; expected one of {list(SUPERVISION)}")
 
 
 def check_dice_weight(dice_weight: float) -> None:

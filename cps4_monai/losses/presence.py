@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,8 @@ class PresenceLoss(nn.Module):
     Raises:
         ValueError: a negative code.
     """
+
+    source: ClassVar[str] = "Radford et al., ICML 2021, with the sigmoid of Zhai et al., ICCV 2023"
 
     def __init__(self, unannotated: Sequence[int] = ()) -> None:
         super().__init__()

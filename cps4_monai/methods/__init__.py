@@ -8,9 +8,12 @@ from cps4_monai.methods.bcp import BCP
 from cps4_monai.methods.cps4 import CPS4
 from cps4_monai.methods.cps4_levers import CPS4Levers
 from cps4_monai.methods.decoded import DecodedPseudoLabels
+from cps4_monai.methods.graphcl import GraphCL
+from cps4_monai.methods.mc_net import MCNet
 from cps4_monai.methods.mean_teacher import MeanTeacher
 from cps4_monai.methods.mgca import MGCA
 from cps4_monai.methods.prompted_pretraining import PromptedPretraining
+from cps4_monai.methods.ss_net import SSNet
 from cps4_monai.methods.supervised import Supervised
 from cps4_monai.methods.teacher_student import TeacherStudent
 from cps4_monai.methods.ucmt import UCMT
@@ -24,8 +27,11 @@ __all__ = [
     "AttentionPretraining",
     "CPS4Levers",
     "DecodedPseudoLabels",
+    "GraphCL",
+    "MCNet",
     "MeanTeacher",
     "PromptedPretraining",
+    "SSNet",
     "SemiSupervisedMethod",
     "Supervised",
     "TeacherStudent",

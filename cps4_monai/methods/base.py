@@ -41,6 +41,8 @@ class SemiSupervisedMethod(ABC):
         labeled_strong_views: strong views of each labeled slice that it reads, beside ``image``.
         steps_per_batch: optimiser steps made of one batch, see :meth:`steps`.
         waits_for_device: True where a step must wait for the device; every other method is tested not to.
+        source: where the method comes from, for `cps4 methods`; a subclass does not inherit it.
+        needs: what it takes that neither its overlay nor these attributes show, in words, for the same.
         budget_notes: what a step costs beyond one network and one step a batch, for the report of a study.
         options: names of the attributes that a resumed run must share with the run that it goes on with.
 
@@ -53,6 +55,8 @@ class SemiSupervisedMethod(ABC):
     labeled_strong_views: ClassVar[int] = 0
     steps_per_batch: ClassVar[int] = 1
     waits_for_device: bool = False
+    source: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
     budget_notes: tuple[str, ...] = ()
     options: ClassVar[tuple[str, ...]] = ("deployed_name", "unannotated")
 

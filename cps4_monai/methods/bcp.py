@@ -6,7 +6,7 @@ Read with the authors' code, DeepMed-Lab-ECNU/BCP (MIT); nothing is copied.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class BCP(TeacherStudent):
         dice_weight: share of the soft Dice in the segmentation loss, the rest being the cross-entropy.
         largest_component: keep each structure's largest component of the pseudo-label. Off by default: the posterior
             elements of a vertebra are components of their own in a sagittal slice.
+        training_teacher: the teacher normalises by the statistics of the unlabeled batch, as the authors' does; else by
+            its running ones, in evaluation mode.
         full_width: rectangles of the picture's full width, lower so that their area stays: what is pasted then keeps
             its own surroundings (not in the paper).
         **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` (of `unlabeled_weight`), `deployed`,
@@ -46,6 +48,7 @@ class BCP(TeacherStudent):
         ValueError: a share outside [0, 1], a negative weight, and as :class:`TeacherStudent`.
     """
 
+    source: ClassVar[str] = "Bai et al., CVPR 2023; code read: DeepMed-Lab-ECNU/BCP (MIT)"
     options = (
         *TeacherStudent.options,
         "pretrain_fraction",
@@ -53,6 +56,7 @@ class BCP(TeacherStudent):
         "unlabeled_weight",
         "dice_weight",
         "largest_component",
+        "training_teacher",
         "full_width",
     )
 
@@ -65,6 +69,7 @@ class BCP(TeacherStudent):
         unlabeled_weight: float = 0.5,
         dice_weight: float = 0.5,
         largest_component: bool = False,
+        training_teacher: bool = False,
         full_width: bool = False,
         deployed: str = "student",
         **teacher_student: Any,
@@ -81,12 +86,18 @@ class BCP(TeacherStudent):
         self.unlabeled_weight = unlabeled_weight
         self.dice_weight = dice_weight
         self.largest_component = largest_component
+        self.training_teacher = training_teacher
         self.full_width = full_width
 
     @property
     def pretraining(self) -> bool:
         """Whether the coming step belongs to the first phase."""
         return self.updates < self.share_of_run(self.pretrain_fraction)
+
+    def train(self) -> None:
+        """The student trains; so does the teacher's BatchNorm where `training_teacher` says so."""
+        super().train()
+        self.teacher.train(self.training_teacher)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``patch`` (1, 1, H, W) bool and, in the first phase, ``mixed_logits`` (B / 2, C, H, W).
@@ -98,7 +109,7 @@ class BCP(TeacherStudent):
         patch = rectangles(1, image.shape[2:], self._sides(*image.shape[2:]), image.device)
         first, second = _halves(image, "labeled")
         if self.pretraining:
-            return {"patch": patch, "mixed_logits": self.networks["student"](mix(first, second, patch))}
+            return {"patch": patch, "mixed_logits": self._pretrained(mix(first, second, patch))}
         unlabeled = batch["unlabeled"]["image"]
         if unlabeled.shape != image.shape:
             raise ValueError(
@@ -106,13 +117,8 @@ class BCP(TeacherStudent):
                 "shape: set batch_size_unlabeled to batch_size_labeled"
             )
         unlabeled_first, unlabeled_second = _halves(unlabeled, "unlabeled")
-        inward, outward = self._logits(mix(unlabeled_first, first, patch), mix(second, unlabeled_second, patch))
-        return {
-            "patch": patch,
-            "in_logits": inward,
-            "out_logits": outward,
-            "pseudo_label": self._pseudo_label(self.teacher_logits(batch)),
-        }
+        mixed = self._mixed(mix(unlabeled_first, first, patch), mix(second, unlabeled_second, patch))
+        return {"patch": patch, **mixed, "pseudo_label": self._pseudo_label(self.teacher_logits(batch))}
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """``loss`` and its parts: ``loss_supervised``, over pixels with a label, and before its weight ``loss_pseudo``.
@@ -146,12 +152,17 @@ class BCP(TeacherStudent):
             return int(self.patch_ratio**2 * height), width
         return int(self.patch_ratio * height), int(self.patch_ratio * width)
 
-    def _logits(self, inward: Tensor, outward: Tensor) -> tuple[Tensor, Tensor]:
+    def _pretrained(self, picture: Tensor) -> Tensor:
+        """Logits of a picture of the first phase."""
+        return self.networks["student"](picture)
+
+    def _mixed(self, inward: Tensor, outward: Tensor) -> dict[str, Tensor]:
+        """``in_logits`` and ``out_logits`` of the pictures of the second phase."""
         student = self.networks["student"]
         if self.batch_statistics == "separate":
-            return student(inward), student(outward)
+            return {"in_logits": student(inward), "out_logits": student(outward)}
         logits = student(torch.cat((inward, outward)))
-        return logits[: len(inward)], logits[len(inward) :]
+        return {"in_logits": logits[: len(inward)], "out_logits": logits[len(inward) :]}
 
     @torch.no_grad()
     def _pseudo_label(self, logits: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +20,7 @@ from cps4_monai.methods.teacher_student import TeacherStudent
 
 
 class CPS4(TeacherStudent):
-    """(L_text + L_enhance) / 2 + L_sup, eqs. 5 to 7.
+    """Class prompts as pseudo-labels beside a teacher: (L_text + L_enhance) / 2 + L_sup, eqs. 5 to 7.
 
     The ablations are settings: a term of weight 0 is dropped, and what only it needs is not computed; the other keeps
     its weight 1/2. `mt_ce`, the reference of the ablation, is ``text_weight=0, enhanced_target="teacher"``: y_text is
@@ -38,6 +38,7 @@ class CPS4(TeacherStudent):
         ValueError: a negative weight, both weights 0, an unknown target, and as :class:`TeacherStudent`.
     """
 
+    source: ClassVar[str] = "Pan et al., arXiv 2606.15802"
     options = (*TeacherStudent.options, "text_weight", "enhance_weight", "target_mode")
 
     def __init__(

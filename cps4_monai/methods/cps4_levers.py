@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,6 +29,7 @@ class CPS4Levers(CPS4):
         ValueError: an unknown activation, `text_confidence` beside `grid_text`, and as :class:`CPS4`.
     """
 
+    source: ClassVar[str] = "of this project, on CPS4 (Pan et al., arXiv 2606.15802)"
     options = (*CPS4.options, "grid_text", "text_confidence")
 
     def __init__(

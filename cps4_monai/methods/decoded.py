@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,7 +14,7 @@ from cps4_monai.methods.teacher_student import TeacherStudent
 
 
 class DecodedPseudoLabels(TeacherStudent):
-    """L_sup + weight * CE(student, decoded pseudo-label).
+    """Pseudo-labels whose levels are decoded: L_sup + weight * CE(student, decoded pseudo-label).
 
     :class:`cps4_monai.handlers.DecodedLabels` makes the pseudo-labels: every few epochs the teacher segments all
     unlabeled volumes, alone (`mt_decoded`) or with the attention maps of the prompts (`cps4_plus`), and the levels of
@@ -30,6 +30,7 @@ class DecodedPseudoLabels(TeacherStudent):
         ValueError: a weight that is not positive, and as :class:`TeacherStudent`.
     """
 
+    source: ClassVar[str] = "of this project"
     options = (*TeacherStudent.options, "decoded_weight")
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,7 +14,7 @@ from cps4_monai.methods.teacher_student import TeacherStudent
 
 
 class MeanTeacher(TeacherStudent):
-    """L_sup + lambda(t) * MSE(softmax of the student, softmax of the teacher).
+    """Agreement with the moving average: L_sup + lambda(t) * MSE(softmax of student, softmax of teacher).
 
     Args:
         student: the network to train.
@@ -27,6 +27,7 @@ class MeanTeacher(TeacherStudent):
         ValueError: a negative weight, and as :class:`TeacherStudent`.
     """
 
+    source: ClassVar[str] = "Tarvainen and Valpola, NeurIPS 2017"
     options = (*TeacherStudent.options, "consistency_weight")
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,6 +23,7 @@ class Supervised(SemiSupervisedMethod):
         unannotated: see :class:`SemiSupervisedMethod`.
     """
 
+    source: ClassVar[str] = "the baseline of every comparison"
     needs_unlabeled = False
 
     def __init__(self, student: nn.Module, optimizer: Optimizer, unannotated: Sequence[int] = ()) -> None:

@@ -47,6 +47,7 @@ class UCMT(TeacherStudent):
         TypeError: a student that is no pair.
     """
 
+    source: ClassVar[str] = "Shen et al., IJCAI 2023; code read: Senyh/UCMT (no licence: formulas and numbers only)"
     strong_views: ClassVar[int] = 2
     steps_per_batch: ClassVar[int] = 2
     budget_notes = ("two students", "two optimiser steps per batch", "about four times the computation")

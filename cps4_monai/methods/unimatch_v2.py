@@ -43,6 +43,7 @@ class UniMatchV2(TeacherStudent):
         TypeError: a student that takes no masks.
     """
 
+    source: ClassVar[str] = "Yang et al., arXiv 2410.10777; code read: LiheYoung/UniMatch-V2 (MIT)"
     strong_views: ClassVar[int] = len(STRONG)
     budget_notes = ("two strong views of each unlabeled slice",)
     options = (*TeacherStudent.options, "threshold", "cutmix_probability", "dropped_share", "unlabeled_weight")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,23 @@ class Composite(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         """Logits (B, C, H, W) of the backbone."""
         return self.backbone(image)
+
+
+def check_in_pieces(backbone: nn.Module) -> None:
+    """Refuses a network between whose encoder and decoder nothing can be put.
+
+    Raises:
+        TypeError: a backbone without ``encode``, ``decode``, ``logits`` and ``features``.
+    """
+    missing = [name for name in ("encode", "decode", "logits", "features") if not hasattr(backbone, name)]
+    if missing:
+        raise TypeError(
+            f"backbone is a {type(backbone).__name__} without {missing}; expected a network in pieces, as "
+            "cps4_monai.networks.ResUNet"
+        )
 
 
 class MaskedFeatures(Composite):
@@ -55,12 +70,7 @@ class MaskedFeatures(Composite):
     backbone: ResUNet
 
     def __init__(self, backbone: ResUNet) -> None:
-        missing = [name for name in ("encode", "decode", "logits", "features") if not hasattr(backbone, name)]
-        if missing:
-            raise TypeError(
-                f"backbone is a {type(backbone).__name__} without {missing}; expected a network in pieces, as "
-                "cps4_monai.networks.ResUNet"
-            )
+        check_in_pieces(backbone)
         super().__init__(backbone)
 
     def forward(self, image: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:

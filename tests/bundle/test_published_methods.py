@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from cps4_monai.commands.evaluate import evaluate
 from cps4_monai.commands.export import export
+from cps4_monai.commands.train import train
 from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
 
@@ -37,6 +38,13 @@ def run_of(run_tiny, tmp_path_factory):
         (("ucmt",), "UCMT", 4),
         (("ucmt", "ucmt_paper"), "UCMT", 4),
         (("bcp",), "BCP", 2),
+        (("bcp", "bcp_paper"), "BCP", 2),
+        (("graphcl",), "GraphCL", 2),
+        (("graphcl", "graphcl_paper"), "GraphCL", 2),
+        (("mc_net",), "MCNet", 2),
+        (("mc_net", "mc_net_paper"), "MCNet", 2),
+        (("ss_net",), "SSNet", 2),
+        (("ss_net", "ss_net_paper"), "SSNet", 2),
     ],
 )
 def test_an_overlay_trains_and_leaves_a_plain_network(overlays, name, updates, run_of):
@@ -50,11 +58,26 @@ def test_an_overlay_trains_and_leaves_a_plain_network(overlays, name, updates, r
     assert "train_seconds_per_iteration" in (folder / "stage2" / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize("overlay", ["unimatch_v2", "ucmt", "bcp"])
-def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(
-    overlay, run_of, tiny_data, tmp_path
+OVERLAYS = [
+    ("unimatch_v2",),
+    ("ucmt",),
+    ("bcp",),
+    ("graphcl",),
+    ("graphcl", "graphcl_aligned"),
+    ("mc_net",),
+    ("ss_net",),
+]
+
+
+@pytest.mark.parametrize("overlays", OVERLAYS, ids="-".join)
+def test_by_its_name_it_is_trained_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(
+    overlays, tiny_data, tiny_overlay, tmp_path
 ):
-    folder, _ = run_of(overlay)
+    """`cps4 train all`, `cps4 evaluate`, `cps4 export`, and the exported bundle on a test scan."""
+    folder, named = tmp_path / "run", [word for name in (*overlays, tiny_overlay) for word in ("--overlay", str(name))]
+    data = ["--datalist", str(tiny_data / "datalist.json"), "--set", f"cache_dir={tiny_data / 'cache'}"]
+    trained = CliRunner().invoke(train, ["all", *data, *named, "-o", str(folder), "--device", "cpu"])
+    assert trained.exit_code == 0 and (folder / "stage1" / "prompted_vision.pt").is_file(), trained.output
     scored = CliRunner().invoke(evaluate, [str(folder), "-o", str(tmp_path / "scores"), "--device", "cpu"])
     assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
     exported = CliRunner().invoke(export, ["--run", str(folder), "-o", str(tmp_path / "spine.zip")])
@@ -69,3 +92,12 @@ def test_paper_settings_reach_the_optimiser(run_tiny, tmp_path):
     workflow = run_tiny("training_stage2", tmp_path, ("unimatch_v2", "unimatch_v2_paper"), run=False)
     rest, decoder, head = workflow.parser.get_parsed_content("train#optimizer").param_groups
     assert decoder["lr"] == head["lr"] == pytest.approx(40 * rest["lr"])
+
+
+@pytest.mark.parametrize("name", ["bcp", "graphcl", "mc_net", "ss_net"])
+def test_the_paper_overlays_of_the_copy_paste_and_consistency_families_take_sgd(name, run_tiny, tmp_path):
+    workflow = run_tiny("training_stage2", tmp_path, (name, f"{name}_paper"), run=False)
+    optimizer = workflow.parser.get_parsed_content("train#optimizer")
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is torch.optim.SGD
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.9, 1e-4)

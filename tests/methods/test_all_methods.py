@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,14 +22,41 @@ from cps4_monai.methods import (
     UCMT,
     CPS4Levers,
     DecodedPseudoLabels,
+    GraphCL,
+    MCNet,
     MeanTeacher,
     SemiSupervisedMethod,
+    SSNet,
     Supervised,
     UniMatchV2,
 )
-from cps4_monai.networks import MaskedFeatures, ResUNet, StudentPair, deployable
+from cps4_monai.networks import (
+    ClassMemory,
+    GraphBranch,
+    MaskedFeatures,
+    MutualDecoders,
+    ResUNet,
+    StudentPair,
+    deployable,
+)
 
 CLASSES, SIZE, BATCHES = 4, 16, 4
+
+
+def of_labels(student: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """What a supervised run minimises."""
+    return supervised_cross_entropy(deployable(student)(batch["labeled"]["image"]), batch["labeled"]["label"])
+
+
+def of_the_second_half(student: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """With an empty rectangle, the second half of the labeled slices stands alone."""
+    return of_labels(student, {"labeled": {key: value[2:] for key, value in batch["labeled"].items()}})
+
+
+def of_three_decoders(student: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """The encoder is shared: the supervised limit is the mean over the three decoders."""
+    logits = student(batch["labeled"]["image"], all_decoders=True)
+    return torch.stack([supervised_cross_entropy(x, batch["labeled"]["label"]) for x in logits]).mean()
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,8 @@ class Case:
     cls: type[SemiSupervisedMethod]
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network
     settings: dict[str, Any] = field(default_factory=dict)
-    no_unlabeled: dict[str, Any] | None = None  # settings with which only labels count
+    no_unlabeled: dict[str, Any] = field(default_factory=dict)  # settings with which only labels count
+    limit: Callable[[nn.Module, dict[str, Any]], torch.Tensor] = of_labels  # what is minimised then
     supervised_share: float = 1.0  # of L_sup in the total
     weights: dict[str, float] = field(default_factory=dict)  # part -> its factor, at ramp 1
     options: tuple[dict[str, Any], ...] = ()  # each varied alone
@@ -60,8 +89,20 @@ class Case:
 
 
 TEACHER = ({"ema_decay": 0.0}, {"batch_statistics": "joint"})
+EMPTY = {"pretrain_fraction": 0.0, "patch_ratio": 0.0, "unlabeled_weight": 0.0, "dice_weight": 0.0}
+MIXED = (
+    {"pretrain_fraction": 0.25},
+    {"patch_ratio": 0.5},
+    {"unlabeled_weight": 1.0},
+    {"dice_weight": 0.0},
+    {"largest_component": True},
+    {"training_teacher": True},
+    {"full_width": True},
+    {"ramp_up_updates": 9},
+    *TEACHER,
+)
 CASES = {
-    "supervised": Case(Supervised, weights={"loss_supervised": 1}, no_unlabeled={}),
+    "supervised": Case(Supervised, weights={"loss_supervised": 1}),
     "mean_teacher": Case(
         MeanTeacher,
         settings={"ramp_up_updates": 0},
@@ -116,10 +157,46 @@ CASES = {
     "bcp": Case(
         BCP,
         settings={"pretrain_fraction": 0.5},
+        no_unlabeled=EMPTY,
+        limit=of_the_second_half,
         weights={"loss_supervised": 1, "loss_pseudo": 0.5},
+        options=MIXED,
+    ),
+    "graphcl": Case(
+        GraphCL,
+        wrap=GraphBranch,
+        settings={"pretrain_fraction": 0.5},
+        no_unlabeled={**EMPTY, "graph_weight": 0.0},
+        limit=of_the_second_half,
+        weights={"loss_supervised": 1, "loss_pseudo": 0.5, "loss_graph": 1},
         options=(
-            {"pretrain_fraction": 0.25}, {"patch_ratio": 0.5}, {"unlabeled_weight": 1.0}, {"dice_weight": 0.0},
-            {"largest_component": True}, {"full_width": True}, {"ramp_up_updates": 9}, *TEACHER,
+            *MIXED, {"graph_weight": 2.0}, {"per_pair": False}, {"tau": 4.0}, {"correlation": "printed"},
+            {"dropout_seed": 1},
+        ),
+    ),
+    "mc_net": Case(
+        MCNet,
+        wrap=MutualDecoders,
+        settings={"ramp_share": 0.0, "supervision": "ce"},
+        no_unlabeled={"consistency_weight": 0.0},
+        limit=of_three_decoders,
+        weights={"loss_supervised": 1, "loss_consistency": 0.1},
+        options=(
+            {"consistency_weight": 1.0}, {"ramp_share": 1.0}, {"temperature": 0.5}, {"sharpening": "softmax"},
+            {"detach_targets": False}, {"supervision": "dice"}, {"sum_decoders": True},
+            {"squared_error_classes": 20.0}, {"batch_statistics": "joint"},
+        ),
+    ),
+    "ss_net": Case(
+        SSNet,
+        wrap=partial(ClassMemory, size=8),
+        settings={"ramp_share": 0.0, "supervision": "ce", "pixels_per_class": 64},
+        no_unlabeled={"consistency_weight": 0.0},
+        weights={"loss_supervised": 1, "loss_smoothness": 0.1, "loss_separation": 0.01},
+        options=(
+            {"consistency_weight": 1.0}, {"ramp_share": 1.0}, {"separation_weight": 1.0}, {"vat_rms": 0.1},
+            {"probe_rms": 0.3}, {"pixels_per_class": 16}, {"keep_memory": False}, {"memory_order": "worst"},
+            {"weigh_memory": False}, {"background": True}, {"supervision": "ce+dice"}, {"batch_statistics": "joint"},
         ),
     ),
 }  # fmt: skip
@@ -178,25 +255,20 @@ def test_the_total_is_the_sum_of_its_parts_by_their_weights(case):
     torch.testing.assert_close(losses["loss"], sum(case.weights[name] * value for name, value in parts.items()))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES.values() if c.no_unlabeled is not None],
-    ids=[n for n, c in CASES.items() if c.no_unlabeled is not None],
-)
+@ALL
 def test_without_weight_on_unlabeled_slices_the_student_is_that_of_the_supervised_run(case):
-    """BCP has no such limit: its labels are learned on mixed pictures."""
     method, loader = case.make(**case.no_unlabeled), batches()
-    student = copy.deepcopy(deployable(method.networks.get("student")))
+    student = copy.deepcopy(method.networks["student"])
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1 * case.supervised_share)
     train(method, loader)
     student.train()
     for batch in loader:
         for _ in range(method.steps_per_batch):
             optimizer.zero_grad()
-            supervised_cross_entropy(student(batch["labeled"]["image"]), batch["labeled"]["label"]).backward()
+            case.limit(student, batch).backward()
             optimizer.step()
     trained = deployable(method.networks["student"])
-    for (name, ours), theirs in zip(trained.named_parameters(), student.parameters(), strict=True):
+    for (name, ours), theirs in zip(trained.named_parameters(), deployable(student).parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5, msg=name)
 
 
@@ -227,24 +299,33 @@ def test_the_deployed_state_dict_is_that_of_the_plain_network(case):
     torch.testing.assert_close(plain.eval()(image), method.predict(image)[method.deployed_name])
 
 
+def learned_from_labels(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of the predictions of labeled pixels, where those are; copy-paste has them on both sides of its rectangle."""
+    places = {"mixed_logits": torch.ones(1, 1, 1, 1) > 0, "in_logits": outputs.get("patch")}
+    places["out_logits"] = None if "patch" not in outputs else ~outputs["patch"]
+    labeled = [n for n in outputs if "unlabeled" not in n and n.endswith(("labeled_logits", "labeled_perturbed"))]
+    places |= {name: torch.ones(1, 1, 1, 1) > 0 for name in labeled}
+    return {name: place for name, place in places.items() if name in outputs}
+
+
 @ALL
 @pytest.mark.parametrize("code", [2, 255])
-def test_pixels_that_nobody_annotated_change_no_loss(case, code):
+@pytest.mark.parametrize("phase", ["first", "last"])
+def test_pixels_that_nobody_annotated_get_no_gradient(case, code, phase):
     """2 is unannotated in the whole data set, 255 a pixel of one label map; predictions there are free."""
-    settings = {"unannotated": (2,)} if code == 2 else {}
-    losses = []
-    for wild in (0.0, 3.0):
-        method, (batch,) = case.make(**settings), batches(1)
-        method.train()
-        batch["labeled"]["label"][:, :, :4] = code
-        torch.manual_seed(5)
-        outputs = method.forward(batch)
-        for name in [n for n in outputs if n.endswith("labeled_logits") and "unlabeled" not in n]:
-            logits = outputs[name].detach().clone()
-            logits[:, 1, :4] += wild
-            outputs[name] = logits
-        losses.append(method.losses(outputs, batch)["loss_supervised"])
-    assert torch.equal(*losses)
+    method, (batch,) = case.make(**({"unannotated": (2,)} if code == 2 else {})), batches(1)
+    method.updates = 0 if phase == "first" else method.total_updates - 1
+    method.train()
+    batch["labeled"]["label"][:, :, :4] = code
+    outputs = method.forward(batch)
+    places = learned_from_labels(outputs)
+    for name in places:
+        outputs[name] = outputs[name].detach().requires_grad_()
+    method.losses(outputs, batch)["loss"].backward()
+    assert places
+    for name, place in places.items():
+        gradient = outputs[name].grad * place
+        assert gradient[:, :, :4].abs().sum() == 0 and gradient[:, :, 4:].abs().sum() > 0, name
 
 
 @ALL

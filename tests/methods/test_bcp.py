@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -87,6 +88,20 @@ def test_at_the_switch_the_teacher_is_the_student_and_then_the_second_phase_begi
         )
         assert same is (step in (0, 1)) or step == 0  # the warm-up of the average copies at the first step, too
     assert method.deployed is method.student
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_authors_teacher_normalises_by_the_unlabeled_batch(batch, training):
+    method = make(training_teacher=training)
+    method.train()
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)
+    seen = copy.deepcopy(method.teacher).train(training)
+    expected = seen(batch["unlabeled"]["image"]).argmax(1, keepdim=True)
+    assert torch.equal(method.forward(batch)["pseudo_label"], expected)
+    assert method.teacher.training is training and method.networks["student"].training
+    other = copy.deepcopy(method.teacher).train(not training)(batch["unlabeled"]["image"]).argmax(1, keepdim=True)
+    assert not torch.equal(other, expected)
 
 
 def test_batches_that_cannot_be_halved_or_paired_are_refused(batch):
