@@ -8,6 +8,8 @@ from cps4_monai.methods.bcp import BCP
 from cps4_monai.methods.cps4 import CPS4
 from cps4_monai.methods.cps4_levers import CPS4Levers
 from cps4_monai.methods.decoded import DecodedPseudoLabels
+from cps4_monai.methods.dusss import DuSSS
+from cps4_monai.methods.dusss_pretraining import DuSSSPretraining
 from cps4_monai.methods.mean_teacher import MeanTeacher
 from cps4_monai.methods.supervised import Supervised
 from cps4_monai.methods.teacher_student import TeacherStudent
@@ -21,6 +23,8 @@ __all__ = [
     "AttentionPretraining",
     "CPS4Levers",
     "DecodedPseudoLabels",
+    "DuSSS",
+    "DuSSSPretraining",
     "MeanTeacher",
     "SemiSupervisedMethod",
     "Supervised",

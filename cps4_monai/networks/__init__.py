@@ -8,6 +8,8 @@ from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, share_b
 from cps4_monai.networks.parameter_groups import parameter_groups
 from cps4_monai.networks.placement import place
 from cps4_monai.networks.resunet import ResUNet
+from cps4_monai.networks.text_guided import TextGuided, TextGuidedDecoder
+from cps4_monai.networks.uncertain_embeddings import UncertainEmbeddings
 from cps4_monai.networks.weights import finetune_from, load_weights
 
 __all__ = [
@@ -15,6 +17,9 @@ __all__ = [
     "MaskedFeatures",
     "ResUNet",
     "StudentPair",
+    "TextGuided",
+    "TextGuidedDecoder",
+    "UncertainEmbeddings",
     "build_network",
     "deployable",
     "describe",

@@ -21,12 +21,13 @@ from cps4_monai.methods import (
     UCMT,
     CPS4Levers,
     DecodedPseudoLabels,
+    DuSSS,
     MeanTeacher,
     SemiSupervisedMethod,
     Supervised,
     UniMatchV2,
 )
-from cps4_monai.networks import MaskedFeatures, ResUNet, StudentPair, deployable
+from cps4_monai.networks import MaskedFeatures, ResUNet, StudentPair, TextGuided, deployable
 
 CLASSES, SIZE, BATCHES = 4, 16, 4
 
@@ -59,6 +60,22 @@ class Case:
         return method
 
 
+class FrozenVision:
+    """Stands for the image side of stage 1: tokens (B, 6, 4, 4) and logits of four classes."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.randn(6, 16, generator=generator)
+        self.embeddings = torch.randn(CLASSES, 6, generator=generator)
+
+    def project(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ek,bkhw->behw", self.weight, nn.functional.pixel_unshuffle(image, 4))
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ce,behw->bchw", self.embeddings, tokens)
+
+
+VISION = FrozenVision()
 TEACHER = ({"ema_decay": 0.0}, {"batch_statistics": "joint"})
 CASES = {
     "supervised": Case(Supervised, weights={"loss_supervised": 1}, no_unlabeled={}),
@@ -111,6 +128,22 @@ CASES = {
         options=(
             {"unlabeled_weight": 1.0}, {"ramp_share": 1.0}, {"dice_weight": 0.5}, {"teacher_mix": 0.5}, {"grid": 8},
             {"exchanged": 4}, *TEACHER,
+        ),
+    ),
+    "dusss": Case(
+        DuSSS,
+        wrap=lambda network: TextGuided(network, VISION, width=8),
+        settings={"vision": VISION, "dice_weight": 0.0},
+        no_unlabeled={"unlabeled_weight": 0.0},
+        supervised_share=0.5,
+        weights={
+            "loss_supervised": 0.5, "loss_pseudo": 0.5, "loss_text": 0.5, "loss_text_teacher": 0.5,
+            "loss_text_contrast": 0.05,
+        },
+        options=(
+            {"text_share": 0.9}, {"text_weight": 0.5}, {"unlabeled_weight": 0.5}, {"contrast_weight": 0.0},
+            {"temperature": 0.5}, {"dice_weight": 0.5}, {"affinity_rounds": 0}, {"affinity_dilations": (1,)},
+            {"ramp_up_updates": 9}, *TEACHER,
         ),
     ),
     "bcp": Case(
