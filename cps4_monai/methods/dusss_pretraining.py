@@ -10,20 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cps4_monai.losses.captions import annotated_classes, equal_captions, shown_classes
+from cps4_monai.losses.shown_classes import annotated_classes, equal_captions, shown_classes
 from cps4_monai.losses.similarity_supervision import Gaussian, compare, info_nce
 from cps4_monai.methods.base import Batch, SemiSupervisedMethod
 from cps4_monai.networks.composite import deployable
 from cps4_monai.networks.ema import ema_update, make_teacher, unwrap
+from cps4_monai.networks.uncertain_embeddings import LOCAL_GRID
 
 
 class DuSSSPretraining(SemiSupervisedMethod):
     """Contrast of slices, captions and momentum copies by similarities that uncertainty corrects.
 
-    A caption names the classes that a labeled slice shows; its embedding is the mean of their prompts'. Across the
+    A caption names the classes that a labeled slice shows; its embedding is the mean of their prompts'. Patches over
+    which nothing is annotated are no part of a slice's. Across the
     modalities, slice and caption find each other, all slices with an equal caption being right. Within them, a slice
     finds its second view, and a class prompt its second wording, both of the momentum encoders. Each process contrasts
     its own slices only.
@@ -118,18 +121,19 @@ class DuSSSPretraining(SemiSupervisedMethod):
         if "image_strong" not in labeled:
             raise ValueError("the labeled batch holds no 'image_strong'; make the views with strong_views: 1")
         model: Any = self.networks["model"]
-        present = shown_classes(labeled["label"], deployable(model).num_classes, self.unannotated)  # type: ignore[arg-type]
-        ours = model(labeled["image"], present=present, masked=self.masked_weight > 0)
+        bare: Any = self.deployed
+        shown = shown_classes(labeled["label"], bare.num_classes, bare.grid_size, self.unannotated)
+        ours = model(labeled["image"], shown=shown, masked=self.masked_weight > 0)
         with torch.no_grad():
-            theirs = self.networks["momentum"](labeled["image_strong"], present=present, second_wording=True)
+            theirs = self.networks["momentum"](labeled["image_strong"], shown=shown, second_wording=True)
         similarity, share = self._compare(ours, "image", ours, "caption")
         return {
-            "present": present,
+            "present": shown.flatten(2).any(2),
             "image_to_caption": similarity,
             "uncertain_share": share,
             "image_to_image": self._compare(ours, "image", theirs, "image")[0],
             "prompt_to_prompt": self._compare(ours, "prompt", theirs, "prompt")[0],
-            **(_parts_and_wholes(ours, theirs) if self.local_weight > 0 else {}),
+            **(_parts_and_wholes(ours, theirs, shown) if self.local_weight > 0 else {}),
             **{name: value for name, value in ours.items() if name.startswith("masked_")},
         }
 
@@ -142,10 +146,10 @@ class DuSSSPretraining(SemiSupervisedMethod):
         present = outputs["present"]
         parts = {
             "loss_cross_modal": 2 * self._of_captions(outputs["image_to_caption"], present),
-            "loss_intra_modal": self._within(outputs["image_to_image"], outputs["prompt_to_prompt"]),
+            "loss_intra_modal": self._within(outputs["image_to_image"], outputs["prompt_to_prompt"], present.any(1)),
         }
         if self.local_weight > 0:
-            parts["loss_local"] = self._local(outputs["local_image"], outputs["local_prompt"], present)
+            parts["loss_local"] = self._local(outputs, present)
         if self.masked_weight > 0:
             masked = [self._of_captions(outputs[name], present) for name in ("masked_feature", "masked_image")]
             parts["loss_masked"] = torch.stack(masked).sum()
@@ -177,16 +181,18 @@ class DuSSSPretraining(SemiSupervisedMethod):
         equal, named = equal_captions(present), present.any(1)
         return (self._contrast(similarity, equal, named) + self._contrast(similarity.T, equal, named)) / 2
 
-    def _within(self, of_images: Tensor, of_prompts: Tensor) -> Tensor:
+    def _within(self, of_images: Tensor, of_prompts: Tensor, named: Tensor) -> Tensor:
         """Slices (B, B) against their second views, plus annotated classes (C, C) against their second wordings."""
         annotated = annotated_classes(len(of_prompts), self.unannotated, of_prompts.device)
-        same = _own(of_prompts) & annotated
-        return self._contrast(of_images, _own(of_images)) + self._contrast(of_prompts, same, annotated)
+        slices = self._contrast(of_images, _own(of_images) & named, named)
+        return slices + self._contrast(of_prompts, _own(of_prompts) & annotated, annotated)
 
-    def _local(self, of_images: Tensor, of_prompts: Tensor, present: Tensor) -> Tensor:
-        """Fields (16 B, B) against slices, plus class prompts (C, B) against the captions that name them."""
-        fields = _own(of_images).repeat_interleave(len(of_images) // of_images.shape[1], 0)
-        return self._contrast(of_images, fields) + self._contrast(of_prompts, present.T, present.any(1))
+    def _local(self, outputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Annotated fields of slices against slices, plus class prompts against the captions that name them."""
+        named = present.any(1)
+        of_fields, of_prompts = outputs["local_image"], outputs["local_prompt"]
+        fields = _own(of_fields).repeat_interleave(len(of_fields) // len(present), 0) & outputs["fields"][:, None]
+        return self._contrast(of_fields, fields, named) + self._contrast(of_prompts, present.T, named)
 
 
 def _own(similarity: Tensor) -> Tensor:
@@ -198,12 +204,17 @@ def _gaussian(said: Mapping[str, Tensor], name: str) -> Gaussian:
     return Gaussian(said[name], said[f"{name}_mu"], said[f"{name}_sigma"])
 
 
-def _parts_and_wholes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cosines of the momentum encoders' parts, fields (16 B) and class prompts (C), with slices and captions (B)."""
-    with torch.autocast(ours["image"].device.type, enabled=False):
+def _parts_and_wholes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], shown: Tensor) -> dict[str, Tensor]:
+    """Cosines of the momentum encoders' parts, fields (16 B) and class prompts (C), with slices and captions (B).
+
+    With them ``fields`` (16 B,) bool: in which anything is annotated.
+    """
+    annotated = F.adaptive_max_pool2d(shown.any(1, keepdim=True).float(), LOCAL_GRID) > 0
+    with torch.autocast(shown.device.type, enabled=False):
         return {
             "local_image": theirs["local"].flatten(0, 1) @ ours["image"].T,
             "local_prompt": theirs["prompt"] @ ours["caption"].T,
+            "fields": annotated.flatten(),
         }
 
 

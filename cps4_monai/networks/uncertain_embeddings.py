@@ -75,41 +75,39 @@ class UncertainEmbeddings(Composite):
         return groups
 
     def forward(  # type: ignore[override]
-        self,
-        image: Tensor,
-        present: Tensor | None = None,
-        second_wording: bool = False,
-        masked: bool = False,
+        self, image: Tensor, shown: Tensor | None = None, second_wording: bool = False, masked: bool = False
     ) -> Tensor | dict[str, Tensor]:
-        """Attention logits (B, C, h, w); with ``present`` all that a contrast of slices and captions needs.
+        """Attention logits (B, C, h, w); with ``shown`` all that a contrast of slices and captions needs.
 
         Args:
             image: (B, 1, H, W) in [0, 1].
-            present: (B, C) bool, the classes that the caption of each slice names.
+            shown: (B, C, h, w) bool, the classes in each cell of the grid: captions name them, and cells without any,
+                which nobody annotated, are part of no mean.
             second_wording: of the classes, instead of the prompts.
             masked: with the similarities of what captions hold of a slice, which cost one more pass of the encoder.
 
         Returns:
             Float32: of ``image``, ``caption`` (B, E) and ``prompt`` (C, E) the embedding of length one and, as
             ``image_mu``, ``image_sigma``, ..., their Gaussians; ``local`` (B, 16, E), mean embeddings of the fields of
-            a 4 x 4 grid over the slice; with ``masked``, ``masked_feature`` and ``masked_image`` (B, B).
+            a 4 x 4 grid over the slice, 0 where a field has no annotated cell; with ``masked``, ``masked_feature`` and
+            ``masked_image`` (B, B).
         """
-        if present is None:
+        if shown is None:
             return self.backbone(image)
         wording = (self.second_ids, self.second_mask) if second_wording else None
         patches, prompts = self.backbone.patch_embeddings(image), self.backbone.prompt_embeddings(wording)
         with torch.autocast(image.device.type, enabled=False):
-            named = present.to(prompts.dtype)
+            named, cells = shown.flatten(2).any(2).to(prompts.dtype), shown.any(1, keepdim=True).to(patches.dtype)
             captions = named @ prompts / named.sum(1, keepdim=True).clamp(min=1)
             said = {
-                **_gaussian("image", patches.mean((2, 3)), self.image_gaussian),
+                **_gaussian("image", _mean(patches, cells), self.image_gaussian),
                 **_gaussian("caption", captions, self.text_gaussian),
                 **_gaussian("prompt", prompts, self.text_gaussian),
-                "local": F.normalize(F.adaptive_avg_pool2d(patches, LOCAL_GRID).flatten(2), dim=1).transpose(1, 2),
+                "local": F.normalize(F.adaptive_avg_pool2d(patches * cells, LOCAL_GRID).flatten(2), dim=1).mT,
             }
-        return {**said, **self._masked(image, patches, said["caption"])} if masked else said
+        return {**said, **self._masked(image, patches, cells, said["caption"])} if masked else said
 
-    def _masked(self, image: Tensor, patches: Tensor, captions: Tensor) -> dict[str, Tensor]:
+    def _masked(self, image: Tensor, patches: Tensor, cells: Tensor, captions: Tensor) -> dict[str, Tensor]:
         """Similarities (B, B) of captions with what they hold: of the features softly, of the picture by a hard mask.
 
         After Cha et al., "Learning to generate text-grounded mask", CVPR 2023, which the authors of DuSSS follow.
@@ -117,15 +115,14 @@ class UncertainEmbeddings(Composite):
         with torch.autocast(image.device.type, enabled=False):
             cosine = torch.einsum("behw,ke->bkhw", patches, captions)
             logits = self.backbone.logit_scale.float() * cosine + self.backbone.logit_bias.float()
-            held = F.normalize(torch.einsum("bkhw,behw->bke", logits.sigmoid(), patches), dim=2)
-            feature = torch.einsum("bke,ke->bk", held, captions)
+            held = F.normalize(torch.einsum("bkhw,behw->bke", logits.sigmoid() * cells, patches), dim=2)
             own = logits.diagonal().permute(2, 0, 1).unsqueeze(1)  # (B, 1, h, w)
-            mask = F.interpolate(hard_mask(own), size=image.shape[2:], mode="nearest")
+            mask = F.interpolate(hard_mask(own) * cells, size=image.shape[2:], mode="nearest")
         seen = self.backbone.patch_embeddings(image * mask)
         with torch.autocast(image.device.type, enabled=False):
             return {
-                "masked_feature": feature,
-                "masked_image": F.normalize(seen.mean((2, 3)), dim=1) @ captions.T,
+                "masked_feature": torch.einsum("bke,ke->bk", held, captions),
+                "masked_image": F.normalize(_mean(seen, cells), dim=1) @ captions.T,
             }
 
 
@@ -138,6 +135,11 @@ def hard_mask(logits: Tensor) -> Tensor:
     uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
     soft = (logits + uniform.logit()).sigmoid()
     return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+
+
+def _mean(patches: Tensor, cells: Tensor) -> Tensor:
+    """(B, E): mean of the patches (B, E, h, w) in the cells (B, 1, h, w) that are 1; 0 where none is."""
+    return (patches * cells).sum((2, 3)) / cells.sum((2, 3)).clamp(min=1)
 
 
 def _gaussian(name: str, pooled: Tensor, head: GaussianHead) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.engines import SemiSupervisedTrainer
@@ -185,19 +186,48 @@ def test_saved_resumed_and_stepped_on_equals_an_uninterrupted_run_bit_by_bit(mak
         assert [key for key, value in network.state_dict().items() if not torch.equal(value, state[key])] == []
 
 
-def test_pixels_that_nobody_annotated_name_no_class_and_a_slice_of_them_alone_takes_no_part(make):
-    method, (batch,) = make(), batches(1)
+def test_pixels_that_nobody_annotated_name_no_class(make):
+    """Within a cell that holds others, too."""
+    method, (batch,) = make(**WEIGHTS), batches(1)
     losses = []
     for code in (0, 255):  # background is there anyway
-        batch["labeled"]["label"][:, :, 20:24] = code
+        batch["labeled"]["label"][:, :, 20, 3] = code
+        torch.manual_seed(0)
         losses.append(method.losses(method.forward(batch), batch)["loss"])
     assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(("code", "unannotated"), [(255, ()), (2, (2,))])
+def test_patches_over_which_nothing_is_annotated_get_no_gradient(make, code, unannotated, monkeypatch):
+    method, (batch,) = make(unannotated=unannotated, **WEIGHTS), batches(1)
+    batch["labeled"]["label"][:, :, :8, :8] = code  # the first of 4 x 2 cells
+    patches = []
+    vlm = method.deployed
+    plain = vlm.patch_embeddings
+
+    def kept(image):
+        patches.append(plain(image).detach().requires_grad_())
+        return patches[-1]
+
+    monkeypatch.setattr(vlm, "patch_embeddings", kept)
+    method.losses(method.forward(batch), batch)["loss"].backward()
+    assert len(patches) == 2, "the picture, and what its caption holds of it"
+    for embedding in patches:
+        assert embedding.grad[:, :, 0, 0].abs().sum() == 0 and embedding.grad[:, :, 1:].abs().sum() > 0
+
+
+def test_a_slice_that_nobody_annotated_takes_no_part(make):
+    method, (batch,) = make(**WEIGHTS), batches(1)
     batch["labeled"]["label"][3] = 255
     outputs = method.forward(batch)
-    similarity = outputs["image_to_caption"].detach().requires_grad_()
-    method.losses({**outputs, "image_to_caption": similarity}, batch)["loss_cross_modal"].backward()
-    assert similarity.grad[3].abs().sum() == 0 and similarity.grad[:, 3].abs().sum() == 0
-    assert similarity.grad[:3, :3].abs().sum() > 0
+    losses = method.losses(outputs, batch)
+    for name in ("image_to_caption", "image_to_image", "local_image", "local_prompt", "masked_feature", "masked_image"):
+        wild = outputs[name].clone()
+        wild[:, 3] += 7
+        if len(wild) == 4 and name != "local_prompt":
+            wild[3] += 5
+        assert torch.equal(method.losses({**outputs, name: wild}, batch)["loss"], losses["loss"]), name
+    assert losses["loss"].isfinite() and losses["loss_cross_modal"] > 0
 
 
 def test_a_class_that_is_never_annotated_is_in_no_caption_and_no_contrast(make):
@@ -244,6 +274,48 @@ def test_all_parameters_are_in_one_group_each_the_heads_among_the_new_ones(make)
     method = make()
     ids = [id(p) for group in method.optimizers["model"].param_groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in method.networks["model"].parameters())
+
+
+class HostReads(TorchDispatchMode):
+    """Notes every operation whose result the host would have to wait for on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            self.reads.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device(make, monkeypatch):
+    """But for the text encoder, whose library reads its padding mask on the host, under every objective.
+
+    The optimiser is left out: on a CPU, Adam counts its steps on the host.
+    """
+    method, given = make(unannotated=(2,), **WEIGHTS), batches(2)
+    for network in (method.deployed, method.networks["momentum"].backbone):
+        hidden = torch.randn(4, network.text_encoder.embed_dim)
+        monkeypatch.setattr(network.text_encoder, "forward", lambda ids, mask, hidden=hidden: hidden)
+    with HostReads() as host:
+        for batch in given:
+            method.train()
+            method.losses(method.forward(batch), batch)["loss"].backward()
+            method.after_step()
+    assert host.reads == []
+
+
+def test_similarities_are_float32_under_autocast(make):
+    method, (batch,) = make(**WEIGHTS), batches(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = method.forward(batch)
+        losses = method.losses(outputs, batch)
+    assert {value.dtype for value in outputs.values()} == {torch.float32, torch.bool}
+    losses["loss"].backward()
+    gradients = [p.grad for p in method.networks["model"].parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize(
