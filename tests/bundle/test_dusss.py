@@ -87,7 +87,8 @@ def test_both_overlays_have_the_same_stage_1():
     ],
 )
 def test_each_variant_trains_with_what_it_names(variant, stage, expected, run, run_tiny, tmp_path):
-    given = {} if stage == "stage1" else {"stage1_checkpoint": str(run / "stage1" / "prompted_vision.pt")}
+    needs_stage1 = stage == "stage2" and variant != "dusss_no_text"
+    given = {"stage1_checkpoint": str(run / "stage1" / "prompted_vision.pt")} if needs_stage1 else {}
     workflow = run_tiny(f"training_{stage}", tmp_path, ("dusss", variant), **given)
     method = workflow.parser.get_parsed_content("stage1#method" if stage == "stage1" else "train#method")
     assert {name: getattr(method, name) for name in expected} == expected
