@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cps4_monai.losses.dice import check_dice_weight, segmentation_loss
-from cps4_monai.losses.semi_supervised import mask_unannotated
+from cps4_monai.losses.semi_supervised import mask_unannotated, ramp_up
 from cps4_monai.losses.shown_classes import annotated_classes, shown_classes
 from cps4_monai.losses.similarity_supervision import info_nce
 from cps4_monai.methods.base import Batch
@@ -46,8 +46,9 @@ class DuSSS(TeacherStudent):
         dice_weight: of soft Dice in L, in [0, 1].
         affinity_rounds: of the filter; 0 is none.
         affinity_dilations: distances of its neighbours, in pixels of the decoder's grid.
-        **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates`, `deployed` and `batch_statistics` of
-            :class:`TeacherStudent`.
+        ramp_share: of the run, over which the losses on unlabeled slices grow. Pseudo-labels are hard, and those of an
+            untrained network call all pixels background.
+        **teacher_student: `unannotated`, `ema_decay`, `deployed` and `batch_statistics` of :class:`TeacherStudent`.
 
     Raises:
         ValueError: numbers out of range, text without weight, text without its parts, and as :class:`TeacherStudent`.
@@ -69,6 +70,7 @@ class DuSSS(TeacherStudent):
         "dice_weight",
         "affinity_rounds",
         "affinity_dilations",
+        "ramp_share",
     )
 
     def __init__(
@@ -84,10 +86,12 @@ class DuSSS(TeacherStudent):
         dice_weight: float = 0.5,
         affinity_rounds: int = 10,
         affinity_dilations: Sequence[int] = (1, 2),
+        ramp_share: float = 0.2,
         **teacher_student: Any,
     ) -> None:
         check_dice_weight(dice_weight)
-        _check_numbers(text_share, temperature, text_weight, unlabeled_weight, contrast_weight, affinity_rounds)
+        _check_numbers({"text_share": text_share, "ramp_share": ramp_share}, temperature)
+        _check_weights(text_share, text_weight, unlabeled_weight, contrast_weight, affinity_rounds)
         given = {vision is not None, hasattr(unwrap(student), "text_decoder")}
         if given != {text_weight > 0}:
             raise ValueError(
@@ -105,6 +109,12 @@ class DuSSS(TeacherStudent):
         self.dice_weight = dice_weight
         self.affinity_rounds = affinity_rounds
         self.affinity_dilations = tuple(affinity_dilations)
+        self.ramp_share = ramp_share
+
+    @property
+    def ramp(self) -> float:
+        """Present factor of the losses on unlabeled slices, in (0, 1]."""
+        return ramp_up(self.updates, self.share_of_run(self.ramp_share)) if self.ramp_share > 0 else 1.0
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits``, ``unlabeled_logits``, ``teacher_logits`` (B, C, H, W), ``pseudo_label`` (B, 1, H, W).
@@ -190,16 +200,25 @@ def _upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps.float(), size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
 
 
-def _check_numbers(share: float, temperature: float, text: float, *others: float) -> None:
-    """Refuses numbers out of range, and text that would be used without being trained.
+def _check_numbers(shares: Mapping[str, float], temperature: float) -> None:
+    """Refuses shares outside [0, 1] and a temperature that is not positive.
 
     Raises:
         ValueError: as said.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"text_share is {share}; expected a share from 0 (the teacher alone) to 1 (the text alone)")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; expected a share from 0 to 1")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a positive number, as 0.07")
+
+
+def _check_weights(share: float, text: float, *others: float) -> None:
+    """Refuses negative numbers, and text that would be used without being trained.
+
+    Raises:
+        ValueError: as said.
+    """
     if min(text, *others) < 0:
         raise ValueError(
             f"text_weight is {text}, unlabeled_weight, contrast_weight and affinity_rounds are {list(others)}; "

@@ -133,7 +133,7 @@ CASES = {
     "dusss": Case(
         DuSSS,
         wrap=lambda network: TextGuided(network, VISION, width=8),
-        settings={"vision": VISION, "dice_weight": 0.0},
+        settings={"vision": VISION, "dice_weight": 0.0, "ramp_share": 0.0},
         no_unlabeled={"unlabeled_weight": 0.0},
         supervised_share=0.5,
         weights={
@@ -143,7 +143,7 @@ CASES = {
         options=(
             {"text_share": 0.9}, {"text_weight": 0.5}, {"unlabeled_weight": 0.5}, {"contrast_weight": 0.0},
             {"temperature": 0.5}, {"dice_weight": 0.5}, {"affinity_rounds": 0}, {"affinity_dilations": (1,)},
-            {"ramp_up_updates": 9}, *TEACHER,
+            {"ramp_share": 1.0}, *TEACHER,
         ),
     ),
     "bcp": Case(

@@ -37,7 +37,8 @@ def plain_network() -> ResUNet:
 def make(vision):
     def build(**settings) -> DuSSS:
         network = TextGuided(plain_network(), vision, width=8)
-        return DuSSS(network, torch.optim.SGD(network.parameters(), lr=0.1), vision, **settings)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        return DuSSS(network, optimizer, vision, **{"ramp_share": 0.0, **settings})
 
     return build
 
@@ -72,7 +73,9 @@ def test_two_equal_opinions_are_their_fusion_and_a_share_weighs_different_ones()
 def test_without_text_it_is_the_mean_teacher_with_hard_labels(vision):
     """g = 0 and no text loss, worked out here step by step."""
     student = plain_network()
-    method = DuSSS(student, torch.optim.SGD(student.parameters(), lr=0.1), text_share=0.0, text_weight=0.0)
+    method = DuSSS(
+        student, torch.optim.SGD(student.parameters(), lr=0.1), text_share=0.0, text_weight=0.0, ramp_share=0.0
+    )
     ours, teacher = plain_network(), plain_network().eval()
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
     given = [batch(seed) for seed in range(3)]
@@ -200,6 +203,18 @@ def test_the_frozen_encoder_sees_weak_views_and_stays_as_it_is(make, vision):
     assert torch.equal(fresh.forward(given)["text_unlabeled_logits"], plain["text_unlabeled_logits"])
 
 
+def test_losses_on_unlabeled_slices_grow_over_their_share_of_the_run(make):
+    given = batch()
+    method = make(ramp_share=0.5, contrast_weight=0.0)
+    method.total_updates = 8
+    for updates, ramp in ((0, 0.006738), (2, 0.286505), (4, 1.0), (7, 1.0)):
+        method.updates = updates
+        parts = method.losses(method.forward(given), given)
+        expected = parts["loss_supervised"] + parts["loss_text"]
+        expected = expected + ramp * (parts["loss_pseudo"] + parts["loss_text_teacher"])
+        torch.testing.assert_close(parts["loss"], expected / 2, rtol=1e-4, atol=1e-5)
+
+
 def test_the_decoder_may_have_a_rate_of_its_own(make):
     network = make().networks["student"]
     rest, decoder = parameter_groups(network, 0.1, {"text_decoder": 3.0})
@@ -211,6 +226,7 @@ def test_the_decoder_may_have_a_rate_of_its_own(make):
     ("settings", "message"),
     [
         ({"text_share": 1.5}, "text_share is 1.5; expected a share"),
+        ({"ramp_share": -0.1}, "ramp_share is -0.1; expected a share"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"unlabeled_weight": -1.0}, "expected numbers of at least 0"),
         ({"text_weight": 0.0}, "nothing would train the decoder; set both to 0"),
