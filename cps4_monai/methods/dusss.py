@@ -46,8 +46,8 @@ class DuSSS(TeacherStudent):
         dice_weight: of soft Dice in L, in [0, 1].
         affinity_rounds: of the filter; 0 is none.
         affinity_dilations: distances of its neighbours, in pixels of the decoder's grid.
-        ramp_share: of the run, over which the losses on unlabeled slices grow. Pseudo-labels are hard, and those of an
-            untrained network call all pixels background.
+        ramp_share: of the run, over which the losses on unlabeled slices grow; 0: they count in full at once.
+            Pseudo-labels are hard, and those of an untrained network call all pixels background.
         **teacher_student: `unannotated`, `ema_decay`, `deployed` and `batch_statistics` of :class:`TeacherStudent`.
 
     Raises:
@@ -86,7 +86,7 @@ class DuSSS(TeacherStudent):
         dice_weight: float = 0.5,
         affinity_rounds: int = 10,
         affinity_dilations: Sequence[int] = (1, 2),
-        ramp_share: float = 0.2,
+        ramp_share: float = 1.0,
         **teacher_student: Any,
     ) -> None:
         check_dice_weight(dice_weight)
