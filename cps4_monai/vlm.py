@@ -123,12 +123,20 @@ class VisionLanguageModel(nn.Module):
         """A new projection within the common space, of the kind of the model's own."""
         return make_projection(self.projection, self.embedding_dim, self.embedding_dim)
 
-    def prompt_embeddings(self) -> torch.Tensor:
-        """Prompt embeddings (C, E) float32, of length one."""
-        return F.normalize(self._projected_prompts().float(), dim=1)
+    def prompt_embeddings(self, wording: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """Prompt embeddings (C, E) float32, of length one.
 
-    def _projected_prompts(self) -> torch.Tensor:
-        tokens = self.text_encoder(self.input_ids, self.attention_mask)
+        Args:
+            wording: token ids and attention mask, both (C, L), of other texts for the classes; None: the prompts.
+        """
+        return F.normalize(self._projected_prompts(wording).float(), dim=1)
+
+    def patch_embeddings(self, image: torch.Tensor) -> torch.Tensor:
+        """Patch embeddings (B, E, h, w) float32, of length one along E, of images (B, 1, H, W) in [0, 1]."""
+        return F.normalize(self._projected_patches(image).float(), dim=1)
+
+    def _projected_prompts(self, wording: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        tokens = self.text_encoder(*((self.input_ids, self.attention_mask) if wording is None else wording))
         if not self.centre_prompts:
             return self.text_projection(tokens)
         with torch.autocast(tokens.device.type, enabled=False):  # differences of nearly equal vectors
@@ -145,8 +153,7 @@ class VisionLanguageModel(nn.Module):
         Returns:
             Patch embeddings (B, E, h, w) and prompt embeddings (C, E), float32, each of length one along E.
         """
-        tokens, prompts = self._projected_patches(image), self._projected_prompts()
-        return F.normalize(tokens.float(), dim=1), F.normalize(prompts.float(), dim=1)
+        return self.patch_embeddings(image), self.prompt_embeddings()
 
     def _projected_patches(self, image: torch.Tensor) -> torch.Tensor:
         tokens = self.image_encoder(image)  # (B, D, h, w)

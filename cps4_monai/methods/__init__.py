@@ -8,6 +8,8 @@ from cps4_monai.methods.bcp import BCP
 from cps4_monai.methods.cps4 import CPS4
 from cps4_monai.methods.cps4_levers import CPS4Levers
 from cps4_monai.methods.decoded import DecodedPseudoLabels
+from cps4_monai.methods.dusss import DuSSS
+from cps4_monai.methods.dusss_pretraining import DuSSSPretraining
 from cps4_monai.methods.graphcl import GraphCL
 from cps4_monai.methods.mc_net import MCNet
 from cps4_monai.methods.mean_teacher import MeanTeacher
@@ -27,6 +29,8 @@ __all__ = [
     "AttentionPretraining",
     "CPS4Levers",
     "DecodedPseudoLabels",
+    "DuSSS",
+    "DuSSSPretraining",
     "GraphCL",
     "MCNet",
     "MeanTeacher",

@@ -11,6 +11,8 @@ from cps4_monai.networks.mutual_decoders import MutualDecoders
 from cps4_monai.networks.parameter_groups import parameter_groups
 from cps4_monai.networks.placement import place
 from cps4_monai.networks.resunet import ResUNet
+from cps4_monai.networks.text_guided import TextGuided, TextGuidedDecoder
+from cps4_monai.networks.uncertain_embeddings import UncertainEmbeddings
 from cps4_monai.networks.weights import finetune_from, load_weights
 
 __all__ = [
@@ -22,6 +24,9 @@ __all__ = [
     "MutualDecoders",
     "ResUNet",
     "StudentPair",
+    "TextGuided",
+    "TextGuidedDecoder",
+    "UncertainEmbeddings",
     "build_network",
     "deployable",
     "describe",

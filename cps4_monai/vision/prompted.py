@@ -146,8 +146,15 @@ class PromptedVision(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Attention logits (B, C, h, w) float32 of slices (B, 1, H, W) in [0, 1]."""
+        return self.logits(self.project(image))
+
+    def project(self, image: torch.Tensor) -> torch.Tensor:
+        """Projected patch tokens (B, E, h, w), of any length, of slices (B, 1, H, W) in [0, 1]."""
         tokens = self.image_encoder(image)  # (B, D, h, w)
-        tokens = self.projection(tokens.movedim(1, -1)).movedim(-1, 1)  # (B, E, h, w)
+        return self.projection(tokens.movedim(1, -1)).movedim(-1, 1)
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Attention logits (B, C, h, w) float32 of what :meth:`project` gives."""
         return attention_logits(
             tokens, self.embeddings, self.logit_scale, self.logit_bias, self.background, self.unannotated
         )

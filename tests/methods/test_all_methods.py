@@ -22,6 +22,7 @@ from cps4_monai.methods import (
     UCMT,
     CPS4Levers,
     DecodedPseudoLabels,
+    DuSSS,
     GraphCL,
     MCNet,
     MeanTeacher,
@@ -37,6 +38,7 @@ from cps4_monai.networks import (
     MutualDecoders,
     ResUNet,
     StudentPair,
+    TextGuided,
     deployable,
 )
 
@@ -88,6 +90,22 @@ class Case:
         return method
 
 
+class FrozenVision:
+    """Stands for the image side of stage 1: tokens (B, 6, 4, 4) and logits of four classes."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.randn(6, 16, generator=generator)
+        self.embeddings = torch.randn(CLASSES, 6, generator=generator)
+
+    def project(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ek,bkhw->behw", self.weight, nn.functional.pixel_unshuffle(image, 4))
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ce,behw->bchw", self.embeddings, tokens)
+
+
+VISION = FrozenVision()
 TEACHER = ({"ema_decay": 0.0}, {"batch_statistics": "joint"})
 EMPTY = {"pretrain_fraction": 0.0, "patch_ratio": 0.0, "unlabeled_weight": 0.0, "dice_weight": 0.0}
 MIXED = (
@@ -152,6 +170,22 @@ CASES = {
         options=(
             {"unlabeled_weight": 1.0}, {"ramp_share": 1.0}, {"dice_weight": 0.5}, {"teacher_mix": 0.5}, {"grid": 8},
             {"exchanged": 4}, *TEACHER,
+        ),
+    ),
+    "dusss": Case(
+        DuSSS,
+        wrap=lambda network: TextGuided(network, VISION, width=8),
+        settings={"vision": VISION, "dice_weight": 0.0, "ramp_share": 0.0},
+        no_unlabeled={"unlabeled_weight": 0.0},
+        supervised_share=0.5,
+        weights={
+            "loss_supervised": 0.5, "loss_pseudo": 0.5, "loss_text": 0.5, "loss_text_teacher": 0.5,
+            "loss_text_contrast": 0.05,
+        },
+        options=(
+            {"text_share": 0.9}, {"text_weight": 0.5}, {"unlabeled_weight": 0.5}, {"contrast_weight": 0.0},
+            {"temperature": 0.5}, {"dice_weight": 0.5}, {"affinity_rounds": 0}, {"affinity_dilations": (1,)},
+            {"ramp_share": 1.0}, *TEACHER,
         ),
     ),
     "bcp": Case(

@@ -1,0 +1,95 @@
+"""DuSSS by its overlays: both stages by the command, then evaluation, export and segmentation; its row of providers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from cps4_monai.commands.evaluate import evaluate
+from cps4_monai.commands.export import export
+from cps4_monai.commands.train import train
+from cps4_monai.inference.segment import segment
+from cps4_monai.networks import ResUNet
+
+CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "methods"
+
+
+def overlay(name: str) -> dict[str, object]:
+    return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data, tiny_overlay, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dusss")
+    arguments = ["all", "--datalist", str(tiny_data / "datalist.json"), "-o", str(folder), "--device", "cpu"]
+    overlays = ["--overlay", "dusss", "--overlay", str(tiny_overlay), "--set", f"cache_dir={tiny_data / 'cache'}"]
+    result = CliRunner().invoke(train, [*arguments, *overlays], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_the_command_trains_both_stages(run):
+    stage1 = torch.load(run / "stage1" / "prompted_vision.pt", weights_only=True)
+    assert stage1["objective"]["name"] == "DuSSS objective on class prompts"
+    assert "labeled slice" in stage1["objective"]["substitution"]
+    methods = {
+        s: torch.load(run / s / "resume.pt", weights_only=True)["states"]["method"] for s in ("stage1", "stage2")
+    }
+    assert methods["stage1"]["networks"].keys() == {"model", "momentum"} and methods["stage1"]["updates"] == 2
+    assert methods["stage2"]["networks"].keys() == {"student", "teacher"} and methods["stage2"]["updates"] == 2
+    logged = {stage: (run / stage / "metrics.csv").read_text() for stage in methods}
+    assert "loss_cross_modal" in logged["stage1"] and "prompt_map_dice" in logged["stage1"]
+    assert "loss_text_teacher" in logged["stage2"] and "decoded_val_dice" in logged["stage2"]
+    state = torch.load(run / "stage2" / "model.pt", weights_only=True)
+    ResUNet(1, 20, features=(4, 8)).load_state_dict(state, strict=True)
+
+
+def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(run, tiny_data, tmp_path):
+    scored = CliRunner().invoke(evaluate, [str(run), "-o", str(tmp_path / "scores"), "--device", "cpu"])
+    assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
+    exported = CliRunner().invoke(export, ["--run", str(run), "-o", str(tmp_path / "spine.zip")])
+    assert exported.exit_code == 0, exported.output
+    path = min((tmp_path / "scores" / "predictions").glob("*.nii.gz"))
+    scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
+    result = segment(scan, weights=tmp_path / "spine.zip", device="cpu", qc=False)
+    np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
+
+
+def test_the_provider_alone_changes_stage_1_and_leaves_cps4_at_stage_2(run_tiny, tmp_path):
+    workflow = run_tiny("run", tmp_path, ("dusss_provider",))
+    parsed = workflow.parser.get_parsed_content
+    assert type(parsed("stage1#method")).__name__ == "DuSSSPretraining"
+    assert type(parsed("train#method")).__name__ == "CPS4"
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_both_overlays_have_the_same_stage_1():
+    system, provider = overlay("dusss"), overlay("dusss_provider")
+    assert provider == {key: system[key] for key in provider}
+
+
+@pytest.mark.parametrize(
+    ("variant", "stage", "expected"),
+    [
+        ("dusss_no_sss", "stage1", {"uncertainty_weight": 0.0}),
+        ("dusss_no_imc", "stage1", {"intra_modal_weight": 0.0, "cross_modal_weight": 1.0}),
+        ("dusss_masked", "stage1", {"masked_weight": 0.1}),
+        ("dusss_no_text", "stage2", {"text_share": 0.0, "text_weight": 0.0, "vision": None}),
+        ("dusss_no_affinity", "stage2", {"affinity_rounds": 0}),
+        ("dusss_paper", "stage1", {"local_weight": pytest.approx(0.2 / 6), "intra_modal_weight": pytest.approx(1 / 6)}),
+        ("dusss_paper", "stage2", {"deployed_name": "student", "text_share": 0.5}),
+    ],
+)
+def test_each_variant_trains_with_what_it_names(variant, stage, expected, run, run_tiny, tmp_path):
+    needs_stage1 = stage == "stage2" and variant != "dusss_no_text"
+    given = {"stage1_checkpoint": str(run / "stage1" / "prompted_vision.pt")} if needs_stage1 else {}
+    workflow = run_tiny(f"training_{stage}", tmp_path, ("dusss", variant), **given)
+    method = workflow.parser.get_parsed_content("stage1#method" if stage == "stage1" else "train#method")
+    assert {name: getattr(method, name) for name in expected} == expected
+    assert method.updates == 2
