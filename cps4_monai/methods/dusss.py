@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cps4_monai.losses.captions import annotated_classes, occurrence
 from cps4_monai.losses.dice import check_dice_weight, segmentation_loss
 from cps4_monai.losses.semi_supervised import mask_unannotated, ramp_up
-from cps4_monai.losses.shown_classes import annotated_classes, shown_classes
 from cps4_monai.losses.similarity_supervision import info_nce
 from cps4_monai.methods.base import Batch
 from cps4_monai.methods.pixel_affinity import pixel_affinity
@@ -182,7 +182,7 @@ class DuSSS(TeacherStudent):
         with torch.autocast(features.device.type, enabled=False):
             masks = mask_unannotated(outputs["text_labeled_logits"], self.unannotated).softmax(dim=1)
             held = F.normalize(torch.einsum("bchw,bdhw->bcd", masks, features), dim=2)
-            shown = shown_classes(label, len(prompts), (1, 1), self.unannotated).flatten(2)  # (B, C, 1)
+            shown = occurrence(label, len(prompts), (1, 1), self.unannotated).flatten(2)  # (B, C, 1)
             own = torch.eye(len(prompts), dtype=torch.bool, device=label.device) & shown
             annotated = annotated_classes(len(prompts), self.unannotated, label.device)
             return info_nce((held @ prompts.T).flatten(0, 1), own.flatten(0, 1), self.temperature, annotated)

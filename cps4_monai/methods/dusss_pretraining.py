@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cps4_monai.losses.shown_classes import annotated_classes, equal_captions, shown_classes
+from cps4_monai.losses.captions import annotated_classes, caption_contrast, occurrence
 from cps4_monai.losses.similarity_supervision import Gaussian, compare, info_nce
-from cps4_monai.methods.base import Batch, SemiSupervisedMethod
-from cps4_monai.networks.composite import deployable
+from cps4_monai.methods.base import Batch
+from cps4_monai.methods.prompted_pretraining import PromptedPretraining
 from cps4_monai.networks.ema import ema_update, make_teacher, unwrap
 from cps4_monai.networks.uncertain_embeddings import LOCAL_GRID
 
 
-class DuSSSPretraining(SemiSupervisedMethod):
+class DuSSSPretraining(PromptedPretraining):
     """Contrast of slices, captions and momentum copies by similarities that uncertainty corrects.
 
     A caption names the classes that a labeled slice shows; its embedding is the mean of their prompts'. Patches over
@@ -52,11 +52,10 @@ class DuSSSPretraining(SemiSupervisedMethod):
     """
 
     source: ClassVar[str] = "Pan et al., AAAI 2025, arXiv 2412.12492 (weakly sourced: paper and public code disagree)"
-    needs_unlabeled = False
     labeled_strong_views: ClassVar[int] = 1
     budget_notes = ("momentum encoders on a second view of each slice", "a second wording of each prompt")
     options = (
-        *SemiSupervisedMethod.options,
+        *PromptedPretraining.options,
         "momentum",
         "temperature",
         "uncertainty_weight",
@@ -64,8 +63,6 @@ class DuSSSPretraining(SemiSupervisedMethod):
         "intra_modal_weight",
         "local_weight",
         "masked_weight",
-        "objective",
-        "substitution",
     )
 
     def __init__(
@@ -90,8 +87,8 @@ class DuSSSPretraining(SemiSupervisedMethod):
                 f"network is a {type(unwrap(network)).__name__}; expected cps4_monai.networks.UncertainEmbeddings "
                 "around the vision-language model"
             )
-        networks = {"model": network, "momentum": make_teacher(network)}
-        super().__init__(networks, {"model": optimizer}, "model", unannotated)
+        super().__init__(network, optimizer, objective, substitution, unannotated)
+        self.networks["momentum"] = make_teacher(network)
         self.momentum = momentum
         self.temperature = temperature
         self.uncertainty_weight = uncertainty_weight
@@ -99,8 +96,6 @@ class DuSSSPretraining(SemiSupervisedMethod):
         self.intra_modal_weight = intra_modal_weight
         self.local_weight = local_weight
         self.masked_weight = masked_weight
-        self.objective = objective
-        self.substitution = substitution
 
     def train(self) -> None:
         """The model trains, its momentum copy stays in evaluation mode."""
@@ -120,22 +115,7 @@ class DuSSSPretraining(SemiSupervisedMethod):
         labeled = batch["labeled"]
         if "image_strong" not in labeled:
             raise ValueError("the labeled batch holds no 'image_strong'; make the views with strong_views: 1")
-        model: Any = self.networks["model"]
-        bare: Any = self.deployed
-        shown = shown_classes(labeled["label"], bare.num_classes, bare.grid_size, self.unannotated)
-        ours = model(labeled["image"], shown=shown, masked=self.masked_weight > 0)
-        with torch.no_grad():
-            theirs = self.networks["momentum"](labeled["image_strong"], shown=shown, second_wording=True)
-        similarity, share = self._compare(ours, "image", ours, "caption")
-        return {
-            "present": shown.flatten(2).any(2),
-            "image_to_caption": similarity,
-            "uncertain_share": share,
-            "image_to_image": self._compare(ours, "image", theirs, "image")[0],
-            "prompt_to_prompt": self._compare(ours, "prompt", theirs, "prompt")[0],
-            **(_parts_and_wholes(ours, theirs, shown) if self.local_weight > 0 else {}),
-            **{name: value for name, value in ours.items() if name.startswith("masked_")},
-        }
+        return self._similarities(self.networks["model"], labeled)
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """``loss``; before their weights ``loss_cross_modal``, ``loss_intra_modal`` and, where they count, the others.
@@ -162,11 +142,28 @@ class DuSSSPretraining(SemiSupervisedMethod):
         super().after_step()
         ema_update(self.networks["momentum"], self.networks["model"], self.momentum)
 
-    def freeze(self) -> Any:
-        """What stage 2 sees: the image side with its prompt embeddings, and by which objective it was trained."""
-        frozen = deployable(self.networks["model"]).freeze()  # type: ignore[operator]
-        frozen.objective, frozen.substitution = self.objective, self.substitution
-        return frozen
+    @torch.no_grad()
+    def validation_loss(self, image: Tensor, label: Tensor) -> Tensor:
+        """The loss of slices (B, 1, H, W) with their labels (B, 1, H, W); each is its own second view."""
+        batch = {"labeled": {"image": image, "image_strong": image, "label": label}}
+        return self.losses(self._similarities(unwrap(self.networks["model"]), batch["labeled"]), batch)["loss"]
+
+    def _similarities(self, model: nn.Module, labeled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        bare: Any = self.deployed
+        shown = occurrence(labeled["label"], bare.num_classes, bare.grid_size, self.unannotated)
+        ours = model(labeled["image"], shown=shown, masked=self.masked_weight > 0)
+        with torch.no_grad():
+            theirs = self.networks["momentum"](labeled["image_strong"], shown=shown, second_wording=True)
+        similarity, share = self._compare(ours, "image", ours, "caption")
+        return {
+            "present": shown.flatten(2).any(2),
+            "image_to_caption": similarity,
+            "uncertain_share": share,
+            "image_to_image": self._compare(ours, "image", theirs, "image")[0],
+            "prompt_to_prompt": self._compare(ours, "prompt", theirs, "prompt")[0],
+            **(_parts_and_wholes(ours, theirs, shown) if self.local_weight > 0 else {}),
+            **{name: value for name, value in ours.items() if name.startswith("masked_")},
+        }
 
     def _compare(
         self, ours: Mapping[str, Tensor], mine: str, theirs: Mapping[str, Tensor], other: str
@@ -177,9 +174,8 @@ class DuSSSPretraining(SemiSupervisedMethod):
         return info_nce(similarity, positives, self.temperature, among)
 
     def _of_captions(self, similarity: Tensor, present: Tensor) -> Tensor:
-        """Slices (B) against captions (B), mean of both directions; equal captions are one, empty ones take no part."""
-        equal, named = equal_captions(present), present.any(1)
-        return (self._contrast(similarity, equal, named) + self._contrast(similarity.T, equal, named)) / 2
+        logits = similarity / self.temperature
+        return caption_contrast(logits, logits, present)
 
     def _within(self, of_images: Tensor, of_prompts: Tensor, named: Tensor) -> Tensor:
         """Slices (B, B) against their second views, plus annotated classes (C, C) against their second wordings."""

@@ -63,7 +63,7 @@ class UncertainEmbeddings(Composite):
         tokens = self.backbone.text_encoder.tokenize(wordings)
         self.register_buffer("second_ids", tokens["input_ids"].to(device), persistent=False)
         self.register_buffer("second_mask", tokens["attention_mask"].to(device), persistent=False)
-        dim = self.backbone.image_projection.out_features
+        dim = self.backbone.embedding_dim
         self.image_gaussian = GaussianHead(dim).to(device)
         self.text_gaussian = GaussianHead(dim).to(device)
 

@@ -1,4 +1,4 @@
-"""DuSSS by its overlays: both stages by the command, then evaluation, export and segmentation; its row of providers."""
+"""DuSSS by its overlays: both stages by the command, then evaluation, export and segmentation; its variants."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_command_trains_both_stages(run):
     assert methods["stage1"]["networks"].keys() == {"model", "momentum"} and methods["stage1"]["updates"] == 2
     assert methods["stage2"]["networks"].keys() == {"student", "teacher"} and methods["stage2"]["updates"] == 2
     logged = {stage: (run / stage / "metrics.csv").read_text() for stage in methods}
-    assert "loss_cross_modal" in logged["stage1"] and "prompt_map_dice" in logged["stage1"]
+    assert "loss_cross_modal" in logged["stage1"] and "pointing_game" in logged["stage1"]
     assert "loss_text_teacher" in logged["stage2"] and "decoded_val_dice" in logged["stage2"]
     state = torch.load(run / "stage2" / "model.pt", weights_only=True)
     ResUNet(1, 20, features=(4, 8)).load_state_dict(state, strict=True)
@@ -61,12 +61,18 @@ def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evalua
     np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
 
 
-def test_the_provider_alone_changes_stage_1_and_leaves_cps4_at_stage_2(run_tiny, tmp_path):
-    workflow = run_tiny("run", tmp_path, ("dusss_provider",))
-    parsed = workflow.parser.get_parsed_content
-    assert type(parsed("stage1#method")).__name__ == "DuSSSPretraining"
-    assert type(parsed("train#method")).__name__ == "CPS4"
-    assert (tmp_path / "stage2" / "model.pt").is_file()
+def test_the_learning_rate_of_stage_1_follows_the_objective_on_validation_slices(run_tiny, tmp_path):
+    parsed = run_tiny("training_stage1", tmp_path, ("dusss",)).parser.get_parsed_content
+    rows = [line.split(",") for line in (tmp_path / "stage1" / "metrics.csv").read_text().splitlines()]
+    (stored,) = [float(row[-1]) for row in rows if row[-2] == "loss"]
+    slices = [parsed("stage1#validate#dataset")[index] for index in range(2)]  # two volumes of two slices
+    image, label = (torch.cat([volume[key].transpose(0, 1) for volume in slices]) for key in ("image", "label"))
+    order = [0, 2, 1, 3]  # batches of two: every second slice
+    pairs = [(torch.as_tensor(image)[order[i : i + 2]], torch.as_tensor(label)[order[i : i + 2]]) for i in (0, 2)]
+    method = parsed("stage1#method")
+    method.networks["model"].eval()
+    expected = sum(float(method.validation_loss(*pair)) for pair in pairs) / 2
+    assert stored == pytest.approx(expected, rel=1e-4)
 
 
 def test_both_overlays_have_the_same_stage_1():

@@ -27,6 +27,7 @@ OBJECTIVES = {
     "mgca": "MGCA objective on class prompts",
     "egma_mask_gaze": "EGMA objective on class prompts, label masks in place of gaze",
     "egma_no_gaze": "EGMA objective on class prompts, without gaze",
+    "dusss_provider": "DuSSS objective on class prompts",
 }
 EACH = pytest.mark.parametrize("name", OBJECTIVES)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cps4_monai.losses.shown_classes import equal_captions, shown_classes
 from cps4_monai.losses.similarity_supervision import (
     Gaussian,
     compare,
@@ -86,14 +85,3 @@ def test_columns_that_take_no_part_and_rows_without_a_positive_are_left_out():
     nothing = info_nce(similarity.requires_grad_(), torch.zeros(4, 4, dtype=torch.bool), among=kept & ~kept)
     nothing.backward()
     assert nothing == 0 and similarity.grad.isfinite().all()
-
-
-def test_captions_name_the_annotated_classes_of_a_slice():
-    label = torch.tensor([[0, 2, 255], [0, 1, 1], [255, 255, 255], [2, 1, 0], [1, 0, 2]], dtype=torch.uint8)
-    cells = shown_classes(label.view(5, 1, 1, 3), 4, (1, 3))
-    assert cells.any(1).flatten(1).int().tolist() == [[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
-    shown = cells.flatten(2).any(2)
-    assert shown.int().tolist() == [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
-    equal = equal_captions(shown)
-    assert equal.int().tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
-    assert not shown_classes(label.view(5, 1, 1, 3), 4, (1, 1), (2,))[:, 2].any()
