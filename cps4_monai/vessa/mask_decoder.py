@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
-SHARPNESS = 2.0
+SHARPNESS = 2.5
 """Factor of the first weights of queries and keys: about half of a patch's attention goes to its like."""
 
 
