@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.losses.dice import soft_dice
 from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
-from cps4_monai.vessa import Assistant, AssistantProvider, EncodedPrompts, LabelMap, TemplateBank
+from cps4_monai.methods import VessaPretraining
+from cps4_monai.vessa import Assistant, AssistantProvider, EncodedPrompts, LabelMap, SimulatedFeedback, TemplateBank
 from cps4_monai.vessa.feedback import no_feedback
 from cps4_monai.vessa.parts import Picture, Templates
 
@@ -170,3 +172,39 @@ def test_parameters_are_grouped_and_wrong_settings_named(make):
     for wrong in ({"templates": 0}, {"pool": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} 0|{next(iter(wrong))} is 0"):
             make(**wrong)
+
+
+class HostReads(TorchDispatchMode):
+    """Notes every operation whose result the host would have to wait for on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            self.reads.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_neither_a_step_of_stage_1_nor_the_provider_waits_for_the_device(make, bands):
+    assistant, (image, label) = make().train(), bands(0)
+    method = VessaPretraining(
+        assistant,
+        torch.optim.SGD(assistant.parameters(), lr=0.1),
+        UpsampledSegmentationLoss(),
+        simulated=SimulatedFeedback(CLASSES, [[1, 2, 3]]),
+    )
+    method.total_updates = 2
+    batch = {"labeled": {"image": image, "label": label, "slice_id": torch.arange(4)}}
+    with HostReads() as host:
+        method.train()
+        losses = method.losses(method.forward(batch), batch)
+        losses["loss"].backward()
+    without = [name for name, p in assistant.named_parameters() if p.grad is None]
+    assert host.reads == [] and not method.waits_for_device and without == []
+    provider, said = AssistantProvider(method.freeze()), (label == torch.arange(CLASSES).view(1, -1, 1, 1)).float()
+    with HostReads() as host:
+        provider(image, student_probabilities=said)
+    assert host.reads == []
