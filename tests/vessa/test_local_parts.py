@@ -79,26 +79,8 @@ def vlm_folder(tmp_path_factory):
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     special = ["<pad>", "<unk>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    words = [
-        "The",
-        "second",
-        "picture",
-        "is",
-        "an",
-        "example",
-        "each",
-        "structure",
-        "in",
-        "it",
-        "has",
-        "a",
-        "colour",
-        "Find",
-        "the",
-        "same",
-        "structures",
-        "first",
-    ]
+    words = ["The", "second", "picture", "is", "an", "example", "each", "structure", "in", "it", "has", "a", "colour"]
+    words += ["Find", "the", "same", "structures", "first"]
     vocab = {word: index for index, word in enumerate(dict.fromkeys([*special, *words, *NAMES, ":", ",", "."]))}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
