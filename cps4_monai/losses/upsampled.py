@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class UpsampledSegmentationLoss(nn.Module):
         ValueError: a negative weight.
     """
 
+    source: ClassVar[str] = "cross-entropy, and soft Dice after Milletari et al., 3DV 2016"
     options = ("unannotated", "dice_weight")
 
     def __init__(self, unannotated: Sequence[int] = (), dice_weight: float = 1.0) -> None:

@@ -208,3 +208,15 @@ def test_neither_a_step_of_stage_1_nor_the_provider_waits_for_the_device(make, b
     with HostReads() as host:
         provider(image, student_probabilities=said)
     assert host.reads == []
+
+
+def test_mixed_precision_gives_nearly_the_same_answer_and_float32_weights_their_gradients(make, bands):
+    assistant, (image, label) = make().eval(), bands(1, 2)
+    said = (label == torch.arange(CLASSES).view(1, -1, 1, 1)).float()
+    provider = AssistantProvider(assistant.freeze())
+    exact = provider(image, student_probabilities=said)["pseudo_probabilities"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = AssistantProvider(assistant.freeze())(image, student_probabilities=said)["pseudo_probabilities"]
+        UpsampledSegmentationLoss()(assistant.train()(image, said, slice_id=torch.arange(2)), label).backward()
+    assert mixed.dtype == torch.float32 and (mixed - exact).abs().max() < 0.05
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in assistant.parameters())

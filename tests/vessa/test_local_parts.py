@@ -265,3 +265,26 @@ def test_folders_without_such_models_are_refused_by_the_name_of_the_setting(sam2
         LocalVLM(sam2_folder, NAMES, COLOURS, WIDTH)
     with pytest.raises(ValueError, match="stage 1 had a model of digest abc"):
         LocalVLM(vlm_folder, NAMES, COLOURS, WIDTH, digest="abc")
+
+
+def test_real_components_compute_in_mixed_precision(vlm_folder, sam2_folder, asked):
+    picture, label, templates, said = asked
+    reference, decoder = LocalVLM(vlm_folder, NAMES, COLOURS, WIDTH), LocalSam2(sam2_folder, CLASSES, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        seg, text_loss = reference.train()(picture, templates, torch.zeros(0))
+        logits = decoder.train()(picture, templates, seg, feedback_prompts(said, ("mask", "box")))
+    (UpsampledSegmentationLoss()(logits, label) + text_loss).backward()
+    assert reference.seg_embedding.grad.isfinite().all() and reference.seg_embedding.grad.abs().sum() > 0
+
+
+def test_the_overlays_put_real_components_into_both_stages(vlm_folder, sam2_folder, run_tiny, tmp_path):
+    overlays = ("vessa", "vessa_local_vlm", "vessa_local_sam2")
+    folders = {"vessa_vlm_folder": str(vlm_folder), "vessa_sam2_folder": str(sam2_folder)}
+    short = {"iterations_per_epoch": 1, "stage1#iterations_per_epoch": 1, "vessa_width": WIDTH}
+    workflow = run_tiny("run", tmp_path, overlays, **folders, **short)
+    parsed = workflow.parser.get_parsed_content
+    assistant = parsed("train#provider").assistant
+    assert isinstance(assistant.reference, LocalVLM) and isinstance(assistant.mask_decoder, LocalSam2)
+    assert parsed("stage1#method").waits_for_device
+    assert "loss_text" in (tmp_path / "stage1" / "metrics.csv").read_text()
+    assert (tmp_path / "stage2" / "model.pt").is_file()
