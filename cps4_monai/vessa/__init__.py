@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cps4_monai.vessa.assistant import Assistant, FrozenAssistant
+from cps4_monai.vessa.assistant import Assistant, FrozenAssistant, build_assistant
 from cps4_monai.vessa.checkpoint import load_assistant, save_assistant
 from cps4_monai.vessa.feedback import SimulatedFeedback
 from cps4_monai.vessa.label_map import LabelMap
@@ -23,6 +23,7 @@ __all__ = [
     "SmallSam",
     "StoredPrompts",
     "TemplateBank",
+    "build_assistant",
     "load_assistant",
     "save_assistant",
 ]

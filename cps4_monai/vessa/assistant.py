@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cps4_monai.vessa.feedback import KINDS, check_kinds, feedback_prompts, no_feedback
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
-from cps4_monai.vessa.prompts import StoredPrompts
+from cps4_monai.vessa.prompts import EncodedPrompts, StoredPrompts
 from cps4_monai.vessa.template_bank import TemplateBank, pooled_feature
 from cps4_monai.vision.encoder import VisionEncoder
 
@@ -49,7 +49,7 @@ class Assistant(nn.Module):
         ValueError: fewer than one template, or unknown kinds of feedback.
     """
 
-    options = ("arguments", "bank_digest")
+    options = ("arguments", "bank_digest", "prompts_centred")
 
     def __init__(
         self,
@@ -96,6 +96,11 @@ class Assistant(nn.Module):
     def bank_digest(self) -> str:
         """Of the labeled slices that it knows."""
         return self.bank.digest
+
+    @property
+    def prompts_centred(self) -> bool:
+        """Whether what the prompts have in common is taken away; of stored ones nothing is left to take away."""
+        return bool(getattr(self.prompts, "centred", False))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -214,6 +219,38 @@ class Assistant(nn.Module):
             encoder, stored, reference, decoder, self.bank, self.templates, self.pool, self.feedback, self.unannotated
         )
         return frozen.to(self.features.device)
+
+
+def build_assistant(
+    image_encoder: VisionEncoder,
+    text_encoder: Any,
+    prompts: Sequence[str],
+    reference: Any,
+    mask_decoder: Any,
+    bank: TemplateBank,
+    centre_prompts: bool = True,
+    templates: int = 3,
+    pool: int = 3,
+    feedback: Sequence[str] = KINDS,
+    unannotated: Sequence[int] = (),
+) -> Assistant:
+    """The assistant of stage 1, in the words in which configs describe a vision-language model.
+
+    Args:
+        image_encoder: see :class:`Assistant`.
+        text_encoder: reads the prompts.
+        prompts: one text per class, by code.
+        reference: see :class:`Assistant`.
+        mask_decoder: see :class:`Assistant`.
+        bank: see :class:`Assistant`.
+        centre_prompts: take away what the prompts' embeddings have in common.
+        templates: see :class:`Assistant`.
+        pool: see :class:`Assistant`.
+        feedback: see :class:`Assistant`.
+        unannotated: see :class:`Assistant`.
+    """
+    encoded = EncodedPrompts(text_encoder, prompts, centre_prompts)
+    return Assistant(image_encoder, encoded, reference, mask_decoder, bank, templates, pool, feedback, unannotated)
 
 
 class FrozenAssistant(Assistant):

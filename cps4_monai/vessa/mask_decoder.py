@@ -182,7 +182,7 @@ class PromptTokens(nn.Module):
 
     def _dense(self, feedback: Feedback, grid_size: tuple[int, int]) -> Tensor:
         given = feedback.mask_given
-        masks = F.adaptive_avg_pool2d(feedback.masks, (4 * grid_size[0], 4 * grid_size[1]))
+        masks = F.adaptive_avg_pool2d(feedback.masks.contiguous(), (4 * grid_size[0], 4 * grid_size[1]))
         seen = self.masks(masks * given[:, :, None, None]).flatten(2).transpose(1, 2)
         return seen + ((~given).to(self.no_mask.dtype) @ self.no_mask).unsqueeze(1)
 

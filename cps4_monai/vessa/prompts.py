@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 
 class EncodedPrompts(nn.Module):
-    """Class prompts through a text encoder; what they have in common is taken away, the rest scaled to variance 1.
+    """Class prompts through a text encoder, each scaled to mean 0 and variance 1.
 
     Args:
         text_encoder: :class:`cps4_monai.text.encoder.TextEncoder`, or what has its ``tokenize`` and ``embed_dim``.
         prompts: one text per class, by code; tokenised once.
+        centred: take away what they have in common before they are scaled; the prompts differ in one name.
 
     Attributes:
         embed_dim: size of an embedding.
@@ -24,8 +25,9 @@ class EncodedPrompts(nn.Module):
     input_ids: Tensor
     attention_mask: Tensor
 
-    def __init__(self, text_encoder: Any, prompts: Sequence[str]) -> None:
+    def __init__(self, text_encoder: Any, prompts: Sequence[str], centred: bool = True) -> None:
         super().__init__()
+        self.centred = centred
         self.text_encoder = text_encoder
         self.embed_dim: int = text_encoder.embed_dim
         self.pretrained = bool(text_encoder.pretrained)
@@ -35,7 +37,8 @@ class EncodedPrompts(nn.Module):
     def forward(self) -> Tensor:
         """(C, D_text) float32."""
         embeddings = self.text_encoder(self.input_ids, self.attention_mask).float()
-        return F.layer_norm(embeddings - embeddings.mean(0), (self.embed_dim,))
+        common = embeddings.mean(0) if self.centred else 0.0
+        return F.layer_norm(embeddings - common, (self.embed_dim,))
 
 
 class StoredPrompts(nn.Module):

@@ -79,7 +79,7 @@ class SmallReference(nn.Module):
     def _tokens(self, grid: Tensor, project: nn.Module, placed: bool = True) -> Tensor:
         """A grid (B, D, h, w) as pooled tokens (B, n, width), with their places."""
         size = (-(-grid.shape[2] // self.pool), -(-grid.shape[3] // self.pool))
-        tokens = project(F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2))
+        tokens = project(F.adaptive_avg_pool2d(grid.contiguous(), size).flatten(2).transpose(1, 2))
         return tokens + self.positions.grid(*size).to(tokens.dtype) if placed else tokens
 
     @staticmethod

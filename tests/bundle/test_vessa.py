@@ -118,3 +118,9 @@ def test_a_resumed_stage_1_goes_on_and_refuses_another_width(vessa, run_tiny, tm
     assert workflow.parser.get_parsed_content("stage1#method").updates == 4
     with pytest.raises(ValueError, match=r"assistant\.arguments was"):
         run_tiny("training_stage1", tmp_path, ("vessa",), **{**SMALL, "vessa_width": 32, "stage1#max_epochs": 3})
+
+
+def test_the_small_overlay_and_that_of_studies_may_follow(run_tiny, tmp_path):
+    for name in ("small", "study"):
+        workflow = run_tiny("training_stage1", tmp_path / name, ("vessa", name), run=False, **SMALL)
+        assert workflow.parser.get_parsed_content("stage1#network_def").prompts_centred
