@@ -163,6 +163,7 @@ class Assistant(nn.Module):
             count: n.
             without: see :meth:`forward`.
         """
+        self.bank.to(picture.image.device)
         features, tokens = (self.features, None) if self.training else self.known()
         excluded = None if slice_id is None else self.bank.patient_of_slice[slice_id]
         pool = self.pool if self.training else None
@@ -179,7 +180,9 @@ class Assistant(nn.Module):
     @torch.no_grad()
     def known(self) -> tuple[Tensor, Tensor]:
         """Features (N, D) and tokens (N, D, h, w) of the bank, as the encoder sees it in evaluation mode."""
-        if self._kept is None or self._kept[0].device != self.bank.images.device:
+        device = self.features.device
+        if self._kept is None or self._kept[0].device != device:
+            self.bank.to(device)
             self.image_encoder.eval()
             tokens = torch.cat([self.image_encoder(part.float()) for part in self.bank.images.split(CHUNK)])
             self.image_encoder.train(self.training)

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-CHUNK = 64
+CHUNK = 8
 
 
-class TemplateBank(nn.Module):
+class TemplateBank:
     """Labeled slices with, per slice, its patient and the share of each class in each patch.
 
-    It follows the device of the assistant that holds it, and none of it is in a state dict: a file between the stages
-    keeps the slices' ids and a digest of their pixels, never the pixels.
+    No module: none of it is in a state dict, and ``DistributedDataParallel`` sends none of it round. A file between the
+    stages keeps the slices' ids and a digest of their pixels, never the pixels.
 
     Args:
         images: (N, 1, H, W) in [0, 1]; kept in half precision.
@@ -38,12 +38,6 @@ class TemplateBank(nn.Module):
         ValueError: no slice, or parts that do not belong together.
     """
 
-    images: Tensor
-    labels: Tensor
-    cells: Tensor
-    patients: Tensor
-    patient_of_slice: Tensor
-
     def __init__(
         self,
         images: Tensor,
@@ -54,7 +48,6 @@ class TemplateBank(nn.Module):
         slice_ids: Sequence[int] | None = None,
         patient_of_slice: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
         if not len(images) or images.shape != labels.shape or len(patients) != len(images):
             raise ValueError(
                 f"images is {tuple(images.shape)}, labels {tuple(labels.shape)}, patients {len(patients)}; expected "
@@ -63,16 +56,18 @@ class TemplateBank(nn.Module):
         self.num_classes = num_classes
         self.slice_ids = tuple(range(len(images)) if slice_ids is None else slice_ids)
         self.num_patients = len(set(patients))
-        kept = {
-            "images": images.half(),
-            "labels": labels.to(torch.uint8),
-            "patients": torch.tensor(list(patients)),
-            "patient_of_slice": torch.tensor(list(patients if patient_of_slice is None else patient_of_slice)),
-        }
-        kept["cells"] = torch.cat([class_shares(part, num_classes, grid_size) for part in kept["labels"].split(CHUNK)])
-        self.digest = _digest(self.slice_ids, kept["images"], kept["labels"])
-        for name, tensor in kept.items():
-            self.register_buffer(name, tensor, persistent=False)
+        self.images, self.labels = images.half(), labels.to(torch.uint8)
+        self.cells = torch.cat([class_shares(part, num_classes, grid_size) for part in self.labels.split(CHUNK)])
+        self.patients = torch.tensor(list(patients))
+        self.patient_of_slice = torch.tensor(list(patients if patient_of_slice is None else patient_of_slice))
+        self.digest = _digest(self.slice_ids, self.images, self.labels)
+
+    def to(self, device: str | torch.device) -> TemplateBank:
+        """Moves it, where it is elsewhere."""
+        if self.images.device != torch.device(device):
+            for name in ("images", "labels", "cells", "patients", "patient_of_slice"):
+                setattr(self, name, getattr(self, name).to(device))
+        return self
 
     @classmethod
     def from_slices(

@@ -145,6 +145,8 @@ def test_a_frozen_copy_answers_alike_without_text_encoder_and_cannot_be_trained(
     frozen, (image, _) = assistant.freeze(), bands(1, 2)
     assert not any(p.requires_grad for p in frozen.parameters()) and not frozen.train().training
     assert not any("text_encoder" in name for name in frozen.state_dict())
+    sizes = {tensor.numel() for tensor in (*assistant.state_dict().values(), *assistant.buffers())}
+    assert assistant.bank.images.numel() not in sizes  # no pixel in a checkpoint, none sent from process to process
     with torch.no_grad():
         torch.testing.assert_close(frozen(image), assistant.eval()(image))
         frozen.mask_decoder.classes.add_(1.0)

@@ -50,12 +50,11 @@ def test_shares_of_classes_in_patches_by_hand():
     assert shares.T.tolist() == [[0.5, 0.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0]]
 
 
-def test_the_digest_knows_pictures_labels_and_ids_and_the_state_dict_holds_none_of_them():
+def test_the_digest_knows_pictures_labels_and_ids():
     changed = LABELS.clone()
     changed[2, 0, 7, 3] += 1
     banks = [bank(), bank(images=IMAGES.flip(0)), bank(labels=changed), bank(slice_ids=(0, 1, 5))]
     assert len({b.digest for b in banks}) == 4 and banks[0].digest == bank().digest
-    assert banks[0].state_dict() == {}
 
 
 def test_a_data_set_gives_its_slices_unaugmented_and_the_patient_of_each():
