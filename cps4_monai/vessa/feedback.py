@@ -46,7 +46,7 @@ def feedback_prompts(probabilities: Tensor, kinds: Sequence[str] = KINDS, least:
     top, bottom = _extent(inside.any(3))
     left, right = _extent(inside.any(2))
     boxes = torch.stack((left, top, right, bottom), dim=-1)
-    blurred = F.avg_pool2d(masks, 9, stride=1, padding=4)  # of a plateau the inner part, not its first pixel
+    blurred = F.avg_pool2d(F.avg_pool2d(masks, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))  # highest well within a structure
     place = torch.where(inside, blurred, -1.0).flatten(2).argmax(2)
     points = torch.stack(((place % width + 0.5) / width, (place // width + 0.5) / height), dim=-1)
     given = [seen & _turn(kind, kinds, batch, masks.device) for kind in KINDS]
@@ -171,7 +171,8 @@ class SimulatedFeedback(nn.Module):
         return torch.where(known, renamed, codes)
 
     def _dilated(self, masks: Tensor) -> Tensor:
-        grown = F.max_pool2d(masks.float(), 2 * self.dilation + 1, stride=1, padding=self.dilation) > 0
+        width, by = 2 * self.dilation + 1, self.dilation
+        grown = F.max_pool2d(F.max_pool2d(masks.float(), (width, 1), 1, (by, 0)), (1, width), 1, (0, by)) > 0
         return _with_background(grown, masks)
 
     def _without_some(self, masks: Tensor) -> Tensor:
