@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "vision": {"anatomy", "atomic_file", "attention_maps", "plan", "pretrained"},
     "vlm": {"attention_maps", "text", "vision"},
     "prompt_map": {"anatomy", "attention_maps", "vision"},
+    "vessa": {"anatomy", "atomic_file", "losses", "plan", "vision"},
     "methods": {"attention_maps", "losses", "networks"},
     "engines": {"methods", "precision"},
     "handlers": {

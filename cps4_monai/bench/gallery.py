@@ -18,7 +18,7 @@ from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.page import Figure
 from cps4_monai.report.predictions import case_pictures, find_cases
-from cps4_monai.vision import load_prompted_vision
+from cps4_monai.vision import holds_prompted_vision, load_prompted_vision
 
 logger = logging.getLogger(__name__)
 ATTENTION_SUBJECTS = 3
@@ -64,7 +64,8 @@ def _picture(cell: CellResult, case: str, section: str) -> bytes:
 
 
 def attention_gallery(results: StudyResults) -> list[Figure]:
-    """For each labeled share some slices with the attention of each stage 1: a row per method that has its own.
+    """For each labeled share some slices with the attention of each stage 1: a row per method that has its own. An
+    assistant of templates has no attention to show.
 
     The slices are the middle ones of the section's first labeled subjects, so that nobody chooses them; the seed is the
     lowest that is there; the prompts are those of the config's ``pictured_structures`` that the data label.
@@ -75,7 +76,8 @@ def attention_gallery(results: StudyResults) -> list[Figure]:
         cells = [c for c in cells if c.seed == min(c.seed for c in cells)]
         by_stage1: dict[Path | None, CellResult] = {}
         for cell in cells:
-            by_stage1.setdefault(cell.stage1, cell)
+            if cell.stage1 is not None and holds_prompted_vision(cell.stage1 / STAGE1_WEIGHTS):
+                by_stage1.setdefault(cell.stage1, cell)
         if by_stage1:
             figures += _attention(results, list(by_stage1.values()), share)
     return figures

@@ -204,6 +204,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
         if not {TRAINING, section} <= set(done.get("seconds", {})):
             missing.append(entry["name"])
             continue
+        argmax, decoded = _evaluations(folder / section)
         cells.append(
             CellResult(
                 name=entry["name"],
@@ -212,7 +213,8 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
                 seed=entry["seed"],
                 folder=folder,
                 stage1=None if entry["stage1"] is None else runs / entry["stage1"],
-                **_evaluations(folder / section),
+                evaluation=argmax,
+                decoded=decoded,
                 done=done,
                 run=read_settings(folder / "stage2" / "run.json")["starts"][-1],
                 task=read_settings(folder / "task.json"),
@@ -223,8 +225,8 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     return StudyResults(manifest, runs, section, tuple(cells), tuple(missing))
 
 
-def _evaluations(folder: Path) -> dict[str, Evaluation | None]:
-    """``evaluation`` and ``decoded`` of a :class:`CellResult`."""
+def _evaluations(folder: Path) -> tuple[Evaluation, Evaluation | None]:
+    """Tables of the plain argmax, and of the decoded levels where they were scored."""
     if (folder / "argmax").is_dir():
-        return {"evaluation": Evaluation.load(folder / "argmax"), "decoded": Evaluation.load(folder)}
-    return {"evaluation": Evaluation.load(folder), "decoded": None}
+        return Evaluation.load(folder / "argmax"), Evaluation.load(folder)
+    return Evaluation.load(folder), None

@@ -25,7 +25,8 @@ class PromptMapHandler:
         provider: a :class:`cps4_monai.prompt_map.provider.PseudoLabelProvider`, frozen: images (B, 1, H, W) ->
             {"prompt_map": (B, 1, H, W) int64, "attention_logits": (B, C, h, w)}. Entries of the unlabeled batch that
             its ``batch_keys`` name are passed to it too; "student_probabilities" among them stands for what the student
-            says of these images now, (B, C, H, W), at the cost of one more forward pass.
+            says of these images now, (B, C, H, W), at the cost of one more forward pass; a method may say nothing yet,
+            and then the provider is told nothing.
     """
 
     def __init__(self, provider: Callable[..., Mapping[str, Tensor]]) -> None:
@@ -55,8 +56,9 @@ class PromptMapHandler:
         wanted = getattr(self.provider, "batch_keys", ())
         extra = {key: unlabeled[key] for key in wanted if key in unlabeled}
         with engine.autocast():
-            if STUDENT_PROBABILITIES in wanted:
-                extra[STUDENT_PROBABILITIES] = engine.method.student_probabilities(images)
+            heard = engine.method.feedback(images) if STUDENT_PROBABILITIES in wanted else None
+            if heard is not None:
+                extra[STUDENT_PROBABILITIES] = heard
             provided = self.provider(images, **extra)
         if "prompt_map" not in provided:
             raise ValueError(f"the provider returned {sorted(provided)}; expected a 'prompt_map' among them")

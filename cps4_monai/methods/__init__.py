@@ -20,12 +20,15 @@ from cps4_monai.methods.supervised import Supervised
 from cps4_monai.methods.teacher_student import TeacherStudent
 from cps4_monai.methods.ucmt import UCMT
 from cps4_monai.methods.unimatch_v2 import UniMatchV2
+from cps4_monai.methods.vessa import VESSA
+from cps4_monai.methods.vessa_pretraining import VessaPretraining
 
 __all__ = [
     "BCP",
     "CPS4",
     "MGCA",
     "UCMT",
+    "VESSA",
     "AttentionPretraining",
     "CPS4Levers",
     "DecodedPseudoLabels",
@@ -40,4 +43,5 @@ __all__ = [
     "Supervised",
     "TeacherStudent",
     "UniMatchV2",
+    "VessaPretraining",
 ]

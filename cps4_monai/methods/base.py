@@ -167,6 +167,13 @@ class SemiSupervisedMethod(ABC):
         network.train(was_training)
         return mask_unannotated(logits, self.unannotated).softmax(dim=1)
 
+    def feedback(self, images: Tensor) -> Tensor | None:
+        """What a provider that listens is told of pictures (B, 1, H, W): the student's probabilities.
+
+        A method that wants it to listen later says None until then, which costs nothing.
+        """
+        return self.student_probabilities(images)
+
     def extra_state(self) -> dict[str, Tensor]:
         """What a method remembers beside its networks (a memory bank, a queue): its own tensors, by name.
 

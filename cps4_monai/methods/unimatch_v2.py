@@ -45,7 +45,7 @@ class UniMatchV2(TeacherStudent):
 
     source: ClassVar[str] = "Yang et al., arXiv 2410.10777; code read: LiheYoung/UniMatch-V2 (MIT)"
     strong_views: ClassVar[int] = len(STRONG)
-    budget_notes = ("two strong views of each unlabeled slice",)
+    budget_notes: tuple[str, ...] = ("two strong views of each unlabeled slice",)
     options = (*TeacherStudent.options, "threshold", "cutmix_probability", "dropped_share", "unlabeled_weight")
 
     def __init__(
@@ -79,16 +79,15 @@ class UniMatchV2(TeacherStudent):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits`` (B, C, H, W) and, of both strong views one after the other, ``unlabeled_logits``.
 
-        With them come the targets as they were mixed: ``pseudo_label`` (2 B, 1, H, W) int64 and ``confidence``.
+        With them come the targets as they were mixed, (2 B, 1, H, W): those of :meth:`targets`.
         """
         labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
         missing = [key for key in STRONG if key not in unlabeled]
         if missing:
             raise ValueError(f"the unlabeled batch holds no {missing}; make the views with strong_views: 2")
-        probs = mask_unannotated(self.teacher_logits(batch), self.unannotated).softmax(dim=1)
-        confidence, pseudo_label = probs.max(dim=1, keepdim=True)
-        mixed = [self._cutmix(unlabeled[key], pseudo_label, confidence) for key in STRONG]
-        views, pseudo_label, confidence = (torch.cat(parts) for parts in zip(*mixed, strict=True))
+        targets, logs = self.targets(batch)
+        mixed = [self._cutmix(unlabeled[key], *targets.values()) for key in STRONG]
+        views, *of_views = (torch.cat(parts) for parts in zip(*mixed, strict=True))
         widths = self.student.features  # type: ignore[union-attr]
         masks = complementary_masks(len(views) // 2, widths, self.dropped_share, views.device)  # type: ignore[arg-type]
         student = self.networks["student"]
@@ -98,7 +97,25 @@ class UniMatchV2(TeacherStudent):
             masks = [torch.cat((mask.new_ones(len(labeled), *mask.shape[1:]), mask)) for mask in masks]
             together = student(torch.cat((labeled, views)), masks=masks)
             logits = {"labeled_logits": together[: len(labeled)], "unlabeled_logits": together[len(labeled) :]}
-        return {**logits, "pseudo_label": pseudo_label, "confidence": confidence}
+        return {**logits, **dict(zip(targets, of_views, strict=True)), **logs}
+
+    def targets(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the strong views are to be called, of the weak view; and scalars to log beside it.
+
+        Returns:
+            ``pseudo_label`` (B, 1, H, W) int64 and ``confidence``, the teacher's; and nothing to log.
+        """
+        return self.confident_labels(self.teacher_probabilities(batch)), {}
+
+    def teacher_probabilities(self, batch: Batch) -> Tensor:
+        """q_T, (B, C, H, W) float32 of the weak view."""
+        return mask_unannotated(self.teacher_logits(batch), self.unannotated).softmax(dim=1)
+
+    @staticmethod
+    def confident_labels(probabilities: Tensor) -> dict[str, Tensor]:
+        """``pseudo_label`` (B, 1, H, W) int64 and ``confidence`` of probabilities (B, C, H, W)."""
+        confidence, pseudo_label = probabilities.max(dim=1, keepdim=True)
+        return {"pseudo_label": pseudo_label, "confidence": confidence}
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """``loss``, ``loss_supervised``, ``loss_strong`` = (L_s1 + L_s2) / 2, and the share of confident pixels."""
@@ -113,16 +130,12 @@ class UniMatchV2(TeacherStudent):
             "confident_fraction": confident.mean(),
         }
 
-    def _cutmix(self, view: Tensor, pseudo_label: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """View, label and confidence, with the same rectangle of the slice at the batch's mirrored place in all."""
+    def _cutmix(self, view: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
+        """View and targets, with the same rectangle of the slice at the batch's mirrored place in all."""
         boxes = random_rectangles(len(view), view.shape[2:], view.device)
         chosen = torch.rand(len(view), 1, 1, 1, device=view.device) < self.cutmix_probability
         boxes = boxes & chosen
-        return (
-            mix(view, view.flip(0), boxes),
-            mix(pseudo_label, pseudo_label.flip(0), boxes),
-            mix(confidence, confidence.flip(0), boxes),
-        )
+        return tuple(mix(item, item.flip(0), boxes) for item in (view, *targets))
 
 
 def complementary_masks(count: int, features: Sequence[int], share: float, device: torch.device) -> list[Tensor]:

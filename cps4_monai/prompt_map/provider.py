@@ -23,7 +23,8 @@ class PseudoLabelProvider(Protocol):
 
     Attributes:
         batch_keys: entries of the unlabeled batch, beside the image, that the call takes as keyword arguments;
-            ``student_probabilities`` asks for the student's (B, C, H, W) of these images, made when it is named.
+            ``student_probabilities`` asks for the student's (B, C, H, W) of these images, made when it is named, and
+            left out while the method has nothing to say.
     """
 
     batch_keys: tuple[str, ...]

@@ -13,7 +13,7 @@ from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datalist import Entry
 from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.overlay import mid_slice
-from cps4_monai.vision import load_prompted_vision
+from cps4_monai.vision import holds_prompted_vision, load_prompted_vision
 
 
 def attention_pictures(
@@ -38,11 +38,13 @@ def attention_pictures(
         limit: how many scans are shown at most.
 
     Returns:
-        Subject -> PNG.
+        Subject -> PNG; nothing where stage 1 left an assistant, which has no attention maps.
 
     Raises:
         ValueError: the checkpoint is no result of stage 1, or of other classes or prompts.
     """
+    if not holds_prompted_vision(checkpoint):
+        return {}
     model = load_prompted_vision(checkpoint, anatomy=anatomy, map_location=device)
     pictures = {}
     for entry in scans[:limit]:

@@ -18,6 +18,7 @@ from cps4_monai.vision.prompted import PromptedVision
 
 logger = logging.getLogger(__name__)
 FORMAT = "cps4_monai.prompted_vision"
+ASSISTANT_FORMAT = "cps4_monai.assistant"
 VERSION = 1
 KEYS = ("anatomy", "arguments", "image_size", "unannotated", "weights")
 
@@ -84,8 +85,8 @@ def load_prompted_vision(
     from cps4_monai.vision.encoder import VisionEncoder
 
     content = read_prompted_vision(path, map_location)
-    _check_settings(Path(path), content, anatomy, unannotated, image_size)
-    _check_pixels(Path(path), content.get("plan"), plan)
+    check_settings(Path(path), content, anatomy, unannotated, image_size)
+    check_pixels(Path(path), content.get("plan"), plan)
     arguments, trained = content["arguments"], content.get("activation")
     _check_kind(Path(path), arguments, trained, activation)
     _check_objective(Path(path), objective_of(path, content), objective)
@@ -124,22 +125,43 @@ def read_prompted_vision(path: str | Path, map_location: str | torch.device = "c
     Raises:
         ValueError: no such file, or another kind of file.
     """
-    fix = "pass as stage1_checkpoint the file that training_stage1 wrote, or run training_stage1 first"
-    if not Path(path).is_file():
-        raise ValueError(f"stage-1 checkpoint {path} does not exist; {fix}")
-    try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"stage-1 checkpoint {path} cannot be read ({reason}); {fix}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        kind = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(f"{path} is no stage-1 checkpoint (it holds {kind}, expected format {FORMAT!r}); {fix}")
-    missing = [key for key in KEYS if key not in content]
-    if content.get("version") != VERSION or missing:
+    return read_stage1_file(path, FORMAT, VERSION, KEYS, map_location)
+
+
+def holds_prompted_vision(path: str | Path) -> bool:
+    """Whether a file between the stages has attention maps of class prompts to show; an assistant's has none.
+
+    Raises:
+        ValueError: no such file, or one that cannot be read.
+    """
+    content = _read(path, "cpu")
+    return not isinstance(content, dict) or content.get("format") != ASSISTANT_FORMAT
+
+
+def read_stage1_file(
+    path: str | Path, kind: str, version: int, keys: Sequence[str], map_location: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """The content of a file between the stages, of tensors and plain types only.
+
+    Args:
+        path: the file.
+        kind: its ``format``.
+        version: its ``version``.
+        keys: what it must hold.
+        map_location: device of the tensors.
+
+    Raises:
+        ValueError: no such file, or another kind of file.
+    """
+    content = _read(path, map_location)
+    if not isinstance(content, dict) or content.get("format") != kind:
+        holds = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} is no stage-1 checkpoint (it holds {holds}, expected format {kind!r}); {_FIX}")
+    missing = [key for key in keys if key not in content]
+    if content.get("version") != version or missing:
         raise ValueError(
             f"stage-1 checkpoint {path} is version {content.get('version')} without {missing or 'gaps'}; this "
-            f"cps4_monai reads version {VERSION}: run training_stage1 again, or install the version that wrote it"
+            f"cps4_monai reads version {version}: run training_stage1 again, or install the version that wrote it"
         )
     return content
 
@@ -173,6 +195,24 @@ def _check_objective(path: Path, told: Mapping[str, str], objective: str | None)
         )
 
 
+_FIX = "pass as stage1_checkpoint the file that training_stage1 wrote, or run training_stage1 first"
+
+
+def _read(path: str | Path, map_location: str | torch.device) -> Any:
+    """Whatever the file holds, of tensors and plain types.
+
+    Raises:
+        ValueError: no such file, or one that holds other things.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"stage-1 checkpoint {path} does not exist; {_FIX}")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"stage-1 checkpoint {path} cannot be read ({reason}); {_FIX}") from error
+
+
 def _check_kind(path: Path, arguments: dict[str, Any], trained: str | None, activation: str | None) -> None:
     """Refuses another activation than this run's, and projections that this version cannot build."""
     if None not in (trained, activation) and trained != activation:
@@ -189,7 +229,7 @@ def _check_kind(path: Path, arguments: dict[str, Any], trained: str | None, acti
         )
 
 
-def _check_pixels(path: Path, stored: dict[str, Any] | None, plan: Plan | None) -> None:
+def check_pixels(path: Path, stored: dict[str, Any] | None, plan: Plan | None) -> None:
     """Refuses slices of another spacing, mode or intensity scale than those that stage 1 saw."""
     if stored is None or plan is None:
         return
@@ -201,7 +241,7 @@ def _check_pixels(path: Path, stored: dict[str, Any] | None, plan: Plan | None) 
         )
 
 
-def _check_settings(
+def check_settings(
     path: Path,
     content: dict[str, Any],
     anatomy: Anatomy | None,

@@ -20,6 +20,7 @@ from cps4_monai.methods import (
     BCP,
     CPS4,
     UCMT,
+    VESSA,
     CPS4Levers,
     DecodedPseudoLabels,
     DuSSS,
@@ -161,6 +162,27 @@ CASES = {
             {"ramp_up_updates": 9}, *TEACHER,
         ),
     ),
+    "vessa": Case(
+        VESSA,
+        wrap=MaskedFeatures,
+        settings={"threshold": 0.5},
+        no_unlabeled={"unlabeled_weight": 0.0},
+        supervised_share=0.5,
+        weights={"loss_supervised": 0.5, "loss_strong": 0.5},
+        options=(
+            {"teacher_share": 0.5}, {"fusion": "additional"}, {"threshold": 0.9}, {"cutmix_probability": 1.0},
+            {"dropped_share": 1.0}, {"unlabeled_weight": 0.5}, {"ramp_up_updates": 9}, *TEACHER,
+        ),
+    ),
+    "vessa_additional": Case(
+        VESSA,
+        wrap=MaskedFeatures,
+        settings={"threshold": 0.5, "fusion": "additional", "teacher_share": 0.25},
+        no_unlabeled={"unlabeled_weight": 0.0},
+        supervised_share=0.5,
+        weights={"loss_supervised": 0.5, "loss_strong": 0.5, "loss_assistant": 0.375},
+        options=({"teacher_share": 0.5},),
+    ),
     "ucmt": Case(
         UCMT,
         wrap=StudentPair,
@@ -249,6 +271,7 @@ def batches(count: int = BATCHES, seed: int = 0) -> Loader:
         image = torch.rand(16, 1, SIZE, SIZE, generator=generator)
         label = torch.randint(0, CLASSES, (12, 1, SIZE, SIZE), generator=generator)
         maps = torch.randn(4, CLASSES, 4, 4, generator=generator)
+        assistant = torch.randn(4, CLASSES, SIZE, SIZE, generator=generator).mul(3).softmax(1)
         return {
             "labeled": {"image": image[:4], "label": label[:4].to(torch.uint8)},
             "unlabeled": {
@@ -258,6 +281,7 @@ def batches(count: int = BATCHES, seed: int = 0) -> Loader:
                 "prompt_map": label[4:8],
                 "attention_logits": maps,
                 "decoded_map": label[8:],
+                "pseudo_probabilities": assistant,
             },
         }
 

@@ -1,0 +1,126 @@
+"""The overlay vessa on the shipped config: both stages, the file between them, evaluation, export, segmentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from cps4_monai.commands.evaluate import evaluate
+from cps4_monai.commands.export import export
+from cps4_monai.inference.segment import segment
+from cps4_monai.networks import ResUNet
+
+SMALL = {"vessa_width": 16, "vessa_heads": 2, "vessa_reference_depth": 1, "vessa_decoder_depth": 1}
+
+
+@pytest.fixture(scope="module")
+def vessa(run_tiny, tmp_path_factory):
+    """Folder and workflow of a tiny run of both stages."""
+    folder = tmp_path_factory.mktemp("vessa")
+    return folder, run_tiny("run", folder, ("vessa",), **SMALL)
+
+
+def test_both_stages_train_and_leave_an_assistant_and_a_plain_network(vessa):
+    folder, workflow = vessa
+    file = torch.load(folder / "stage1" / "prompted_vision.pt", weights_only=True)
+    assert file["format"] == "cps4_monai.assistant"
+    assert file["objective"]["name"].startswith("VESSA-style assistant, trained from scratch")
+    assert len(file["bank"]["slice_ids"]) == 4 and not any(key.startswith("bank") for key in file["weights"])
+    ResUNet(1, 20, features=(4, 8)).load_state_dict(torch.load(folder / "stage2" / "model.pt", weights_only=True))
+    method = workflow.parser.get_parsed_content("train#method")
+    record = json.loads((folder / "stage2" / "run.json").read_text())["starts"][-1]
+    assert record["budget_notes"] == list(method.budget_notes) and method.updates == 2
+
+
+def test_its_metrics_are_logged(vessa):
+    folder, _ = vessa
+    stage1, stage2 = ((folder / stage / "metrics.csv").read_text() for stage in ("stage1", "stage2"))
+    assert "prompt_map_dice" in stage1 and "loss_segmentation" in stage1
+    for name in ("agreement", "structure_agreement", "confident_fraction", "loss_strong"):
+        assert name in stage2
+
+
+def test_no_parameter_of_the_assistant_has_a_gradient_or_is_in_the_checkpoint_of_stage_2(vessa):
+    folder, workflow = vessa
+    assistant = workflow.parser.get_parsed_content("train#provider").assistant
+    assert all(p.grad is None and not p.requires_grad for p in assistant.parameters())
+    sizes = {tuple(value.shape) for value in assistant.state_dict().values() if value.ndim > 1}
+    states = torch.load(folder / "stage2" / "resume.pt", weights_only=True)["states"]
+    assert set(states["method"]["networks"]) == {"student", "teacher"}
+    kept = [v for network in states["method"]["networks"].values() for v in network.values()]
+    assert len(sizes) > 5 and not any(tuple(value.shape) in sizes for value in kept)
+
+
+def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(vessa, tiny_data, tmp_path):
+    folder, _ = vessa
+    scored = CliRunner().invoke(evaluate, [str(folder), "-o", str(tmp_path / "scores"), "--device", "cpu"])
+    assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
+    exported = CliRunner().invoke(export, ["--run", str(folder), "-o", str(tmp_path / "spine.zip")])
+    assert exported.exit_code == 0, exported.output
+    path = min((tmp_path / "scores" / "predictions").glob("*.nii.gz"))
+    scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
+    result = segment(scan, weights=tmp_path / "spine.zip", device="cpu", qc=False)
+    np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
+
+
+@pytest.mark.parametrize(
+    ("ablation", "attribute", "value"),
+    [("vessa_no_feedback", "feedback_from", None), ("vessa_assistant_only", "teacher_share", 0.0)],
+)
+def test_an_ablation_shares_stage_1_and_trains(ablation, attribute, value, vessa, run_tiny, tmp_path):
+    settings = {"stage1_checkpoint": str(vessa[0] / "stage1" / "prompted_vision.pt"), **SMALL}
+    workflow = run_tiny("training_stage2", tmp_path, ("vessa", ablation), **settings)
+    assert getattr(workflow.parser.get_parsed_content("train#method"), attribute) == value
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"vessa_max_templates": 3}, "4 templates of digest"),
+        ({"prompt_template": "CT of {name}"}, "was trained with the prompt"),
+        ({"slice_size": [32, 32]}, "takes slices of"),
+    ],
+)
+def test_an_assistant_of_other_labels_prompts_or_sizes_is_refused(changed, message, vessa, run_tiny, tmp_path):
+    settings = {"stage1_checkpoint": str(vessa[0] / "stage1" / "prompted_vision.pt"), **SMALL, **changed}
+    workflow = run_tiny("training_stage2", tmp_path, ("vessa",), run=False, **settings)
+    with pytest.raises(RuntimeError) as raised:
+        workflow.parser.get_parsed_content("train#provider")
+    causes, error = [], raised.value
+    while error is not None:
+        causes.append(str(error))
+        error = error.__cause__
+    assert message in "\n".join(causes)
+
+
+def test_cps4_and_vessa_refuse_each_others_files(vessa, tiny_run, run_tiny, tmp_path):
+    from cps4_monai.vision import holds_prompted_vision
+
+    files: list[Path] = [run / "stage1" / "prompted_vision.pt" for run in (vessa[0], tiny_run)]
+    assert [holds_prompted_vision(file) for file in files] == [False, True]
+    for overlay, file in (("cps4", files[0]), ("vessa", files[1])):
+        settings = {"stage1_checkpoint": str(file), **(SMALL if overlay == "vessa" else {})}
+        workflow = run_tiny("training_stage2", tmp_path / overlay, (overlay,), run=False, **settings)
+        with pytest.raises(RuntimeError):
+            workflow.parser.get_parsed_content("train#provider")
+
+
+def test_a_resumed_stage_1_goes_on_and_refuses_another_width(vessa, run_tiny, tmp_path):
+    run_tiny("training_stage1", tmp_path, ("vessa",), **SMALL)
+    workflow = run_tiny("training_stage1", tmp_path, ("vessa",), **SMALL, **{"stage1#max_epochs": 2})
+    assert workflow.parser.get_parsed_content("stage1#method").updates == 4
+    with pytest.raises(ValueError, match=r"assistant\.arguments was"):
+        run_tiny("training_stage1", tmp_path, ("vessa",), **{**SMALL, "vessa_width": 32, "stage1#max_epochs": 3})
+
+
+def test_the_small_overlay_and_that_of_studies_may_follow(run_tiny, tmp_path):
+    for name in ("small", "study"):
+        workflow = run_tiny("training_stage1", tmp_path / name, ("vessa", name), run=False, **SMALL)
+        assert workflow.parser.get_parsed_content("stage1#network_def").prompts_centred

@@ -1,0 +1,227 @@
+"""The assistant by its card: templates in any order, prompts, memory, a level that stays empty, and what freezes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cps4_monai.losses.dice import soft_dice
+from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
+from cps4_monai.methods import VessaPretraining
+from cps4_monai.vessa import Assistant, AssistantProvider, EncodedPrompts, LabelMap, SimulatedFeedback, TemplateBank
+from cps4_monai.vessa.feedback import no_feedback
+from cps4_monai.vessa.parts import Picture, Templates
+
+CLASSES, SIZE, GRID = 4, (64, 32), (8, 4)
+
+
+def ask(assistant: Assistant, image: torch.Tensor, templates: Templates) -> torch.Tensor:
+    picture = Picture(image, assistant.image_encoder(image))
+    seg, _ = assistant.reference(picture, templates, assistant.prompts())
+    return assistant.mask_decoder(picture, templates, seg, no_feedback(len(image), CLASSES, SIZE, image.device))
+
+
+@torch.no_grad()
+def test_the_order_of_templates_changes_nothing_and_another_template_does(make, bands):
+    assistant, (image, _) = make().eval(), bands(1, 2)
+    templates = assistant.match(Picture(image, assistant.image_encoder(image)), None, 3)
+    names = ("images", "labels", "tokens", "cells")
+    mirrored = dataclasses.replace(templates, **{name: getattr(templates, name).flip(1) for name in names})
+    other = dataclasses.replace(templates, tokens=templates.tokens.flip(2), cells=templates.cells.flip(2))
+    first = ask(assistant, image, templates)
+    assert first.shape == (2, CLASSES, 4 * GRID[0], 4 * GRID[1])
+    torch.testing.assert_close(ask(assistant, image, mirrored), first, atol=1e-5, rtol=0)
+    assert (ask(assistant, image, other) - first).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_template_that_is_not_there_is_not_read(make, bands):
+    assistant, (image, _) = make().eval(), bands(1, 2)
+    templates = assistant.match(Picture(image, assistant.image_encoder(image)), None, 2)
+    nobody = dataclasses.replace(templates, there=torch.tensor([False, True]))
+    noise = dataclasses.replace(nobody, tokens=torch.randn_like(nobody.tokens), cells=torch.rand_like(nobody.cells))
+    first, second = ask(assistant, image, nobody), ask(assistant, image, noise)
+    torch.testing.assert_close(first[0], second[0])
+    assert (first[1] - second[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["mask", "box", "point"])
+def test_feedback_of_another_class_order_is_another_answer_and_none_that_of_nothing_seen(make, kind, bands):
+    assistant, (image, label) = make(feedback=(kind,)).eval(), bands(1, 2)
+    said = (label == torch.arange(CLASSES).view(1, -1, 1, 1)).float()
+    silent = assistant(image)
+    assert torch.equal(assistant(image, torch.full_like(said, 0.4)), silent)
+    assert torch.equal(assistant(image, torch.zeros_like(said)), silent)
+    told = assistant(image, said)
+    assert (told - silent).abs().max() > 1e-4
+    assert (assistant(image, said[:, [0, 2, 1, 3]]) - told).abs().max() > 1e-4
+
+
+def test_templates_of_training_are_of_other_patients_and_drawn_among_the_best(make):
+    assistant = make(pool=4).train()
+    assistant.refresh()
+    picture = Picture(assistant.bank.images.float(), assistant.image_encoder(assistant.bank.images.float()))
+    own = assistant.bank.patients
+    for _ in range(5):
+        chosen = assistant.match(picture, torch.arange(4), 2)
+        theirs = (chosen.images[:, :, None] == assistant.bank.images.float()).flatten(3).all(3).int().argmax(2)
+        assert (own[theirs] != own[:, None]).all()
+
+
+def test_in_evaluation_the_best_match_is_the_picture_itself_and_the_bank_is_read_once(make):
+    assistant = make(templates=1).eval()
+    images = assistant.bank.images.float()
+    with torch.no_grad():
+        assistant(images)
+        kept = assistant.known()
+        templates = assistant.match(Picture(images, assistant.image_encoder(images)), None, 1)
+    assert torch.equal(templates.images[:, 0], images) and assistant.known() is kept
+    assert assistant.train()._kept is None
+
+
+def test_slices_are_learned_with_themselves_as_templates_and_need_the_memory(make):
+    """The overfit test of the card, made small: two slices that look alike, whose classes the template alone tells."""
+    image, label = torch.zeros(2, 1, *SIZE), torch.zeros(2, 1, *SIZE, dtype=torch.uint8)
+    image[..., 8:24, 8:24], image[..., 40:56, 8:24] = 0.5, 0.5
+    for index, (upper, lower) in enumerate(((1, 2), (2, 1))):
+        label[index, :, 8:24, 8:24], label[index, :, 40:56, 8:24] = upper, lower
+    assistant = make(bank=TemplateBank(image, label, [0, 1], CLASSES, GRID))
+    optimizer = torch.optim.AdamW(assistant.parameters(), lr=3e-3)
+    loss = UpsampledSegmentationLoss()
+
+    def with_itself(there: bool) -> torch.Tensor:
+        tokens = assistant.image_encoder(image).unsqueeze(1)
+        bank = assistant.bank
+        shown = (image.unsqueeze(1), label.unsqueeze(1), tokens, bank.cells.unsqueeze(1), torch.tensor([there, there]))
+        return ask(assistant, image, Templates(*shown))
+
+    def dice(there: bool) -> float:
+        with torch.no_grad():
+            codes = LabelMap()(with_itself(there), SIZE)
+        return float(1 - soft_dice(100 * F.one_hot(codes[:, 0], CLASSES).movedim(-1, 1).float(), label))
+
+    for _ in range(110):
+        optimizer.zero_grad()
+        loss(with_itself(True), label).backward()
+        optimizer.step()
+    assistant.eval()
+    assert dice(True) > 0.95
+    assert dice(False) < 0.8
+
+
+def test_the_loss_upsamples_and_adds_cross_entropy_and_dice_by_hand():
+    logits = torch.zeros(1, 2, 1, 1)
+    label = torch.tensor([[[[0, 1], [255, 255]]]], dtype=torch.uint8)
+    torch.testing.assert_close(UpsampledSegmentationLoss()(logits, label), torch.tensor(2.0).log() + 0.5)
+    torch.testing.assert_close(UpsampledSegmentationLoss(dice_weight=0.0)(logits, label), torch.tensor(2.0).log())
+    with pytest.raises(ValueError, match="dice_weight is -1"):
+        UpsampledSegmentationLoss(dice_weight=-1)
+
+
+def test_a_frozen_copy_answers_alike_without_text_encoder_and_cannot_be_trained(make, bands):
+    class Words(torch.nn.Module):
+        embed_dim, pretrained = 12, False
+
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(9, 12)
+
+        def tokenize(self, prompts):
+            return {"input_ids": torch.arange(len(prompts))[:, None], "attention_mask": torch.ones(len(prompts), 1)}
+
+        def forward(self, input_ids, attention_mask):
+            return self.table(input_ids[:, 0]) + 5 * torch.arange(12)  # most of it is common
+
+    assistant = make(prompts=EncodedPrompts(Words(), ["a", "b", "c", "d"]))
+    apart = EncodedPrompts(Words(), ["a", "b", "c", "d"]), EncodedPrompts(Words(), ["a", "b", "c", "d"], centred=False)
+    likeness = [F.cosine_similarity(made()[:1], made()[1:]).abs().mean() for made in apart]
+    torch.testing.assert_close(apart[0]().var(dim=1, unbiased=False), torch.ones(4), atol=1e-3, rtol=0)
+    assert likeness[0] < 0.6 and likeness[1] > 0.9 and assistant.prompts_centred
+    frozen, (image, _) = assistant.freeze(), bands(1, 2)
+    assert not any(p.requires_grad for p in frozen.parameters()) and not frozen.train().training
+    assert not any("text_encoder" in name for name in frozen.state_dict())
+    sizes = {tensor.numel() for tensor in (*assistant.state_dict().values(), *assistant.buffers())}
+    assert assistant.bank.images.numel() not in sizes  # no pixel in a checkpoint, none sent from process to process
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(image), assistant.eval()(image))
+        frozen.mask_decoder.classes.add_(1.0)
+        assert not torch.equal(frozen.mask_decoder.classes, assistant.mask_decoder.classes)
+
+
+def test_the_provider_answers_in_probabilities_over_the_annotated_classes(make, bands):
+    provider, (image, label) = AssistantProvider(make(unannotated=(2,)).freeze()), bands(1, 2)
+    answer = provider(image)
+    q = answer["pseudo_probabilities"]
+    assert q.shape == (2, CLASSES, *SIZE) and answer["prompt_map"].shape == (2, 1, *SIZE)
+    torch.testing.assert_close(q.sum(1), torch.ones(2, *SIZE))
+    assert q[:, 2].abs().max() == 0 and not (answer["prompt_map"] == 2).any() and not q.requires_grad
+    up = F.interpolate(answer["attention_logits"], SIZE, mode="bilinear")[:, [0, 1, 3]].softmax(1)
+    torch.testing.assert_close(q[:, [0, 1, 3]], up)
+    heard = provider(image, student_probabilities=(label == torch.arange(CLASSES).view(1, -1, 1, 1)).float())
+    assert not torch.equal(heard["pseudo_probabilities"], q)
+
+
+def test_parameters_are_grouped_and_wrong_settings_named(make):
+    assistant = make()
+    (group,) = assistant.parameter_groups()
+    assert group["name"] == "new" and len(group["params"]) == len(list(assistant.parameters()))
+    assistant.image_encoder.pretrained = True
+    pretrained, new = assistant.parameter_groups(1e-5, 1e-3)
+    assert (pretrained["lr"], new["lr"]) == (1e-5, 1e-3)
+    assert len(pretrained["params"]) + len(new["params"]) == len(list(assistant.parameters()))
+    for wrong in ({"templates": 0}, {"pool": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} 0|{next(iter(wrong))} is 0"):
+            make(**wrong)
+
+
+class HostReads(TorchDispatchMode):
+    """Notes every operation whose result the host would have to wait for on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+            self.reads.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_neither_a_step_of_stage_1_nor_the_provider_waits_for_the_device(make, bands):
+    assistant, (image, label) = make().train(), bands(0)
+    method = VessaPretraining(
+        assistant,
+        torch.optim.SGD(assistant.parameters(), lr=0.1),
+        UpsampledSegmentationLoss(),
+        simulated=SimulatedFeedback(CLASSES, [[1, 2, 3]]),
+    )
+    method.total_updates = 2
+    batch = {"labeled": {"image": image, "label": label, "slice_id": torch.arange(4)}}
+    with HostReads() as host:
+        method.train()
+        losses = method.losses(method.forward(batch), batch)
+        losses["loss"].backward()
+    without = [name for name, p in assistant.named_parameters() if p.grad is None]
+    assert host.reads == [] and not method.waits_for_device and without == []
+    provider, said = AssistantProvider(method.freeze()), (label == torch.arange(CLASSES).view(1, -1, 1, 1)).float()
+    with HostReads() as host:
+        provider(image, student_probabilities=said)
+    assert host.reads == []
+
+
+def test_mixed_precision_gives_nearly_the_same_answer_and_float32_weights_their_gradients(make, bands):
+    assistant, (image, label) = make().eval(), bands(1, 2)
+    said = (label == torch.arange(CLASSES).view(1, -1, 1, 1)).float()
+    provider = AssistantProvider(assistant.freeze())
+    exact = provider(image, student_probabilities=said)["pseudo_probabilities"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = AssistantProvider(assistant.freeze())(image, student_probabilities=said)["pseudo_probabilities"]
+        UpsampledSegmentationLoss()(assistant.train()(image, said, slice_id=torch.arange(2)), label).backward()
+    assert mixed.dtype == torch.float32 and (mixed - exact).abs().max() < 0.05
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in assistant.parameters())
