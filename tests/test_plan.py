@@ -107,5 +107,5 @@ def test_an_evaluation_at_another_spacing_is_refused() -> None:
 
 def test_the_released_weights_have_their_plan() -> None:
     plan = plan_of(find_bundle_root() / "models" / "model.pt")
-    assert (plan.spacing_mm, plan.slice_size, plan.unannotated) == (1.5, (208, 112), (1,))
+    assert (plan.spacing_mm, plan.slice_size, plan.unannotated) == (1.0, (320, 192), ())
     assert plan.anatomy.names == MRSPINESEG.names and plan.activation is None

@@ -29,7 +29,7 @@ def test_stored_output_is_that_of_the_weights_in_the_bundle(stored):
 def test_weights_are_small_and_checked():
     root = Path(open_bundle().path)
     model = root / "models" / "model.pt"
-    assert model.stat().st_size <= 10e6
+    assert model.stat().st_size <= 16e6
     assert (root / "models" / "model.pt.sha256").read_text().split()[0] == open_bundle().sha256
 
 
@@ -45,7 +45,7 @@ def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
     scan, truth = (spider_dir / "volumes" / f"sub-052_{kind}.nii.gz" for kind in ("T2w", "dseg"))
     label = read_volume(truth, is_label=True, num_classes=20)
     result = segment(scan, qc=False)
-    assert np.unique(result.labels).tolist() == np.unique(label.array).tolist()
+    assert set(np.unique(label.array)) | {1} == set(np.unique(result.labels))  # S, which SPIDER does not label
     scores = evaluate_arrays(
         result.labels,
         label.array,
@@ -56,4 +56,4 @@ def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
         case="sub-052",
         subject="sub-052",
     )
-    assert scores.case["dice_b"] >= 0.88 and scores.case["all_levels_right"] == 1
+    assert scores.case["dice_b"] >= 0.93 and scores.case["all_levels_right"] == 1
