@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ def _fixed_seed() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def distributions_of_modules() -> dict[str, list[str]]:
+    """Top-level module -> distributions that bring it, as ``packages_distributions()`` of Python 3.11 and later.
+
+    That of 3.10 knows no distribution without a ``top_level.txt``, which newer build tools do not write.
+    """
+    brought: dict[str, list[str]] = {}
+    for distribution in distributions():
+        declared = (distribution.read_text("top_level.txt") or "").split()
+        files = [file for file in distribution.files or () if file.suffix == ".py"]
+        modules = declared or [file.parts[0] if len(file.parts) > 1 else file.stem for file in files]
+        for module in set(modules):
+            brought.setdefault(module, []).append(distribution.metadata["Name"])
+    return brought
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -30,12 +30,16 @@ def declared(extra: str | None = None) -> set[str]:
     return {re.match(r"[\w.-]+", line)[0].lower() for line in text.split("\n") if line.strip()}  # type: ignore[index]
 
 
-def distribution(module: str) -> str:
+@pytest.fixture
+def distribution(distributions_of_modules: dict[str, list[str]]) -> Callable[[str], str]:
     """The distribution that brings a module; the shortest name where several do (mlflow, mlflow-skinny)."""
-    found = packages_distributions().get(module)
-    if found is None:
-        pytest.skip(f"{module} is not installed: its distribution cannot be looked up")
-    return min(found, key=len).lower()
+
+    def of(module: str) -> str:
+        if module not in distributions_of_modules:
+            pytest.skip(f"{module} is not installed: its distribution cannot be looked up")
+        return min(distributions_of_modules[module], key=len).lower()
+
+    return of
 
 
 def imported() -> set[str]:
@@ -50,7 +54,7 @@ def imported() -> set[str]:
     return names - set(sys.stdlib_module_names) - {"cps4_monai"}
 
 
-def test_what_is_imported_is_declared_and_nothing_else_is() -> None:
+def test_what_is_imported_is_declared_and_nothing_else_is(distribution: Callable[[str], str]) -> None:
     used = {distribution(module) for module in imported()} | BY_OTHERS
     used |= {
         distribution(module) for module in {*EXTRAS["dicom"], *EXTRAS["weights"], *EXTRAS["onnx"]}
@@ -59,7 +63,7 @@ def test_what_is_imported_is_declared_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_each_module_is_in_the_extra_that_users_are_told(extra: str) -> None:
+def test_each_module_is_in_the_extra_that_users_are_told(extra: str, distribution: Callable[[str], str]) -> None:
     assert {distribution(module) for module in set(EXTRAS[extra]) - BROUGHT} <= declared(extra)
 
 
