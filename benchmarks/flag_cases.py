@@ -31,7 +31,7 @@ def variants(scan: LabeledScan, anatomy: Any, index: int, thorough: bool) -> Ite
         image, label = scan.image, scan.label
         for cut in steps:
             image, label = cut(image, scan.spacing_mm[1]), cut(label, scan.spacing_mm[1])
-        if np.count_nonzero(label) >= MIN_VOXELS:
+        if np.count_nonzero(np.isin(label, [s.code for s in anatomy.foreground])) >= MIN_VOXELS:
             yield "crop", name, scan.changed(*map(np.ascontiguousarray, (image, label)))
     contrasts = list(rendered(scan, anatomy).items())[1:]
     for name, changed in contrasts if thorough else [contrasts[index % len(contrasts)]]:
