@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from scored_scans import LabeledScan, labeled_scans, score, segment_scan
 
+from cps4_monai.anatomy import NOT_ANNOTATED
+
 AS_IT_IS = "as it is"
 
 
@@ -35,7 +37,7 @@ def rendered(scan: LabeledScan, anatomy: Any) -> dict[str, LabeledScan]:
 
 def outlined(axis: Any, scan: LabeledScan, pred: np.ndarray) -> None:
     """The slice with most labels, and the outlines of what was predicted."""
-    middle = int((scan.label > 0).sum(axis=(1, 2)).argmax())
+    middle = int(((scan.label > 0) & (scan.label < NOT_ANNOTATED)).sum(axis=(1, 2)).argmax())
     axis.imshow(scan.image[middle], cmap="gray", vmin=0, vmax=1, aspect=scan.spacing_mm[1] / scan.spacing_mm[2])
     for code in np.unique(pred[middle])[1:]:
         axis.contour(pred[middle] == code, levels=[0.5], colors=[f"C{code % 10}"], linewidths=0.7)

@@ -22,7 +22,7 @@ class LabeledScan:
         data: name of its data set.
         subject: its name.
         image: (D, H, W) float32 in [0, 1].
-        label: (D, H, W) uint8.
+        label: (D, H, W) uint8, 255 where nobody annotated.
         spacing_mm: along D, H, W.
         skipped: codes that are in view and not labeled.
     """
@@ -55,7 +55,7 @@ def labeled_scans(datalist: Path, section: str, num_classes: int, limit: int | N
     data = load_datalist(datalist, dataset_dir=datalist.parent)
     for entry in getattr(data, section)[:limit]:
         scan = read_volume(entry.image)
-        truth = read_volume(entry.label, is_label=True, num_classes=num_classes)
+        truth = read_volume(entry.label, is_label=True, num_classes=num_classes, partly_annotated=True)
         grid = SagittalGrid.from_affine(scan.shape, scan.affine)
         image, label = (
             np.ascontiguousarray(grid.to_slices(a)) for a in (percentile_normalise(scan.array), truth.array)
@@ -93,7 +93,7 @@ def score(segmenter: Any, scan: LabeledScan, pred: np.ndarray) -> dict[str, Any]
     skipped = tuple({*segmenter.bundle.unannotated, *scan.skipped})
     dice = subject_scores(torch.from_numpy(pred), torch.from_numpy(scan.label), anatomy.num_classes, skipped)
     levels = identify_levels(pred, scan.label, scan.spacing_mm, anatomy, skipped)
-    shown = np.flatnonzero(np.bincount(scan.label.reshape(-1), minlength=anatomy.num_classes))
+    shown = np.flatnonzero(np.bincount(scan.label.reshape(-1), minlength=anatomy.num_classes)[: anatomy.num_classes])
     shown = shown[(shown > 0) & ~np.isin(shown, skipped)]
     offset = levels.level_offset[shown]
     shifted, missed = int((np.abs(np.nan_to_num(offset)) > 0).sum()), int(np.isnan(offset).sum())

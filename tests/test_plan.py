@@ -21,6 +21,7 @@ PLAN = Plan(
     network=describe(ResUNet(features=[4, 8])),
     activation="softmax",
     decoding={"min_structures": 3},
+    flags={"calibrated_on": "two patients"},
     trained_on={"labeled_subjects": 2},
 )
 

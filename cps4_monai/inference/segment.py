@@ -25,6 +25,8 @@ from cps4_monai.inference.segmentation import Segmentation, plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.inference.view_averaging import ViewAveraging
 from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.levels.flag_calibration import FlagCalibration
+from cps4_monai.levels.traits import scan_traits
 from cps4_monai.precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class Segmenter:
         self.precision = Precision(self.device, amp, dtype)
         self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
         self.thresholds = thresholds or LevelThresholds.from_dict(self.bundle.plan.decoding)
+        self.calibration = FlagCalibration.from_dict(self.bundle.plan.flags)
         self._lock = threading.Lock()
 
     @cached_property
@@ -146,6 +149,7 @@ class Segmenter:
                 "TestTimeAugmentation": self.tta,
                 "AssumeSpacing": self.assume_spacing,
                 "LevelThresholds": self.thresholds.to_dict(),
+                **({"FlagCalibration": self.calibration.to_dict()} if self.bundle.plan.flags else {}),
                 **({} if self.precision.dtype is None else {"Precision": self.precision.name}),
             }
         )
@@ -231,7 +235,13 @@ class Segmenter:
             thresholds=self.thresholds,
         )
         margin = restored.levels.margin if restored.levels else None
-        flags = level_flags(structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds)
+        traits = None
+        if restored.levels is not None:
+            image, labels = scan.slices.numpy(), restored.levels.labels
+            traits = scan_traits(image, scores.labels, labels, restored.confidence, structures, bundle.anatomy)
+        flags = level_flags(
+            structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds, self.calibration, traits
+        )
         scan.seconds.update(restored.seconds)
         scan.seconds["statistics"] = time.perf_counter() - started
         levels = None if restored.levels is None else plain(restored.levels.to_dict())
@@ -239,6 +249,7 @@ class Segmenter:
             "Warnings": list(scan.warnings),
             "Flags": [flag.to_dict() for flag in flags],
             "Levels": levels,
+            "Traits": traits,
             "Structures": [structure.to_dict() for structure in structures],
         }
         return Segmentation(

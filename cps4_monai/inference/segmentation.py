@@ -59,7 +59,8 @@ class Segmentation:
         return tuple(flag for flag in self.flags if flag.kind == ALARM)
 
     def qc_picture(self) -> bytes:
-        """PNG: sagittal mosaic with the labels named at their level and the alarms above.
+        """PNG: sagittal mosaic with the labels named at their level and the alarms above; without names where the
+        contrast is unusual.
 
         Raises:
             ValueError: the grey values were not kept.
@@ -70,7 +71,10 @@ class Segmentation:
             raise ValueError("this segmentation was made without grey values; segment with qc=True")
         alarms = [flag.name for flag in self.alarms]
         title = readable(stem_of(self.path))
-        return sagittal_mosaic(self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms)
+        trusted = "unusual_contrast" not in alarms
+        return sagittal_mosaic(
+            self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms, names=trusted
+        )
 
     def save(self, output: str | Path, name: str | None = None, *, overwrite: bool = False, qc: bool = True) -> Path:
         """Writes ``<name>_dseg.nii.gz``, its JSON and its picture; each appears whole or not at all.

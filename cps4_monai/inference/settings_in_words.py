@@ -34,6 +34,7 @@ def settings_in_words(settings: Mapping[str, Any], weights: Mapping[str, Any], m
         "Views of a slice": "five, averaged" if settings["TestTimeAugmentation"] else "one",
         "Spacing where a header has none": _spacing(settings["AssumeSpacing"]),
         "Thresholds of levels and flags": _thresholds(settings["LevelThresholds"]),
+        "Flags calibrated on": (settings.get("FlagCalibration") or {}).get("calibrated_on") or "nothing: defaults",
         "Network run by": machine,
         "Precision of the network": settings.get("Precision", "float32"),
     }

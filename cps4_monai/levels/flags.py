@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.margin import LevelMargin
 from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import StructureStatistics
@@ -34,11 +35,14 @@ class FlagMeaning:
 FLAGS: Mapping[str, FlagMeaning] = {
     "no_spine_found": FlagMeaning(ALARM, "too few structures to be a spine"),
     "nothing_found": FlagMeaning(ALARM, "none of the structures was found"),
+    "unusual_contrast": FlagMeaning(
+        ALARM, "a scan unlike those that the network learned from: names mean nothing here"
+    ),
     "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
     "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
     "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),
     "low_confidence": FlagMeaning(
-        NOTE, "the network is unsure of the outline of whole structures; on scans from elsewhere it mostly is"
+        NOTE, "the outline of whole structures is more likely bad than good, where that was calibrated for the weights"
     ),
     "partial_width": FlagMeaning(NOTE, "the slab ends within the spine, so volumes are those within the slab"),
     "cut_structure": FlagMeaning(NOTE, "the border of the view cuts a structure"),
@@ -87,8 +91,13 @@ def level_flags(
     margin: LevelMargin | None = None,
     unannotated: Sequence[int] = (),
     thresholds: LevelThresholds | None = None,
+    calibration: FlagCalibration | None = None,
+    traits: Mapping[str, float] | None = None,
 ) -> tuple[Flag, ...]:
     """Flags of a result, in the order of ``FLAGS``.
+
+    `no_spine_found`, `nothing_found` and `unusual_contrast` stand alone: of what they are raised on, nothing else is
+    worth saying.
 
     What concerns the chain of levels (`no_spine_found`, `level_ambiguous`, `gap`, `unusual_height`) is asked of
     structures with an order along the spine; an anatomy without them gets `nothing_found` where nothing is.
@@ -99,8 +108,11 @@ def level_flags(
         margin: of the decoding; None (a mask made elsewhere, or raw output) leaves `level_ambiguous` out.
         unannotated: codes that the training labels never show.
         thresholds: see :class:`cps4_monai.levels.settings.LevelThresholds`.
+        calibration: of the network's weights; None, or an empty one, compares confidence with a threshold and leaves
+            `unusual_contrast` out.
+        traits: of the result, see :func:`cps4_monai.levels.traits.scan_traits`; None leaves `unusual_contrast` out.
     """
-    thresholds = thresholds or LevelThresholds()
+    thresholds, calibration = thresholds or LevelThresholds(), calibration or FlagCalibration()
     by_code = {s.code: s for s in statistics}
     trained = [s for s in anatomy.foreground if s.code not in unannotated and s.code in by_code]
     chain = [by_code[s.code] for s in anatomy.along_spine() if s in trained]
@@ -109,21 +121,14 @@ def level_flags(
     nothing = _no_spine(chain, thresholds) if chain else None
     if nothing is None and looked_at and not found:
         nothing = Flag("nothing_found", f"none of {len(looked_at)} structures found")
-    if nothing is not None:
-        return (nothing,)
+    alone = nothing or _unusual_contrast(traits, calibration)
+    if alone is not None:
+        return (alone,)
     flags = [
         _ambiguous(margin, thresholds),
         _named("gap", "not found between structures that were found", _missing(chain)),
         _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
-        _named(
-            "low_confidence",
-            f"mean probability below {thresholds.low_confidence:g}",
-            [
-                s
-                for s in found
-                if s.state == "present" and s.confidence is not None and s.confidence < thresholds.low_confidence
-            ],
-        ),
+        _unsure([s for s in found if s.state == "present"], thresholds, calibration),
         _partial(found, thresholds),
         _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
     ]
@@ -158,6 +163,37 @@ def _ambiguous(margin: LevelMargin | None, thresholds: LevelThresholds) -> Flag 
         f"one level {direction} is nearly as likely: margin {margin.margin:.2f} nats per "
         f"structure, expected {limit:g}{anchor}",
     )
+
+
+def _unusual_contrast(traits: Mapping[str, float] | None, calibration: FlagCalibration) -> Flag | None:
+    if traits is None or calibration.failure is None:
+        return None
+    chance = calibration.failure(traits)
+    if chance <= calibration.failure_limit:
+        return None
+    return Flag(
+        "unusual_contrast",
+        f"chance that names and outlines are of no use: {100 * chance:.0f} %, expected at most "
+        f"{100 * calibration.failure_limit:.0f} %; do not rely on them",
+    )
+
+
+def _unsure(
+    whole: Sequence[StructureStatistics], thresholds: LevelThresholds, calibration: FlagCalibration
+) -> Flag | None:
+    """`low_confidence`: by the chance of a good outline where that was calibrated, else by the confidence itself."""
+    rated = [
+        (s, s.confidence, calibration.outline_chance(s.kind, s.confidence)) for s in whole if s.confidence is not None
+    ]
+    by_chance = [(s, chance) for s, _, chance in rated if chance is not None and chance < calibration.outline_limit]
+    by_value = [s for s, value, chance in rated if chance is None and value < thresholds.low_confidence]
+    parts = [f"{s.name} ({100 * chance:.0f} %)" for s, chance in by_chance]
+    words = [f"{', '.join(parts)}: chance of a Dice of {calibration.good_dice:g} or more"] if parts else []
+    words += [f"{', '.join(s.name for s in by_value)}: mean probability below {thresholds.low_confidence:g}"] * bool(
+        by_value
+    )
+    named = tuple(s.name for s in (*(s for s, _ in by_chance), *by_value))
+    return Flag("low_confidence", "; ".join(words), named) if named else None
 
 
 def _missing(chain: Sequence[StructureStatistics]) -> list[StructureStatistics]:

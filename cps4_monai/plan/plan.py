@@ -37,6 +37,8 @@ class Plan:
         activation: how the logits of the attention become maps, "sigmoid" or "softmax"; None: no class prompts.
         decoding: thresholds of the level decoding that differ from those of
             :class:`cps4_monai.levels.LevelThresholds`, by name.
+        flags: calibration of the flags that these weights' results get, see
+            :class:`cps4_monai.levels.flag_calibration.FlagCalibration`; empty: none was made.
         trained_on: what the weights have seen, for people: data set, numbers of subjects, method. No names of subjects.
 
     Raises:
@@ -52,6 +54,7 @@ class Plan:
     network: Mapping[str, Any] | None = None
     activation: str | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class Plan:
             "network": None if self.network is None else dict(self.network),
             "activation": self.activation,
             "decoding": dict(self.decoding),
+            "flags": dict(self.flags),
             "trained_on": dict(self.trained_on),
             "anatomy": self.anatomy.to_dict(),
         }
@@ -136,8 +140,9 @@ class Plan:
         """Name -> value, for a report: all but the table of classes."""
         kept = self.to_dict()
         trained_on = {f"trained on, {key.replace('_', ' ')}": value for key, value in self.trained_on.items()}
-        for key in ("format", "version", "anatomy", "trained_on"):
+        for key in ("format", "version", "anatomy", "trained_on", "flags"):
             del kept[key]
+        kept["flags"] = self.flags.get("calibrated_on") or "not calibrated"
         return {**kept, "classes": self.anatomy.num_classes, **trained_on}
 
     def differences(self, other: Plan) -> list[str]:

@@ -41,6 +41,7 @@ def sagittal_mosaic(
     *,
     title: str = "",
     alarms: Sequence[str] = (),
+    names: bool = True,
     max_slices: int = 10,
     dpi: int = 100,
 ) -> bytes:
@@ -53,6 +54,7 @@ def sagittal_mosaic(
         anatomy: names and colours.
         title: written above the picture.
         alarms: written above it in amber, e.g. "level_ambiguous".
+        names: write the names of the structures beside the large slice.
         max_slices: small slices beside the large one.
         dpi: picture height is about 6.3 times this.
 
@@ -79,7 +81,7 @@ def sagittal_mosaic(
         return axes
 
     axes = panel(NAME_MARGIN, 0.1, large, PANEL_HEIGHT, middle)
-    if codes is not None:
+    if codes is not None and names:
         write_names(axes, codes[middle], anatomy, slab.size_mm)
     for place, index in enumerate(shown if columns else ()):
         left = 2 * NAME_MARGIN + large + (place % columns) * (small + 0.04)

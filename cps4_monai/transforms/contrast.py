@@ -11,7 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
-CODES = 256  # label maps are uint8; 255 marks pixels to ignore and counts as background
+from cps4_monai.anatomy import NOT_ANNOTATED
+
+CODES = NOT_ANNOTATED + 1  # label maps are uint8; what nobody annotated counts as background
 AIR = 0.1  # normalised intensity up to which a pixel may be air, which is dark by any sequence
 STRIDE = 5  # quantiles are those of every fifth pixel
 

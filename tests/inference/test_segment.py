@@ -114,6 +114,22 @@ def test_the_bundle_says_in_which_precision_torch_computes(edited_bundle, bundle
         Segmenter(folder, device="cpu")
 
 
+def test_a_result_of_no_use_by_the_plans_calibration_gets_one_flag(edited_bundle, make_scan, monkeypatch):
+    always = {"failure": {"intercept": 3.0, "weights": {"kept": 0.5}}, "failure_limit": 0.6}
+    segmenter = Segmenter(edited_bundle(flags=always), device="cpu")
+    result = segmenter(make_scan().nifti(), qc=False)
+    assert [flag.name for flag in result.flags] == ["unusual_contrast"] and "97 %" in result.flags[0].detail
+    assert result.record["Traits"]["kept"] == 1.0 and result.labels.any()
+    pictures = []
+    monkeypatch.setattr("cps4_monai.report.pictures.sagittal_mosaic", lambda *a, **k: pictures.append(k) or b"")
+    segmenter(make_scan().nifti()).qc_picture()
+    assert pictures[0]["names"] is False and pictures[0]["alarms"] == ["unusual_contrast"]
+    assert segmenter.settings["FlagCalibration"]["failure_limit"] == 0.6
+    segmenter.raw = True
+    raw = segmenter(make_scan().nifti(), qc=False)
+    assert "unusual_contrast" not in {flag.name for flag in raw.flags} and raw.record["Traits"] is None
+
+
 def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
     scan = make_scan()
     path = scan.save(tmp_path / "in" / "sub-1_T2w.nii.gz")

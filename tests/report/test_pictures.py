@@ -103,6 +103,14 @@ def test_mosaic_without_label_and_pictures_beside_each_other():
     assert _size(slice_rows(slab))[1] > _size(slice_rows(sagittal_slab(image, {"label": label}, AFFINE)))[1]
 
 
+def test_names_can_be_left_out_of_the_picture():
+    image, label = _volume()
+    named, bare = (
+        np.asarray(Image.open(io.BytesIO(sagittal_mosaic(image, label, AFFINE, names=n)))) for n in (True, False)
+    )
+    assert named.shape == bare.shape and (named != bare).any()
+
+
 def test_orientation_of_the_file_does_not_change_the_picture():
     image, label = _volume()
     turned = np.eye(4)

@@ -1,0 +1,116 @@
+"""What flags were calibrated to say of one network's results: chances, from patients that its training never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+CLEAR = 1e-4  # confidence is kept this far from 0 and 1 before its log odds are taken
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Logistic regression: named quantities to the chance of something.
+
+    Attributes:
+        intercept: log odds where all quantities are 0.
+        weights: log odds for each unit of a quantity, by its name.
+    """
+
+    intercept: float
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        numbers = [self.intercept, *self.weights.values()]
+        if not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
+            raise ValueError(
+                f"a chance has intercept and weights {numbers}; expected finite numbers. Fix: calibrate again"
+            )
+
+    def __call__(self, quantities: Mapping[str, float]) -> float:
+        """The chance, in [0, 1].
+
+        Raises:
+            ValueError: a quantity is missing.
+        """
+        missing = sorted(self.weights.keys() - quantities.keys())
+        if missing:
+            raise ValueError(
+                f"no quantity is called {missing}; expected some of {sorted(quantities)}. Fix: calibrate again"
+            )
+        odds = self.intercept + sum(weight * quantities[name] for name, weight in self.weights.items())
+        return float(1.0 / (1.0 + np.exp(-np.clip(odds, -50.0, 50.0))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return {"intercept": self.intercept, "weights": dict(self.weights)}
+
+
+@dataclass(frozen=True)
+class FlagCalibration:
+    """Chances and limits of `low_confidence` and `unusual_contrast`; a plan keeps them as ``flags``.
+
+    Attributes:
+        outline: by kind of structure: the chance that its outline is good, from the log odds of its confidence, called
+            ``confidence``. Empty: `low_confidence` compares the confidence itself with a threshold.
+        good_dice: what counts as good: a Dice of at least this.
+        outline_limit: `low_confidence` below this chance.
+        failure: chance that the result cannot be used, from :func:`cps4_monai.levels.traits.scan_traits`; None: there
+            is no `unusual_contrast`.
+        failure_limit: `unusual_contrast` above this chance.
+        calibrated_on: for people: which patients, how many.
+    """
+
+    outline: Mapping[str, Chance] = field(default_factory=dict)
+    good_dice: float = 0.7
+    outline_limit: float = 0.5
+    failure: Chance | None = None
+    failure_limit: float = 0.5
+    calibrated_on: str = ""
+
+    def outline_chance(self, kind: str, confidence: float) -> float | None:
+        """Chance that the outline of a structure is good; None where that was not calibrated for its kind."""
+        chance = self.outline.get(kind)
+        return None if chance is None else chance({"confidence": log_odds(confidence)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, the form of a plan's ``flags``."""
+        return {
+            "outline": {kind: chance.to_dict() for kind, chance in self.outline.items()},
+            "good_dice": self.good_dice,
+            "outline_limit": self.outline_limit,
+            "failure": None if self.failure is None else self.failure.to_dict(),
+            "failure_limit": self.failure_limit,
+            "calibrated_on": self.calibrated_on,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> FlagCalibration:
+        """The inverse of :meth:`to_dict`; what is missing has its default, and an empty mapping is no calibration.
+
+        Raises:
+            ValueError: a name or value that cannot be one of these.
+        """
+        unknown = sorted(content.keys() - cls.__annotations__.keys())
+        if unknown:
+            raise ValueError(
+                f"flags hold {unknown}; expected some of {list(cls.__annotations__)}. Fix: calibrate again"
+            )
+        try:
+            values = dict(content)
+            values["outline"] = {kind: Chance(**chance) for kind, chance in content.get("outline", {}).items()}
+            values["failure"] = Chance(**content["failure"]) if content.get("failure") else None
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(
+                f"flags are {content!r} ({error}); expected the form of a plan. Fix: calibrate again"
+            ) from error
+
+
+def log_odds(confidence: float) -> float:
+    """log(p / (1 - p)) of a probability that is kept off 0 and 1."""
+    kept = min(max(confidence, CLEAR), 1.0 - CLEAR)
+    return float(np.log(kept / (1.0 - kept)))
