@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
@@ -215,7 +216,8 @@ def _compare(decoded: Evaluation, argmax: Evaluation, output: Path) -> dict[str,
     """Writes the overall figures of both outputs to `comparison.csv`; gives their summaries by name."""
     outputs = {DECODED: decoded.summary, ARGMAX: argmax.summary}
     overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
-    overall[["output", *SUMMARY_COLUMNS]].to_csv(output / "comparison.csv", index=False, float_format="%.6g")
+    table = overall[["output", *SUMMARY_COLUMNS]].to_csv(index=False, float_format="%.6g")
+    write_atomically(output / "comparison.csv", table)
     return outputs
 
 

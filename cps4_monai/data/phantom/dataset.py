@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.build_datalist import build_datalist
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.nifti_file import write_nifti
@@ -73,9 +75,10 @@ def write_phantom_dataset(
         logger.info("%s: %d slices, classes %s", name, phantom.image.shape[0], rows[-1][-1])
         if on_subject is not None:
             on_subject(name)
-    with open(out / "participants.tsv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
+    writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
+    write_atomically(out / "participants.tsv", table.getvalue())
     share = 25.0 if labeled is None else 100.0
     return build_datalist(
         out,
