@@ -84,6 +84,14 @@ class SliceCache:
     Files are written beside their place and renamed, arrays before their sidecars, so that several processes can share
     the folder. An index by path, size and time of change saves reading the sources again in later runs.
 
+    >>> import tempfile
+    >>> from cps4_monai.data.phantom import write_phantom_dataset
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = write_phantom_dataset(folder, 3, seed=1, size=(64, 64), slices=2)
+    ...     cache = SliceCache(Path(folder) / "cache", InPlane((48, 32), 6.0), num_classes=20)
+    ...     print(cache.image(data.training[0].image).array.shape)
+    (2, 48, 32)
+
     Args:
         directory: made where it is missing.
         in_plane: geometry of the network's slices.

@@ -23,6 +23,11 @@ class InPlane:
     half along anterior-posterior and resizes it to ``size``. Pixel centres are aligned throughout, so that the way
     there and back shifts nothing.
 
+    >>> import torch
+    >>> in_plane = InPlane(size=(256, 128), spacing_mm=1.2)
+    >>> in_plane.image(torch.rand(15, 512, 512), spacing_mm_hw=(0.6, 0.6)).shape
+    torch.Size([15, 256, 128])
+
     Attributes:
         size: (H, W) of the network's slices, or None.
         spacing_mm: pixel distance of the network's slices, or None.

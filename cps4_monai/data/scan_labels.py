@@ -41,6 +41,12 @@ class SliceCrop:
 class ScanScores:
     """What the network says of a scan, on its own grid.
 
+    >>> logits = torch.zeros(3, 20, 64, 32)
+    >>> logits[1, 2, 20:30, 10:20] = 5.0  # L5 on the middle slice
+    >>> scores = scores_of(logits)
+    >>> scores.labels.shape, [crop is not None for crop in scores.crops], scores.crops[1].logits.shape
+    ((3, 64, 32), [False, True, False], torch.Size([20, 16, 16]))
+
     Attributes:
         labels: (D, H, W) uint8, the argmax.
         crops: for each slice its scores about the foreground, None for a slice without any.

@@ -84,6 +84,14 @@ class ToSagittalSlicesd(MapTransform):
     Takes what :class:`LoadVolumed` gives, or the MetaTensor of MONAI's own ``LoadImaged`` with channel first. What
     :class:`RestoreLabelsd` needs for the way back travels in the meta data.
 
+    >>> scan = MetaTensor(torch.rand(1, 4, 80, 100), affine=torch.diag(torch.tensor([4.0, 1.0, 1.0, 1.0])))
+    >>> data = ToSagittalSlicesd("image", spacing_mm=2.0, size=(48, 40))({"image": scan})
+    >>> data["image"].shape
+    torch.Size([1, 4, 48, 40])
+    >>> pred = torch.zeros(20, 4, 48, 40)
+    >>> RestoreLabelsd()({**data, "pred": pred})["pred"].shape
+    torch.Size([1, 4, 80, 100])
+
     Args:
         keys: items that are images.
         spacing_mm: see :class:`InPlane`.
