@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(BIN)/mypy cps4_monai
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 --cov
 
 # The site of docs/, built without a network once its few packages are there; a broken link fails it.
 DOCS_VENV ?= .venv-docs

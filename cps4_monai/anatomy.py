@@ -37,6 +37,12 @@ class Structure:
 class Anatomy:
     """An ordered set of structures and the prompt template that names them to the text encoder.
 
+    >>> from cps4_monai.anatomy import MRSPINESEG
+    >>> MRSPINESEG.num_classes, MRSPINESEG.code_of("L5"), MRSPINESEG[11].name
+    (20, 2, 'L5/S')
+    >>> MRSPINESEG.prompts[2]
+    'A magnetic resonance image of a lumbar vertebra 5'
+
     Args:
         structures: one entry per class, codes 0 to C-1 without gaps, 0 being the background.
         prompt_template: text with the field ``{name}``, filled with each structure's long name.

@@ -42,10 +42,10 @@ def distribution(distributions_of_modules: dict[str, list[str]]) -> Callable[[st
     return of
 
 
-def imported() -> set[str]:
-    """Top-level modules of others that the package imports, at the top of files or within functions."""
+def imported(*folders: str) -> set[str]:
+    """Top-level modules of others that the files of folders import, at the top or within functions."""
     names: set[str] = set()
-    for file in (ROOT / "cps4_monai").rglob("*.py"):
+    for file in [file for folder in folders for file in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
@@ -55,11 +55,20 @@ def imported() -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_nothing_else_is(distribution: Callable[[str], str]) -> None:
-    used = {distribution(module) for module in imported()} | BY_OTHERS
+    used = {distribution(module) for module in imported("cps4_monai")} | BY_OTHERS
     used |= {
         distribution(module) for module in {*EXTRAS["dicom"], *EXTRAS["weights"], *EXTRAS["onnx"]}
     }  # imported by name
     assert used == declared().union(*(declared(extra) for extra in EXTRAS))
+
+
+def test_what_tests_and_benchmarks_import_is_in_the_extra_of_developers(
+    distribution: Callable[[str], str], distributions_of_modules: dict[str, list[str]]
+) -> None:
+    # Not installed are modules of this repository, and MONAI Label, whose tests skip then.
+    used = {distribution(module) for module in imported("tests", "benchmarks") & set(distributions_of_modules)}
+    known = declared().union(*(declared(extra) for extra in (*EXTRAS, "dev"))) | BY_OTHERS
+    assert used - known == set()
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -18,8 +18,8 @@ import numpy as np
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.normalise import percentile_normalise
 from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.scan_slices import label_to_slices, network_spacing_mm, scan_to_slices
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_same_grid, read_volume
 from cps4_monai.encoding import text_bytes
 
@@ -83,6 +83,14 @@ class SliceCache:
 
     Files are written beside their place and renamed, arrays before their sidecars, so that several processes can share
     the folder. An index by path, size and time of change saves reading the sources again in later runs.
+
+    >>> import tempfile
+    >>> from cps4_monai.data.phantom import write_phantom_dataset
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = write_phantom_dataset(folder, 3, seed=1, size=(64, 64), slices=2)
+    ...     cache = SliceCache(Path(folder) / "cache", InPlane((48, 32), 6.0), num_classes=20)
+    ...     print(cache.image(data.training[0].image).array.shape)
+    (2, 48, 32)
 
     Args:
         directory: made where it is missing.
@@ -193,8 +201,8 @@ class SliceCache:
             stamp = None  # the reader says what is wrong with the file
         found = self._follow(pointer, stamp, path)
         if found is None:
-            volume, arrays = make(path)
-            found = self._store(volume, arrays, settings_key)
+            volume, array, warnings = make(path)
+            found = self._store(volume, array, warnings, settings_key)
             write_atomically(pointer, json.dumps({"stamp": stamp, "name": found.file.stem}), shared=True)
             for warning in found.warnings:
                 logger.warning("%s: %s", path, warning)
@@ -231,13 +239,12 @@ class SliceCache:
             warnings=tuple(record["warnings"]),
         )
 
-    def _make_image(self, path: Path) -> tuple[Volume, np.ndarray]:
+    def _make_image(self, path: Path) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         volume = read_volume(path, assume_spacing=self.assume_spacing)
-        grid = SagittalGrid.from_affine(volume.shape, volume.affine)
-        slices = grid.to_slices(percentile_normalise(volume.array, self.lower, self.upper))
-        return volume, self.in_plane.image(slices, grid.spacing_mm[1:]).numpy().astype(np.float16)
+        scan = scan_to_slices(volume.array, volume.affine, self.in_plane, (self.lower, self.upper), path=path)
+        return volume, scan.slices.numpy().astype(np.float16), (*volume.warnings, *scan.warnings)
 
-    def _make_label(self, path: Path, image: CachedSlices) -> tuple[Volume, np.ndarray]:
+    def _make_label(self, path: Path, image: CachedSlices) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         volume = read_volume(
             path,
             is_label=True,
@@ -246,10 +253,9 @@ class SliceCache:
             partly_annotated=True,
         )
         check_same_grid(image.source_shape, image.affine, image.source, volume)
-        grid = image.grid
-        return volume, self.in_plane.label(grid.to_slices(volume.array), grid.spacing_mm[1:]).numpy()
+        return volume, label_to_slices(volume.array, image.grid, self.in_plane).numpy(), volume.warnings
 
-    def _store(self, volume: Volume, array: np.ndarray, settings_key: str) -> CachedSlices:
+    def _store(self, volume: Volume, array: np.ndarray, warnings: tuple[str, ...], settings_key: str) -> CachedSlices:
         grid = SagittalGrid.from_affine(volume.shape, volume.affine)
         name = f"{volume.content_key}-{settings_key}"
         content = io.BytesIO()
@@ -261,11 +267,8 @@ class SliceCache:
             "content_key": volume.content_key,
             "source_shape": list(volume.shape),
             "affine": volume.affine.tolist(),
-            "spacing_mm": [
-                grid.spacing_mm[0],
-                *self.in_plane.network_spacing_mm(grid.slices_shape[1:], grid.spacing_mm[1:]),
-            ],
-            "warnings": [*volume.warnings, *grid.warnings],
+            "spacing_mm": list(network_spacing_mm(grid, self.in_plane)),
+            "warnings": list(warnings),
         }
         write_atomically(self.directory / f"{name}.npy", content.getvalue(), shared=True)
         write_atomically(self.directory / f"{name}.json", json.dumps(record), shared=True)

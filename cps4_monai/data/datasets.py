@@ -28,7 +28,25 @@ class EntryLike(Protocol):
     def subject(self) -> str: ...
 
 
-class SliceDataset(Dataset):
+class _CachedScans(Dataset):
+    """What both data sets are made of: entries, and where their slices lie in the cache.
+
+    Raises:
+        ValueError: no entries, or labels asked for that an entry does not have.
+        InvalidVolumeError: a file that cannot be used.
+    """
+
+    def __init__(
+        self, data: Sequence[EntryLike | Mapping[str, Any]], cache: SliceCache, labeled: bool, workers: int | None
+    ) -> None:
+        self.entries = _entries(data, labeled)
+        cache.prepare(self.entries, labels=labeled, workers=workers)
+        self.cache, self.labeled = cache, labeled
+        self.images = [cache.image(entry.image) for entry in self.entries]
+        self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
+
+
+class SliceDataset(_CachedScans):
     """All sagittal slices of a list of volumes.
 
     An item holds ``image`` (1, H, W) float32 in [0, 1], ``label`` (1, H, W) uint8 where labeled, ``subject``,
@@ -60,11 +78,8 @@ class SliceDataset(Dataset):
         with_grid: bool = False,
         workers: int | None = None,
     ) -> None:
-        self.entries = _entries(data, labeled)
-        cache.prepare(self.entries, labels=labeled, workers=workers)
-        self.cache, self.transform, self.labeled, self.with_grid = cache, transform, labeled, with_grid
-        self.images = [cache.image(entry.image) for entry in self.entries]
-        self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
+        super().__init__(data, cache, labeled, workers)
+        self.transform, self.with_grid = transform, with_grid
         self._ends = np.cumsum([image.shape[0] for image in self.images])
 
     def __len__(self) -> int:
@@ -108,7 +123,7 @@ class SliceDataset(Dataset):
         return item
 
 
-class VolumeDataset(Dataset):
+class VolumeDataset(_CachedScans):
     """Whole volumes on the network's grid, for validation.
 
     An item holds ``image`` (1, D, H, W) float32, ``label`` (1, D, H, W) uint8 where the entry has one, ``subject`` and
@@ -132,10 +147,7 @@ class VolumeDataset(Dataset):
         labeled: bool = True,
         workers: int | None = None,
     ) -> None:
-        self.entries = _entries(data, labeled)
-        cache.prepare(self.entries, labels=labeled, workers=workers)
-        self.images = [cache.image(entry.image) for entry in self.entries]
-        self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
+        super().__init__(data, cache, labeled, workers)
 
     def __len__(self) -> int:
         return len(self.entries)

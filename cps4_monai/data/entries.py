@@ -20,6 +20,10 @@ class DatalistError(ValueError):
 class Entry:
     """One scan of a datalist.
 
+    >>> entry = Entry(Path("sub-003_T2w.nii.gz"), None, "sub-003")
+    >>> entry.label is None, entry.patient
+    (True, 'sub-003')
+
     Attributes:
         image: the scan's file.
         label: its label map; None where it has none or must not use it.

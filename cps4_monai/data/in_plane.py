@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cps4_monai.data.label_upsampling import upsampled_argmax
 from cps4_monai.data.resampling import AxisMap
 
 MODES = ("spacing", "central_half")
@@ -23,6 +22,11 @@ class InPlane:
     size the field of view is kept, without a spacing the scan's own is kept. ``mode="central_half"`` takes the central
     half along anterior-posterior and resizes it to ``size``. Pixel centres are aligned throughout, so that the way
     there and back shifts nothing.
+
+    >>> import torch
+    >>> in_plane = InPlane(size=(256, 128), spacing_mm=1.2)
+    >>> in_plane.image(torch.rand(15, 512, 512), spacing_mm_hw=(0.6, 0.6)).shape
+    torch.Size([15, 256, 128])
 
     Attributes:
         size: (H, W) of the network's slices, or None.
@@ -126,33 +130,6 @@ class InPlane:
         label = _tensor(label)
         self._check_grid(label.shape[-2:], height, width)
         return _nearest(label, height.inverse(), width.inverse())
-
-    def restore_logits(
-        self,
-        logits: torch.Tensor,
-        original_hw: Sequence[int],
-        spacing_mm_hw: Sequence[float],
-        unannotated: Sequence[int] = (),
-    ) -> torch.Tensor:
-        """Labels on the scan's pixels: class scores interpolated bilinearly, slice by slice, then argmax.
-
-        Args:
-            logits: (D, C, H, W) scores or probabilities on the network's grid, any floating type, any device.
-            original_hw: pixels of the scan's slices.
-            spacing_mm_hw: pixel distance of the scan's slices, in mm.
-            unannotated: codes that can never win.
-
-        Returns:
-            (D, H0, W0) uint8 on the same device; background outside the network's field of view.
-
-        Raises:
-            ValueError: logits on another grid than this one makes of such a slice, or no class left.
-        """
-        if logits.ndim != 4:
-            raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (D, C, H, W)")
-        height, width = self.axis_maps(original_hw, spacing_mm_hw)
-        self._check_grid(logits.shape[-2:], height, width)
-        return upsampled_argmax(logits, height.inverse(), width.inverse(), unannotated)
 
     @staticmethod
     def _check_grid(grid: Sequence[int], height: AxisMap, width: AxisMap) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from cps4_monai.data.resampling import AxisMap
 
 
-def upsampled_argmax(
-    scores: torch.Tensor, height: AxisMap, width: AxisMap, unannotated: Sequence[int] = ()
-) -> torch.Tensor:
+def upsampled_argmax(scores: torch.Tensor, height: AxisMap, width: AxisMap) -> torch.Tensor:
     """Argmax over classes of scores interpolated bilinearly onto another grid, slice by slice.
 
     An interpolated score is a convex combination of its four neighbours, so where one class wins at all four it wins in
@@ -22,28 +18,20 @@ def upsampled_argmax(
         scores: (D, C, H, W), any floating type and device.
         height: the target rows on the source rows.
         width: the target columns on the source columns.
-        unannotated: codes that can never win.
 
     Returns:
         (D, H0, W0) uint8 codes; 0 outside the source's field of view.
 
     Raises:
-        ValueError: no class is left, or more than 256.
+        ValueError: more than 256 classes.
     """
-    num_classes = scores.shape[1]
-    kept = [code for code in range(num_classes) if code not in set(unannotated)]
-    if not kept or num_classes > 256:
-        raise ValueError(f"{num_classes} classes, {len(kept)} of them annotated; expected 1 to 256 annotated classes")
+    if scores.shape[1] > 256:
+        raise ValueError(f"{scores.shape[1]} classes; expected at most 256, because codes are uint8")
     device = scores.device
-    channels = torch.tensor(kept, device=device)
     upsampler = _SliceUpsampler(height, width, device)
     labels = torch.zeros((scores.shape[0], height.target_size, width.target_size), dtype=torch.uint8, device=device)
     for index in range(scores.shape[0]):  # slices, one at a time: 20 upsampled float channels never exist at once
-        one = scores[index] if len(kept) == num_classes else scores[index, channels]
-        winner = upsampler(one.float())
-        labels[index, upsampler.rows, upsampler.columns] = (
-            winner if len(kept) == num_classes else channels.to(torch.uint8)[winner.long()]
-        )
+        labels[index, upsampler.rows, upsampler.columns] = upsampler(scores[index].float())
     return labels
 
 

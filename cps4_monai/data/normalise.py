@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 
-def percentile_normalise(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> np.ndarray:
-    """Maps the two percentiles of a volume to 0 and 1, clips, and returns float32.
+def percentile_window(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
+    """The intensities of a volume that become 0 and 1: two percentiles; equal for a constant volume.
 
-    Where the percentiles coincide (a volume that is nearly all background), the minimum and maximum take their place;
-    a constant volume becomes zeros.
+    Where the percentiles coincide (a volume that is nearly all background), minimum and maximum take their place.
 
     Args:
         array: finite numbers of any type and shape, one volume.
@@ -18,16 +17,6 @@ def percentile_normalise(array: np.ndarray, lower: float = 0.5, upper: float = 9
 
     Raises:
         ValueError: percentiles out of order or range, or an empty array.
-    """
-    array = np.asarray(array)
-    return scale_to_window(array, percentile_window(array, lower, upper))
-
-
-def percentile_window(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
-    """The intensities that :func:`percentile_normalise` maps to 0 and 1; equal for a constant volume.
-
-    Raises:
-        ValueError: see :func:`percentile_normalise`.
     """
     if not 0 <= lower < upper <= 100:
         raise ValueError(f"percentiles are {lower} and {upper}; expected 0 <= lower < upper <= 100")

@@ -12,6 +12,10 @@ import torch
 class AxisMap:
     """Where the pixels of a target axis lie on a source axis: ``source = start + step * target``, in pixel indices.
 
+    >>> axis = AxisMap(source_size=4, target_size=2, start=0.5, step=2.0)
+    >>> axis.positions().tolist(), axis.inverse().positions().tolist()
+    ([0.5, 2.5], [-0.25, 0.25, 0.75, 1.25])
+
     Attributes:
         source_size: pixels of the source axis.
         target_size: pixels of the target axis.

@@ -19,6 +19,14 @@ _AXIS_NAMES = ("left-right", "superior-inferior", "anterior-posterior")
 class SagittalGrid:
     """How the voxel axes of a scan lie in (D, H0, W0): left to right, superior to inferior, anterior to posterior.
 
+    >>> import numpy as np
+    >>> grid = SagittalGrid.from_affine((15, 512, 400), np.diag([4.0, 0.6, 0.7, 1.0]))  # a scan in RAS
+    >>> grid.slices_shape, grid.spacing_mm
+    ((15, 400, 512), (4.0, 0.7, 0.6))
+    >>> volume = np.zeros(grid.shape)
+    >>> grid.from_slices(grid.to_slices(volume)).shape
+    (15, 512, 400)
+
     Attributes:
         axes: for D, H and W, the voxel axis that runs along it most closely.
         flips: for D, H and W, whether that axis runs the other way.

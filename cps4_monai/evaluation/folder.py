@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.encoding import ESCAPED
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.evaluation.case import CaseResult, evaluate_case
 from cps4_monai.evaluation.matching import Case, Matching
 from cps4_monai.metrics.bootstrap import RESAMPLES
@@ -50,12 +50,10 @@ class Evaluation:
     def save(self, folder: str | Path) -> dict[str, Path]:
         """Write the four tables as CSV; returns name -> path. Empty cells are values that cannot be measured."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, file_name in FILES.items():
-            getattr(self, name).to_csv(
-                folder / file_name, index=False, float_format="%.6g", encoding="utf-8", errors=ESCAPED
-            )
-        return {name: folder / file_name for name, file_name in FILES.items()}
+        return {
+            name: write_atomically(folder / file_name, getattr(self, name).to_csv(index=False, float_format="%.6g"))
+            for name, file_name in FILES.items()
+        }
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.entries import Entry
-from cps4_monai.encoding import ESCAPED
 from cps4_monai.metrics.spine_dice import SpineDice
 
 COLUMNS = ("subject", "map", "convention", "dice")
@@ -91,6 +91,5 @@ def score_prompt_maps(
     rows += [("mean", name, c, total.summary()[f"dice_{c}"]) for name, total in totals.items() for c in "abc"]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if output is not None:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output, index=False, float_format="%.4f", encoding="utf-8", errors=ESCAPED)
+        write_atomically(output, table.to_csv(index=False, float_format="%.4f"))
     return table

@@ -11,6 +11,7 @@ import torch
 from cps4_monai.data.datalist import Entry
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.scan_slices import label_to_slices
 from cps4_monai.data.volume import read_volume, write_label_volume
 from cps4_monai.metrics.baseline import at_depth, mean_label_map
 from cps4_monai.scan_names import mirrored_folder, stem_of
@@ -42,7 +43,7 @@ def write_mean_label_maps(
             continue
         label = read_volume(entry.label, is_label=True, num_classes=num_classes, partly_annotated=True)
         grid = SagittalGrid.from_affine(label.shape, label.affine)
-        maps.append(in_plane.label(grid.to_slices(label.array), grid.spacing_mm[1:]))
+        maps.append(label_to_slices(label.array, grid, in_plane))
     mean = mean_label_map(maps, num_classes)
     root = os.path.commonpath([entry.image.absolute().parent for entry in targets])
     return [_write(mean, entry, in_plane, Path(output) / mirrored_folder(entry.image, root)) for entry in targets]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
 from cps4_monai.export.as_trained import settings_as_trained
 from cps4_monai.export.card import card_of_weights, licence_of_data
@@ -75,9 +75,7 @@ def export_bundle(
                 "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
                 file.relative_to(folder), ZOO_LIMIT_MB,
             )  # fmt: skip
-        unfinished = Path(staging) / output.name
-        _zip_folder(folder, unfinished)
-        os.replace(unfinished, output)
+        write_atomically(output, lambda beside: _zip_folder(folder, beside))
     return output
 
 

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from cps4_monai.anatomy import Anatomy, load_anatomy
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.inference.network_pass import scores_of
+from cps4_monai.data.scan_labels import scores_of
 from cps4_monai.inference.restore import restore_labels
 from cps4_monai.levels import LevelThresholds
 from cps4_monai.transforms.volume_io import RestoreLabelsd

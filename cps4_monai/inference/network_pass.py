@@ -2,54 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-MARGIN = 3  # pixels about the foreground: interpolating its border needs one, a renamed border two more
-EXCLUDED = -1e4  # a logit that no class can win with, finite so that it can be interpolated
-
-
-@dataclass(frozen=True)
-class SliceCrop:
-    """Class scores of part of a slice.
-
-    Attributes:
-        top: row of its first pixel.
-        left: column of its first pixel.
-        logits: (C, h, w) float32.
-    """
-
-    top: int
-    left: int
-    logits: torch.Tensor
-
-
-@dataclass(frozen=True)
-class ScanScores:
-    """What the network says of a scan, on its own grid.
-
-    Attributes:
-        labels: (D, H, W) uint8, the argmax.
-        crops: for each slice its scores about the foreground, None for a slice without any.
-        num_classes: C.
-    """
-
-    labels: np.ndarray
-    crops: tuple[SliceCrop | None, ...]
-    num_classes: int
-
-    def slices(self) -> Iterator[torch.Tensor]:
-        """D slices (C, H, W), one at a time; outside the crops, where all is background, they are zero."""
-        height, width = self.labels.shape[1:]
-        for crop in self.crops:
-            full = torch.zeros((self.num_classes, height, width))
-            if crop is not None:
-                rows, columns = crop.logits.shape[1:]
-                full[:, crop.top : crop.top + rows, crop.left : crop.left + columns] = crop.logits.cpu()
-            yield full
+from cps4_monai.data.scan_labels import ScanScores, SliceCrop, scores_of
 
 
 def run_network(
@@ -97,19 +55,6 @@ def run_network(
     return ScanScores(labels, tuple(crops), num_classes)
 
 
-def scores_of(logits: torch.Tensor, unannotated: Sequence[int] = ()) -> ScanScores:
-    """Labels and crops of logits that are there already.
-
-    Args:
-        logits: (D, C, H, W) float, any device; those of unannotated classes are overwritten.
-        unannotated: codes that can never win.
-    """
-    logits[:, list(unannotated)] = EXCLUDED
-    winners = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-    crops = tuple(_crop(one, winner) for one, winner in zip(logits, winners, strict=True))
-    return ScanScores(winners, crops, logits.shape[1])
-
-
 def _check(logits: torch.Tensor, batch: torch.Tensor) -> int:
     if logits.ndim != 4 or logits.shape[0] != batch.shape[0] or logits.shape[2:] != batch.shape[2:]:
         raise ValueError(
@@ -119,12 +64,3 @@ def _check(logits: torch.Tensor, batch: torch.Tensor) -> int:
     if not torch.isfinite(logits).all():
         raise ValueError("the network's output is not finite; the weights are damaged: download or export them again")
     return logits.shape[1]
-
-
-def _crop(logits: torch.Tensor, winner: np.ndarray) -> SliceCrop | None:
-    rows, columns = (np.flatnonzero(winner.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    top, left = max(0, int(rows[0]) - MARGIN), max(0, int(columns[0]) - MARGIN)
-    part = logits[:, top : int(rows[-1]) + MARGIN + 1, left : int(columns[-1]) + MARGIN + 1]
-    return SliceCrop(top, left, part.clone(memory_format=torch.contiguous_format))

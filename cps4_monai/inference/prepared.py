@@ -14,16 +14,12 @@ import numpy as np
 import torch
 
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.nifti_file import InvalidVolumeError
-from cps4_monai.data.normalise import percentile_window, scale_to_window
 from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.scan_slices import scan_to_slices
 from cps4_monai.data.volume import Volume, read_volume
 
 if TYPE_CHECKING:
     from cps4_monai.inference.dicom import DicomSeries
-
-MAX_FIELD_MM = 2000.0
-MIN_FIELD_MM = 50.0  # two vertebrae
 
 
 @dataclass(frozen=True)
@@ -101,9 +97,7 @@ def _is_dicom(path: str | Path) -> bool:
 def prepare_scan(
     volume: Volume, in_plane: InPlane, percentiles: tuple[float, float] = (0.5, 99.5), *, keep_grey: bool = True
 ) -> PreparedScan:
-    """Normalises a scan by its percentiles and resamples it, slice by slice, onto the network's grid.
-
-    Slice by slice, because each whole-volume step would need the memory of a float volume.
+    """:func:`cps4_monai.data.scan_slices.scan_to_slices` of a volume, timed.
 
     Args:
         volume: the scan.
@@ -115,46 +109,19 @@ def prepare_scan(
         InvalidVolumeError: a field of view above two metres, which is a wrong spacing and would fill any memory.
     """
     started = time.perf_counter()
-    grid = SagittalGrid.from_affine(volume.shape, volume.affine)
-    slices, spacing = grid.to_slices(volume.array), grid.spacing_mm[1:]
-    warnings = (*volume.warnings, *grid.warnings, *_check_field(volume, grid))
-    window = percentile_window(volume.array, *percentiles)
-    grey = np.empty(volume.shape, dtype=np.uint8) if keep_grey else None
-    grey_slices = None if grey is None else grid.to_slices(grey)  # a view
-    made: list[torch.Tensor] = []
-    for index in range(len(slices)):
-        one = scale_to_window(slices[index : index + 1], window)
-        made.append(in_plane.image(one, spacing)[0])
-        if grey_slices is not None:
-            grey_slices[index] = one[0] * 255.0
+    scan = scan_to_slices(volume.array, volume.affine, in_plane, percentiles, path=volume.path, keep_grey=keep_grey)
     return PreparedScan(
         path=volume.path,
         header=volume.header,
         affine=volume.affine,
-        grid=grid,
+        grid=scan.grid,
         content_key=volume.content_key,
-        warnings=warnings,
-        slices=torch.stack(made),
-        grey=grey,
+        warnings=(*volume.warnings, *scan.warnings),
+        slices=scan.slices,
+        grey=scan.grey,
         seconds={"prepare": time.perf_counter() - started},
         provenance=volume.provenance,
     )
-
-
-def _check_field(volume: Volume, grid: SagittalGrid) -> list[str]:
-    """A warning about a field of view that shows no two vertebrae; one of more than two metres is an error."""
-    depth, height, width = (n * mm for n, mm in zip(grid.slices_shape, grid.spacing_mm, strict=True))
-    spacing = " x ".join(f"{s:g}" for s in volume.spacing_mm)
-    if max(depth, height, width) > MAX_FIELD_MM:
-        raise InvalidVolumeError(
-            volume.path,
-            f"a field of view of {max(depth, height, width):.0f} mm",
-            f"at most {MAX_FIELD_MM:.0f} mm",
-            f"correct the spacing in the header, {spacing}, which is to be in millimetres",
-        )
-    if max(height, width) >= MIN_FIELD_MM:
-        return []
-    return [f"a field of view of {height:.3g} x {width:.3g} mm in plane: is the spacing, {spacing}, in millimetres?"]
 
 
 def read_and_prepare(

@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy import ndimage
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.label_upsampling import upsampled_argmax
 from cps4_monai.data.resampling import AxisMap
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.inference.network_pass import ScanScores, SliceCrop
+from cps4_monai.data.scan_labels import ScanScores, labels_on_scan
+from cps4_monai.data.scan_slices import network_spacing_mm
 from cps4_monai.levels import LevelResult, LevelThresholds, decode_levels, label_confidence
 from cps4_monai.levels.statistics import View
-
-RENAMED_BORDER = 2.5  # pixels beside a renamed structure in which its new name's scores stand for the old one's
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,6 @@ def restore_labels(
     """
     started = time.perf_counter()
     height, width = in_plane.axis_maps(grid.slices_shape[1:], grid.spacing_mm[1:])
-    spacing = (grid.spacing_mm[0], height.step * grid.spacing_mm[1], width.step * grid.spacing_mm[2])
     result = None
     if raw:
         labels, confidence = scores.labels, label_confidence(scores.labels, scores.slices(), anatomy, from_logits=True)
@@ -72,7 +67,7 @@ def restore_labels(
         result = decode_levels(
             scores.labels,
             scores.slices(),
-            spacing,
+            network_spacing_mm(grid, in_plane),
             anatomy,
             from_logits=True,
             unannotated=unannotated,
@@ -81,13 +76,9 @@ def restore_labels(
         )
         labels, confidence = result.labels, result.confidence
     decoded = time.perf_counter()
-    slices = np.zeros(grid.slices_shape, dtype=np.uint8)
-    back = height.inverse(), width.inverse()
-    for index, crop in enumerate(scores.crops):
-        if crop is not None:
-            _restore_slice(slices[index], crop, scores.labels[index], labels[index], *back)
+    slices = labels_on_scan(scores, labels, grid, in_plane)
     seconds = {"levels": decoded - started, "restore": time.perf_counter() - decoded}
-    view = _view(*back)
+    view = _view(height.inverse(), width.inverse())
     whole = view is None or view == (0, slices.shape[1], 0, slices.shape[2])
     return RestoredLabels(slices, result, confidence, None if whole else view, seconds)
 
@@ -96,73 +87,3 @@ def _view(height: AxisMap, width: AxisMap) -> View | None:
     """The part of the target grid that shows the source; None where they do not meet."""
     rows, columns = (axis.inside().nonzero()[:, 0].tolist() for axis in (height, width))
     return (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if rows and columns else None
-
-
-def _restore_slice(
-    out: np.ndarray, crop: SliceCrop, before: np.ndarray, after: np.ndarray, height: AxisMap, width: AxisMap
-) -> None:
-    """Fills one slice of the scan (H0, W0) from its crop of the network's grid."""
-    rows, columns = crop.logits.shape[1:]
-    part = slice(crop.top, crop.top + rows), slice(crop.left, crop.left + columns)
-    wanted = np.ascontiguousarray(after[part])
-    logits = renamed_scores(crop.logits, np.ascontiguousarray(before[part]), wanted)
-    height = AxisMap(rows, height.target_size, height.start - crop.top, height.step)
-    width = AxisMap(columns, width.target_size, width.start - crop.left, width.step)
-    labels = upsampled_argmax(logits[None], height, width)[0].cpu().numpy()
-    out[:] = only_neighbours(labels, wanted, height, width)
-
-
-def renamed_scores(logits: torch.Tensor, before: np.ndarray, after: np.ndarray) -> torch.Tensor:
-    """Scores whose argmax is ``after``: where a pixel changed its label, the two classes change places.
-
-    Background beside a renamed structure changes places likewise, so that its border stays where it was.
-
-    Args:
-        logits: (C, h, w), any device.
-        before: (h, w) their argmax.
-        after: (h, w) the labels wanted.
-    """
-    changed = before != after
-    if not changed.any():
-        return logits
-    source, target = before.astype(np.int64), after.astype(np.int64)
-    if (changed & (before > 0) & (after > 0)).any():
-        occupied = (before > 0) | (after > 0)
-        distance, nearest = ndimage.distance_transform_edt(~occupied, return_indices=True)
-        beside = ~occupied & (distance <= RENAMED_BORDER)
-        near = tuple(nearest[:, beside])
-        renamed = (before[near] > 0) & (after[near] > 0)
-        source[beside] = np.where(renamed, before[near], 0)
-        target[beside] = np.where(renamed, after[near], 0)
-    rows, columns = (torch.from_numpy(i).to(logits.device) for i in np.nonzero(source != target))
-    one, other = (torch.from_numpy(codes[source != target]).to(logits.device) for codes in (source, target))
-    swapped = logits.clone()
-    swapped[one, rows, columns] = logits[other, rows, columns]
-    swapped[other, rows, columns] = logits[one, rows, columns]
-    return swapped
-
-
-def only_neighbours(labels: np.ndarray, coarse: np.ndarray, height: AxisMap, width: AxisMap) -> np.ndarray:
-    """Upsampled labels, with the nearest one where interpolation let a class win that none of the neighbours has.
-
-    Between two structures a third, which is second in both, may win: a sliver of another level.
-
-    Args:
-        labels: (H0, W0) from interpolated scores.
-        coarse: (h, w) labels of the pixels that were interpolated.
-        height: the rows of ``labels`` on those of ``coarse``.
-        width: the columns likewise.
-    """
-    rows, columns = np.flatnonzero(labels.any(axis=1)), np.flatnonzero(labels.any(axis=0))
-    if not len(rows):
-        return labels
-    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    low_row, low_column = (axis.linear_pair()[0].numpy()[part] for axis, part in zip((height, width), box, strict=True))
-    near = coarse[height.nearest().numpy()[box[0]]][:, width.nearest().numpy()[box[1]]]
-    known = np.zeros(near.shape, dtype=bool)
-    for down in (0, 1):
-        for right in (0, 1):
-            at = coarse[np.minimum(low_row + down, coarse.shape[0] - 1)]
-            known |= labels[box] == at[:, np.minimum(low_column + right, coarse.shape[1] - 1)]
-    labels[box] = np.where(known, labels[box], near)
-    return labels

@@ -16,6 +16,9 @@ class LevelThresholds:
     13 to 20 mm apart. Thresholds on probabilities depend on the network; those of the flags lie between what the
     released weights and a network of two labeled subjects ask for: docs/results/segment.md has the rates of both.
 
+    >>> LevelThresholds.from_dict({"island_mm3": 50.0}).island_mm3
+    50.0
+
     Attributes:
         island_mm3: a component below this volume is an island, whatever the scan.
         island_share: so is one below this share of its kind's typical volume (the volume-weighted median).

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from cps4_monai.anatomy import Anatomy
+from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.levels.curve import SpineCurve
 from cps4_monai.levels.heights import structure_heights
-from cps4_monai.levels.moments import measure
+from cps4_monai.levels.moments import Moments, measure
 from cps4_monai.levels.settings import LevelThresholds
 
 STATES = ("present", "cut", "absent", "not_trained")
@@ -88,40 +88,54 @@ def structure_statistics(
     if affine.shape != (4, 4):
         raise ValueError(f"affine has shape {affine.shape}; expected (4, 4), from (d, h, w) to millimetres")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
-    moments = measure(labels, anatomy.num_classes - 1, spacing_mm)
-    found = moments.voxels > 0
-    chain = found & np.array([s.order is not None for s in anatomy.foreground])
-    curve = SpineCurve.fit(moments.centroid_mm[chain][:, 1:], np.sqrt(moments.volume_mm3[chain]))
-    heights = np.full(len(found), np.nan)
-    kinds = np.array([s.kind for s in anatomy.foreground])
-    tangent = curve.locate(moments.centroid_mm[found][:, 1:])[2]
-    heights[found] = structure_heights(moments.covariance_mm2[found], kinds[found], tangent)
-    to_scan = affine if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
+    moments = measure(labels, anatomy.num_classes - 1, _triple(spacing))
+    heights = _heights(moments, anatomy)
+    scan = None if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
     boxes = ndimage.find_objects(labels, max_label=anatomy.num_classes - 1)
     result = []
     for row, structure in enumerate(anatomy.foreground):
-        box = boxes[row]
+        box, trained = boxes[row], structure.code not in unannotated
         if box is None:
-            state = "not_trained" if structure.code in unannotated else "absent"
-            result.append(
-                StructureStatistics(
-                    structure.code, structure.name, structure.kind, state, (), False, 0.0, None, None, None, None
-                )
-            )
+            result.append(_not_in_the_map(structure, trained))
             continue
         voxel = moments.centroid_mm[row] / spacing
         mm = affine[:3, :3] @ voxel + affine[:3, 3]
-        scan_voxel = voxel if scan_affine is None else np.linalg.solve(to_scan[:3, :3], mm - to_scan[:3, 3])
         cut_at = _borders(box, labels.shape, view, thresholds.border_voxels)
-        lateral = box[0].start == 0 or box[0].stop == labels.shape[0]
-        state = "not_trained" if structure.code in unannotated else "cut" if cut_at else "present"
-        result.append(StructureStatistics(
-            structure.code, structure.name, structure.kind, state, cut_at, bool(lateral),
-            float(moments.volume_mm3[row]) / 1000.0, _triple(mm), _triple(scan_voxel), float(heights[row]),
-            None if confidence is None else confidence.get(structure.code),
-        ))  # fmt: skip
+        result.append(
+            StructureStatistics(
+                code=structure.code,
+                name=structure.name,
+                kind=structure.kind,
+                state="not_trained" if not trained else "cut" if cut_at else "present",
+                cut_at=cut_at,
+                lateral=box[0].start == 0 or box[0].stop == labels.shape[0],
+                volume_ml=float(moments.volume_mm3[row]) / 1000.0,
+                centroid_mm=_triple(mm),
+                centroid_voxels=_triple(voxel if scan is None else np.linalg.solve(scan[:3, :3], mm - scan[:3, 3])),
+                height_mm=float(heights[row]),
+                confidence=None if confidence is None else confidence.get(structure.code),
+            )
+        )
     return tuple(result)
+
+
+def _heights(moments: Moments, anatomy: Anatomy) -> np.ndarray:
+    """(C - 1,) extent of each structure along the curve through all of the chain, in mm; NaN where there is none."""
+    in_map = moments.voxels > 0
+    kinds = np.array([structure.kind for structure in anatomy.foreground])
+    chain = in_map & np.array([structure.order is not None for structure in anatomy.foreground])
+    curve = SpineCurve.fit(moments.centroid_mm[chain][:, 1:], np.sqrt(moments.volume_mm3[chain]))
+    tangent = curve.locate(moments.centroid_mm[in_map][:, 1:])[2]
+    heights = np.full(len(kinds), np.nan)
+    heights[in_map] = structure_heights(moments.covariance_mm2[in_map], kinds[in_map], tangent)
+    return heights
+
+
+def _not_in_the_map(structure: Structure, trained: bool) -> StructureStatistics:
+    state = "absent" if trained else "not_trained"
+    return StructureStatistics(
+        structure.code, structure.name, structure.kind, state, (), False, 0.0, None, None, None, None
+    )
 
 
 def check_labels(labels: np.ndarray, anatomy: Anatomy) -> None:

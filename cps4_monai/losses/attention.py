@@ -200,6 +200,13 @@ class PixelAttentionLoss(_AttentionMapLoss):
 class AttentionLoss(nn.Module):
     """The loss of stage 1: a weighted sum of eqs. 1 and 2, in the paper (token + pixel) / 2.
 
+    >>> label = torch.zeros(1, 1, 64, 32, dtype=torch.uint8)
+    >>> label[..., 16:32, 8:24] = 2
+    >>> right = torch.full((1, 3, 8, 4), -9.0)
+    >>> right[0, 0], right[0, 0, 2:4, 1:3], right[0, 2, 2:4, 1:3] = 9.0, -9.0, 9.0
+    >>> round(AttentionLoss()(right, label).item(), 3), round(AttentionLoss()(-right, label).item(), 1)
+    (0.0, 5.0)
+
     Args:
         token_weight: of eq. 1.
         pixel_weight: of eq. 2.

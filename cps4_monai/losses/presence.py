@@ -23,6 +23,10 @@ class PresenceLoss(nn.Module):
     in place of the softmax over captions (Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023).
     Of a slice with pixels that nobody annotated (255), only the classes that it shows are known, and count.
 
+    >>> label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+    >>> round(PresenceLoss()(torch.zeros(1, 2, 4, 4), label).item(), 4)  # ln 2: it knows nothing
+    0.6931
+
     Args:
         unannotated: codes in view but never labeled; they take no part.
 

@@ -11,7 +11,12 @@ from cps4_monai.anatomy import NOT_ANNOTATED
 
 
 class OverlapCounts(NamedTuple):
-    """Voxels per class; each field has the shape (..., C), int64."""
+    """Voxels per class; each field has the shape (..., C), int64.
+
+    >>> counts = overlap_counts(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 1, 255]]), num_classes=2)
+    >>> counts.pred.tolist(), counts.label.tolist()  # what nobody annotated is counted nowhere
+    ([[1, 1]], [[1, 1]])
+    """
 
     intersection: torch.Tensor
     pred: torch.Tensor

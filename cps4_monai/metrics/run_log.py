@@ -22,9 +22,8 @@ class RunLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.is_file():
-            self.path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            write_atomically(self.path, ",".join(COLUMNS) + "\n")
 
     def write(self, stage: str, epoch: int, iteration: int, values: Mapping[str, float]) -> None:
         """Appends one line per finite value."""

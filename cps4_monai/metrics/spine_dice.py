@@ -23,6 +23,12 @@ class SpineDice(CumulativeIterationMetric):
     nowhere. Only voxel counts are kept, so memory does not grow with
     the volumes, and MONAI's own gathering makes the result the same on one process and on several.
 
+    >>> metric = SpineDice(num_classes=3)
+    >>> label = torch.tensor([[[[[0, 1, 1, 2]]]]])  # (B, 1, D, H, W)
+    >>> _ = metric(torch.tensor([[[[[0, 1, 0, 2]]]]]), label)
+    >>> round(metric.summary()["dice_b"], 4)  # (2/3 + 1) / 2
+    0.8333
+
     Args:
         num_classes: C, background included.
         convention: which of "a", "b" and "c" :meth:`aggregate` returns.

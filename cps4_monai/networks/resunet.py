@@ -31,6 +31,10 @@ class ResUNet(nn.Module):
     every block twice (a half-precision copy for release would weigh double), and it accepts only sizes that are
     multiples of 16. Here any height and width goes in: the image is padded at its bottom and right, the logits cropped.
 
+    >>> network = ResUNet(out_channels=20, features=(8, 16, 32)).eval()
+    >>> network(torch.rand(2, 1, 50, 30)).shape
+    torch.Size([2, 20, 50, 30])
+
     Args:
         in_channels: channels of the image.
         out_channels: classes, background included.

@@ -25,6 +25,11 @@ class Plan:
     Training writes it when it starts. Evaluation, inference, fine-tuning, export and `cps4 segment` read it, so that
     nobody has to know, or guess, how weights were made.
 
+    >>> from cps4_monai.anatomy import MRSPINESEG
+    >>> plan = Plan(MRSPINESEG, unannotated=(1,), spacing_mm=1.5, slice_size=(208, 112))
+    >>> plan.in_plane
+    {'size': (208, 112), 'spacing_mm': 1.5, 'mode': 'spacing'}
+
     Attributes:
         anatomy: the classes, by code, and the template of their prompts.
         unannotated: codes that the training labels never showed; they can never win.

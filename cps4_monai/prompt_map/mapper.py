@@ -22,6 +22,12 @@ class PromptMapper(nn.Module):
     The logits are w * cos + b with w > 0: Otsu splits them where it splits the similarity, so ``of="similarity"`` works
     on the logits. Nothing leaves the device, and nothing waits for the host.
 
+    >>> logits = torch.full((1, 3, 8, 4), -4.0)
+    >>> logits[0, 0], logits[0, 0, 2:4, 1:3], logits[0, 2, 2:4, 1:3] = 4.0, -4.0, 6.0
+    >>> prompt_map = PromptMapper()(logits, (64, 32))
+    >>> prompt_map.shape, prompt_map.unique().tolist()
+    (torch.Size([1, 1, 64, 32]), [0, 2])
+
     Args:
         activation: "sigmoid" or "softmax" over the annotated classes, as in stage 1; what makes A of the logits.
         stacking: "masked_argmax", "argmax" or "ignore_empty", see :func:`stack_prompt_maps`.

@@ -65,18 +65,19 @@ class MarkdownPage:
         stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "figure"
         self._names[stem] = self._names.get(stem, 0) + 1
         stem = stem if self._names[stem] == 1 else f"{stem}-{self._names[stem]}"
-        self.pictures.mkdir(parents=True, exist_ok=True)
         if isinstance(figure.picture, bytes):
             name = f"{stem}.webp"
             image = Image.open(io.BytesIO(figure.picture)).convert("RGB")
             image.thumbnail((MAX_WIDTH, MAX_WIDTH))
-            image.save(self.pictures / name, "WEBP", quality=WEBP_QUALITY)
+            content = io.BytesIO()
+            image.save(content, "WEBP", quality=WEBP_QUALITY)
+            write_atomically(self.pictures / name, content.getvalue())
         else:
             name = f"{stem}.svg"
             # A page may be dark, the ink of charts is dark too: they bring their own paper.
             ground = '<rect width="100%" height="100%" fill="#fff"/>'
             picture = re.sub(r"(<svg[^>]*>)", lambda m: m[1] + ground, figure.picture, count=1)
-            (self.pictures / name).write_text(picture, encoding="utf-8")
+            write_atomically(self.pictures / name, picture)
         link = f"![{_text(figure.alt or title)}]({self.pictures.name}/{name})"
         head = [f"**{_text(figure.title)}**"] if figure.title else []
         return [*head, link, *([_text(figure.caption)] if figure.caption else [])]

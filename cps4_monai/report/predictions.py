@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
@@ -179,17 +180,13 @@ def report_predictions(
     output = Path(output)
     evaluation.save(output)
     write_label_tables(output, anatomy)
-    if evaluation.cases.empty:
-        reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
-        raise ValueError(f"none of {len(matching.cases)} cases could be scored ({reasons}); see {output}/failures.csv")
+    _require_scores(evaluation, len(matching.cases), output)
     beside, compared = None, dict(comparison or {})
     if argmax is not None:
         others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
         beside.save(Path(argmax).parent)
         compared |= _compare(evaluation, beside, output)
-    if method:
-        compared[method] = evaluation.summary
     drawn = _draw(evaluation, max_pictures, anatomy, jobs)
     content = ReportContent(
         evaluation=evaluation,
@@ -201,21 +198,28 @@ def report_predictions(
         mosaics={name: pair[1] for name, pair in drawn},
         attention=attention or {},
         curves=None if metrics is None else read_metrics(metrics),
-        comparison=compared,
+        comparison=compared | ({method: evaluation.summary} if method else {}),
         attribution=attribution,
     )
-    page = write_evaluation_report(output / "report.html", content)
-    result = PredictionReport(page, output, evaluation, beside)
+    result = PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation, beside)
     for line in result.headline():
         logger.info(line)
     return result
+
+
+def _require_scores(evaluation: Evaluation, count: int, output: Path) -> None:
+    """Refuses an evaluation in which not one of ``count`` cases could be scored."""
+    if evaluation.cases.empty:
+        reasons = "; ".join(f"{row.case}: {row.reason}" for row in evaluation.failures.head(3).itertuples())
+        raise ValueError(f"none of {count} cases could be scored ({reasons}); see {output}/failures.csv")
 
 
 def _compare(decoded: Evaluation, argmax: Evaluation, output: Path) -> dict[str, pd.DataFrame]:
     """Writes the overall figures of both outputs to `comparison.csv`; gives their summaries by name."""
     outputs = {DECODED: decoded.summary, ARGMAX: argmax.summary}
     overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
-    overall[["output", *SUMMARY_COLUMNS]].to_csv(output / "comparison.csv", index=False, float_format="%.6g")
+    table = overall[["output", *SUMMARY_COLUMNS]].to_csv(index=False, float_format="%.6g")
+    write_atomically(output / "comparison.csv", table)
     return outputs
 
 

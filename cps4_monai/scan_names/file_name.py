@@ -59,6 +59,10 @@ def mirrored_folder(path: str | PurePath, root: str | PurePath) -> PurePath:
 class FileName:
     """What a file's name says.
 
+    >>> name = FileName.of("derivatives/sub-003_acq-sag_T2w_dseg.nii.gz")
+    >>> name.scan, name.contrast, name.is_label_map, name.bids_patient
+    ('sub-003_acq-sag', 't2w', True, 'sub-003')
+
     Attributes:
         path: the file.
         stem: its name without ending.

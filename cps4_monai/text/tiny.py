@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.text.encoder import UNTRAINED_KEY
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -48,7 +50,6 @@ def write_tiny_text_encoder(
     if hidden_size < 1 or num_heads < 1 or hidden_size % num_heads:
         raise ValueError(f"hidden_size is {hidden_size}; expected a positive multiple of num_heads, {num_heads}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     words = sorted({word for prompt in prompts for word in re.findall(r"[^\W_]+|[^\w\s]|_", prompt.lower())})
     tokens = [*SPECIAL_TOKENS, *words, *CHARACTERS, *(f"##{c}" for c in CHARACTERS)]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -69,6 +70,9 @@ def write_tiny_text_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BertModel(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with tempfile.TemporaryDirectory(prefix="cps4-tiny-text-") as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        for file in Path(scratch).iterdir():
+            write_atomically(folder / file.name, file.read_bytes(), shared=True)  # by each process of several GPUs
     return folder

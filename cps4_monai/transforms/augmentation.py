@@ -32,6 +32,9 @@ VIEWS = ("weak_strong", "same")
 class ClipIntensityd(MapTransform):
     """Clips to the range of normalised images, [0, 1], and gives plain tensors.
 
+    >>> ClipIntensityd("image")({"image": torch.tensor([-0.2, 0.4, 1.3])})["image"].tolist()
+    [0.0, 0.4000000059604645, 1.0]
+
     Args:
         keys: items to clip; missing ones are passed over.
     """
@@ -155,6 +158,10 @@ class StrongViewd(Randomizable, MapTransform):
 
     The first strong view goes to ``strong_key``, further ones to ``strong_key`` with ``_2``, ``_3`` and so on. Each is
     drawn from a stream of its own, after those before it: how many there are does not change the first ones.
+
+    >>> item = StrongViewd(strong_views=2)({"image": torch.rand(1, 64, 32)})
+    >>> sorted(item)
+    ['image', 'image_strong', 'image_strong_2']
 
     Args:
         keys: the view of teacher and vision-language model.

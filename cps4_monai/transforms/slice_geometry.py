@@ -23,6 +23,11 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
     is kept under ``grid_key`` (H, W, 2): for each pixel of the result the place (x, y) it came from, in [-1, 1] with
     ``align_corners=False``; it is there whether or not anything was moved.
 
+    >>> item = {"image": torch.rand(1, 64, 32), "label": torch.randint(0, 20, (1, 64, 32), dtype=torch.uint8)}
+    >>> moved = RandSliceGeometryd(["image", "label"]).set_random_state(seed=1)(item)
+    >>> moved["label"].dtype, moved["grid"].shape
+    (torch.uint8, torch.Size([64, 32, 2]))
+
     Args:
         keys: items of (1, H, W); missing ones are passed over.
         label_keys: those among ``keys`` that hold codes.

@@ -15,8 +15,9 @@ from monai.utils import ensure_tuple_rep
 
 from cps4_monai.data.geometry import check_axes
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.normalise import percentile_normalise
 from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.scan_labels import labels_on_scan, scores_of
+from cps4_monai.data.scan_slices import scan_to_slices
 from cps4_monai.data.volume import finite_intensities, read_volume
 from cps4_monai.transforms.label_saving import SaveLabelsd
 
@@ -83,6 +84,14 @@ class ToSagittalSlicesd(MapTransform):
     Takes what :class:`LoadVolumed` gives, or the MetaTensor of MONAI's own ``LoadImaged`` with channel first. What
     :class:`RestoreLabelsd` needs for the way back travels in the meta data.
 
+    >>> scan = MetaTensor(torch.rand(1, 4, 80, 100), affine=torch.diag(torch.tensor([4.0, 1.0, 1.0, 1.0])))
+    >>> data = ToSagittalSlicesd("image", spacing_mm=2.0, size=(48, 40))({"image": scan})
+    >>> data["image"].shape
+    torch.Size([1, 4, 48, 40])
+    >>> pred = torch.zeros(20, 4, 48, 40)
+    >>> RestoreLabelsd()({**data, "pred": pred})["pred"].shape
+    torch.Size([1, 4, 80, 100])
+
     Args:
         keys: items that are images.
         spacing_mm: see :class:`InPlane`.
@@ -128,19 +137,17 @@ class ToSagittalSlicesd(MapTransform):
         name = str(item.meta.get("filename_or_obj", key))
         array, warnings = finite_intensities(item.as_tensor().detach().cpu().numpy()[0], name)
         check_axes(affine, name)
-        grid = SagittalGrid.from_affine(array.shape, affine)
-        slices = grid.to_slices(percentile_normalise(array, self.lower, self.upper))
-        out = self.in_plane.image(slices, grid.spacing_mm[1:])
+        scan = scan_to_slices(array, affine, self.in_plane, (self.lower, self.upper), path=name)
         meta = {
             **item.meta,
-            "warnings": "\n".join(filter(None, [item.meta.get("warnings", ""), *warnings, *grid.warnings])),
+            "warnings": "\n".join(filter(None, [item.meta.get("warnings", ""), *warnings, *scan.warnings])),
             IN_PLANE_KEY: json.dumps(self.in_plane.to_dict()),
             SOURCE_SHAPE_KEY: torch.tensor(array.shape),
             SOURCE_AFFINE_KEY: torch.from_numpy(affine),
         }
-        network_affine = torch.from_numpy(_network_affine(grid, affine, self.in_plane))
+        network_affine = torch.from_numpy(_network_affine(scan.grid, affine, self.in_plane))
         meta.pop("affine", None)
-        return MetaTensor(out[None], affine=network_affine, meta=meta)
+        return MetaTensor(scan.slices[None], affine=network_affine, meta=meta)
 
 
 class RestoreLabelsd(MapTransform):
@@ -196,10 +203,10 @@ class RestoreLabelsd(MapTransform):
         pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
         if pred.ndim != 4:
             raise ValueError(f"{key!r} has shape {tuple(pred.shape)}; expected (C, D, H, W), without a batch axis")
-        hw, spacing = grid.slices_shape[1:], grid.spacing_mm[1:]
         if pred.shape[0] == 1:
-            return in_plane.restore_label(pred[0].to(torch.uint8), hw, spacing)
-        return in_plane.restore_logits(pred.transpose(0, 1), hw, spacing, self.unannotated)
+            return in_plane.restore_label(pred[0].to(torch.uint8), grid.slices_shape[1:], grid.spacing_mm[1:])
+        scores = scores_of(pred.transpose(0, 1).float().clone(), self.unannotated)
+        return torch.from_numpy(labels_on_scan(scores, scores.labels, grid, in_plane))
 
 
 def _network_affine(grid: SagittalGrid, affine: np.ndarray, in_plane: InPlane) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.bundle_root import find_bundle_root
-from cps4_monai.data.normalise import percentile_normalise
+from cps4_monai.data.normalise import percentile_window, scale_to_window
 from cps4_monai.data.phantom import make_phantom
 from cps4_monai.export import BUNDLE_NAME, export_bundle
 from cps4_monai.networks import ResUNet
@@ -29,7 +29,8 @@ def exported_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported_zip")
     torch.manual_seed(0)
     network = ResUNet(features=FEATURES)
-    slices = percentile_normalise(make_phantom(0, size=(64, 64), slices=2).image, 0.5, 99.5)
+    image = make_phantom(0, size=(64, 64), slices=2).image
+    slices = scale_to_window(image, percentile_window(image))
     image = torch.from_numpy(slices).float()[:, None]
     with torch.no_grad():
         network.train()(image)  # statistics of BatchNorm

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cps4_monai.data.in_plane import InPlane
+from cps4_monai.data.label_upsampling import upsampled_argmax
 from cps4_monai.data.resampling import AxisMap
 
 
@@ -15,6 +16,11 @@ def blob(hw, centre_mm, spacing_mm, radius_mm=12.0):
     """Disc of scores about a place in mm from the slice's centre."""
     y, x = (((torch.arange(n) - (n - 1) / 2) * mm) for n, mm in zip(hw, spacing_mm, strict=True))
     return radius_mm - torch.hypot(y[:, None] - centre_mm[0], x[None] - centre_mm[1])
+
+
+def restored(in_plane, logits, hw, spacing):
+    """Labels on the scan's pixels (D, H0, W0), every pixel interpolated from the network's (D, C, H, W)."""
+    return upsampled_argmax(logits, *(axis.inverse() for axis in in_plane.axis_maps(hw, spacing)))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,7 @@ def test_a_blob_there_and_back_stays_within_a_tenth_of_a_pixel():
     score = blob(hw, (6.3, -4.1), spacing)
     in_plane = InPlane((64, 64), 1.5)
     network = in_plane.image(score[None], spacing)
-    back = in_plane.restore_logits(torch.stack([-network, network], dim=1), hw, spacing)[0]
+    back = restored(in_plane, torch.stack([-network, network], dim=1), hw, spacing)[0]
     truth = score > 0
     centre = [(axis.float().mean()).item() for axis in back.nonzero(as_tuple=True)]
     expected = [(axis.float().mean()).item() for axis in truth.nonzero(as_tuple=True)]
@@ -74,10 +80,10 @@ def test_central_half_is_resized_to_the_size():
     slices[:, :, 16:48] = 1
     out = InPlane((16, 8), mode="central_half").image(slices, (1, 1))
     assert out.shape == (1, 16, 8) and out[:, :, 1:-1].min() > 0.999
-    restored = InPlane((16, 8), mode="central_half").restore_label(
+    back = InPlane((16, 8), mode="central_half").restore_label(
         torch.ones(1, 16, 8, dtype=torch.uint8), (32, 64), (1, 1)
     )
-    assert torch.equal(restored[0, 0].nonzero()[:, 0], torch.arange(16, 48))
+    assert torch.equal(back[0, 0].nonzero()[:, 0], torch.arange(16, 48))
 
 
 def test_labels_keep_their_codes_and_type():
@@ -94,31 +100,21 @@ def test_restoring_equals_interpolating_everything(hw):
     in_plane = InPlane((16, 12), 64.0 / hw[0] * 1.0)
     spacing = (16 * in_plane.spacing_mm / hw[0], 12 * in_plane.spacing_mm / hw[1])
     dense = F.interpolate(logits, size=hw, mode="bilinear", align_corners=False).argmax(dim=1).to(torch.uint8)
-    assert torch.equal(in_plane.restore_logits(logits, hw, spacing), dense)
+    assert torch.equal(restored(in_plane, logits, hw, spacing), dense)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_restoring_takes_any_floating_type(dtype):
     logits = torch.zeros(1, 3, 8, 8, dtype=dtype)
     logits[:, 2] = 1
-    assert (InPlane((8, 8), 1.0).restore_logits(logits, (8, 8), (1, 1)) == 2).all()
+    assert (restored(InPlane((8, 8), 1.0), logits, (8, 8), (1, 1)) == 2).all()
 
 
-def test_outside_the_crop_is_background_and_unannotated_classes_never_win():
+def test_outside_the_crop_is_background():
     logits = torch.zeros(1, 3, 8, 8)
-    logits[:, 1], logits[:, 2] = 5, 1
-    in_plane = InPlane((8, 8), 1.0)
-    out = in_plane.restore_logits(logits, (12, 10), (1, 1), unannotated=(1,))[0]
+    logits[:, 2] = 1
+    out = restored(InPlane((8, 8), 1.0), logits, (12, 10), (1, 1))[0]
     assert (out[2:-2, 1:-1] == 2).all() and out.sum() == 2 * 64
-    with pytest.raises(ValueError, match="annotated"):
-        in_plane.restore_logits(logits, (12, 10), (1, 1), unannotated=(0, 1, 2))
-
-
-def test_other_grids_are_refused():
-    with pytest.raises(ValueError, match="forward pass"):
-        InPlane((8, 8), 1.0).restore_logits(torch.zeros(1, 3, 9, 8), (12, 10), (1, 1))
-    with pytest.raises(ValueError, match=r"D, C, H, W"):
-        InPlane((8, 8), 1.0).restore_logits(torch.zeros(3, 8, 8), (12, 10), (1, 1))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import torch
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.resampling import AxisMap
+from cps4_monai.data.label_upsampling import upsampled_argmax
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.inference.network_pass import EXCLUDED, run_network
-from cps4_monai.inference.restore import only_neighbours, renamed_scores, restore_labels
+from cps4_monai.data.scan_labels import EXCLUDED
+from cps4_monai.inference.network_pass import run_network
+from cps4_monai.inference.restore import restore_labels
 from cps4_monai.inference.view_averaging import ViewAveraging
 
 
@@ -50,13 +51,16 @@ def test_slices_without_foreground_keep_no_scores(slices):
 
 
 def test_restoring_is_that_of_the_whole_scores(slices):
-    """The crops change nothing against interpolating everything, as bundle/configs/inference.json does."""
+    """The crops change nothing against interpolating everything."""
     grid = SagittalGrid.from_affine((5, 64, 90), np.diag([4.0, -0.9, 0.8, 1.0]))
     in_plane = InPlane(spacing_mm=1.8)
     image = in_plane.image(torch.rand(5, 90, 64), grid.spacing_mm[1:])
     scores = run_network(Blobs(), image, unannotated=(1,))
     restored = restore_labels(scores, in_plane, grid, MRSPINESEG, (1,), raw=True)
-    full = in_plane.restore_logits(Blobs()(image[:, None]), (90, 64), grid.spacing_mm[1:], (1,)).numpy()
+    logits = Blobs()(image[:, None])
+    logits[:, 1] = EXCLUDED
+    back = [axis.inverse() for axis in in_plane.axis_maps((90, 64), grid.spacing_mm[1:])]
+    full = upsampled_argmax(logits, *back).numpy()
     assert restored.view is None and not (restored.slices == 1).any()
     assert np.mean(restored.slices != full) < 1e-3  # slivers of a third class between two others are gone
     assert np.mean((restored.slices > 0) != (full > 0)) == 0
@@ -93,34 +97,6 @@ def test_damaged_weights_and_other_networks_are_told(slices):
         run_network(lambda image: Blobs()(image) * float("nan"), slices)
     with pytest.raises(ValueError, match="same height and width"):
         run_network(lambda image: Blobs()(image)[..., ::2], slices)
-
-
-def test_renamed_scores_win_where_labels_were_changed():
-    logits = torch.randn(6, 12, 10)
-    before = logits.argmax(dim=0).numpy().astype(np.uint8)
-    after = before.copy()
-    after[before == 3] = 4
-    after[2:5, 2:5] = 0
-    after[6, 6] = 5
-    np.testing.assert_array_equal(renamed_scores(logits, before, after).argmax(dim=0).numpy(), after)
-    assert renamed_scores(logits, before, before) is logits
-
-
-def test_background_beside_a_renamed_structure_keeps_its_border_in_place():
-    logits = torch.zeros(4, 1, 8)
-    logits[2, 0] = torch.tensor([3.0, 2, 1, -1, -2, -3, -4, -5])  # crosses background between columns 2 and 3
-    logits[[1, 3]] = -9
-    before = np.array([[2, 2, 2, 0, 0, 0, 0, 0]], np.uint8)
-    renamed = renamed_scores(logits, before, np.where(before == 2, 3, before))
-    torch.testing.assert_close(renamed[3, 0, :5], logits[2, 0, :5])
-    torch.testing.assert_close(renamed[2, 0, :5], torch.full((5,), -9.0))
-
-
-def test_a_third_class_between_two_gives_way_to_the_nearest():
-    coarse = np.array([[2, 2, 4, 4]], np.uint8)
-    width, height = AxisMap(4, 8, -0.25, 0.5), AxisMap(1, 1, 0.0, 1.0)
-    labels = np.array([[2, 2, 2, 3, 3, 4, 4, 4]], np.uint8)
-    assert only_neighbours(labels, coarse, height, width).tolist() == [[2, 2, 2, 2, 4, 4, 4, 4]]
 
 
 def test_test_time_augmentation_keeps_the_answer_of_a_network_that_sees_no_contrast(slices):

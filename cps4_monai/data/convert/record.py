@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cps4_monai.encoding import ESCAPED
+from cps4_monai.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,16 @@ class Conversion:
 
     def write_table(self, path: str | Path) -> None:
         """Writes ``conversion.csv``: one row per scan with its source, classes, and dropped voxels by value."""
-        with open(path, "w", newline="", encoding="utf-8", errors=ESCAPED) as file:
-            writer = csv.writer(file)
-            writer.writerow(["subject", "source", "labeled", "classes", "dropped", "error"])
-            for scan in self.scans:
-                dropped = " ".join(f"{value}:{count}" for value, count in sorted(scan.dropped.items()))
-                classes = " ".join(map(str, scan.classes))
-                writer.writerow([scan.subject, scan.source.name, "yes" if scan.labeled else "no", classes, dropped, ""])
-            for source, reason in self.failed:
-                writer.writerow(["", source.name, "no", "", "", reason])
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(["subject", "source", "labeled", "classes", "dropped", "error"])
+        for scan in self.scans:
+            dropped = " ".join(f"{value}:{count}" for value, count in sorted(scan.dropped.items()))
+            classes = " ".join(map(str, scan.classes))
+            writer.writerow([scan.subject, scan.source.name, "yes" if scan.labeled else "no", classes, dropped, ""])
+        for source, reason in self.failed:
+            writer.writerow(["", source.name, "no", "", "", reason])
+        write_atomically(path, table.getvalue())
 
 
 def refuse_existing(files: list[Path], overwrite: bool) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.build_datalist import build_datalist
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.nifti_file import write_nifti
-from cps4_monai.data.phantom.subject import make_phantom
+from cps4_monai.data.phantom.subject import Phantom, make_phantom
 
 logger = logging.getLogger(__name__)
 
@@ -61,32 +63,40 @@ def write_phantom_dataset(
         )
     names = [f"sub-{k:0{max(3, len(str(subjects)))}d}" for k in range(1, subjects + 1)]
     _refuse_foreign_scans(out, names)
-    out.mkdir(parents=True, exist_ok=True)
     free = _sacrum_free(subjects, sacrum_free_share, seed)
     rows = []
     for k, name in enumerate(names):
         phantom = make_phantom([seed, k], size, slices, sacrum=k not in free, variation=variation)
-        write_nifti(phantom.image, phantom.affine, out / f"{name}_T2w.nii.gz")
-        write_nifti(phantom.label, phantom.affine, out / f"{name}_dseg.nii.gz")
-        classes = np.unique(phantom.label)
-        rows.append([name, "no" if k in free else "yes", phantom.image.shape[0], " ".join(map(str, classes))])
-        logger.info("%s: %d slices, classes %s", name, phantom.image.shape[0], rows[-1][-1])
+        rows.append([name, "no" if k in free else "yes", *_write_subject(out, name, phantom)])
         if on_subject is not None:
             on_subject(name)
-    with open(out / "participants.tsv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
-    share = 25.0 if labeled is None else 100.0
+    _write_participants(out, rows)
     return build_datalist(
         out,
         out / "datalist.json",
-        labeled_share=share,
+        labeled_share=25.0 if labeled is None else 100.0,
         labeled=labeled,
         seed=seed,
         val=val,
         test=test,
         check_content=False,
     )
+
+
+def _write_subject(out: Path, name: str, phantom: Phantom) -> tuple[int, str]:
+    """Writes image and label map; gives the number of slices and the codes."""
+    write_nifti(phantom.image, phantom.affine, out / f"{name}_T2w.nii.gz")
+    write_nifti(phantom.label, phantom.affine, out / f"{name}_dseg.nii.gz")
+    slices, classes = phantom.image.shape[0], " ".join(map(str, np.unique(phantom.label)))
+    logger.info("%s: %d slices, classes %s", name, slices, classes)
+    return slices, classes
+
+
+def _write_participants(out: Path, rows: Sequence[Sequence[object]]) -> None:
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
+    writer.writerows([["participant_id", "sacrum_in_view", "slices", "classes"], *rows])
+    write_atomically(out / "participants.tsv", table.getvalue())
 
 
 def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:
