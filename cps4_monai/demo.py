@@ -172,7 +172,7 @@ class Demo:
         return self.score(
             self.output / "runs" / "cps4" / "evaluation",
             title="CPS4 on a phantom",
-            settings=parsed("settings"),
+            settings=parsed("context").settings,
             attention=pictures,
             metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
             comparison=comparison,

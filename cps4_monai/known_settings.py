@@ -14,6 +14,13 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 _REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
+# Mappings of plain settings, and what takes them.
+_GEOMETRY = "cps4_monai.transforms.slice_geometry.RandSliceGeometryd"
+_ARGUMENTS_OF = {
+    "geometry": _GEOMETRY,
+    "stage1#geometry": _GEOMETRY,
+    "intensity": "cps4_monai.transforms.augmentation.intensity_augmentation",
+}
 # Arguments of MONAI's ConfigWorkflow, which `python -m monai.bundle run` passes on with the overrides.
 _CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
 
@@ -41,10 +48,12 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
 
 def _check_layer(layer: Mapping[str, Any], merged: Any, where: str) -> None:
     config = merged.get() if isinstance(merged, ConfigParser) else merged
-    known = set(_setting_ids(config))
+    known = {*_setting_ids(config), *_plain_arguments(config)}
     referenced = {*_references(config), *_references(layer)}
     read = referenced | {reference.rpartition("#")[0] for reference in referenced}
     for key, value in layer.items():
+        if key == ConfigParser.meta_key:  # words about a config, which MONAI replaces by the bundle's metadata
+            continue
         setting = key.removeprefix("+").removeprefix("~")
         for name in (setting, *_nested(setting, value, config)):
             _check(name, value, config, known, read, where)
@@ -72,6 +81,8 @@ def _nested(setting: str, value: Any, config: Any) -> Iterator[str]:
     node = node_at(config, setting)
     if isinstance(value, Mapping) and isinstance(node, Mapping) and "_target_" not in {*value, *node}:
         for key, item in value.items():
+            if isinstance(item, Mapping) and "_target_" in item:  # an object under a name of its own
+                continue
             inner = f"{setting}#{key}"
             yield inner
             yield from _nested(inner, item, config)
@@ -130,6 +141,13 @@ def _setting_ids(node: Any, prefix: str = "") -> Iterator[str]:
         path = f"{prefix}#{key}" if prefix else str(key)
         yield path
         yield from _setting_ids(value, path)
+
+
+def _plain_arguments(config: Any) -> Iterator[str]:
+    """Ids within the mappings that a function takes as its arguments: those that a config leaves at their defaults."""
+    for setting, function in _ARGUMENTS_OF.items():
+        if isinstance(node_at(config, setting), Mapping):
+            yield from (f"{setting}#{argument}" for argument in arguments_of(function) or ())
 
 
 def _references(node: Any) -> Iterator[str]:

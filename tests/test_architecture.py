@@ -54,11 +54,16 @@ ALLOWED: dict[str, set[str]] = {
         "levels", "metrics", "networks", "palette", "plan", "precision", "report", "scan_names", "transforms",
     },
     "known_settings": set(),
+    "fingerprint": {"known_settings"},
+    "assembly": {
+        "anatomy", "data", "engines", "fingerprint", "handlers", "inference", "methods", "metrics", "networks", "plan",
+        "precision", "preflight", "prompt_map", "transforms", "vision",
+    },
     "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight"},
     "export": {"anatomy", "atomic_file", "evaluation", "inference", "networks", "plan"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "bench": {
-        "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "handlers",
+        "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "fingerprint", "handlers",
         "known_settings", "metrics", "report", "vision", "workflow",
     },
     "method_list": {"bench", "known_settings"},

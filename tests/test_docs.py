@@ -141,7 +141,8 @@ def merged(*names: str) -> ConfigParser:
 def setting(parser: ConfigParser, setting_id: str) -> Any:
     """Value of a setting: as the configs say, or else the default of the class that takes it."""
     try:
-        return parser[setting_id]
+        value = parser[setting_id]
+        return setting(parser, value[1:]) if isinstance(value, str) and value.startswith("@") else value
     except KeyError:
         parent, _, name = setting_id.rpartition("#")
         target = parser[parent]["_target_"] if parent and isinstance(parser[parent], Mapping) else None
@@ -163,8 +164,7 @@ def settings_table() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("setting_id", "paper", "ours"), settings_table())
 def test_settings_of_the_19_questions_are_those_of_the_overlays(setting_id, paper, ours):
-    assert setting(merged("train.json", "methods/cps4_paper.json"), setting_id) == json.loads(paper)
-    assert setting(merged("train.json", "methods/cps4.json"), setting_id) == json.loads(ours)
+    assert setting(merged("train.json", "methods/cps4_paper.json", "paper_size.json"), setting_id) == json.loads(paper)
     assert setting(merged("train.json"), setting_id) == json.loads(ours), "cps4 is the default"
 
 

@@ -21,12 +21,13 @@ import torch
 from click.testing import CliRunner
 
 from cps4_monai.anatomy import MRSPINESEG, load_anatomy
+from cps4_monai.assembly.stage2 import deployed_plan
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.commands.evaluate import evaluate as evaluate_command
 from cps4_monai.commands.export import export as export_command
 from cps4_monai.evaluation.record import read_record, write_record
 from cps4_monai.export import BUNDLE_NAME, export_bundle, stage_bundle
-from cps4_monai.export.as_trained import settings_as_trained
+from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights
 from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.networks import ResUNet
@@ -202,7 +203,9 @@ def test_as_trained_trains_at_the_geometry_and_network_of_the_weights(
         bundle_root=str(unzipped), overlays=["as_trained.json", "supervised"], dataset_dir=str(tiny_data),
         output_dir=str(tmp_path),
     )  # fmt: skip
-    plan, shipped = workflow.parser.get_parsed_content("train#plan"), read_plan(tiny_run / "stage2" / "plan.json")
+    parsed = workflow.parser.get_parsed_content
+    plan = deployed_plan(parsed("context"), parsed("train#method"))
+    shipped = read_plan(tiny_run / "stage2" / "plan.json")
     assert plan.differences(shipped) == [] and plan.slice_size == shipped.slice_size and plan.network == shipped.network
 
 
@@ -221,7 +224,7 @@ def test_as_trained_names_the_whole_of_another_network_and_anatomy() -> None:
 def test_the_overlay_in_the_repository_is_that_of_the_released_weights() -> None:
     root = find_bundle_root()
     base, overlay = (json.loads((root / "configs" / f"{n}.json").read_text("utf-8")) for n in ("train", "as_trained"))
-    assert settings_as_trained(read_plan(root / "models" / "plan.json"), base) == overlay
+    assert as_trained(read_plan(root / "models" / "plan.json"), base) == overlay
     metadata = json.loads((root / "configs" / "metadata.json").read_text("utf-8"))
     assert metadata["weights_sha256"] == sha256(root / "models" / "model.pt"), "new weights: new figures and texts"
 

@@ -41,7 +41,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_names(settings: dict[str
     [
         {"learning_rate": 0.1},
         {"stage1#max_epochs": 3},
-        {"train#trainer#accumulation_steps": 2},
+        {"train#stage#accumulation_steps": 2},
         {"train#method#deployed": "student"},
         {"stage1#image_encoder#patch_size": 4},
         {"stage1#image_encoder#drop_path_rate": 0.1},

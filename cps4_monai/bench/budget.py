@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cps4_monai.bench.effective import node_of
-from cps4_monai.bench.matrix import Cell
+from cps4_monai.bench.matrix import SET_BY_THE_STUDY, STAGE2, Cell
 from cps4_monai.bench.study import StudyError
+from cps4_monai.fingerprint import fingerprint, node_of
+from cps4_monai.known_settings import node_at
 
-# id -> what it is called in the report.
-BUDGET: dict[str, str] = {
+# What makes a method the method it is; every other setting of the bundle that decides a result is budget.
+METHOD_OWN = (
+    "train#method",
+    "train#network",
+    "train#provider",
+    "train#decoded_labels",
+    "train#unlabeled_dataset",
+    "train#stage#decode_first_epoch",
+    "train#stage#ramp_up_updates",
+    "ramp_up_updates",
+    "validate#student_evaluator",
+    "stage1",
+    "prompt_map",
+    "cache_prompt_logits",
+)
+_MISSING = object()
+# id -> what it is called in the report; what has no title here is called by its id.
+TITLES: dict[str, str] = {
     "network_def": "network",
     "features": "network's features",
     "finetune_from": "initial weights",
@@ -41,12 +58,12 @@ BUDGET: dict[str, str] = {
     "validate#key_metric": "validation score",
     "validate#best#metric": "score that chooses the weights",
 }
-STAGE1_BUDGET: dict[str, str] = {
+STAGE1_TITLES: dict[str, str] = {
     "stage1#max_epochs": "stage 1: epochs",
     "stage1#iterations_per_epoch": "stage 1: iterations per epoch",
     "stage1#batch_size": "stage 1: batch",
     "stage1#image_encoder": "stage 1: image encoder",
-    "stage1#network_def#centre_prompts": "stage 1: centred prompts",
+    "stage1#centre_prompts": "stage 1: centred prompts",
     "stage1#lr_pretrained": "stage 1: learning rate of pretrained parts",
     "stage1#lr_new": "stage 1: learning rate of new parts",
     "stage1#lr_scheduler": "stage 1: learning-rate schedule",
@@ -73,25 +90,44 @@ def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -
         )
     first = cells[0]
     for cell in cells[1:]:
-        for setting, title in BUDGET.items():
-            if setting in may_differ:
-                continue
-            ours, theirs = (json.dumps(node_of(one.config, setting), sort_keys=True) for one in (first, cell))
-            if ours != theirs:
-                raise StudyError(
-                    f"unequal budgets: {title} ({setting}) is {ours} for {first.name} and {theirs} for {cell.name}; "
-                    f"set it in the study's overlay or settings, or add {setting!r} to 'may_differ', which the report "
-                    "then states"
-                )
+        for setting in _unequal(first, cell, may_differ):
+            raise StudyError(
+                f"unequal budgets: {TITLES.get(setting, 'a setting')} ({setting}) is {_stated(first, setting)} for "
+                f"{first.name} and {_stated(cell, setting)} for {cell.name}; set it in the study's overlay or "
+                f"settings, or add {setting!r} to 'may_differ', which the report then states"
+            )
+
+
+def _unequal(first: Cell, second: Cell, may_differ: Sequence[str]) -> Iterator[str]:
+    """Ids of the budget whose values differ: those with a title first, by their title's id."""
+    left_out = (*METHOD_OWN, *SET_BY_THE_STUDY, *may_differ)
+    leaves = {leaf for cell in (first, second) for leaf in fingerprint(cell.config, STAGE2, cell.base)}
+    counted = {leaf for leaf in leaves if not any(leaf == name or leaf.startswith(f"{name}#") for name in left_out)}
+    budget = {_titled(leaf) for leaf in counted}
+    for setting in [*(s for s in TITLES if s in budget), *sorted(budget - TITLES.keys())]:
+        written = [node_at(cell.config, setting, _MISSING) for cell in (first, second)]
+        # What no base has is a method's own; equal references lead to another id, which is compared by itself.
+        own = setting not in TITLES and node_at(first.base, setting, _MISSING) is _MISSING
+        if not own and written[0] != written[1] and _stated(first, setting) != _stated(second, setting):
+            yield setting
+
+
+def _stated(cell: Cell, setting: str) -> str:
+    return json.dumps(node_of(cell.config, setting), sort_keys=True)
+
+
+def _titled(leaf: str) -> str:
+    """The id with a title that a leaf belongs to, or the leaf itself."""
+    return next((s for s in TITLES if leaf == s or leaf.startswith(f"{s}#")), leaf)
 
 
 def budget_table(cells: Sequence[Cell]) -> list[tuple[str, str, dict[str, str]]]:
     """What the report states: (id, title, value -> the methods that have it), stage 1 last, unset values left out."""
     rows = []
-    for setting, title in {**BUDGET, **STAGE1_BUDGET}.items():
+    for setting, title in {**TITLES, **STAGE1_TITLES}.items():
         users: dict[str, list[str]] = {}
         for cell in cells:
-            if setting in STAGE1_BUDGET and cell.stage1 is None:
+            if setting in STAGE1_TITLES and cell.stage1 is None:
                 continue
             users.setdefault(_plain(node_of(cell.config, setting)), []).append(cell.method)
         by_value = {value: ", ".join(dict.fromkeys(names)) for value, names in users.items()}

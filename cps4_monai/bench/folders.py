@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bench.effective import differences
+from cps4_monai.fingerprint import differences
 
 SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
 PLANNED = "planned.json"  # the merged config that the job trains with, whatever becomes of the overlays meanwhile

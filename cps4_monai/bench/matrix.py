@@ -11,10 +11,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from cps4_monai.bench.effective import PLACES_AND_PACE, effective_settings, needs_stage1
 from cps4_monai.bench.study import ALL, Block, MethodSpec, Study, StudyError
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.data.labeled_subsets import labeled_choice, read_json, rotated_subset
+from cps4_monai.fingerprint import PLACES_AND_PACE, STAGE1_RESULT, depends_on, fingerprint
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.workflow import DEFAULT_CONFIG, resolve_config
 
@@ -57,6 +57,7 @@ class Cell:
         overlays: names of the configs merged over ``train.json``, in order.
         settings: id -> value after them.
         config: all of that merged.
+        base: ``train.json`` under all of that.
         stage1: settings that decide the result of stage 1; None where stage 2 needs none.
         stage2: settings that decide the result of the cell.
     """
@@ -68,6 +69,7 @@ class Cell:
     overlays: tuple[str, ...]
     settings: Mapping[str, Any]
     config: Mapping[str, Any]
+    base: Mapping[str, Any]
     stage1: Mapping[str, Any] | None
     stage2: Mapping[str, Any]
 
@@ -118,7 +120,7 @@ class _Variant:
         self.study, self.spec, self.suffix = study, spec, suffix
         self.overlays = tuple(map(_anywhere, (spec.method, *study.overlays, *more, *spec.overlays)))
         self.settings = {**study.settings, **block.settings, **spec.settings}
-        refused = {**SET_BY_THE_STUDY, **dict.fromkeys(PLACES_AND_PACE - {"num_workers", "log_every"}, "")}
+        refused = {**SET_BY_THE_STUDY, **dict.fromkeys(PLACES_AND_PACE.keys() - {"num_workers", "log_every"}, "")}
         for setting in sorted(refused.keys() & self.settings.keys()):
             fix = f"state it under {refused[setting]!r}" if refused[setting] else "leave it out"
             raise StudyError(f"study {study.name}, method {spec.name}: {setting!r} is set by the study; {fix}")
@@ -140,9 +142,9 @@ class _Variant:
             parser[key] = value
         config = parser.get()
         stage1 = None
-        if needs_stage1(config):
-            stage1 = {**effective_settings(config, STAGE1, self.base), DATA: data.digest}
-        stage2 = {**effective_settings(config, STAGE2, self.base), DATA: data.digest}
+        if depends_on(config, STAGE2, STAGE1_RESULT):
+            stage1 = {**fingerprint(config, STAGE1, self.base), DATA: data.digest}
+        stage2 = {**fingerprint(config, STAGE2, self.base), DATA: data.digest}
         stage2 |= {f"{STAGE1}: {key}": value for key, value in (stage1 or {}).items()}
         return Cell(
             method=self.spec.name + self.suffix,
@@ -152,6 +154,7 @@ class _Variant:
             overlays=self.overlays,
             settings=settings,
             config=config,
+            base=self.base,
             stage1=stage1,
             stage2=stage2,
         )

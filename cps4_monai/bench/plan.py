@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.bench.budget import budget_table, check_equal_budgets
-from cps4_monai.bench.effective import node_of
 from cps4_monai.bench.folders import DONE, PLANNED, SETTINGS, TASK, FolderShelf, read_settings, write_json
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
 from cps4_monai.bench.study import Study
+from cps4_monai.fingerprint import node_of
 
 STAGE1_WEIGHTS = Path("stage1") / "prompted_vision.pt"
 TRAINING = "training"

@@ -8,6 +8,12 @@ from cps4_monai.anatomy import load_anatomy
 from cps4_monai.plan import Plan
 
 FILE_NAME = "as_trained.json"
+_WHY = "the settings of the weights in models, from their plan; written by cps4 export"
+
+
+def as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
+    """The overlay as it is written: :func:`settings_as_trained` with the reason for it."""
+    return {"_meta_": {"why": {"": _WHY}}, **settings_as_trained(plan, base)}
 
 
 def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:

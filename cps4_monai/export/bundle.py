@@ -13,7 +13,7 @@ from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
-from cps4_monai.export.as_trained import settings_as_trained
+from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights, licence_of_data
 from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
@@ -163,10 +163,10 @@ def _fit_configs(configs: Path, plan: Plan, given: bool) -> None:
 
     Weights that were given make their run's settings the bundle's own, so that all its verbs fit them.
     """
-    settings = settings_as_trained(plan, json.loads((configs / "train.json").read_text(encoding="utf-8")))
-    _write_json(configs / AS_TRAINED, settings)
+    base = json.loads((configs / "train.json").read_text(encoding="utf-8"))
+    _write_json(configs / AS_TRAINED, as_trained(plan, base))
     if given:
-        _set(configs / "train.json", settings)
+        _set(configs / "train.json", settings_as_trained(plan, base))
     # MONAI's `load` takes the network of a config without knowing where the bundle lies.
     _set(configs / "inference.json", {"network_def": {"_requires_": "@package_path", **(plan.network or {})}})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cps4_monai.handlers.at_the_end import AtTheEnd
 from cps4_monai.handlers.best_weights import BestWeights, NoWeightsError
 from cps4_monai.handlers.decoded_labels import DecodedLabels
 from cps4_monai.handlers.decoded_validation import DecodedPredictiond
@@ -20,6 +21,7 @@ from cps4_monai.handlers.stage1_metrics import PromptMapd, VolumeLoss
 from cps4_monai.handlers.tensorboard import PictureHandler
 
 __all__ = [
+    "AtTheEnd",
     "AttentionLocalisation",
     "BestWeights",
     "CheckpointError",

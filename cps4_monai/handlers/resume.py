@@ -23,7 +23,7 @@ from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # 2: with the options of method, loss, prompt map and decoding
+_FORMAT = 3  # 3: with the fingerprint of the settings
 
 
 class CheckpointError(ValueError):

@@ -167,7 +167,9 @@ class CachedVLMProvider(VLMProvider):
         return {"prompt_map": prompt_map.masked_fill(outside, 0), "attention_logits": warped}
 
 
-def make_provider(model: PromptedVision, mapper: PromptMapper, cached_slices: Any | None = None) -> VLMProvider:
+def make_provider(
+    model: PromptedVision, mapper: PromptMapper, cached_slices: Any | None = None, cached: bool = True
+) -> VLMProvider:
     """The provider that a config asks for.
 
     Args:
@@ -175,8 +177,9 @@ def make_provider(model: PromptedVision, mapper: PromptMapper, cached_slices: An
         mapper: attention logits to the prompt map.
         cached_slices: the unlabeled data set, for :class:`CachedVLMProvider`, which reads its slices without their
             transform; None: every augmented batch goes through the model.
+        cached: False: the same.
     """
-    if cached_slices is None:
+    if cached_slices is None or not cached:
         return VLMProvider(model, mapper)
     plain = copy.copy(cached_slices)
     plain.transform, plain.with_grid = None, False

@@ -164,9 +164,8 @@ def test_configs_use_the_names_that_other_apps_look_for(exported_bundle: Path, n
 
 
 def test_validation_during_training_takes_its_interval_from_the_common_name(exported_bundle: Path) -> None:
-    handlers = config(exported_bundle, "train.json")["train"]["handlers"]
-    intervals = [one["interval"] for one in handlers if one["_target_"].endswith(".EpochValidation")]
-    assert intervals and set(intervals) == {"@val_interval"}
+    parser = config(exported_bundle, "train.json")
+    assert parser["train#trainer#stage"] == "@train#stage" and parser["train#stage#val_interval"] == "@val_interval"
 
 
 def test_no_config_names_a_place_of_one_machine(exported_bundle: Path) -> None:

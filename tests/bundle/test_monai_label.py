@@ -157,8 +157,9 @@ def test_training_starts_from_the_weights_at_their_own_geometry(unzip: Callable,
     )
     workflow.run()
     parsed = workflow.parser.get_parsed_content
-    assert parsed("spacing_mm") == 0.6 and tuple(parsed("finetune#dataset")[0]["image"].shape) == (1, 64, 32)
-    assert parsed("finetune#cache").in_plane.spacing_mm == 7.5
+    batch = parsed("finetune#trainer").state.batch["labeled"]
+    assert parsed("spacing_mm") == 0.6 and tuple(batch["image"].shape[1:]) == (1, 64, 32)
+    assert parsed("finetune#trainer").data_loader.loader.dataset.sources["labeled"].cache.in_plane.spacing_mm == 7.5
     shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
     for name, parameter in parsed("finetune#network").named_parameters():
         torch.testing.assert_close(parameter, shipped[name].float(), atol=1e-6, rtol=0)

@@ -95,9 +95,10 @@ def test_its_run_is_evaluated_by_its_name_and_exported_and_the_bundle_segments_a
 def test_rows_differ_in_stage_1_alone():
     """No overlay sets anything of stage 2, of the network, or of stage 1's encoders, batches, rates and epochs."""
     allowed = ("stage1#loss", "stage1#method", "stage1#network", "stage1#validate#additional_metrics#loss")
-    named = ("plan#trained_on", "train#provider#model#objective", "prompt_map#activation")
+    named = ("context#trained_on", "train#provider#model#objective", "prompt_map#activation")
     for name in OBJECTIVES:
         overlay = json.loads((find_bundle_root() / "configs" / "methods" / f"{name}.json").read_text())
+        del overlay["_meta_"]
         own = {key for key in overlay if "#" not in key}  # settings that only the overlay's own objects read
         others = {key for key in overlay if not key.startswith(allowed) and key not in named} - own
         assert others == set(), name

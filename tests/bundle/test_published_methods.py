@@ -24,7 +24,7 @@ def run_of(run_tiny, tmp_path_factory):
 
     @functools.cache
     def make(*overlays):
-        folder = tmp_path_factory.mktemp("-".join(overlays))
+        folder = tmp_path_factory.mktemp("-".join(overlays).replace("/", "-"))
         return folder, run_tiny("training_stage2", folder, overlays)
 
     return make

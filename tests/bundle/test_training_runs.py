@@ -10,8 +10,6 @@ import pytest
 import torch
 from ignite.engine import Events
 
-CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
-
 
 class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
@@ -121,29 +119,6 @@ def test_the_rows_of_the_paper_page_train_both_stages(method, run_tiny, tmp_path
     assert parsed("prompt_map").of == ("similarity" if paper else "sigmoid")
     assert parsed("prompt_map").presence_threshold == (None if paper else 0.5)
     assert (tmp_path / "stage2" / "model.pt").is_file()
-
-
-def test_cps4_repeats_the_defaults_and_both_overlays_name_the_same_rows() -> None:
-    from monai.bundle import ConfigParser
-
-    cps4, paper = (json.loads((CONFIGS / "methods" / f"{name}.json").read_text()) for name in ("cps4", "cps4_paper"))
-    defaults = ConfigParser(json.loads((CONFIGS / "train.json").read_text()))
-    assert cps4 == {key: defaults[key] for key in cps4}
-    assert cps4.keys() == paper.keys()
-    departures = {key for key in cps4 if cps4[key] != paper[key]}
-    assert departures == {
-        "stage1#loss#binarise",
-        "stage1#loss#negatives",
-        "prompt_map#of",
-        "prompt_map#presence_threshold",
-        "stage1#lr_new",
-        "features",
-        "spacing_mm",
-        "in_plane_mode",
-        "views",
-        "batch_statistics",
-        "validate#best#metric",
-    }
 
 
 def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):

@@ -14,7 +14,6 @@ from torch import nn
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.handlers.bundle_weights import BundleWeights
-from cps4_monai.handlers.group import HandlerGroup
 from cps4_monai.plan import Plan, plan_of, write_plan
 
 
@@ -106,11 +105,3 @@ def test_a_write_that_fails_leaves_no_checksum_that_does_not_fit(
     with pytest.raises(OSError, match="disk full"):
         handler(engine(0.6, 1))
     assert model.read_bytes() == b"released" and names(model) == ["model.pt", "model.pt.sha256"]
-
-
-def test_a_group_attaches_in_order_and_leaves_none_out() -> None:
-    seen: list[tuple[str, str]] = []
-    one, two = (SimpleNamespace(attach=lambda engine, n=n: seen.append((n, engine))) for n in ("one", "two"))
-    HandlerGroup([one, None, two]).attach("engine")
-    assert seen == [("one", "engine"), ("two", "engine")]
-    HandlerGroup([None]).attach("engine")

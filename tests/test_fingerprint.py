@@ -1,4 +1,4 @@
-"""Which settings decide a result, and which differences count."""
+"""Whether two runs are the same experiment: which settings decide a result, and which differences count."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from cps4_monai.bench.effective import differences, effective_settings, needs_stage1
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.fingerprint import (
+    STAGE1_RESULT,
+    depends_on,
+    differences,
+    fingerprint,
+)
 from cps4_monai.workflow import resolve_config
 
 
@@ -28,7 +33,7 @@ def changed(run_id: str, **settings: Any) -> set[str]:
 
 
 def effective(config: dict[str, Any], run_id: str) -> dict[str, Any]:
-    return effective_settings(config, run_id, merged())
+    return fingerprint(config, run_id, merged())
 
 
 @pytest.mark.parametrize(
@@ -53,12 +58,6 @@ def test_a_setting_counts_where_it_decides_the_result(settings: dict[str, Any], 
     assert bool(changed("training_stage2", **settings)) == stage2
 
 
-def test_the_default_and_its_spelled_out_overlay_are_the_same_run() -> None:
-    for run_id in ("training_stage1", "training_stage2"):
-        plain, spelled = (effective(merged(*names), run_id) for names in ((), ("methods/cps4",)))
-        assert differences(plain, spelled) == {}
-
-
 def test_what_a_run_id_itself_runs_counts() -> None:
     config = merged()
     other = {**config, "training_stage1": ["$@stage1#validate#evaluator.run()"]}
@@ -67,11 +66,11 @@ def test_what_a_run_id_itself_runs_counts() -> None:
 
 def test_tidying_up_the_bundles_wiring_changes_no_result() -> None:
     before = merged()
-    text = json.dumps(before).replace("@device.type == 'cuda'", "@on_gpu").replace("data.datasets.", "data.moved.")
-    tidied = {**json.loads(text), "on_gpu": "$@device.type == 'cuda'"}
-    tidied["train"]["handlers"] = [tidied["train"]["handlers"][0], *tidied["train"]["handlers"]]
+    text = json.dumps(before).replace("cps4_monai.assembly.stage2.", "cps4_monai.moved.").replace("'/cache'", "'/kept'")
+    tidied = json.loads(text)
+    tidied["train"]["handlers"] = [{"_target_": "StatsHandler"}, {"_target_": "monai.handlers.MLFlowHandler"}]
     for run_id in ("training_stage1", "training_stage2"):
-        ours, theirs = effective_settings(before, run_id, before), effective_settings(tidied, run_id, tidied)
+        ours, theirs = fingerprint(before, run_id, before), fingerprint(tidied, run_id, tidied)
         assert differences(ours, theirs) == {}
 
 
@@ -87,7 +86,7 @@ def test_an_expression_or_a_class_of_an_overlay_is_a_choice() -> None:
 
 @pytest.mark.parametrize(("method", "needed"), [("cps4", True), ("mt_ce", False), ("supervised", False)])
 def test_stage_1_is_needed_where_stage_2_reads_its_result(method: str, needed: bool) -> None:
-    assert needs_stage1(merged(f"methods/{method}")) == needed
+    assert depends_on(merged(f"methods/{method}"), "training_stage2", STAGE1_RESULT) == needed
 
 
 def test_an_argument_that_only_one_side_has_counts_unless_it_is_the_default() -> None:

@@ -1,0 +1,150 @@
+"""Fine-tuning the weights of a bundle on labeled scans, as MONAI Label does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import nn
+from torch.optim import Optimizer
+
+from cps4_monai.assembly.context import Context, Setup, Stage, run_context
+from cps4_monai.assembly.slices import labeled_slices, loader, slice_cache, volumes
+from cps4_monai.assembly.training import in_order, make_trainer
+from cps4_monai.assembly.validation import dice_of, shown, validator
+from cps4_monai.data.datalist import Datalist
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.handlers import DecodedPredictiond, EpochValidation
+from cps4_monai.handlers.bundle_weights import BundleWeights
+from cps4_monai.methods import Supervised
+from cps4_monai.networks import build_network, load_weights, place
+from cps4_monai.plan import plan_of
+
+DECODED = "decoded_val_dice"
+
+
+def start(weights: str | Path, device: Any) -> nn.Module:
+    """The network of a weights file, built from its plan, with these weights.
+
+    Raises:
+        ValueError: no such file, or one without a plan.
+    """
+    network = build_network(plan_of(weights).network, str(weights))
+    return place(load_weights(network, weights), device)
+
+
+def method(
+    weights: str | Path,
+    student: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    optimizer: Optimizer | None = None,
+) -> Supervised:
+    """Plain supervised training, with the classes of the weights.
+
+    Args:
+        weights: file that the student starts from.
+        student: what is trained.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+        optimizer: in place of Adam.
+    """
+    if optimizer is None:
+        optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    return Supervised(student, optimizer, plan_of(weights).unannotated)
+
+
+def own_context(setup: Setup, weights: str | Path, cache_dir: str) -> Context:
+    """The context of a run with classes, geometry and normalisation of the weights, whatever the config says."""
+    plan = plan_of(weights)
+    cache = slice_cache(cache_dir, plan.anatomy, plan.slice_size, plan.spacing_mm, plan.in_plane_mode, plan.percentiles)
+    return run_context(setup, plan.anatomy, Datalist(unannotated=plan.unannotated), cache, decoding=plan.decoding)
+
+
+def trainer(
+    setup: Setup,
+    method: Supervised,
+    weights: str | Path,
+    inferer: Inferer,
+    output_dir: str,
+    cache_dir: str,
+    training: Sequence[Any],
+    validation: Sequence[Any],
+    max_epochs: int,
+    batch_size: int = 4,
+    iterations_per_epoch: int | None = None,
+    gradient_clip_norm: float | None = None,
+    min_subjects: int = 5,
+    handlers: Sequence[Any] = (),
+) -> SemiSupervisedTrainer:
+    """Everything that fine-tunes a bundle's weights: at their own geometry, from their own score.
+
+    Args:
+        setup: of the run.
+        method: of :func:`method`.
+        weights: the bundle's ``models/model.pt``.
+        inferer: runs the network over a volume.
+        output_dir: folder of the fine-tuning.
+        cache_dir: folder of the network's slices.
+        training: labeled volumes, as MONAI Label hands them over.
+        validation: volumes to validate on; empty: those of training.
+        max_epochs: of the training.
+        batch_size: slices of a batch.
+        iterations_per_epoch: None: a pass over the data.
+        gradient_clip_norm: largest norm of all gradients together; None does not clip.
+        min_subjects: fewer validated subjects than this never replace weights.
+        handlers: the config's own, before the weights are decided on.
+    """
+    context = own_context(setup, weights, cache_dir)
+    stage = Stage(
+        context,
+        "finetune",
+        output_dir,
+        max_epochs,
+        iterations_per_epoch=iterations_per_epoch,
+        batch_size_labeled=batch_size,
+        gradient_clip_norm=gradient_clip_norm,
+    )
+    held_out = bool(validation)
+    volume_set = volumes(context, validation if held_out else training)
+    best = BundleWeights(
+        weights,
+        method.deployed,
+        DECODED,
+        [entry.subject for entry in volume_set.entries],
+        held_out,
+        min_subjects,
+        output_dir,
+    )
+    chooser = validator(
+        context,
+        method.deployed,
+        volume_set,
+        inferer,
+        {DECODED: dice_of(context.anatomy, context.unannotated, "decoded", "decoded_")},
+        [*shown(stage)[:1], best],
+        best=best,
+        postprocessing=DecodedPredictiond("pred", context.anatomy, context.unannotated, context.decoding),
+        additional_metrics={"val_dice": dice_of(context.anatomy, context.unannotated)},
+    )
+    optimizer = next(iter(method.optimizers.values()))
+    settings = {
+        "weights": str(weights),
+        "plan": plan_of(weights).to_dict(),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "seed": context.seed,
+    }
+    order = in_order(
+        stage,
+        settings,
+        validation=EpochValidation(1, chooser, exec_at_start=True),
+        validators={"": chooser},
+        added=handlers,
+        last=best.deploy,
+        progress=False,
+    )
+    slices = labeled_slices(context, training)
+    return make_trainer(stage, method, loader(stage, slices), order)

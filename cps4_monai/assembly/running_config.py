@@ -1,0 +1,40 @@
+"""The config that a component is being built from, for what no component is told: the settings as they were written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from cps4_monai.fingerprint import CHANGES_ON_THE_WAY, fingerprint
+
+_PARSING = ConfigParser.get_parsed_content.__code__
+
+
+def running_config() -> Mapping[str, Any] | None:
+    """The merged config of the MONAI parser that is building the caller; None where none is.
+
+    MONAI hands a component the values of its arguments and never the config they stand in. The parser is found in the
+    calls under way, so that it is there in every form of a run: `cps4 train`, ``CPS4Workflow`` and the plain
+    ``monai.bundle run --config_file``.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _PARSING:
+            return frame.f_locals["self"].get()
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def same_experiment(start: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run must have in common with the checkpoint that it goes on from.
+
+    Args:
+        start: id of the trainer.
+        identity: what decides the result and stands in no config.
+    """
+    config = running_config()
+    settings = {} if config is None else fingerprint(config, start, but=CHANGES_ON_THE_WAY)
+    return {**settings, **identity}

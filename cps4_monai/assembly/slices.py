@@ -1,0 +1,144 @@
+"""From a datalist to slices, volumes and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.assembly.context import Context, Stage
+from cps4_monai.data.batches import SemiSupervisedLoader
+from cps4_monai.data.cache import SliceCache
+from cps4_monai.data.datasets import SliceDataset, VolumeDataset
+from cps4_monai.data.in_plane import InPlane
+from cps4_monai.methods.base import SemiSupervisedMethod
+from cps4_monai.networks import finetune_from, place
+from cps4_monai.preflight import check_data as check_datalist
+from cps4_monai.preflight import check_validation_labels
+from cps4_monai.transforms.augmentation import labeled_augmentation, unlabeled_augmentation
+
+
+def slice_cache(
+    directory: str,
+    anatomy: Anatomy,
+    size: Sequence[int] | None,
+    spacing_mm: float | None,
+    mode: str = "spacing",
+    percentiles: Sequence[float] = (0.5, 99.5),
+    assume_spacing: Sequence[float] | None = None,
+) -> SliceCache:
+    """The folder of network-ready slices, see :class:`SliceCache` and :class:`InPlane`."""
+    in_plane = InPlane.from_dict({"size": size, "spacing_mm": spacing_mm, "mode": mode})
+    low, high = percentiles
+    return SliceCache(
+        directory,
+        in_plane,
+        lower=low,
+        upper=high,
+        num_classes=anatomy.num_classes,
+        assume_spacing=assume_spacing,
+    )
+
+
+def labeled_slices(
+    context: Context,
+    data: Sequence[Any] | None = None,
+    geometry: Mapping[str, Any] | None = None,
+    intensity: Mapping[str, Any] | None = None,
+    strong_views: int = 0,
+    transform: Callable | None = None,
+) -> SliceDataset:
+    """Labeled slices with their augmentation.
+
+    Args:
+        context: of the run.
+        data: volumes, or dicts with the paths ``image`` and ``label`` (MONAI Label's); None: the datalist's.
+        geometry: of the augmentation; None: the run's.
+        intensity: of the augmentation; None: the run's.
+        strong_views: further views of each slice.
+        transform: in place of the augmentation.
+    """
+    if transform is None:
+        geometry = context.geometry if geometry is None else geometry
+        intensity = context.intensity if intensity is None else intensity
+        transform = labeled_augmentation(geometry, intensity, strong_views)
+    return SliceDataset(context.data.labeled if data is None else data, context.cache, transform, labeled=True)
+
+
+def unlabeled_slices(
+    context: Context,
+    method: SemiSupervisedMethod,
+    views: str = "weak_strong",
+    with_grid: bool = False,
+    data: Sequence[Any] | None = None,
+    transform: Callable | None = None,
+) -> SliceDataset | None:
+    """Unlabeled slices with the views that the method reads; None where it reads none.
+
+    Args:
+        context: of the run.
+        method: says whether it needs them, and how many strong views.
+        views: see :func:`cps4_monai.transforms.augmentation.unlabeled_augmentation`.
+        with_grid: give the grid by which each slice was moved, too.
+        data: volumes; None: the datalist's.
+        transform: in place of the augmentation.
+
+    Raises:
+        DatalistError: the datalist has none.
+    """
+    if not method.needs_unlabeled:
+        return None
+    if data is None:
+        context.data.require("unlabeled")
+        data = context.data.unlabeled
+    if transform is None:
+        transform = unlabeled_augmentation(views, context.geometry, context.intensity, method.strong_views)
+    return SliceDataset(data, context.cache, transform, labeled=False, with_grid=with_grid)
+
+
+def volumes(context: Context, data: Sequence[Any] | None = None) -> VolumeDataset:
+    """Whole volumes to validate on; without ``data`` those of the datalist."""
+    return VolumeDataset(context.data.validation if data is None else data, context.cache)
+
+
+def loader(stage: Stage, labeled: SliceDataset, unlabeled: SliceDataset | None = None) -> SemiSupervisedLoader:
+    """Batches of one stage."""
+    context = stage.context
+    return SemiSupervisedLoader(
+        labeled,
+        unlabeled,
+        stage.batch_size_labeled,
+        stage.batch_size_unlabeled,
+        seed=context.seed,
+        num_workers=context.num_workers,
+        iterations_per_epoch=stage.iterations_per_epoch,
+        pin_memory=context.on_gpu,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+
+
+def starting_network(network: nn.Module, weights: str | None, device: Any) -> nn.Module:
+    """A network on its device, with the weights of a file or of a bundle folder where there are any to start from."""
+    return place(finetune_from(network, weights), device)
+
+
+def on_device(module: nn.Module, device: Any) -> nn.Module:
+    """A module on its device, in the usual memory format."""
+    return module.to(device)
+
+
+def check_data(context: Context, volumes: VolumeDataset) -> None:
+    """Refuses a datalist that leaks, and validation labels that leave nothing to measure.
+
+    With several processes, the first one compares the images.
+
+    Raises:
+        LeakError: see :func:`cps4_monai.preflight.check_data`.
+        ValueError: see :func:`cps4_monai.preflight.check_validation_labels`.
+    """
+    if context.writes:
+        check_datalist(context.data, context.anatomy, context.cache.directory / "voxel_digests.json")
+    check_validation_labels(volumes, context.unannotated)

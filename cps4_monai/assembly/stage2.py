@@ -1,0 +1,163 @@
+"""Stage 2: a segmentation network on labeled and unlabeled slices, validated on whole volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ignite.metrics import Metric
+from monai.inferers import Inferer
+from torch.utils.data import Dataset
+
+from cps4_monai.assembly.context import Context, Stage
+from cps4_monai.assembly.slices import loader
+from cps4_monai.assembly.training import make_trainer, of_stage
+from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
+from cps4_monai.data.datasets import SliceDataset
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.handlers import BestWeights, DecodedPredictiond, PictureHandler, PromptMapHandler
+from cps4_monai.methods.base import SemiSupervisedMethod
+from cps4_monai.networks import describe
+from cps4_monai.plan import Plan
+from cps4_monai.vision import PromptedVision, load_prompted_vision
+
+DECODED = "decoded_val_dice"
+TRAINER = "train#trainer"
+
+
+def deployed_plan(context: Context, method: SemiSupervisedMethod) -> Plan:
+    """What the weights of stage 2 depend on: the run's plan, with the deployed network and the method."""
+    plan = context.plan.of_stage2(describe(method.deployed), method)
+    return plan if method.needs_unlabeled else plan.with_training(unlabeled_scans=0)
+
+
+def stage1_model(context: Context, path: str, **compared: Any) -> PromptedVision:
+    """The frozen image side of stage 1, held against the settings of this run.
+
+    Args:
+        context: of the run.
+        path: file of stage 1.
+        **compared: further arguments of :func:`cps4_monai.vision.load_prompted_vision`.
+
+    Raises:
+        ValueError: the file is not there, or of a stage 1 with other settings.
+    """
+    settings = {
+        "anatomy": context.anatomy,
+        "unannotated": context.unannotated,
+        "image_size": context.cache.in_plane.size,
+        "activation": context.activation,
+        "plan": context.plan,
+        "map_location": context.device,
+    }
+    return load_prompted_vision(path, **{**settings, **compared})
+
+
+def evaluator(
+    stage: Stage,
+    method: SemiSupervisedMethod,
+    dataset: Dataset,
+    inferer: Inferer,
+    key_metric: Mapping[str, Metric],
+    best: str = DECODED,
+    handlers: Sequence[Any] = (),
+) -> Validator:
+    """Validates the deployed network and keeps its best weights.
+
+    Args:
+        stage: of the training.
+        method: what is trained.
+        dataset: volumes with labels.
+        inferer: runs the network over a volume.
+        key_metric: name -> metric of the plain argmax.
+        best: name of the metric that chooses the weights; with "decoded_val_dice" levels are decoded as
+            `cps4 segment` does.
+        handlers: the config's own, after all others.
+    """
+    context, decoding = stage.context, {}
+    if best == DECODED:
+        decoding = {
+            "postprocessing": DecodedPredictiond("pred", context.anatomy, context.unannotated, context.decoding),
+            "additional_metrics": {DECODED: spine_dice(context, "decoded", "decoded_")},
+        }
+    keeps = BestWeights(stage.folder / "model.pt", method.deployed, best)
+    return validator(
+        context,
+        method.deployed,
+        dataset,
+        inferer,
+        key_metric,
+        [*shown(stage), keeps, *handlers],
+        best=keeps,
+        **decoding,
+    )
+
+
+def student_validator(chooser: Validator, stage: Stage, method: SemiSupervisedMethod) -> Validator:
+    """Scores the student on the volumes of the validator of the deployed teacher; chooses nothing."""
+    return validator(
+        stage.context,
+        method.student,  # type: ignore[attr-defined]  # asked where there is one
+        chooser.data_loader.dataset,  # type: ignore[union-attr]
+        chooser.inferer,
+        {"val_dice": spine_dice(stage.context)},
+    )
+
+
+def trainer(
+    stage: Stage,
+    method: SemiSupervisedMethod,
+    labeled: SliceDataset,
+    evaluator: Validator,
+    lr_scheduler: Any,
+    unlabeled: SliceDataset | None = None,
+    provider: Any | None = None,
+    decoded_labels: Any | None = None,
+    student: bool | None = True,
+    max_epochs: int | None = None,
+    handlers: Sequence[Any] = (),
+) -> SemiSupervisedTrainer:
+    """Everything that trains stage 2.
+
+    Args:
+        stage: how long, and how often what.
+        method: what is trained.
+        labeled: labeled slices.
+        evaluator: of :func:`evaluator`.
+        lr_scheduler: stepped after each epoch.
+        unlabeled: unlabeled slices; None: the method reads none.
+        provider: gives the prompt map of each batch; None: the method needs none.
+        decoded_labels: gives decoded pseudo-labels; None: the method needs none.
+        student: whether the student is validated, too, where it is not what is deployed.
+        max_epochs: in place of the stage's.
+        handlers: the config's own, last before the checkpoint.
+    """
+    context = stage.context
+    validators = {"": evaluator}
+    if student and getattr(method, "student", method.deployed) is not method.deployed:
+        validators["student_"] = student_validator(evaluator, stage, method)
+    asked = [] if provider is None else [PromptMapHandler(provider)]
+    decoded = [] if decoded_labels is None else [decoded_labels]
+    pictures = []
+    if context.writes:
+        pictures = [
+            PictureHandler(
+                stage.output_dir,
+                context.pictured,
+                stage.val_interval,
+                anatomy=context.anatomy,
+                activation=context.activation,
+            )
+        ]
+    order = of_stage(
+        stage,
+        deployed_plan(context, method),
+        validators,
+        {"method": method, "lr_scheduler": lr_scheduler, "decoded_labels": decoded_labels},
+        TRAINER,
+        on_batch=[*asked, *decoded],
+        lr_scheduler=lr_scheduler,
+        pictures=pictures,
+        added=handlers,
+    )
+    return make_trainer(stage, method, loader(stage, labeled, unlabeled), order, max_epochs)

@@ -1,0 +1,168 @@
+"""A trainer with its handlers, in the order in which every stage attaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, from_engine
+
+from cps4_monai.assembly.context import Stage
+from cps4_monai.assembly.running_config import same_experiment
+from cps4_monai.assembly.validation import Validator
+from cps4_monai.data.batches import SemiSupervisedLoader
+from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.handlers import (
+    AtTheEnd,
+    EarlyStop,
+    EpochSeed,
+    EpochValidation,
+    MetricsLog,
+    ProgressHandler,
+    ResumeHandler,
+    RunRecord,
+    StopOnNonFinite,
+)
+from cps4_monai.methods.base import SemiSupervisedMethod
+from cps4_monai.plan import Plan
+
+
+def make_trainer(
+    stage: Stage,
+    method: SemiSupervisedMethod,
+    loader: SemiSupervisedLoader,
+    handlers: Sequence[Any],
+    max_epochs: int | None = None,
+) -> SemiSupervisedTrainer:
+    """The trainer of a stage.
+
+    Args:
+        stage: how long, and with which steps.
+        method: what is trained.
+        loader: gives the batches.
+        handlers: attached in order.
+        max_epochs: in place of the stage's.
+    """
+    context = stage.context
+    return SemiSupervisedTrainer(
+        device=context.device,
+        non_blocking=context.on_gpu,
+        max_epochs=stage.max_epochs if max_epochs is None else max_epochs,
+        train_data_loader=loader,
+        method=method,
+        precision=context.precision,
+        gradient_clip_norm=stage.gradient_clip_norm,
+        accumulation_steps=stage.accumulation_steps,
+        train_handlers=handlers,
+    )
+
+
+def of_stage(
+    stage: Stage,
+    plan: Plan,
+    validators: Mapping[str, Validator],
+    states: Mapping[str, Any],
+    trainer_id: str,
+    on_batch: Sequence[Any] = (),
+    lr_scheduler: Any = None,
+    pictures: Sequence[Any] = (),
+    added: Sequence[Any] = (),
+) -> list[Any]:
+    """The handlers of a stage that is validated, stopped early, resumed, and must leave weights.
+
+    Args:
+        stage: how often, and where to.
+        plan: what the weights of this stage will depend on.
+        validators: by the prefix of their metrics; the first one chooses the weights and stops the run.
+        states: what a resumed run needs beside what is made here.
+        trainer_id: of the trainer in the config: what it depends on must be the same for a run to be resumed.
+        on_batch: what completes a batch before its step.
+        lr_scheduler: stepped after each epoch; None: the validator steps it.
+        pictures: what draws.
+        added: the config's own.
+    """
+    chooser, *others = validators.values()
+    best = chooser.best
+    assert best is not None  # the first validator keeps the weights
+    early_stop = EarlyStop(chooser, stage.early_stopping_patience, best.metric)
+    same = same_experiment(trainer_id, stage.context.identity)
+    return in_order(
+        stage,
+        {**same, **stage.context.settings},
+        plan,
+        on_batch,
+        lr_scheduler,
+        EpochValidation(stage.val_interval, chooser, others),
+        early_stop,
+        validators,
+        [*losses_shown(stage), *pictures],
+        added,
+        ResumeHandler(stage.folder / "resume.pt", {**states, "best": best, "early_stop": early_stop}, same),
+        best.require,
+    )
+
+
+def in_order(
+    stage: Stage,
+    record: Mapping[str, Any],
+    plan: Plan | None = None,
+    on_batch: Sequence[Any] = (),
+    lr_scheduler: Any = None,
+    validation: EpochValidation | None = None,
+    early_stop: EarlyStop | None = None,
+    validators: Mapping[str, Validator] | None = None,
+    shown: Sequence[Any] = (),
+    added: Sequence[Any] = (),
+    checkpoint: ResumeHandler | None = None,
+    last: Callable[[], Any] | None = None,
+    progress: bool = True,
+) -> list[Any]:
+    """The handlers of every trainer. At one event they act in this order.
+
+    Args:
+        stage: how often, and where to.
+        record: settings for ``run.json``.
+        plan: for ``plan.json``, before there are weights.
+        on_batch: what completes a batch before its step.
+        lr_scheduler: stepped after each epoch.
+        validation: before what reads its metrics.
+        early_stop: reads them first.
+        validators: whose metrics are logged, by their prefix.
+        shown: losses and pictures in TensorBoard.
+        added: the config's own.
+        checkpoint: keeps what all before it have left.
+        last: what is done once training is completed.
+        progress: whether there may be a bar.
+    """
+    context = stage.context
+    bar = progress and context.show_progress and context.writes
+    handlers = [
+        RunRecord(stage.output_dir, record, plan=plan),
+        EpochSeed(context.seed),
+        *on_batch,
+        None if lr_scheduler is None else LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=True),
+        validation,
+        early_stop,
+        StopOnNonFinite(stage.output_dir, context.log_every),
+        ProgressHandler(context.log_every, stage.name, disable=not bar),
+        MetricsLog(stage.folder / "metrics.csv", stage.key, validators or {}, context.log_every),
+        *shown,
+        *added,
+        checkpoint,
+        None if last is None else AtTheEnd(last),
+    ]
+    return [handler for handler in handlers if handler is not None]
+
+
+def losses_shown(stage: Stage) -> list[Any]:
+    """The handler that puts losses into TensorBoard, in the process that writes."""
+    if not stage.context.writes:
+        return []
+    return [
+        TensorBoardStatsHandler(
+            log_dir=stage.output_dir,
+            iteration_log=stage.context.log_every,
+            tag_name="train_loss",
+            output_transform=from_engine(["loss"], first=True),
+        )
+    ]

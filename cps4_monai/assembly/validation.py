@@ -1,0 +1,105 @@
+"""What validates: an evaluator over whole volumes that keeps the best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ignite.metrics import Metric
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
+from monai.inferers import Inferer
+from torch import nn
+from torch.utils.data import Dataset
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.assembly.context import Context, Stage
+from cps4_monai.handlers import BestWeights
+from cps4_monai.inference.precision_inferer import PrecisionInferer
+from cps4_monai.inference.slice_inferer import SliceBatchInferer
+from cps4_monai.metrics.spine_dice import SpineDiceHandler
+from cps4_monai.precision import Precision
+
+
+class Validator(SupervisedEvaluator):
+    """``SupervisedEvaluator`` that knows which weights it keeps.
+
+    Args:
+        best: keeps the weights of the best validation; None keeps none.
+        **evaluator: as ``SupervisedEvaluator``.
+    """
+
+    def __init__(self, *, best: BestWeights | None = None, **evaluator: Any) -> None:
+        self.best = best
+        super().__init__(**evaluator)
+
+
+def slice_inferer(precision: Precision, batch_size: int = 16) -> PrecisionInferer:
+    """Runs a 2-D network over the slices of a volume, several at once, in the run's precision."""
+    return PrecisionInferer(precision, SliceBatchInferer(batch_size))
+
+
+def dice_of(
+    anatomy: Anatomy, unannotated: Sequence[int] = (), source: str = "pred", prefix: str = ""
+) -> SpineDiceHandler:
+    """Dice of an item of the evaluator's output against its label: the mean over the structures of a subject, (b).
+
+    Args:
+        anatomy: the classes.
+        unannotated: codes that are in view but never labeled.
+        source: the item, e.g. "pred" or "decoded".
+        prefix: put before each name.
+    """
+    return SpineDiceHandler(
+        anatomy.num_classes,
+        convention="b",
+        unannotated=unannotated,
+        class_names=anatomy.names,
+        prefix=prefix,
+        output_transform=from_engine([source, "label"]),
+    )
+
+
+def spine_dice(context: Context, source: str = "pred", prefix: str = "") -> SpineDiceHandler:
+    """:func:`dice_of` with the classes of a run."""
+    return dice_of(context.anatomy, context.unannotated, source, prefix)
+
+
+def validator(
+    context: Context,
+    network: nn.Module,
+    dataset: Dataset,
+    inferer: Inferer,
+    key_metric: Mapping[str, Metric],
+    handlers: Sequence[Any] = (),
+    **evaluator: Any,
+) -> Validator:
+    """An evaluator over the volumes of a data set, one at a time.
+
+    Args:
+        context: of the run.
+        network: what is validated.
+        dataset: volumes with labels.
+        inferer: runs the network over a volume.
+        key_metric: name -> metric.
+        handlers: attached in order.
+        **evaluator: further arguments of :class:`Validator`.
+    """
+    return Validator(
+        device=context.device,
+        val_data_loader=DataLoader(dataset, batch_size=1),
+        network=network,
+        inferer=inferer,
+        key_val_metric=dict(key_metric),
+        val_handlers=list(handlers),
+        decollate=True,
+        **evaluator,
+    )
+
+
+def shown(stage: Stage) -> list[Any]:
+    """Handlers that put a validation's metrics into log and TensorBoard, in the process that writes."""
+    if not stage.context.writes:
+        return []
+    return [StatsHandler(iteration_log=False), TensorBoardStatsHandler(log_dir=stage.output_dir, iteration_log=False)]
