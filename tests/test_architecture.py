@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "fingerprint", "handlers",
         "known_settings", "metrics", "report", "vision", "workflow",
     },
-    "method_list": {"bench", "known_settings"},
+    "method_list": {"fingerprint", "known_settings"},
     "commands": {
         "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "failure", "inference",
         "method_list", "pretrained", "report", "threads", "workflow",

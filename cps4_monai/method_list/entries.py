@@ -12,7 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from cps4_monai.bench.effective import node_of
+from cps4_monai.fingerprint import node_of
 from cps4_monai.known_settings import node_at
 
 STAGE1_PARTS = ("stage1#method", "stage1#loss")
@@ -117,6 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds a {type(content).__name__}; expected an object of settings, as mean_teacher.json"
         )
+    content.pop(ConfigParser.meta_key, None)  # the reasons for its settings
     return content
 
 
@@ -188,7 +189,7 @@ def _line(
     changed = [f"{key} {_short(overlay[key])}" for key in _changed(overlay, base)]
     more = f" and {len(changed) - _SHOWN} more settings" if len(changed) > _SHOWN else ""
     start = before.name if before else first_line(str(node_at(config, f"{STAGE2_PART}#_target_")))
-    return f"{start}, with {', '.join(changed[:_SHOWN])}{more}"
+    return f"{start}, with {', '.join(changed[:_SHOWN])}{more}" if changed else start
 
 
 def _changed(overlay: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cps4_monai.bench.effective import node_of
+from cps4_monai.fingerprint import node_of
 from cps4_monai.known_settings import arguments_of, node_at
 from cps4_monai.method_list.entries import STAGE1_PARTS, STAGE2_PART, MethodEntry, class_of
 

@@ -13,6 +13,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from cps4_monai.known_settings import node_at
+from cps4_monai.method_list import method_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 SIZES = ("small", "demo", "study", "release", "pretrained", "as_trained", "any_contrast")
@@ -63,8 +64,8 @@ def test_train_json_is_short_and_holds_values_not_code() -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_states_differences_only(name: str) -> None:
-    variants_of = max((f"methods/{m}" for m in METHODS if name.startswith(f"methods/{m}_")), key=len, default=None)
-    base = merged("train", *([] if variants_of is None else [variants_of]))
+    before = method_of(CONFIGS / f"{name}.json", CONFIGS.parent).after if name.startswith("methods/") else None
+    base = merged("train", *([] if before is None else [f"methods/{before}"]))
     for key, value in settings(name).items():
         for setting, stated in leaves(key, value):
             same = node_at(base, setting, _MISSING) == stated

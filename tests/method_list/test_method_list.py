@@ -76,7 +76,7 @@ def test_an_overlay_that_is_a_part_of_another_is_no_variant_of_it(tmp_path):
     listed = {entry.name: entry for entry in list_methods(tmp_path)}
     assert listed["both"].stages == "1+2" and listed["both_first"].stages == "1"
     assert listed["both_first"].after is None and listed["both_else"].after == "both"
-    assert listed["both_first"].line.startswith("A loss of attention logits and label")
+    assert listed["both_first"].line.startswith("Loss of attention logits and label")
 
 
 def test_a_method_of_somebody_else_is_listed_by_its_overlay_alone(tmp_path, monkeypatch):
