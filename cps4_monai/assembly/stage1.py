@@ -62,7 +62,7 @@ def best_weights(
 def evaluator(
     stage: Stage,
     method: AttentionPretraining,
-    loss: Callable | None,
+    loss: nn.Module | None,
     dataset: Dataset,
     inferer: Inferer,
     postprocessing: Callable,

@@ -65,7 +65,7 @@ def test_the_learning_rate_of_stage_1_follows_the_objective_on_validation_slices
     parsed = run_tiny("training_stage1", tmp_path, ("dusss",)).parser.get_parsed_content
     rows = [line.split(",") for line in (tmp_path / "stage1" / "metrics.csv").read_text().splitlines()]
     (stored,) = [float(row[-1]) for row in rows if row[-2] == "loss"]
-    slices = [parsed("stage1#validate#dataset")[index] for index in range(2)]  # two volumes of two slices
+    slices = [parsed("validate#dataset")[index] for index in range(2)]  # two volumes of two slices
     image, label = (torch.cat([volume[key].transpose(0, 1) for volume in slices]) for key in ("image", "label"))
     order = [0, 2, 1, 3]  # batches of two: every second slice
     pairs = [(torch.as_tensor(image)[order[i : i + 2]], torch.as_tensor(label)[order[i : i + 2]]) for i in (0, 2)]
@@ -77,6 +77,7 @@ def test_the_learning_rate_of_stage_1_follows_the_objective_on_validation_slices
 
 def test_both_overlays_have_the_same_stage_1():
     system, provider = overlay("dusss"), overlay("dusss_provider")
+    del provider["_meta_"]
     assert provider == {key: system[key] for key in provider}
 
 
