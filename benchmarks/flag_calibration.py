@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-THOROUGH = 10  # data sets of fewer patients are used in all variants
-GOOD_DICE = 0.7
+GOOD_DICE = 0.8
 GRID = np.array([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15])
-MIN_EACH = 5  # good and bad structures of a kind that a regression needs; wrong scans of a group that counts by itself
+MIN_EACH = 20  # good and bad structures that a regression of their kind needs; kinds with fewer share one
+MIN_WRONG = 5  # wrong scans of a group of variants that counts by itself
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def choose_limits(cases: pd.DataFrame, chance: np.ndarray, max_false_alarm: floa
     right, whole = cases["right"].to_numpy(dtype=bool), (cases["group"] == "whole").to_numpy()
     anchored = cases["anchored"].to_numpy(dtype=bool)
     groups = [(cases["group"] == g).to_numpy() & ~right for g in cases["group"].unique()]
-    groups = [g for g in groups if g.sum() >= MIN_EACH] or [~right]
+    groups = [g for g in groups if g.sum() >= MIN_WRONG] or [~right]
     margin = cases["margin"].to_numpy()
 
     def score(limits: Limits) -> tuple[float, float]:
@@ -97,16 +97,19 @@ def _quantiles(margins: np.ndarray) -> np.ndarray:
 
 
 def fit_outlines(structures: pd.DataFrame) -> dict[str, Any]:
-    """Chance of a good outline by kind; without kinds of which there are too few good or bad ones."""
+    """Chance of a good outline by kind; kinds with few good or bad ones share a regression over all, or have none."""
     from cps4_monai.levels.flag_calibration import log_odds
 
     values = structures["confidence"].map(log_odds).to_frame("confidence")
     good = structures["dice"] >= GOOD_DICE
-    kinds = {}
-    for kind, part in structures.groupby("kind"):
-        if min(good[part.index].sum(), (~good[part.index]).sum()) >= MIN_EACH:
-            kinds[str(kind)] = fit_chance(values.loc[part.index], good[part.index])
-    return kinds
+
+    def fitted(rows: pd.Index) -> Any:
+        few = min(good[rows].sum(), (~good[rows]).sum()) < MIN_EACH
+        return None if few else fit_chance(values.loc[rows], good[rows])
+
+    shared = fitted(structures.index)
+    kinds = {str(kind): fitted(part.index) or shared for kind, part in structures.groupby("kind")}
+    return {kind: chance for kind, chance in kinds.items() if chance is not None}
 
 
 def calibrate(cases: pd.DataFrame, structures: pd.DataFrame, max_false_alarm: float) -> tuple[Any, Limits]:
@@ -247,7 +250,7 @@ def collect(arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
         datalist, _, section = source.rpartition(":")
         scans = list(labeled_scans(Path(datalist), section, anatomy.num_classes, arguments.limit))
         for index, scan in enumerate(scans):
-            for group, variant, changed in variants(scan, anatomy, index, len(scans) < THOROUGH):
+            for group, variant, changed in variants(scan, anatomy, index, arguments.all_variants):
                 row, parts = measured(segmenter, changed)
                 common = {
                     "case": len(cases),
@@ -297,6 +300,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datalist", nargs="+", metavar="FILE:SECTION", help="section: labeled or validation")
     parser.add_argument("--weights", type=Path, help="folder of a bundle; default: the one of this package")
+    parser.add_argument("--all-variants", action="store_true", help="of each patient; default: six, in turns")
     parser.add_argument("--limit", type=int, help="patients of each data set; default: all")
     parser.add_argument("--cases", type=Path, nargs="+", metavar="FOLDER", help="folders of earlier runs")
     parser.add_argument("--max-false-alarm", type=float, default=0.08, help="aimed at, so that 0.10 holds for others")

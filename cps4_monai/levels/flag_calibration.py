@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-CLEAR = 1e-4  # confidence is kept this far from 0 and 1 before its log odds are taken
+CLEAR = 0.02  # confidence is kept this far from 0 and 1 before its log odds are taken
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FlagCalibration:
     """
 
     outline: Mapping[str, Chance] = field(default_factory=dict)
-    good_dice: float = 0.7
+    good_dice: float = 0.8
     outline_limit: float = 0.5
     failure: Chance | None = None
     failure_limit: float = 0.5
