@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-CLEAR = 0.02  # confidence is kept this far from 0 and 1 before its log odds are taken
+# Confidence is kept within this range before its log odds are taken: below it a structure's level is in doubt, and no
+# longer its outline (docs/results/flags.md); above it the log odds run away.
+CONFIDENCE_RANGE = (0.45, 0.98)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class FlagCalibration:
 
 
 def log_odds(confidence: float) -> float:
-    """log(p / (1 - p)) of a probability that is kept off 0 and 1."""
-    kept = min(max(confidence, CLEAR), 1.0 - CLEAR)
+    """log(p / (1 - p)) of a mean probability, kept within ``CONFIDENCE_RANGE``."""
+    low, high = CONFIDENCE_RANGE
+    kept = min(max(confidence, low), high)
     return float(np.log(kept / (1.0 - kept)))
