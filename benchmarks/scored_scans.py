@@ -46,7 +46,7 @@ def labeled_scans(datalist: Path, section: str, num_classes: int, limit: int | N
         SystemExit: another section.
     """
     from cps4_monai.data.datalist import load_datalist
-    from cps4_monai.data.normalise import percentile_normalise
+    from cps4_monai.data.normalise import percentile_window, scale_to_window
     from cps4_monai.data.sagittal import SagittalGrid
     from cps4_monai.data.volume import read_volume
 
@@ -58,7 +58,8 @@ def labeled_scans(datalist: Path, section: str, num_classes: int, limit: int | N
         truth = read_volume(entry.label, is_label=True, num_classes=num_classes, partly_annotated=True)
         grid = SagittalGrid.from_affine(scan.shape, scan.affine)
         image, label = (
-            np.ascontiguousarray(grid.to_slices(a)) for a in (percentile_normalise(scan.array), truth.array)
+            np.ascontiguousarray(grid.to_slices(a))
+            for a in (scale_to_window(scan.array, percentile_window(scan.array)), truth.array)
         )
         yield LabeledScan(datalist.parent.name, entry.subject, image, label, grid.spacing_mm, tuple(data.unannotated))
 

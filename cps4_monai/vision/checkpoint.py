@@ -180,7 +180,9 @@ def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> 
     Raises:
         ValueError: as :func:`read_prompted_vision`.
     """
-    recorded = (read_prompted_vision(path) if content is None else content).get("objective", {})
+    if content is None:
+        content = read_prompted_vision(path) if holds_prompted_vision(path) else _read(path, "cpu")
+    recorded = content.get("objective", {})
     told = {"stage 1": recorded.get("name"), "stage 1, stand-in": recorded.get("substitution")}
     return {name: text for name, text in told.items() if text}
 

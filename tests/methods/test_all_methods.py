@@ -265,13 +265,13 @@ class Loader(list):
 
 
 def batches(count: int = BATCHES, seed: int = 0) -> Loader:
-    generator = torch.Generator().manual_seed(seed)
+    generator, own = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
 
     def batch() -> dict[str, Any]:
         image = torch.rand(16, 1, SIZE, SIZE, generator=generator)
         label = torch.randint(0, CLASSES, (12, 1, SIZE, SIZE), generator=generator)
         maps = torch.randn(4, CLASSES, 4, 4, generator=generator)
-        assistant = torch.randn(4, CLASSES, SIZE, SIZE, generator=generator).mul(3).softmax(1)
+        assistant = torch.randn(4, CLASSES, SIZE, SIZE, generator=own).mul(3).softmax(1)
         return {
             "labeled": {"image": image[:4], "label": label[:4].to(torch.uint8)},
             "unlabeled": {

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cps4_monai.networks import ResUNet
+from cps4_monai.networks import ResUNet, build_network
+from cps4_monai.plan import plan_of
 
 
 @pytest.mark.parametrize("size", [(32, 16), (33, 17), (1, 1), (50, 37)])
@@ -78,4 +79,5 @@ def test_the_pieces_compose_to_the_whole_and_the_released_weights_still_fit():
     assert features.shape == (1, network.features[0], 20, 16)
     assert torch.equal(network.head(features)[..., :18, :13], network(image))
     released = Path(__file__).resolve().parents[2] / "bundle" / "models" / "model.pt"
-    ResUNet().load_state_dict(torch.load(released, weights_only=True), strict=True)
+    described = build_network(plan_of(released).network, released)
+    described.load_state_dict(torch.load(released, weights_only=True), strict=True)
