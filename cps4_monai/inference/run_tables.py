@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_review import review_state
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
 
 SCAN_COLUMNS = (
-    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds",
-    "source", "label",
+    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "review", "warnings",
+    "seconds", "source", "label",
 )  # fmt: skip
 STRUCTURE_COLUMNS = (
     "scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm",
@@ -61,6 +62,7 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, 
         "structures": count,
         "margin": _rounded(levels.get("margin"), 4),
         "anchored": levels.get("anchored"),
+        "review": review_state(outcome.record),
         "warnings": "; ".join(outcome.warnings),
         "seconds": round(outcome.seconds, 2) if outcome.record else "",
         "source": outcome.source,

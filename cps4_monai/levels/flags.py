@@ -34,6 +34,7 @@ class FlagMeaning:
 FLAGS: Mapping[str, FlagMeaning] = {
     "no_spine_found": FlagMeaning(ALARM, "too few structures to be a spine"),
     "nothing_found": FlagMeaning(ALARM, "none of the structures was found"),
+    "marked_wrong": FlagMeaning(ALARM, "a person marked the outline of a structure as wrong"),
     "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
     "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
     "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),
