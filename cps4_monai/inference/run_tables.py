@@ -20,8 +20,10 @@ SCAN_COLUMNS = (
 )  # fmt: skip
 STRUCTURE_COLUMNS = (
     "scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm",
-    "centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "confidence",
+    "centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "anterior_height_mm",
+    "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg", "confidence",
 )  # fmt: skip
+_SIZES = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg")
 FAILURE_COLUMNS = ("source", "scan", "reason")
 TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels_itksnap.txt", "dseg.tsv")
 
@@ -78,6 +80,7 @@ def structure_row(outcome: ScanOutcome, structure: Mapping[str, Any]) -> dict[st
         **{key: structure.get(key) for key in ("code", "name", "kind", "state", "lateral")},
         "cut_at": " ".join(structure.get("cut_at", ())),
         **{key: _rounded(structure.get(key), 4) for key in ("volume_ml", "height_mm", "confidence")},
+        **{key: _rounded(structure.get(key), 2) for key in _SIZES},
         **{f"centroid_{axis}_mm": _rounded(value, 3) for axis, value in zip("xyz", mm, strict=True)},
         **{f"centroid_{axis}": _rounded(value, 3) for axis, value in zip("ijk", voxel, strict=True)},
     }

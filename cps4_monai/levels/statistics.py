@@ -13,6 +13,7 @@ from cps4_monai.anatomy import Anatomy
 from cps4_monai.levels.curve import SpineCurve
 from cps4_monai.levels.heights import structure_heights
 from cps4_monai.levels.moments import measure
+from cps4_monai.levels.morphometry import NOTHING, Morphometry, morphometry
 from cps4_monai.levels.settings import LevelThresholds
 
 STATES = ("present", "cut", "absent", "not_trained")
@@ -36,6 +37,7 @@ class StructureStatistics:
         centroid_voxels: in voxels of the scan (of the slices where no scan affine was given); None likewise.
         height_mm: extent along the spine, see :mod:`cps4_monai.levels.heights`; None if not in the map.
         confidence: mean probability of its label over its voxels, in [0, 1]; None where unknown.
+        morphometry: heights and angle, see :mod:`cps4_monai.levels.morphometry`; none where the view cuts it.
     """
 
     code: int
@@ -49,10 +51,13 @@ class StructureStatistics:
     centroid_voxels: tuple[float, float, float] | None
     height_mm: float | None
     confidence: float | None
+    morphometry: Morphometry = NOTHING
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON and CSV."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain types only, for JSON and CSV; the morphometry's beside the others."""
+        flat = asdict(self)
+        flat.update(flat.pop("morphometry"))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
 
 
 def structure_statistics(
@@ -99,6 +104,12 @@ def structure_statistics(
     heights[found] = structure_heights(moments.covariance_mm2[found], kinds[found], tangent)
     to_scan = affine if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
     boxes = ndimage.find_objects(labels, max_label=anatomy.num_classes - 1)
+    cuts = {
+        row + 1: _borders(box, labels.shape, view, thresholds.border_voxels)
+        for row, box in enumerate(boxes)
+        if box is not None
+    }
+    sizes = morphometry(labels, boxes, moments, curve, cuts, anatomy)
     result = []
     for row, structure in enumerate(anatomy.foreground):
         box = boxes[row]
@@ -113,13 +124,13 @@ def structure_statistics(
         voxel = moments.centroid_mm[row] / spacing
         mm = affine[:3, :3] @ voxel + affine[:3, 3]
         scan_voxel = voxel if scan_affine is None else np.linalg.solve(to_scan[:3, :3], mm - to_scan[:3, 3])
-        cut_at = _borders(box, labels.shape, view, thresholds.border_voxels)
+        cut_at = cuts[structure.code]
         lateral = box[0].start == 0 or box[0].stop == labels.shape[0]
         state = "not_trained" if structure.code in unannotated else "cut" if cut_at else "present"
         result.append(StructureStatistics(
             structure.code, structure.name, structure.kind, state, cut_at, bool(lateral),
             float(moments.volume_mm3[row]) / 1000.0, _triple(mm), _triple(scan_voxel), float(heights[row]),
-            None if confidence is None else confidence.get(structure.code),
+            None if confidence is None else confidence.get(structure.code), sizes.get(structure.code, NOTHING),
         ))  # fmt: skip
     return tuple(result)
 
