@@ -23,6 +23,7 @@ COMMANDS = {
     "methods": "List the methods that a run can be trained by; show the options of one.",
     "train": "Train stage 1, stage 2, or both, as the bundle's configs say.",
     "segment": "Segment new spine MRIs.",
+    "relabel": "Correct the numbering of results, accept them, or mark structures as wrong.",
     "evaluate": "Evaluate trained weights on the test subjects of a datalist.",
     "report": "Score label maps against their ground truth, with tables and a report.",
     "bench": "Run a study: methods by labeled share and seed; report how they compare.",

@@ -15,6 +15,7 @@ from cps4_monai.assembly.context import Context, Setup, Stage, run_context
 from cps4_monai.assembly.slices import labeled_slices, loader, slice_cache, volumes
 from cps4_monai.assembly.training import in_order, make_trainer
 from cps4_monai.assembly.validation import dice_of, shown, validator
+from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedPredictiond, EpochValidation
@@ -108,7 +109,7 @@ def trainer(
         batch_size_labeled=batch_size,
         gradient_clip_norm=gradient_clip_norm,
     )
-    held_out = bool(validation)
+    held_out, slices = bool(validation), labeled_slices(context, training)
     volume_set = volumes(context, validation if held_out else training)
     best = BundleWeights(
         weights,
@@ -118,6 +119,7 @@ def trainer(
         held_out,
         min_subjects,
         output_dir,
+        trained_on=labels_in_words([entry.label for entry in slices.entries]),
     )
     chooser = validator(
         context,
@@ -146,5 +148,4 @@ def trainer(
         last=best.deploy,
         progress=False,
     )
-    slices = labeled_slices(context, training)
     return make_trainer(stage, method, loader(stage, slices), order)

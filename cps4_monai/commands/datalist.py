@@ -20,7 +20,10 @@ import click
 @click.option("--labeled", type=click.IntRange(min=1), help="Their number, instead of the share.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Validation patients: a share or a number.")
-@click.option("--test", type=float, default=0.2, show_default=True, help="Test patients: a share or a number.")
+@click.option("--test", type=float, help="Test patients: a share or a number; default: 0.2, and with --corrected none.")
+@click.option(
+    "--corrected", is_flag=True, help="FOLDER is one of 'cps4 segment': what people corrected or accepted is labeled."
+)
 @click.option(
     "--unannotated",
     type=int,
@@ -46,16 +49,21 @@ def datalist(
     labeled: int | None,
     seed: int,
     val: float,
-    test: float,
+    test: float | None,
+    corrected: bool,
     unannotated: tuple[int, ...],
     anatomy_file: Path | None,
     check_content: bool,
 ) -> None:
     """Make a datalist from FOLDER: BIDS or plain pairs (*_T2w.nii.gz with *_dseg.nii.gz), or nnU-Net's layout.
 
+    With --corrected it is made of results: label maps that people corrected or accepted ('cps4 relabel') are labeled,
+    all other scans of the folder unlabeled.
+
     \b
-    Example:
+    Examples:
       cps4 datalist data/scans -o data/scans/datalist.json --val 2 --test 2 --seed 1
+      cps4 datalist out --corrected -o corrected.json --val 1
     """
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.data.build_datalist import build_datalist
@@ -68,10 +76,11 @@ def datalist(
             labeled=labeled,
             seed=seed,
             val=val,
-            test=test,
+            test=(0.0 if corrected else 0.2) if test is None else test,
             unannotated=unannotated,
             anatomy=load_anatomy(anatomy_file),
             check_content=check_content,
+            corrected=corrected,
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

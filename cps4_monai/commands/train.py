@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run"}
+RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run", "finetune": "training_finetune"}
 
 
 @click.command()
@@ -20,6 +20,12 @@ RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run
 )
 @click.option("--set", "settings", multiple=True, metavar="ID=VALUE", help="One setting, e.g. stage1#max_epochs=50.")
 @click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
+@click.option(
+    "-w",
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="finetune: bundle folder, zip, or weights beside their plan; default: the bundle of this package.",
+)
 @click.option("--tracking", help="mlflow, or a file with tracking settings.")
 def train(
     stage: str,
@@ -30,21 +36,29 @@ def train(
     overlays: tuple[str, ...],
     settings: tuple[str, ...],
     device: str | None,
+    weights: Path | None,
     tracking: str | None,
 ) -> None:
     """Train STAGE (stage1, stage2, or all). The same command resumes a run that was stopped.
+
+    finetune goes on from trained weights, supervised and by their plan, on the labeled scans. It copies the weights to
+    OUTPUT/models; called again, it starts from those. The best epoch is OUTPUT/models/model_finetuned.pt, and the plan
+    beside it says what it was trained on.
 
     \b
     Examples:
       cps4 train all --datalist data/datalist.json -o runs/cps4
       cps4 train stage2 --datalist data/datalist.json -o runs/mt --overlay mean_teacher
       cps4 train stage1 --datalist data/datalist.json -o runs/a --set stage1#max_epochs=50
+      cps4 train finetune --datalist corrected.json -o runs/again --set max_epochs=20
     """
     from cps4_monai.failure import for_terminal
     from cps4_monai.threads import limit_threads
     from cps4_monai.workflow import CPS4Workflow, parse_settings
 
     limit_threads()
+    if weights is not None and stage != "finetune":
+        raise click.UsageError("--weights goes with finetune; for stage2 use --set finetune_from=WEIGHTS")
     override = {
         "datalist": str(datalist.resolve()),
         "dataset_dir": str((dataset_dir or datalist.parent).resolve()),
@@ -53,6 +67,8 @@ def train(
         **({} if labeled_share is None else {"labeled_share": labeled_share}),
     }
     try:
+        if stage == "finetune":
+            override["finetune#weights"] = str(_weights_of_run(weights, output))
         workflow = CPS4Workflow(
             overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **parse_settings(settings)}
         )
@@ -62,3 +78,31 @@ def train(
     except Exception as error:
         raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"run: {output}")
+
+
+def _weights_of_run(weights: Path | None, output: Path) -> Path:
+    """``models/model.pt`` of the run, with its plan: copied from a bundle where it is not there yet.
+
+    Raises:
+        ValueError: no usable weights, or others than those that are there.
+    """
+    import hashlib
+    import json
+
+    from cps4_monai.atomic_file import write_atomically
+    from cps4_monai.inference.bundle import open_bundle
+
+    path = output.resolve() / "models" / "model.pt"
+    if path.is_file() and weights is None:
+        return path
+    bundle = open_bundle(weights)
+    if path.is_file():
+        there = hashlib.sha256(path.read_bytes()).hexdigest()
+        if there != bundle.sha256:
+            raise ValueError(
+                f"{path}: holds other weights ({there[:12]}...) than --weights ({bundle.sha256[:12]}...); expected the "
+                "same. Fix: leave --weights out to go on from those that are there, or choose another output folder"
+            )
+        return path
+    write_atomically(path.with_name("plan.json"), json.dumps(bundle.plan.to_dict(), indent=2) + "\n")
+    return write_atomically(path, bundle.content)

@@ -14,6 +14,7 @@ import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
@@ -37,6 +38,7 @@ def build_datalist(
     unannotated: Sequence[int] = (),
     anatomy: Anatomy = MRSPINESEG,
     check_content: bool = True,
+    corrected: bool = False,
 ) -> Datalist:
     """Splits the scans of a folder by patient and writes the datalist.
 
@@ -55,6 +57,8 @@ def build_datalist(
         unannotated: class codes that are in view but never labeled.
         anatomy: the classes.
         check_content: compare the voxels of all scans, too.
+        corrected: the folder holds results of `cps4 segment`; what people corrected or accepted is labeled, see
+            :func:`cps4_monai.data.corrected_scans.corrected_scans`.
 
     Returns:
         The datalist as read back, with the warnings.
@@ -66,7 +70,9 @@ def build_datalist(
         FileExistsError: ``out`` is a file that was not made here.
     """
     out = Path(out)
-    found = find_scans(folder)
+    found = corrected_scans(folder) if corrected else find_scans(folder)
+    if corrected:
+        unannotated = (*unannotated, *codes_without_label(folder))
     scans = found.scans
     classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)

@@ -32,18 +32,22 @@ def is_ours(label_path: str | Path) -> bool:
     record = _record(sidecar_of(label_path))
     if record is None or not label_path.is_file():
         return False
-    return hashlib.sha256(label_path.read_bytes()).hexdigest() in (record.get("Sha256"), record.get("Replaces"))
+    return _digest(label_path) in (record.get("Sha256"), record.get("Replaces"))
 
 
-def check_may_write(label_path: str | Path) -> bool:
+def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
     """Whether a label map of ours is there already.
+
+    Args:
+        label_path: its path.
+        over: SHA-256 of a label map that may be replaced though it was changed since, because a person named it.
 
     Raises:
         ForeignFileError: the path of the label map or its sidecar holds a file that is not ours.
     """
     label_path = Path(label_path)
     sidecar = sidecar_of(label_path)
-    if label_path.exists() and not is_ours(label_path):
+    if label_path.exists() and not is_ours(label_path) and _digest(label_path) != over:
         raise ForeignFileError(
             f"{label_path}: found a file that {GENERATOR} did not write (or that was changed since); expected none "
             "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the file away"
@@ -56,20 +60,23 @@ def check_may_write(label_path: str | Path) -> bool:
     return label_path.exists()
 
 
-def write_owned_label(label_path: str | Path, content: bytes, record: Mapping[str, Any] | None = None) -> None:
+def write_owned_label(
+    label_path: str | Path, content: bytes, record: Mapping[str, Any] | None = None, *, over: str | None = None
+) -> None:
     """Writes a label map and, before it, the sidecar that makes it ours.
 
     Args:
         label_path: ends in ``.nii`` or ``.nii.gz``.
         content: the file's bytes.
         record: what else the sidecar says; plain types.
+        over: see :func:`check_may_write`.
 
     Raises:
         ForeignFileError: see :func:`check_may_write`.
         OSError: the folder cannot be written to.
     """
     label_path = Path(label_path)
-    replaces = hashlib.sha256(label_path.read_bytes()).hexdigest() if check_may_write(label_path) else None
+    replaces = _digest(label_path) if check_may_write(label_path, over) else None
     sidecar = {
         "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
         "Sha256": hashlib.sha256(content).hexdigest(),
@@ -79,6 +86,10 @@ def write_owned_label(label_path: str | Path, content: bytes, record: Mapping[st
     }
     write_atomically(sidecar_of(label_path), json_bytes(sidecar, indent=1))
     write_atomically(label_path, content)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _record(sidecar: Path) -> dict[str, Any] | None:

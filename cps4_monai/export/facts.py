@@ -39,7 +39,10 @@ class WeightsFacts:
     @property
     def training(self) -> str:
         """What they were trained on, in words."""
-        facts = [f"{key.replace('_', ' ')}: {value}" for key, value in self.plan.trained_on.items()]
+        facts = [
+            f"{key.replace('_', ' ')}: {'; '.join(value) if isinstance(value, list) else value}"
+            for key, value in self.plan.trained_on.items()
+        ]
         return "; ".join(facts) or "not recorded"
 
     @property

@@ -41,6 +41,7 @@ class BundleWeights(BestWeights):
         held_out: whether none of them is trained on.
         min_subjects: fewer subjects than this never replace weights; one scan says next to nothing about others.
         output_dir: where ``deployment.json`` goes: the decision, both scores and the SHA-256 of all weights.
+        trained_on: what the fine-tuned weights see, in words; the plan beside them says it.
 
     Raises:
         ValueError: ``min_subjects`` below 1.
@@ -55,6 +56,7 @@ class BundleWeights(BestWeights):
         held_out: bool = True,
         min_subjects: int = 5,
         output_dir: str | Path | None = None,
+        trained_on: str = "",
     ) -> None:
         if min_subjects < 1:
             raise ValueError(f"min_subjects is {min_subjects}; expected 1 or more subjects")
@@ -62,6 +64,7 @@ class BundleWeights(BestWeights):
         self.deployed = Path(path)
         self.subjects, self.held_out, self.min_subjects = sorted(set(validation)), held_out, min_subjects
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.trained_on = trained_on
         self.start_score: float | None = None
 
     def __call__(self, engine: Workflow) -> None:
@@ -95,8 +98,10 @@ class BundleWeights(BestWeights):
         else:
             self._replace()
             logger.info("%s is replaced by them; SHA-256 was %s, is %s", self.deployed, before, tuned)
+        self._tell_plan(before, tuned, deployed=not against)
         if self.output_dir is not None:
             decision = {
+                "trained_on": self.trained_on,
                 "deployed": not against,
                 "why": against or "higher on enough held-out subjects",
                 "metric": self.metric,
@@ -133,9 +138,17 @@ class BundleWeights(BestWeights):
         _checksum_of(self.deployed).unlink(missing_ok=True)
         write_atomically(self.deployed, lambda beside: shutil.copyfile(self.path, beside))
         _write_checksum(self.deployed)
-        if plan_path(self.deployed).is_file():
-            plan = plan_of(self.deployed).with_training(fine_tuned=True)
-            write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
+
+    def _tell_plan(self, before: str, tuned: str, deployed: bool) -> None:
+        """Adds to the plan, which lies beside all of these weights, what the fine-tuned ones were trained on."""
+        if not plan_path(self.deployed).is_file():
+            return
+        plan = plan_of(self.deployed)
+        names = f"{FINETUNED} and {self.deployed.name}" if deployed else FINETUNED
+        seen = f"on {self.trained_on or 'scans that are not recorded'}, validated on {len(self.subjects)}"
+        told = f"{names} (SHA-256 {tuned[:12]}) from {before[:12]}, {seen}"
+        plan = plan.with_training(fine_tuned=[*_listed(plan.trained_on.get("fine_tuned")), told])
+        write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
 
     def _write(self) -> None:
         _checksum_of(self.path).unlink(missing_ok=True)
@@ -150,6 +163,11 @@ class BundleWeights(BestWeights):
         """Restores what :meth:`state_dict` gave."""
         super().load_state_dict(state)
         self.start_score = state["start_score"]
+
+
+def _listed(told: Any) -> list[str]:
+    """Earlier trainings; plans of earlier versions have a plain true here."""
+    return list(told) if isinstance(told, list) else ["weights that were fine-tuned before"] if told else []
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.label_ownership import is_ours, sidecar_of
+from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import readable
@@ -78,7 +79,7 @@ def report_masks(
     def one(path: Path) -> ScanOutcome:
         name = names[path]
         try:
-            outcome = _outcome(path, name, output, scans.get(path), anatomy, unannotated, qc)
+            outcome = outcome_of_mask(path, name, output, scans.get(path), anatomy, unannotated, qc)
         except Exception as error:  # one bad label map never stops the others, whatever is wrong with it
             outcome = ScanOutcome(path, name, "failed", reason_of(error))
         if on_scan is not None:
@@ -131,7 +132,7 @@ def scans_of(masks: Sequence[Path], root: Path, images: str | Path | None = None
     return found
 
 
-def _outcome(
+def outcome_of_mask(
     path: Path,
     name: str,
     output: Path,
@@ -140,6 +141,7 @@ def _outcome(
     unannotated: Sequence[int] | None,
     qc: bool,
 ) -> ScanOutcome:
+    """What a label map shows, measured now; its picture is drawn with ``qc``. See :func:`report_masks`."""
     sidecar = _sidecar(path)
     record = sidecar if is_ours(path) else {}
     spacing = sidecar.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
@@ -154,8 +156,10 @@ def _outcome(
         slices, grid, label.affine, anatomy, confidence=confidence or None, unannotated=unannotated
     )
     flags = [flag.to_dict() for flag in level_flags(structures, anatomy, None, unannotated)]
-    # What only the network's probabilities tell is kept from the time they were at hand.
-    flags += [flag for flag in record.get("Flags", []) if flag["name"] == "level_ambiguous"]
+    # What only the network's probabilities or a person tell is kept from the time they were at hand.
+    flags += [flag for flag in record.get("Flags", []) if flag["name"] in ("level_ambiguous", "marked_wrong")]
+    if review_state(record) == ACCEPTED:
+        flags = [flag for flag in flags if flag["kind"] != ALARM]
     notes = [] if record or not sidecar else ["changed since it was segmented"]
     notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
     found: dict[str, Any] = {
@@ -163,14 +167,35 @@ def _outcome(
         "Flags": flags,
         "Levels": record.get("Levels"),
         "Structures": [structure.to_dict() for structure in structures],
+        **({REVIEW: record[REVIEW]} if review_state(record) else {}),
     }
     picture = None
     if qc:
         picture = output / f"{name}_qc.png"
         check_picture(picture)
-        alarms = of_kind(ALARM, (f["name"] for f in flags))
-        write_picture(picture, _draw(label, source, _series_uid(sidecar), anatomy, readable(Path(name).name), alarms))
+        draw_mask(picture, label, source, {**sidecar, "Flags": flags}, anatomy, Path(name).name)
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
+
+
+def draw_mask(
+    picture: Path, label: Volume, source: Path | None, record: Mapping[str, Any], anatomy: Anatomy, title: str
+) -> None:
+    """Writes the picture of a label map over its scan, or on black where that is not there.
+
+    Args:
+        picture: its path.
+        label: the label map.
+        source: the scan.
+        record: what the sidecar says: the series of a DICOM folder, and the flags.
+        anatomy: the classes.
+        title: of the picture.
+
+    Raises:
+        InvalidVolumeError: the scan cannot be read, or is none of this label map.
+        ForeignFileError: a picture that is not ours is there.
+    """
+    alarms = of_kind(ALARM, (flag["name"] for flag in record.get("Flags", [])))
+    write_picture(picture, _draw(label, source, _series_uid(record), anatomy, readable(title), alarms))
 
 
 def _series_uid(sidecar: Mapping[str, Any]) -> str | None:

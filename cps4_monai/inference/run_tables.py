@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_review import review_state
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
 
 SCAN_COLUMNS = (
-    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds",
-    "source", "label",
+    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "review", "warnings",
+    "seconds", "source", "label",
 )  # fmt: skip
 STRUCTURE_COLUMNS = (
     "scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm",
-    "centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "confidence",
+    "centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "anterior_height_mm",
+    "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg", "confidence",
 )  # fmt: skip
+_SIZES = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg")
 FAILURE_COLUMNS = ("source", "scan", "reason")
 TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels_itksnap.txt", "dseg.tsv")
 
@@ -61,6 +64,7 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, 
         "structures": count,
         "margin": _rounded(levels.get("margin"), 4),
         "anchored": levels.get("anchored"),
+        "review": review_state(outcome.record),
         "warnings": "; ".join(outcome.warnings),
         "seconds": round(outcome.seconds, 2) if outcome.record else "",
         "source": outcome.source,
@@ -76,6 +80,7 @@ def structure_row(outcome: ScanOutcome, structure: Mapping[str, Any]) -> dict[st
         **{key: structure.get(key) for key in ("code", "name", "kind", "state", "lateral")},
         "cut_at": " ".join(structure.get("cut_at", ())),
         **{key: _rounded(structure.get(key), 4) for key in ("volume_ml", "height_mm", "confidence")},
+        **{key: _rounded(structure.get(key), 2) for key in _SIZES},
         **{f"centroid_{axis}_mm": _rounded(value, 3) for axis, value in zip("xyz", mm, strict=True)},
         **{f"centroid_{axis}": _rounded(value, 3) for axis, value in zip("ijk", voxel, strict=True)},
     }

@@ -38,6 +38,7 @@ FLAGS: Mapping[str, FlagMeaning] = {
     "unusual_contrast": FlagMeaning(
         ALARM, "a scan unlike those that the network learned from: names mean nothing here"
     ),
+    "marked_wrong": FlagMeaning(ALARM, "a person marked the outline of a structure as wrong"),
     "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
     "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
     "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),

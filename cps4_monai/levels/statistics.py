@@ -13,6 +13,7 @@ from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.levels.curve import SpineCurve
 from cps4_monai.levels.heights import structure_heights
 from cps4_monai.levels.moments import Moments, measure
+from cps4_monai.levels.morphometry import NOTHING, Morphometry, morphometry
 from cps4_monai.levels.settings import LevelThresholds
 
 STATES = ("present", "cut", "absent", "not_trained")
@@ -36,6 +37,7 @@ class StructureStatistics:
         centroid_voxels: in voxels of the scan (of the slices where no scan affine was given); None likewise.
         height_mm: extent along the spine, see :mod:`cps4_monai.levels.heights`; None if not in the map.
         confidence: mean probability of its label over its voxels, in [0, 1]; None where unknown.
+        morphometry: heights and angle, see :mod:`cps4_monai.levels.morphometry`; none where the view cuts it.
     """
 
     code: int
@@ -49,10 +51,13 @@ class StructureStatistics:
     centroid_voxels: tuple[float, float, float] | None
     height_mm: float | None
     confidence: float | None
+    morphometry: Morphometry = NOTHING
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON and CSV."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain types only, for JSON and CSV; the morphometry's beside the others."""
+        flat = asdict(self)
+        flat.update(flat.pop("morphometry"))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
 
 
 def structure_statistics(
@@ -89,9 +94,16 @@ def structure_statistics(
         raise ValueError(f"affine has shape {affine.shape}; expected (4, 4), from (d, h, w) to millimetres")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     moments = measure(labels, anatomy.num_classes - 1, _triple(spacing))
-    heights = _heights(moments, anatomy)
+    curve = _curve(moments, anatomy)
+    heights = _heights(moments, anatomy, curve)
     scan = None if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
     boxes = ndimage.find_objects(labels, max_label=anatomy.num_classes - 1)
+    cuts = {
+        row + 1: _borders(box, labels.shape, view, thresholds.border_voxels)
+        for row, box in enumerate(boxes)
+        if box is not None
+    }
+    sizes = morphometry(labels, boxes, moments, curve, cuts, anatomy)
     result = []
     for row, structure in enumerate(anatomy.foreground):
         box, trained = boxes[row], structure.code not in unannotated
@@ -100,7 +112,7 @@ def structure_statistics(
             continue
         voxel = moments.centroid_mm[row] / spacing
         mm = affine[:3, :3] @ voxel + affine[:3, 3]
-        cut_at = _borders(box, labels.shape, view, thresholds.border_voxels)
+        cut_at = cuts[structure.code]
         result.append(
             StructureStatistics(
                 code=structure.code,
@@ -114,17 +126,22 @@ def structure_statistics(
                 centroid_voxels=_triple(voxel if scan is None else np.linalg.solve(scan[:3, :3], mm - scan[:3, 3])),
                 height_mm=float(heights[row]),
                 confidence=None if confidence is None else confidence.get(structure.code),
+                morphometry=sizes.get(structure.code, NOTHING),
             )
         )
     return tuple(result)
 
 
-def _heights(moments: Moments, anatomy: Anatomy) -> np.ndarray:
-    """(C - 1,) extent of each structure along the curve through all of the chain, in mm; NaN where there is none."""
+def _curve(moments: Moments, anatomy: Anatomy) -> SpineCurve:
+    """Through the centres of all structures of the chain."""
+    chain = (moments.voxels > 0) & np.array([structure.order is not None for structure in anatomy.foreground])
+    return SpineCurve.fit(moments.centroid_mm[chain][:, 1:], np.sqrt(moments.volume_mm3[chain]))
+
+
+def _heights(moments: Moments, anatomy: Anatomy, curve: SpineCurve) -> np.ndarray:
+    """(C - 1,) extent of each structure along the curve, in mm; NaN where there is none."""
     in_map = moments.voxels > 0
     kinds = np.array([structure.kind for structure in anatomy.foreground])
-    chain = in_map & np.array([structure.order is not None for structure in anatomy.foreground])
-    curve = SpineCurve.fit(moments.centroid_mm[chain][:, 1:], np.sqrt(moments.volume_mm3[chain]))
     tangent = curve.locate(moments.centroid_mm[in_map][:, 1:])[2]
     heights = np.full(len(kinds), np.nan)
     heights[in_map] = structure_heights(moments.covariance_mm2[in_map], kinds[in_map], tangent)

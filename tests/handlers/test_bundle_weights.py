@@ -79,8 +79,8 @@ def test_weights_are_not_replaced_on_too_little(model, network, scores, options,
 
 def test_better_weights_take_the_place_and_the_released_ones_stay(model: Path, network: nn.Module) -> None:
     write_plan(model.parent, Plan(MRSPINESEG))
-    for _ in range(2):  # two trainings, one after the other
-        assert tuned(model, network, [0.5, 0.4, 0.6]).deploy() is True
+    for scans in ("3 labeled scans", "4 labeled scans"):  # two trainings, one after the other
+        assert tuned(model, network, [0.5, 0.4, 0.6], trained_on=scans).deploy() is True
     assert torch.load(model, weights_only=True)["bias"].tolist() == [2.0, 2.0]
     assert model.with_name("model_released.pt").read_bytes() == b"released"
     for name in ("model.pt", "model_released.pt", "model_finetuned.pt"):
@@ -88,8 +88,21 @@ def test_better_weights_take_the_place_and_the_released_ones_stay(model: Path, n
         digest, named = path.with_name(f"{name}.sha256").read_text().split()
         assert (digest, named) == (hashlib.sha256(path.read_bytes()).hexdigest(), name)
     assert decision(model)["sha256_fine_tuned"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert plan_of(model).trained_on == {"fine_tuned": True}
+    first, second = plan_of(model).trained_on["fine_tuned"]
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
+    started = hashlib.sha256(b"released").hexdigest()[:12]
+    names_of = f"model_finetuned.pt and model.pt (SHA-256 {digest})"
+    assert first == f"{names_of} from {started}, on 3 labeled scans, validated on 5"
+    assert second == f"{names_of} from {digest}, on 4 labeled scans, validated on 5"
     assert len(names(model)) == 7, "nothing half-written"
+
+
+def test_the_plan_tells_of_weights_that_are_not_in_use_too(model: Path, network: nn.Module) -> None:
+    write_plan(model.parent, Plan(MRSPINESEG, trained_on={"fine_tuned": True}))  # of an earlier version
+    assert tuned(model, network, [0.5, 0.4], trained_on="1 labeled scan").deploy() is False
+    before, told = plan_of(model).trained_on["fine_tuned"]
+    assert before == "weights that were fine-tuned before"
+    assert told.startswith("model_finetuned.pt (SHA-256 ") and "on 1 labeled scan, validated on 5" in told
 
 
 def test_a_first_score_that_is_no_number_is_beaten_by_none(model: Path, network: nn.Module) -> None:

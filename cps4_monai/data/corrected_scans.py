@@ -1,0 +1,86 @@
+"""Scans of a folder of results: label maps that a person corrected or accepted are labels, the rest has none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.data.entries import DatalistError
+from cps4_monai.data.label_review import ACCEPTED, CORRECTED, STATES, TRUSTED, WRONG, reviewed_label
+from cps4_monai.data.scan_folder import FoundScans, Scan
+from cps4_monai.scan_names import find_nifti, identify, is_nifti
+
+
+def corrected_scans(folder: str | Path) -> FoundScans:
+    """Scans that a folder of `cps4 segment` is about, with the label maps that people stand for.
+
+    A label map counts as a label where a person accepted it, or shifted it and marked nothing in it as wrong, and it is
+    still what it was then. All other scans of the folder are unlabeled.
+
+    Args:
+        folder: with label maps and their sidecars, searched.
+
+    Raises:
+        DatalistError: no folder, no result in it, or none that a person stands for.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatalistError(f"{folder}: no such folder; expected the one of 'cps4 segment -o'")
+    results = [(path, *reviewed_label(path)) for path in find_nifti(folder)]
+    results = [(path, state, record) for path, state, record in results if record.get("Sources")]
+    usable = [(path, state, record) for path, state, record in results if _is_scan(record)]
+    if not any(state in TRUSTED for _, state, _ in usable):
+        raise DatalistError(
+            f"{folder}: {len(results)} results, none corrected or accepted by a person; expected one or more. Fix: "
+            f"'cps4 relabel {folder} --corrections corrections.json', or 'cps4 relabel <scan>_dseg.nii.gz --accept'"
+        )
+    images = [Path(record["Sources"][0]) for _, _, record in usable]
+    names = identify(images)
+    scans = [
+        Scan(image, path if state in TRUSTED else None, name.subject, name.patient)
+        for image, name, (path, state, _) in zip(images, names, usable, strict=True)
+    ]
+    lost = [str(record["Sources"][0]) for _, _, record in results if not _is_scan(record)]
+    marked = sum(state == WRONG for _, state, _ in usable)
+    return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), (*_of_lost(lost), *_of_marked(marked)))
+
+
+def codes_without_label(folder: str | Path) -> tuple[int, ...]:
+    """Codes that no label map of the folder can show, because the weights that made it never saw them labeled."""
+    records = [reviewed_label(path)[1] for path in find_nifti(folder)]
+    codes = {s["code"] for r in records for s in r.get("Structures", []) if s.get("state") == "not_trained"}
+    return tuple(sorted(codes))
+
+
+def labels_in_words(labels: Sequence[str | Path | None]) -> str:
+    """How many label maps, and how many of them people corrected or accepted.
+
+    Args:
+        labels: paths of label maps; None is left out.
+    """
+    states = Counter(reviewed_label(path)[0] for path in labels if path is not None)
+    told = ", ".join(f"{states[s]} {_WORDS[s]}" for s in STATES if states[s])
+    total = sum(states.values())
+    return f"{total} labeled {'scan' if total == 1 else 'scans'}" + (f": {told}" if told else "")
+
+
+_WORDS = {ACCEPTED: "accepted by a person", CORRECTED: "numbered anew by a person", WRONG: "with wrong structures"}
+
+
+def _is_scan(record: dict[str, Any]) -> bool:
+    source = Path(record["Sources"][0])
+    return is_nifti(source) and source.is_file()
+
+
+def _of_lost(lost: Sequence[str]) -> list[str]:
+    if not lost:
+        return []
+    told = "whose scan is gone or no NIfTI file (DICOM is not trained on)"
+    return [f"{len(lost)} results left out, {told}: {lost[0]}{' ...' if len(lost) > 1 else ''}"]
+
+
+def _of_marked(count: int) -> list[str]:
+    told = "a structure marked as wrong, so that they are unlabeled: edit them in a viewer and accept them"
+    return [f"{count} results have {told}"] if count else []

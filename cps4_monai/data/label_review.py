@@ -1,0 +1,37 @@
+"""What a person said of a label map of ours, as its sidecar keeps it: corrected, accepted, or wrong in parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.data.label_ownership import is_ours, sidecar_of
+
+REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
+ACCEPTED, CORRECTED, WRONG = "accepted", "corrected", "wrong"
+STATES = (ACCEPTED, CORRECTED, WRONG)
+TRUSTED = (ACCEPTED, CORRECTED)
+
+
+def review_state(record: Mapping[str, Any]) -> str:
+    """One of ``STATES``, or "" where nobody looked.
+
+    Args:
+        record: what the sidecar says.
+    """
+    review = record.get(REVIEW)
+    state = review.get("State") if isinstance(review, Mapping) else None
+    return state if state in STATES else ""
+
+
+def reviewed_label(label_path: str | Path) -> tuple[str, dict[str, Any]]:
+    """State and sidecar of a label map; "" where it was changed after the review, or is none of ours."""
+    try:
+        record = json.loads(sidecar_of(label_path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "", {}
+    if not isinstance(record, dict):
+        return "", {}
+    return (review_state(record) if is_ours(label_path) else ""), record

@@ -1,0 +1,163 @@
+"""Corrections of a run's folder: each label map, then tables and report once, all other scans as they are."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.data.label_ownership import is_ours
+from cps4_monai.encoding import path_text
+from cps4_monai.inference.corrections import Correction
+from cps4_monai.inference.masks import REPORT, outcome_of_mask
+from cps4_monai.inference.outcome import ScanOutcome, reason_of
+from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
+from cps4_monai.inference.run_files import RunFiles
+from cps4_monai.inference.run_report import run_report
+from cps4_monai.inference.run_tables import TABLES, run_tables
+from cps4_monai.inference.scan_files import ScanFiles
+from cps4_monai.inference.settings_in_words import settings_in_words
+
+SCANS, FAILURES = "scans.csv", "failures.csv"
+
+
+@dataclass(frozen=True)
+class Relabeled:
+    """What became of the corrections.
+
+    Attributes:
+        applied: sidecar of each corrected label map, by the scan's name.
+        refused: reason, by the scan's name.
+        report: the page; None where the label map lies in no folder of a run.
+    """
+
+    applied: Mapping[str, Mapping[str, Any]]
+    refused: Mapping[str, str]
+    report: Path | None
+
+
+def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: Anatomy = MRSPINESEG) -> Relabeled:
+    """Applies corrections to the results of `cps4 segment`; one that cannot be does not stop the others.
+
+    Args:
+        output: the folder of the run.
+        corrections: of :func:`cps4_monai.inference.corrections.read_corrections`.
+        anatomy: the classes.
+
+    Raises:
+        RelabelError: no folder of a run.
+        ForeignFileError: a table or report in it that is not ours, before anything is changed.
+    """
+    output = Path(output)
+    rows = _rows(output)
+    RunFiles(output).check((*TABLES, REPORT))
+    applied: dict[str, Mapping[str, Any]] = {}
+    refused: dict[str, str] = {}
+    for correction in corrections:
+        try:
+            applied[correction.scan] = relabel(_label_of(correction.scan, rows, output), correction, anatomy)
+        except (ValueError, OSError) as error:
+            refused[correction.scan] = reason_of(error)
+    return Relabeled(applied, refused, _write_tables(output, rows, anatomy))
+
+
+def relabel_file(label_path: str | Path, correction: Correction | None, anatomy: Anatomy = MRSPINESEG) -> Relabeled:
+    """Applies one correction to one label map, and to tables and report of the run's folder that it lies in, if any.
+
+    Args:
+        label_path: the label map.
+        correction: None: take all corrections of it back.
+        anatomy: the classes.
+
+    Raises:
+        RelabelError: see :func:`cps4_monai.inference.relabel.relabel`.
+        ForeignFileError: a table or report that is not ours, before anything is changed.
+    """
+    path = Path(label_path)
+    output = _run_of(path)
+    if output is not None:
+        RunFiles(output).check((*TABLES, REPORT))
+    record = restore_original(path, anatomy) if correction is None else relabel(path, correction, anatomy)
+    report = None if output is None else _write_tables(output, _rows(output), anatomy)
+    return Relabeled({path.name: record}, {}, report)
+
+
+def _rows(output: Path) -> list[dict[str, str]]:
+    """Lines of the run's ``scans.csv``."""
+    path = output / SCANS
+    if not path.is_file():
+        raise RelabelError(
+            f"{output}: has no {SCANS}; expected the folder of 'cps4 segment -o', or a label map. Fix: 'cps4 report "
+            f"{output}' makes the tables of label maps that are there"
+        )
+    return _csv(path)
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _label_of(scan: str, rows: Sequence[Mapping[str, str]], output: Path) -> Path:
+    labels = [row["label"] for row in rows if row["scan"] == scan]
+    if not labels or not labels[0]:
+        there = ", ".join(row["scan"] for row in rows[:5])
+        raise RelabelError(f"{scan}: no label map of this scan in {output / SCANS}; it has {there or 'none'} ...")
+    return output / path_text(labels[0])
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder whose ``scans.csv`` names the label map: its own, or one above."""
+    path = path.resolve()
+    for folder in path.parents:
+        labels = [row.get("label") or "" for row in _csv_of(folder)] if (folder / SCANS).is_file() else []
+        if any(folder / path_text(label) == path for label in labels):
+            return folder
+    return None
+
+
+def _csv_of(folder: Path) -> list[dict[str, str]]:
+    try:
+        return _csv(folder / SCANS)
+    except (OSError, ValueError, csv.Error):  # a table of somebody else's
+        return []
+
+
+def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anatomy) -> Path:
+    """Tables and report of what the sidecars say now; what failed in the run is kept as its tables have it."""
+    reasons = {row["scan"]: row["reason"] for row in _csv_of_failures(output)}
+    outcomes = [_outcome(row, reasons, output, anatomy) for row in rows]
+    contents = run_tables(outcomes, anatomy, output)
+    contents[REPORT] = run_report(outcomes, anatomy, settings=_settings(outcomes))
+    RunFiles(output).write(contents)
+    return output / REPORT
+
+
+def _csv_of_failures(output: Path) -> list[dict[str, str]]:
+    return _csv(output / FAILURES) if (output / FAILURES).is_file() else []
+
+
+def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, anatomy: Anatomy) -> ScanOutcome:
+    source, name = Path(path_text(row["source"])), row["scan"]
+    label = output / path_text(row["label"]) if row["label"] else None
+    if row["status"] == "failed" or label is None or not label.is_file():
+        return ScanOutcome(source, name, "failed", reasons.get(name, "its label map is gone"))
+    files = ScanFiles.at(output, path_text(name))
+    picture = files.picture if files.picture.exists() else None
+    if is_ours(label):
+        return ScanOutcome(source, name, row["status"], "", label, picture, record_of(label))
+    seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
+    return ScanOutcome(source, name, row["status"], "", label, picture, seen.record)
+
+
+def _settings(outcomes: Sequence[ScanOutcome]) -> dict[str, str] | None:
+    """Settings of the run in words, as its first result has them."""
+    for outcome in outcomes:
+        record = outcome.record
+        if record.get("Settings") and record.get("Weights"):
+            machine = f"torch {record.get('Software', {}).get('torch', '')} on {record.get('Device', '')}"
+            return settings_in_words(record["Settings"], record["Weights"], machine)
+    return None

@@ -1,0 +1,143 @@
+"""Corrections of a run: everything follows, the original comes back, and what cannot be is refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cps4_monai import segment_scans
+from cps4_monai.commands.datalist import datalist
+from cps4_monai.commands.relabel import relabel
+from cps4_monai.inference.corrections import CorrectionsError, read_corrections
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def call(*arguments):
+    return CliRunner().invoke(relabel, [str(a) for a in arguments])
+
+
+def codes(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def record(folder, name="a_T2w"):
+    return json.loads((folder / f"{name}_dseg.json").read_text())
+
+
+@pytest.fixture()
+def out(bundle_dir, make_scan, tmp_path):
+    for seed, name in enumerate("ab"):
+        make_scan(seed=seed).save(tmp_path / "in" / f"{name}_T2w.nii.gz")
+    segment_scans(tmp_path / "in", tmp_path / "out", weights=bundle_dir, device="cpu")
+    return tmp_path / "out"
+
+
+def test_a_shift_reaches_everything_and_undo_brings_all_back(out):
+    mask = out / "a_T2w_dseg.nii.gz"
+    names = ("a_T2w_dseg.nii.gz", "a_T2w_dseg.json", "structures.csv", "scans.csv", "b_T2w_dseg.json")
+    before = {name: (out / name).read_bytes() for name in names}
+    was, affine, picture = codes(mask), nib.load(mask).affine, (out / "a_T2w_qc.png").read_bytes()
+    lowest = rows(out / "scans.csv")[0]["lowest"]
+    result = call(mask, "--shift", "1", "--by", "Reader 1")
+    assert result.exit_code == 0 and "L5 is L4" in result.output
+    assert np.array_equal(codes(mask), np.where(was > 0, was + 1, 0)) and np.array_equal(nib.load(mask).affine, affine)
+    told = record(out)
+    last = told["Corrections"][-1]
+    assert told["Sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest() and told["Review"]["State"] == "corrected"
+    assert last["By"] == "Reader 1" and last["Renamed"]["L5"] == "L4" and last["Date"]
+    assert last["Before"]["Sha256"] == hashlib.sha256(before["a_T2w_dseg.nii.gz"]).hexdigest()
+    assert last["WeightsSha256"] == told["Weights"]["Sha256"]
+    scans = {row["scan"]: row for row in rows(out / "scans.csv")}
+    assert lowest == "L5/S" and scans["a_T2w"]["lowest"] == "L4/L5" and scans["a_T2w"]["review"] == "corrected"
+    assert scans["b_T2w"]["lowest"] == "L5/S" and not scans["b_T2w"]["review"] and scans["a_T2w"]["margin"] == ""
+    states = {r["name"]: r["state"] for r in rows(out / "structures.csv") if r["scan"] == "a_T2w"}
+    assert states["L5"] == "absent" and states["L4"] == "present"
+    assert (out / "a_T2w_qc.png").read_bytes() != picture
+    assert call(mask, "--undo").exit_code == 0
+    assert {name: (out / name).read_bytes() for name in names} == before
+    assert not list(out.glob(".original-*")) and call(mask, "--undo").exit_code == 1
+
+
+def test_a_file_of_corrections_is_applied_once_and_what_cannot_be_is_told(out, tmp_path):
+    path, hashes = tmp_path / "corrections.json", {n: record(out, n)["Sha256"] for n in ("a_T2w", "b_T2w")}
+    scans = [
+        {"scan": "a_T2w", "label_sha256": hashes["a_T2w"], "level": {"code": 2, "is": "L4"}, "accepted": True},
+        {"scan": "b_T2w", "label_sha256": hashes["b_T2w"], "wrong": [3]},
+        {"scan": "gone", "shift": 1},
+    ]
+    weights = record(out)["Weights"]["Sha256"]
+    content = {"format": "cps4_monai.corrections", "version": 1, "weights_sha256": weights, "by": "R", "scans": scans}
+    path.write_text(json.dumps(content))
+    for _ in range(2):
+        result = call(out, "--corrections", path)
+        assert result.exit_code == 1 and "refused gone: no label map" in result.output
+        assert "2 applied, 1 refused" in result.output
+    assert len(record(out)["Corrections"]) == 1 and record(out)["Review"]["State"] == "accepted"
+    table = {row["scan"]: row for row in rows(out / "scans.csv")}
+    assert "marked_wrong" in table["b_T2w"]["alarms"] and table["b_T2w"]["review"] == "wrong"
+    scans[0]["shift"], scans[0]["label_sha256"] = 1, "0" * 64
+    del scans[0]["level"]
+    content["scans"] = scans[:1]
+    path.write_text(json.dumps(content))
+    assert "is not the label map that was looked at" in call(out, "--corrections", path).output
+    listed = CliRunner().invoke(datalist, [str(out), "--corrected", "-o", str(out / "d.json"), "--val", "0"])
+    assert listed.exit_code == 0 and "1 labeled, 1 unlabeled, 0 validation, 0 test" in listed.output
+    (entry,) = [e for e in json.loads((out / "d.json").read_text())["training"] if e.get("labeled")]
+    assert entry["label"] == "a_T2w_dseg.nii.gz" and entry["subject"] == "a"
+
+
+def test_impossible_corrections_change_nothing(out):
+    mask = out / "a_T2w_dseg.nii.gz"
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    for arguments, words in (
+        (["--shift", "-1"], "takes L5/S off the chain"),
+        (["--level", "10=L5"], "T9 (code 10) is not in the label map"),
+        (["--level", "L5=L3/L4"], "of the kind 'vertebra'"),
+        (["--wrong", "T9"], "T9 is marked as wrong, but not in the label map"),
+        (["--wrong", "L4", "--accept"], "accepted, and structures marked as wrong"),
+        (["--level", "nonsense"], "expected CODE=NAME"),
+    ):
+        result = call(mask, *arguments)
+        assert result.exit_code == 1 and words in result.output, result.output
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_an_edited_label_map_is_accepted_as_it_is(out):
+    mask = out / "a_T2w_dseg.nii.gz"
+    image = nib.load(mask)
+    edited = np.asarray(image.dataobj).copy()
+    edited[edited == 12] = 0
+    nib.save(nib.Nifti1Image(edited, image.affine, image.header), mask)
+    assert call(mask, "--accept").exit_code == 0
+    table = {row["scan"]: row for row in rows(out / "scans.csv")}["a_T2w"]
+    assert np.array_equal(codes(mask), edited) and table["review"] == "accepted" and not table["alarms"]
+    assert record(out)["Corrections"][-1]["Before"]["EditedByHand"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, "version 2, expected 1"),
+        ({"format": "x"}, "no 'format'"),
+        ({"more": 1}, "unknown keys"),
+        ({"scans": [{"scan": "a"}]}, "nothing said"),
+        ({"scans": [{"scan": "a", "shift": "1"}]}, "'shift' is '1'; expected a whole number"),
+        ({"scans": [{"scan": "a", "shift": 1}, {"scan": "a", "shift": 2}]}, "a named twice"),
+        ({"scans": [{"scan": "a", "shift": 1, "level": {"code": 2, "is": "L4"}}]}, "both a shift and a level"),
+    ],
+)
+def test_files_that_are_no_corrections_are_refused(tmp_path, change, words):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"format": "cps4_monai.corrections", "version": 1, "scans": [], **change}))
+    with pytest.raises(CorrectionsError, match=words):
+        read_corrections(path)
