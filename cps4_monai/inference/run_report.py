@@ -31,7 +31,7 @@ from cps4_monai.report.page import (
     render_page,
     settings_table,
 )
-from cps4_monai.report.viewer import View, viewer_blocks
+from cps4_monai.report.viewer import View, viewer_blocks, viewer_links
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run_report(
         views: scans that the page itself shows, in the order of its table.
         pages: addresses of the pages that show them instead, by name.
     """
-    links = {view.name: f"#scan-{place}" for place, view in enumerate(views)} if pages is None else pages
+    links = viewer_links(views) if pages is None else pages
     root = common_folder([one.source for one in outcomes])
     listed = by_urgency([one for one in outcomes if one.status != "skipped"])
     skipped = [one for one in outcomes if one.status == "skipped"]

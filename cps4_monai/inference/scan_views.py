@@ -21,8 +21,8 @@ from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_report import SUBTITLE, run_report
-from cps4_monai.report.overlay import sagittal_slab
 from cps4_monai.report.page import Section, render_page
+from cps4_monai.report.slab import sagittal_slab
 from cps4_monai.report.viewer import MAX_IN_PAGE, NIIVUE, View, Viewer, niivue_code, run_of, view_of_slab
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ def report_files(
     settings: Mapping[str, Any] | None = None,
     views: bool = True,
     jobs: int = 2,
-    max_in_page: int = MAX_IN_PAGE,
 ) -> Iterator[dict[str, bytes]]:
     """Names and contents of the report's files, a few at a time; the page that the others belong to comes last.
 
@@ -49,11 +48,10 @@ def report_files(
         settings: of the run, in words.
         views: whether scans can be looked at in it; without, it has tables and the pictures that are there.
         jobs: scans read at a time.
-        max_in_page: scans that one page holds; of more, each gets a page of its own.
     """
     listed = by_urgency([one for one in outcomes if one.label is not None])
     shown = listed if views and niivue_code() is not None else []
-    if len(shown) <= max_in_page:
+    if len(shown) <= MAX_IN_PAGE:
         made = [view for view in _views(shown, anatomy, jobs) if view is not None]
         yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, views=made)}
         return

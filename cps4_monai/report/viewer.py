@@ -18,7 +18,7 @@ from markupsafe import Markup
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.overlay import Slab, in_window, structures_alone
+from cps4_monai.report.slab import Slab, in_window, structures_alone
 
 GRID_MM = 1.25
 COARSER = 1.25
@@ -27,6 +27,8 @@ MARGIN_MM = 25.0  # in front of the spine and behind it; its whole height stays 
 MAX_SCAN_BYTES = 450_000  # 20 scans, their pictures and NiiVue stay below 20 MB
 MAX_IN_PAGE = 20
 NIIVUE = "niivue.umd.js"
+# dist/niivue.umd.js of the npm package @niivue/niivue 0.69.0, as its registry has it
+NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 DIFFERENT = "where they differ"
 
 
@@ -122,6 +124,11 @@ class Viewer:
 def viewer_blocks(views: Sequence[View], anatomy: Anatomy, **settings: Any) -> list[Viewer]:
     """The viewer, or nothing where there is nothing to view or nothing to view it with."""
     return [Viewer(views, anatomy, **settings)] if views and niivue_code() is not None else []
+
+
+def viewer_links(views: Sequence[View]) -> dict[str, str]:
+    """Address, within the page that shows them, of each scan by name."""
+    return {view.name: f"#scan-{place}" for place, view in enumerate(views)}
 
 
 def niivue_code() -> bytes | None:
