@@ -56,7 +56,7 @@ def report_files(
         yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, views=made)}
         return
     pages = {one.name: f"{one.name}_view.html" for one in shown}
-    run = run_of([View(one.name, b"", {}, label_sha256=_shown_sha256(one)) for one in shown])
+    run = run_of([View(one.name, b"", {LAYER: one.label.read_bytes()}) for one in shown if one.label is not None])
     yield {NIIVUE: niivue_code() or b""}
     for place, view in enumerate(_views(shown, anatomy, jobs)):
         yield {pages[shown[place].name]: _scan_page(view, shown[place].name, anatomy, list(pages.values()), place, run)}

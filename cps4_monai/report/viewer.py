@@ -139,8 +139,11 @@ def niivue_code() -> bytes | None:
 
 def run_of(views: Sequence[View]) -> str:
     """What tells these scans and label maps from others."""
-    told = json.dumps([[view.name, view.label_sha256] for view in views])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    told = hashlib.sha256()
+    for view in views:
+        for part in (view.name.encode(), *view.layers.values()):
+            told.update(hashlib.sha256(part).digest())
+    return told.hexdigest()[:16]
 
 
 def anatomy_rows(anatomy: Anatomy) -> list[dict[str, Any]]:
