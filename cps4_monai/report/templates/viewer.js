@@ -309,7 +309,7 @@
     }
 
     function pressed(event) {
-      var act = keys[event.key.toLowerCase()], typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox";
+      var act = keys[event.key.toLowerCase()], typing = event.target.matches("select, textarea, input[type=text], input[type=search]");
       if (!act || !scan || typing || event.ctrlKey || event.metaKey || event.altKey || !inView()) { return; }
       event.preventDefault();
       event.stopPropagation();
