@@ -24,7 +24,8 @@ from scipy.ndimage import binary_dilation
 from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED
 from cps4_monai.data.volume import Volume, read_volume, write_label_volume
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.overlay import blend_labels, grey_window, in_window
+from cps4_monai.report.overlay import blend_labels
+from cps4_monai.report.slab import grey_window, in_window
 
 MIDDLE = 0.6  # share of an end plate's width that its line is fitted to
 STEEPEST = np.tan(np.deg2rad(20))  # between both end plates of a body

@@ -202,9 +202,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _code_only(folder: str, names: list[str]) -> set[str]:
-    """An installed package has the bundle as its data, which here is what the package is copied into."""
-    of_package = {"bundle"} if Path(folder) == Path(__file__).resolve().parents[1] else set()
-    return of_package & set(names) | _LEFT_OUT(folder, names)
+    """Without the bundle, which here is what the package is copied into, and the 2 MB of the reports' viewer."""
+    package = Path(__file__).resolve().parents[1]
+    data = {package: {"bundle"}, package / "report": {"niivue"}}.get(Path(folder), set())
+    return data & set(names) | _LEFT_OUT(folder, names)
 
 
 def _plan_to_ship(weights: Path) -> Plan:

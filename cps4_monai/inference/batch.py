@@ -19,15 +19,14 @@ from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
 from cps4_monai.inference.run_files import RunFiles
-from cps4_monai.inference.run_report import run_report
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
+from cps4_monai.inference.scan_views import REPORT, report_files
 from cps4_monai.inference.segment import Segmenter, device_name
 from cps4_monai.inference.settings_in_words import settings_in_words
 from cps4_monai.inference.sources import Source, find_sources
 
 logger = logging.getLogger(__name__)
-REPORT = "report.html"
 OnScan = Callable[[ScanOutcome, int, int], None]
 
 
@@ -83,7 +82,7 @@ def segment_scans(
         device: likewise.
         batch_size: likewise.
         overwrite: make label maps of ours again; files that are not ours are never replaced.
-        qc: draw a picture of each scan.
+        qc: draw a picture of each scan, and put the scans into the report's viewer.
         tta: see :func:`cps4_monai.inference.segment.segment`.
         jobs: scans read ahead, and scans written behind, at a time; each holds its volume in memory.
         raw: see :func:`cps4_monai.inference.segment.segment`.
@@ -111,9 +110,10 @@ def segment_scans(
     batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan)
     outcomes += batch.run(sources.scans, jobs)
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
-    contents = run_tables(outcomes, segmenter.bundle.anatomy, output)
-    contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=_settings(segmenter, series))
-    run_files.write(contents)
+    run_files.write(run_tables(outcomes, segmenter.bundle.anatomy, output))
+    told = _settings(segmenter, series)
+    for files in report_files(outcomes, segmenter.bundle.anatomy, settings=told, views=qc, jobs=jobs):
+        run_files.write(files)
     return SegmentationRun(tuple(outcomes), output, output / REPORT)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,15 @@ from cps4_monai.encoding import readable
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_files import RunFiles
-from cps4_monai.inference.run_report import run_report
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import check_picture, write_picture
+from cps4_monai.inference.scan_views import REPORT, report_files, series_uid
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import level_flags
 from cps4_monai.levels.flags import ALARM, of_kind
 from cps4_monai.report.pictures import sagittal_mosaic
 from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
-
-REPORT = "report.html"
 
 
 def report_masks(
@@ -88,9 +86,9 @@ def report_masks(
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         outcomes = list(pool.map(one, paths))
-    contents = run_tables(outcomes, anatomy, output)
-    contents[REPORT] = run_report(outcomes, anatomy, title=title)
-    run_files.write(contents)
+    run_files.write(run_tables(outcomes, anatomy, output))
+    for files in report_files(outcomes, anatomy, title=title, views=qc, jobs=jobs):
+        run_files.write(files)
     return outcomes, output / REPORT
 
 
@@ -195,13 +193,7 @@ def draw_mask(
         ForeignFileError: a picture that is not ours is there.
     """
     alarms = of_kind(ALARM, (flag["name"] for flag in record.get("Flags", [])))
-    write_picture(picture, _draw(label, source, _series_uid(record), anatomy, readable(title), alarms))
-
-
-def _series_uid(sidecar: Mapping[str, Any]) -> str | None:
-    """The series of a DICOM folder that a label map was made of."""
-    series = sidecar.get("Series")
-    return series.get("InstanceUID") if isinstance(series, dict) else None
+    write_picture(picture, _draw(label, source, series_uid(record), anatomy, readable(title), alarms))
 
 
 def _draw(

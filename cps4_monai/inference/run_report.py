@@ -31,10 +31,15 @@ from cps4_monai.report.page import (
     render_page,
     settings_table,
 )
+from cps4_monai.report.viewer import View, viewer_blocks, viewer_links
 
 logger = logging.getLogger(__name__)
 
 MAX_PICTURES = 40
+VIEWER_INTRO = (
+    "What needs a look comes first. A level that is wrong: click a structure, say what it is, and the others follow. "
+    "The command cps4 relabel applies the downloaded file."
+)
 SUBTITLE = "Research software, not a medical device: check the numbering of the levels before any use."
 
 
@@ -44,6 +49,8 @@ def run_report(
     *,
     title: str = "Spine segmentation",
     settings: Mapping[str, Any] | None = None,
+    views: Sequence[View] = (),
+    pages: Mapping[str, str] | None = None,
 ) -> bytes:
     """The page as bytes.
 
@@ -52,7 +59,10 @@ def run_report(
         anatomy: the classes.
         title: of the page.
         settings: of the run, shown as a table.
+        views: scans that the page itself shows, in the order of its table.
+        pages: addresses of the pages that show them instead, by name.
     """
+    links = viewer_links(views) if pages is None else pages
     root = common_folder([one.source for one in outcomes])
     listed = by_urgency([one for one in outcomes if one.status != "skipped"])
     skipped = [one for one in outcomes if one.status == "skipped"]
@@ -60,10 +70,11 @@ def run_report(
         Section("Overview", [_cards(listed, skipped)]),
         Section(
             "Scans",
-            [_scan_table(listed, anatomy, root)] if listed else [],
+            [_scan_table(listed, anatomy, root, links)] if listed else [],
             "What needs a look comes first: alarms question the result, notes are true of most scans. Margin: nats "
             "per structure by which this numbering beats its shifts.",
         ),
+        Section("Viewer", viewer_blocks(views, anatomy, corrections=True), VIEWER_INTRO),
         Section("Pictures", _pictures(listed)),
         Section("Structures", [_structure_table(listed, anatomy)] if any(o.structures for o in listed) else []),
         Section("Alarms and notes", [_meanings()]),
@@ -94,7 +105,7 @@ def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Car
     )
 
 
-def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | None) -> Table:
+def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | None, links: Mapping[str, str]) -> Table:
     rows = []
     for place, one in enumerate(listed):
         lowest, topmost, count = found_levels(one, anatomy)
@@ -103,7 +114,7 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
         told = without_folder(told, root)
         rows.append(
             [
-                Cell(one.name, one.name),
+                Cell(one.name, one.name, link=links.get(one.name, "")),
                 Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
                 Cell(", ".join(one.alarms) or "–", place, "warn" if one.alarms else "muted"),
                 Cell(f"{lowest} to {topmost}" if count else "–", count),
@@ -114,7 +125,10 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
             ]
         )
     return Table(
-        ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"), rows, words=True
+        ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"),
+        rows,
+        words=True,
+        filtered=True,
     )
 
 

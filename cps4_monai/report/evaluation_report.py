@@ -36,6 +36,7 @@ from cps4_monai.report.page import (
     settings_table,
     write_page,
 )
+from cps4_monai.report.viewer import View, viewer_blocks, viewer_links
 
 # Settings of a training run (`settings` of train.json) whose names say too little, and those that stand elsewhere.
 SETTING_WORDS = {
@@ -59,6 +60,7 @@ class ReportContent:
         unannotated: codes that were not scored.
         title: of the page.
         settings: name -> value of the run.
+        views: cases for the viewer, the worst first.
         pictures: title -> PNG, each shown in full.
         mosaics: title -> PNG, each behind its title.
         attention: title -> PNG of ``report.attention.attention_figure``.
@@ -72,6 +74,7 @@ class ReportContent:
     unannotated: Sequence[int] = ()
     title: str = "Spine segmentation report"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    views: Sequence[View] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     mosaics: Mapping[str, bytes] = field(default_factory=dict)
     attention: Mapping[str, bytes] = field(default_factory=dict)
@@ -92,6 +95,7 @@ def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
         Section("Methods side by side", _comparison(content), "Same test subjects, same convention."),
         Section("By structure", _by_structure(content), _structure_intro(content)),
         Section("By case", _by_case(content)),
+        Section("Viewer", viewer_blocks(content.views, content.anatomy), "The lowest Dice (b) comes first."),
         Section(
             "Pictures",
             [Gallery([Figure(p, t) for t, p in content.pictures.items()], wide=True)] if content.pictures else [],
@@ -225,8 +229,9 @@ def _by_case(content: ReportContent) -> list[Block]:
         "identified", "off by one", "slices", "warnings",
     )  # fmt: skip
     rows = []
+    links = viewer_links(content.views)
     for row in content.evaluation.cases.sort_values("dice_b").to_dict("records"):
-        cells = [Cell(row["case"], row["case"]), Cell(row["subject"], row["subject"])]
+        cells = [Cell(row["case"], row["case"], link=links.get(row["case"], "")), Cell(row["subject"], row["subject"])]
         cells += [number(row[f"dice_{c}"]) for c in ("b", "a", "c")]
         cells += [number(row["hd95_mm"], 2), number(row["assd_mm"], 2)]
         cells.append(Cell(f"{row['num_measured']} of {row['num_labeled']}", float(row["num_measured"])))
@@ -235,7 +240,7 @@ def _by_case(content: ReportContent) -> list[Block]:
         rows.append([*cells, Cell(row["warnings"], row["warnings"], "warn")])
     if not any(row[-1].text for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return [Table(columns, rows, "Lowest Dice first.")] if rows else []
+    return [Table(columns, rows, "Lowest Dice first.", filtered=True)] if rows else []
 
 
 def _curves(content: ReportContent) -> list[Block]:

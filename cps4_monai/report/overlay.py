@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,69 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from cps4_monai.anatomy import NOT_ANNOTATED, Anatomy
-from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.palette import structure_colours
+from cps4_monai.report.slab import structures_alone
 
 FILL = 0.38
 UNKNOWN = 0.4  # brightness where nobody annotated, as a share of the scan's
 PAPER = "#0f1216"  # pictures are dark, as radiologists view them
 INK = "#e8eaed"
-
-
-@dataclass(frozen=True)
-class Slab:
-    """A scan and its label maps as sagittal slices, for pictures.
-
-    Attributes:
-        scan: (D, H, W) intensities, as the scan has them; scaled slice by slice, because few of them are drawn.
-        labels: label maps by title, each (D, H, W).
-        spacing_mm: along D, H and W.
-        window: intensities that become black and white.
-    """
-
-    scan: np.ndarray
-    labels: dict[str, np.ndarray]
-    spacing_mm: tuple[float, float, float]
-    window: tuple[float, float]
-
-    @property
-    def depth(self) -> int:
-        """Number of slices."""
-        return self.scan.shape[0]
-
-    @property
-    def size_mm(self) -> tuple[float, float]:
-        """Height and width of a slice."""
-        return self.scan.shape[1] * self.spacing_mm[1], self.scan.shape[2] * self.spacing_mm[2]
-
-    def image(self, index: int) -> np.ndarray:
-        """One slice (H, W) from 0 (black) to 1 (white), float32."""
-        return in_window(self.scan[index], self.window)
-
-
-def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
-    """The intensities at two percentiles (of every 4th voxel along each axis)."""
-    sample = image[tuple(slice(None, None, 4 if size > 16 else 1) for size in image.shape)]
-    low, high = np.percentile(sample, (lower, upper))
-    return float(low), float(high)
-
-
-def in_window(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Image scaled to 0 to 1 between two intensities, float32."""
-    low, high = window
-    return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-
-
-def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.ndarray) -> Slab:
-    """Volumes (X, Y, Z) in any orientation as slices for pictures.
-
-    Raises:
-        ValueError: a label map of another shape than the image.
-    """
-    grid = SagittalGrid.from_affine(image.shape, affine)
-    slices = grid.to_slices(image)
-    views = {title: grid.to_slices(label) for title, label in labels.items()}
-    return Slab(slices, views, grid.spacing_mm, grey_window(slices))
 
 
 def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarray, fill: float = FILL) -> np.ndarray:
@@ -98,11 +41,6 @@ def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarra
         opacity[(label > 0) & outline(label)] = 0.9
         grey += opacity[..., None] * (colours[label].astype(np.float32) - grey)
     return grey.astype(np.uint8)
-
-
-def structures_alone(label: np.ndarray) -> np.ndarray:
-    """The label map with 0 where nobody annotated."""
-    return np.where(label == NOT_ANNOTATED, 0, label).astype(label.dtype)
 
 
 def outline(label: np.ndarray) -> np.ndarray:

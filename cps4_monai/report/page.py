@@ -1,4 +1,4 @@
-"""One static HTML page out of plain blocks: cards, sortable tables, figures. No network, no other file."""
+"""One HTML page out of plain blocks: cards, tables, figures, a viewer of scans. No network, no server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.report.viewer import Viewer
 
 WEBP_QUALITY = 85
 
@@ -40,12 +41,13 @@ class Cards:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, what it is sorted by, tone ("", "best", "note", "muted", "warn", "bad"), colour swatch."""
+    """A table cell: text, what it is sorted by, tone ("", "best", "note", "muted", "warn", "bad"), colour, address."""
 
     text: str
     sort: float | str = ""
     tone: str = ""
     swatch: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,15 @@ class Table:
     """A table sorted by a click on a column's head.
 
     On a narrow screen a table of numbers is pushed sideways past its first column; with ``words``, each row becomes a
-    block of lines instead, so that no column is out of sight.
+    block of lines instead, so that no column is out of sight. ``filtered`` puts a line above it in which a reader types
+    what the rows shown are to hold, and a box that leaves those with a cell of tone "warn" or "bad".
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
     words: bool = False
+    filtered: bool = False
     template: str = field(default="table", init=False)
 
 
@@ -108,7 +112,7 @@ class Text:
     template: str = field(default="text", init=False)
 
 
-Block = Cards | Table | Figure | Gallery | Text
+Block = Cards | Table | Figure | Gallery | Text | Viewer
 
 
 @dataclass(frozen=True)
@@ -167,13 +171,18 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section], footer: 
         lstrip_blocks=True,
     )
     folder = resources.files("cps4_monai.report") / "templates"
+    names = ["page", "viewer"] if any(isinstance(b, Viewer) for s in sections for b in s.blocks) else ["page"]
+    style, script = (
+        Markup("\n".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in names))
+        for kind in ("css", "js")
+    )
     return environment.get_template("page.html").render(
         title=title,
         subtitle=subtitle,
         sections=[section for section in sections if section.blocks],
         footer=footer,
-        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+        style=style,
+        script=script,
     )
 
 

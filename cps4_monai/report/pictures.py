@@ -10,17 +10,16 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.palette import structure_colours
 from cps4_monai.report.overlay import (
     INK,
-    Slab,
     blend_labels,
     dark_figure,
     drawable,
     mid_slice,
-    sagittal_slab,
     show_slice,
     spread,
     to_png,
     write_names,
 )
+from cps4_monai.report.slab import Slab, sagittal_slab
 
 PANEL_HEIGHT = 5.6  # inches, at 100 dpi
 NAME_MARGIN = 0.72  # inches for the names on each side

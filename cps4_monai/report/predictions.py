@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from cps4_monai.metrics.tables import OVERALL, SUMMARY_COLUMNS
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.report.evaluation_report import ReportContent, write_evaluation_report
 from cps4_monai.report.label_tables import write_label_tables
-from cps4_monai.report.overlay import sagittal_slab
 from cps4_monai.report.pictures import side_by_side, slice_rows
+from cps4_monai.report.slab import Slab, sagittal_slab
+from cps4_monai.report.viewer import DIFFERENT, MAX_IN_PAGE, View, view_of_slab, with_differences
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("test", "validation", "training")
@@ -82,7 +83,22 @@ def find_cases(
 def case_pictures(case: Case, anatomy: Anatomy = MRSPINESEG) -> tuple[bytes, bytes]:
     """Image, label and prediction side by side, and the mosaic of label over prediction, both PNG.
 
-    Without a scan (``case.image`` is None) the labels are drawn on black.
+    Raises:
+        ValueError: see :func:`case_slab`.
+    """
+    slab = case_slab(case, anatomy)
+    return side_by_side(slab, anatomy), slice_rows(slab, anatomy)
+
+
+def case_view(slab: Slab, name: str, note: str = "") -> View:
+    """A case for the viewer: its prediction, its label, and where they differ."""
+    maps = with_differences(slab, "prediction", "label").labels
+    ordered = {title: maps[title] for title in ("prediction", "label", DIFFERENT)}
+    return view_of_slab(name, replace(slab, labels=ordered), note=note)
+
+
+def case_slab(case: Case, anatomy: Anatomy = MRSPINESEG) -> Slab:
+    """Image, label and prediction of a case; without a scan (``case.image`` is None) the image is black.
 
     Raises:
         ValueError: a file cannot be read, or grids differ.
@@ -97,8 +113,7 @@ def case_pictures(case: Case, anatomy: Anatomy = MRSPINESEG) -> tuple[bytes, byt
         scan = read_volume(case.image)
         check_pair(scan, label)
         image = scan.array
-    slab = sagittal_slab(image, {"label": label.array, "prediction": pred.array}, label.affine)
-    return side_by_side(slab, anatomy), slice_rows(slab, anatomy)
+    return sagittal_slab(image, {"label": label.array, "prediction": pred.array}, label.affine)
 
 
 def chosen_cases(evaluation: Evaluation, limit: int) -> list[Case]:
@@ -112,21 +127,31 @@ def chosen_cases(evaluation: Evaluation, limit: int) -> list[Case]:
     return [by_name[name] for name in order if name in by_name]
 
 
-def _draw(evaluation: Evaluation, limit: int, anatomy: Anatomy, jobs: int) -> list[tuple[str, tuple[bytes, bytes]]]:
-    """Title and pictures of the chosen cases; one that cannot be drawn is left out with a warning."""
+@dataclass(frozen=True)
+class _Drawn:
+    """What the report shows of one case: its pictures, and the scan for the viewer."""
+
+    title: str
+    pair: tuple[bytes, bytes]
+    view: View
+
+
+def _draw(evaluation: Evaluation, limit: int, anatomy: Anatomy, jobs: int) -> list[_Drawn]:
+    """The chosen cases; one that cannot be drawn is left out with a warning."""
     dice = evaluation.cases.set_index("case")["dice_b"]
 
-    def one(case: Case) -> tuple[bytes, bytes] | None:
+    def one(case: Case) -> _Drawn | None:
+        note = f"Dice (b) {dice[case.name]:.3f}"
         try:
-            return case_pictures(case, anatomy)
+            slab = case_slab(case, anatomy)
+            pair = side_by_side(slab, anatomy), slice_rows(slab, anatomy)
+            return _Drawn(f"{case.name} · {note}", pair, case_view(slab, case.name, note))
         except (ValueError, OSError) as error:
             logger.warning("no picture of %s: %s", case.name, error)
             return None
 
-    cases = chosen_cases(evaluation, limit)
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        drawn = zip(cases, pool.map(one, cases), strict=True)
-        return [(f"{case.name} · Dice (b) {dice[case.name]:.3f}", pair) for case, pair in drawn if pair is not None]
+        return [drawn for drawn in pool.map(one, chosen_cases(evaluation, limit)) if drawn is not None]
 
 
 def report_predictions(
@@ -194,8 +219,9 @@ def report_predictions(
         unannotated=unannotated,
         title=title,
         settings=settings or {},
-        pictures={name: pair[0] for name, pair in drawn},
-        mosaics={name: pair[1] for name, pair in drawn},
+        views=[case.view for case in drawn[:MAX_IN_PAGE]],
+        pictures={case.title: case.pair[0] for case in drawn},
+        mosaics={case.title: case.pair[1] for case in drawn},
         attention=attention or {},
         curves=None if metrics is None else read_metrics(metrics),
         comparison=compared | ({method: evaluation.summary} if method else {}),

@@ -9,18 +9,10 @@ from PIL import Image
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.palette import structure_colours
 from cps4_monai.report.attention import attention_figure, heat_overlay, upsampled
-from cps4_monai.report.overlay import (
-    blend_labels,
-    drawable,
-    grey_window,
-    in_window,
-    mid_slice,
-    outline,
-    sagittal_slab,
-    spread,
-)
+from cps4_monai.report.overlay import blend_labels, drawable, mid_slice, outline, spread
 from cps4_monai.report.overlay import structure_places as places_of
 from cps4_monai.report.pictures import sagittal_mosaic, side_by_side, slice_rows
+from cps4_monai.report.slab import grey_window, in_window, sagittal_slab
 
 AFFINE = np.diag([4.0, -1.0, 1.0, 1.0])
 

@@ -14,3 +14,19 @@ document.querySelectorAll("th button").forEach(function (button) {
     }).forEach(function (row) { body.appendChild(row); });
   });
 });
+
+document.querySelectorAll(".filter").forEach(function (line) {
+  var words = line.querySelector("input[type=search]"), flagged = line.querySelector("input[type=checkbox]");
+  var rows = Array.from(line.nextElementSibling.querySelectorAll("tbody tr"));
+  function apply() {
+    var wanted = words.value.trim().toLowerCase().split(/\s+/);
+    rows.forEach(function (row) {
+      var text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every(function (word) { return text.includes(word); }) || (flagged.checked && !row.querySelector(".warn, .bad"));
+    });
+    line.querySelector("span").textContent = rows.filter(function (row) { return !row.hidden; }).length + " of " + rows.length;
+  }
+  words.addEventListener("input", apply);
+  flagged.addEventListener("change", apply);
+  apply();
+});

@@ -1,0 +1,231 @@
+"""A page's viewer, and the scans in it: slabs around the spine, 8 bit, about the network's grid."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from markupsafe import Markup
+
+from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.data.in_plane import InPlane
+from cps4_monai.palette import structure_colours
+from cps4_monai.report.slab import Slab, in_window, structures_alone
+
+GRID_MM = 1.25
+COARSER = 1.25
+MAX_GRID_MM = 2.5
+MARGIN_MM = 25.0  # in front of the spine and behind it; its whole height stays in view, as levels are counted along it
+MAX_SCAN_BYTES = 450_000  # 20 scans, their pictures and NiiVue stay below 20 MB
+MAX_IN_PAGE = 20
+NIIVUE = "niivue.umd.js"
+# dist/niivue.umd.js of the npm package @niivue/niivue 0.69.0, as its registry has it
+NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+DIFFERENT = "where they differ"
+
+
+@dataclass(frozen=True)
+class View:
+    """One scan as the viewer shows it.
+
+    Attributes:
+        name: of the scan, as the tables and ``corrections.json`` have it.
+        scan: gzipped NIfTI of uint8, RAS+.
+        layers: gzipped NIfTI of uint8 codes on the same grid by title; the first is shown first.
+        note: one line, e.g. the alarms.
+        flagged: whether it needs a look.
+        label_sha256: of the label map's file, as corrections name it; None: unknown.
+        weights_sha256: of what made it.
+        fixed: codes that no structure may be renumbered to, because the weights never learned them.
+    """
+
+    name: str
+    scan: bytes
+    layers: Mapping[str, bytes]
+    note: str = ""
+    flagged: bool = False
+    label_sha256: str | None = None
+    weights_sha256: str | None = None
+    fixed: Sequence[int] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        return {
+            "name": self.name,
+            "note": self.note,
+            "flagged": self.flagged,
+            "label_sha256": self.label_sha256,
+            "fixed": list(self.fixed),
+            "scan": _base64(self.scan),
+            "layers": [{"title": title, "data": _base64(data)} for title, data in self.layers.items()],
+        }
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The viewer as a block of a page.
+
+    Attributes:
+        views: scans, what needs a look first.
+        anatomy: names and colours.
+        corrections: whether levels can be corrected in it; not where a prediction is shown beside its label.
+        script: address of NiiVue's file; "" puts it into the page.
+        pages: where each scan has a page of its own: those of all scans, in order, as addresses from this page.
+        place: of this page among them.
+        index: address of the page that lists them.
+        run: what tells these scans from others, so that corrections are kept for them alone.
+    """
+
+    views: Sequence[View]
+    anatomy: Anatomy = MRSPINESEG
+    corrections: bool = False
+    script: str = ""
+    pages: Sequence[str] = ()
+    place: int = 0
+    index: str = ""
+    run: str = ""
+    template: str = field(default="viewer", init=False)
+
+    @property
+    def niivue(self) -> Markup:
+        """NiiVue's code."""
+        return Markup((niivue_code() or b"").decode("utf-8"))
+
+    @property
+    def settings(self) -> Markup:
+        """Anatomy and settings for the script, as JSON that may stand in an element."""
+        weights = {view.weights_sha256 for view in self.views}
+        return _json(
+            {
+                "structures": anatomy_rows(self.anatomy),
+                "corrections": self.corrections,
+                "weights_sha256": weights.pop() if len(weights) == 1 else None,
+                "pages": list(self.pages),
+                "place": self.place,
+                "index": self.index,
+                "run": self.run or run_of(self.views),
+            }
+        )
+
+    @property
+    def scans(self) -> list[Markup]:
+        """Each scan for the script, as JSON that may stand in an element."""
+        return [_json(view.to_dict()) for view in self.views]
+
+
+def viewer_blocks(views: Sequence[View], anatomy: Anatomy, **settings: Any) -> list[Viewer]:
+    """The viewer, or nothing where there is nothing to view or nothing to view it with."""
+    return [Viewer(views, anatomy, **settings)] if views and niivue_code() is not None else []
+
+
+def viewer_links(views: Sequence[View]) -> dict[str, str]:
+    """Address, within the page that shows them, of each scan by name."""
+    return {view.name: f"#scan-{place}" for place, view in enumerate(views)}
+
+
+def niivue_code() -> bytes | None:
+    """NiiVue, or None where the package came without it, as in an exported bundle: pages then have pictures only."""
+    file = resources.files("cps4_monai.report") / "niivue" / NIIVUE
+    return file.read_bytes() if file.is_file() else None
+
+
+def run_of(views: Sequence[View]) -> str:
+    """What tells these scans and label maps from others."""
+    told = hashlib.sha256()
+    for view in views:
+        for part in (view.name.encode(), *view.layers.values()):
+            told.update(hashlib.sha256(part).digest())
+    return told.hexdigest()[:16]
+
+
+def anatomy_rows(anatomy: Anatomy) -> list[dict[str, Any]]:
+    """The table of structures with their colours, plain types."""
+    colours = structure_colours(anatomy).tolist()
+    return [{**vars(structure), "colour": colours[structure.code]} for structure in anatomy.structures]
+
+
+def view_of_slab(name: str, slab: Slab, **told: Any) -> View:
+    """A scan and its label maps, cut and resampled for a page; on a coarser grid where it would be too large.
+
+    Args:
+        name: of the scan.
+        slab: the scan and at least one label map.
+        told: further fields of :class:`View`.
+    """
+    slab, grid_mm = around_spine(slab), GRID_MM
+    small = resampled(slab, grid_mm)
+    scan = _nifti(_grey(small), small.spacing_mm)
+    while len(scan) > MAX_SCAN_BYTES and grid_mm < MAX_GRID_MM:
+        grid_mm *= COARSER
+        small = resampled(slab, grid_mm)
+        scan = _nifti(_grey(small), small.spacing_mm)
+    layers = {title: _nifti(structures_alone(label), small.spacing_mm) for title, label in small.labels.items()}
+    return View(name, scan, layers, **told)
+
+
+def with_differences(slab: Slab, first: str, second: str) -> Slab:
+    """The slab with one more label map: the code of ``first`` where both differ, that of ``second`` where it has none.
+
+    Voxels that nobody annotated differ in nothing.
+    """
+    one, other = slab.labels[first], slab.labels[second]
+    known = (one == structures_alone(one)) & (other == structures_alone(other))
+    differing = np.where(known & (one != other), np.where(one > 0, one, other), 0).astype(np.uint8)
+    return replace(slab, labels={**slab.labels, DIFFERENT: differing})
+
+
+def around_spine(slab: Slab) -> Slab:
+    """Slices with structures, one more on each side, and of each what lies near the spine; all without structures."""
+    marked = np.any([structures_alone(label) > 0 for label in slab.labels.values()], axis=0)
+    if not marked.any():
+        return slab
+    depth = _span(marked.any(axis=(1, 2)), 1)
+    width = _span(marked.any(axis=(0, 1)), round(MARGIN_MM / slab.spacing_mm[2]))
+    labels = {title: label[depth, :, width] for title, label in slab.labels.items()}
+    return replace(slab, scan=slab.scan[depth, :, width], labels=labels)
+
+
+def resampled(slab: Slab, grid_mm: float) -> Slab:
+    """The slab on square pixels of ``grid_mm``, never finer than the scan's, and with no slices closer than that."""
+    depth_mm, *pixel_mm = slab.spacing_mm
+    spacing = max(grid_mm, *pixel_mm)
+    every = max(1, int(grid_mm / depth_mm))
+    grid = InPlane(spacing_mm=spacing)
+    scan = grid.image(in_window(slab.scan[::every], slab.window), pixel_mm).numpy()
+    labels = {title: grid.label(label[::every].copy(), pixel_mm).numpy() for title, label in slab.labels.items()}
+    labels = {title: label.astype(np.uint8) for title, label in labels.items()}
+    return Slab(scan, labels, (depth_mm * every, spacing, spacing), (0.0, 1.0))
+
+
+def _span(marked: np.ndarray, margin: int) -> slice:
+    places = np.flatnonzero(marked)
+    return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin)
+
+
+def _grey(slab: Slab) -> np.ndarray:
+    return np.round(slab.scan * 255).astype(np.uint8)
+
+
+def _nifti(slices: np.ndarray, spacing_mm: Sequence[float]) -> bytes:
+    """Slices (D, H, W) as NIfTI with axes to the right, anterior and superior, gzipped."""
+    volume = slices.transpose(0, 2, 1)[:, ::-1, ::-1]
+    depth, height, width = spacing_mm
+    image = nib.Nifti1Image(np.ascontiguousarray(volume), np.diag([depth, width, height, 1.0]))
+    return gzip.compress(image.to_bytes(), compresslevel=9, mtime=0)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _json(content: Mapping[str, Any]) -> Markup:
+    """JSON without anything that would end a script element."""
+    return Markup(json.dumps(content).replace("<", "\\u003c").replace("&", "\\u0026"))

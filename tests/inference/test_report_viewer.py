@@ -1,0 +1,299 @@
+"""The report's viewer in a real browser: Chromium without a head, a page from disk, no server and no network."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from cps4_monai import segment_scans
+from cps4_monai.inference import scan_views
+from cps4_monai.inference.masks import report_masks
+from cps4_monai.report.viewer import niivue_code
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+READY = ".viewer.ready"
+PATIENCE_MS = 60_000  # SwiftShader on a machine that others use
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra `dev`)")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is on the path")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+class Opened:
+    """A page from disk, with what it asked for and complained of."""
+
+    def __init__(self, browser, path, width: int = 1400) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 700}, accept_downloads=True)
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector(READY)
+        self.page.evaluate("document.querySelector('.viewer').scrollIntoView({behavior: 'instant'})")
+
+    @property
+    def foreign(self) -> list[str]:
+        return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
+
+    def text(self, show: str) -> str:
+        return self.page.inner_text(f"[data-show={show}]")
+
+    @property
+    def scan(self) -> str:
+        return self.page.get_attribute(".viewer", "data-scan")
+
+    def key(self, key: str) -> None:
+        self.page.keyboard.press(key)
+
+    def wait_for_scan(self, name: str) -> None:
+        self.page.wait_for_selector(f".viewer[data-scan='{name}']")
+
+    def drawn(self) -> None:
+        """Waits until what was asked for before is on the screen."""
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def canvas(self) -> np.ndarray:
+        """(H, W, 3) as it is on the screen."""
+        self.drawn()
+        return np.asarray(Image.open(io.BytesIO(self.page.locator(".viewer canvas").screenshot())).convert("RGB"), int)
+
+    def coloured(self) -> int:
+        picture = self.canvas()
+        return int((picture.max(axis=-1) - picture.min(axis=-1) > 30).sum())
+
+    def chips(self) -> list[str]:
+        return self.page.locator(".viewer-chips button").all_inner_texts()
+
+    def choose(self, name: str) -> None:
+        self.page.locator(f".viewer-chips button:text-is('{name}')").click()
+
+
+def _write(folder, name: str, scan, without: int | None = None) -> None:
+    label = scan.label.copy()
+    if without is not None:
+        label[label == without] = 0
+    image = scan.image.copy()
+    image[:, :5] = 1400  # anterior
+    nib.save(nib.Nifti1Image(image, scan.affine), folder / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(label, scan.affine), folder / f"{name}_dseg.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def masks(make_scan, tmp_path_factory):
+    """Three scans; b has no L4, which is an alarm."""
+    folder = tmp_path_factory.mktemp("masks")
+    for name, without in (("a", None), ("b", 3), ("c", None)):
+        _write(folder, name, make_scan(), without)
+    report_masks(folder, unannotated=[1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(browser, masks):
+    return Opened(browser, masks / "report.html")
+
+
+def test_it_opens_from_disk_alone_and_shows_what_is_flagged_first(page):
+    assert not page.complaints and page.requests[0].startswith("file:") and not page.foreign and len(page.requests) == 1
+    assert page.scan == "b" and page.page.inner_text("[data-show=note]")
+    assert page.chips()[-1].strip() == "L5/S" and "L4" not in [chip.strip() for chip in page.chips()]
+
+
+def test_anterior_is_on_the_left(page):
+    page.key("l")
+    dark = page.canvas().mean(axis=(0, 2))
+    lit = np.flatnonzero(dark > 20)
+    middle = (lit[0] + lit[-1]) // 2
+    assert dark[lit[0] : middle].mean() > 1.2 * dark[middle : lit[-1]].mean()
+    page.key("l")
+
+
+def test_labels_go_off_and_on(page):
+    with_labels = page.coloured()
+    page.key("l")
+    assert with_labels > 3000 and page.coloured() == 0
+    page.page.check("[data-set=labels]")
+    assert abs(page.coloured() - with_labels) < 0.02 * with_labels
+
+
+def test_slices_are_scrolled_by_key_wheel_and_slider(page):
+    box = page.page.locator(".viewer canvas").bounding_box()
+    page.page.fill("[data-set=slice]", "1")
+    first = page.canvas()
+    assert page.text("slice").startswith("2 of")
+    page.key("ArrowDown")
+    assert page.text("slice").startswith("3 of") and np.abs(page.canvas() - first).max() > 0
+    page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.page.mouse.wheel(0, 100)
+    page.page.wait_for_function("!document.querySelector('[data-show=slice]').textContent.startsWith('3 of')")
+    page.page.fill("[data-set=slice]", "2")
+
+
+def test_windowing_changes_grey_values(page):
+    before = page.canvas().mean()
+    page.page.fill("[data-set=white]", "120")
+    assert page.canvas().mean() > before + 0.1
+    page.page.click("[data-do=window]")
+    assert abs(page.canvas().mean() - before) < 0.5
+
+
+def test_names_are_shown_under_the_pointer(page):
+    box = page.page.locator(".viewer canvas").bounding_box()
+    seen = set()
+    for step in range(20, 80, 2):
+        page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * step / 100)
+        label = page.page.locator(".viewer-name")
+        seen.add(label.inner_text().split(" · ")[0] if label.is_visible() else "")
+    assert {"L5", "L3", "L2/L3"} <= seen and "L4" not in seen
+
+
+def test_table_is_filtered_and_sorted(page):
+    rows = page.page.locator("#scans tbody tr:visible")
+    assert rows.count() == 3
+    page.page.fill("#scans .filter input[type=search]", "gap")
+    assert rows.count() == 1 and rows.first.inner_text().startswith("b")
+    page.page.fill("#scans .filter input[type=search]", "")
+    page.page.check("#scans .filter input[type=checkbox]")
+    assert rows.count() == 1
+    page.page.uncheck("#scans .filter input[type=checkbox]")
+    page.page.click("#scans th button >> nth=0")
+    assert [row[0] for row in rows.all_inner_texts()] == ["a", "b", "c"]
+
+
+def test_scans_follow_by_key_button_and_link(page):
+    page.page.evaluate("document.querySelector('.viewer').scrollIntoView({behavior: 'instant'})")
+    page.key("n")
+    page.wait_for_scan("a")
+    page.page.click("[data-do=next]")
+    page.wait_for_scan("c")
+    page.key("p")
+    page.wait_for_scan("a")
+    page.page.click("#scans td a:text-is('c')")
+    page.wait_for_scan("c")
+
+
+def _corrections(page) -> dict:
+    with page.page.expect_download() as waiting:
+        page.page.click("[data-do=download]")
+    assert waiting.value.suggested_filename == "corrections.json"
+    return json.loads(open(waiting.value.path(), encoding="utf-8").read())
+
+
+def test_a_level_is_corrected_with_preview_and_written(page):
+    page.page.select_option("[data-show=scan]", label="a")
+    page.wait_for_scan("a")
+    names = [chip.strip() for chip in page.chips()]
+    page.choose("L4")
+    before = page.canvas()
+    page.page.select_option("[data-set=level]", "L3")
+    shown = [chip.replace("\n", " ").split() for chip in page.chips()]
+    assert ["L4", "L3"] in shown and ["L5/S", "L4/L5"] in shown and len(shown) == len(names)
+    assert np.abs(page.canvas() - before).max() > 50  # the colours are those of the new levels
+    options = page.page.locator("[data-set=level] option:disabled").all_inner_texts()
+    assert "L5" not in options or "would leave" in page.text("refused")
+    page.page.select_option("[data-show=scan]", label="⚑ b")
+    page.wait_for_scan("b")
+    page.choose("L5")
+    page.page.click("[data-do=wrong]")
+    page.page.select_option("[data-show=scan]", label="c")
+    page.wait_for_scan("c")
+    page.page.click("[data-do=fine]")
+    page.page.fill("[data-set=comment]", "six lumbar?")
+    page.page.fill("[data-set=by]", "R. Eader")
+    written = _corrections(page)
+    made = written.pop("made")
+    assert made.endswith("Z") and written == {
+        "format": "cps4_monai.corrections",
+        "version": 1,
+        "weights_sha256": None,
+        "by": "R. Eader",
+        "scans": [
+            {"scan": "a", "label_sha256": None, "level": {"code": 3, "is": "L3"}},
+            {"scan": "b", "label_sha256": None, "wrong": [2]},
+            {"scan": "c", "label_sha256": None, "accepted": True, "comment": "six lumbar?"},
+        ],
+    }
+    page.page.click("[data-do=undo]")
+    assert [entry["scan"] for entry in _corrections(page)["scans"]] == ["a", "b"]
+    assert not page.complaints and not page.foreign
+
+
+def test_levels_that_the_chain_does_not_have_are_refused(page):
+    page.page.select_option("[data-show=scan]", label="c")
+    page.wait_for_scan("c")
+    page.choose("L4")
+    refused = page.page.locator("[data-set=level] option:disabled").all_inner_texts()
+    # L5 would push L5 to the sacrum, which is another kind; at the top T9 to T10, which there is not
+    assert "L5" in refused and "T9" in refused and "L3" not in refused and "Not possible" in page.text("refused")
+
+
+def test_on_a_narrow_screen_nothing_is_out_of_sight(browser, masks):
+    narrow = Opened(browser, masks / "report.html", width=400)
+    assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert narrow.page.locator(".viewer canvas").bounding_box()["width"] > 300 and not narrow.complaints
+    narrow.page.close()
+
+
+def test_the_page_prints_its_pictures_without_the_viewer(page):
+    page.page.emulate_media(media="print")
+    assert not page.page.locator(".viewer").is_visible() and page.page.locator("#pictures img").first.is_visible()
+    page.page.emulate_media(media="screen")
+
+
+def test_many_scans_get_a_page_each_and_an_index(browser, masks, tmp_path, monkeypatch):
+    folder = tmp_path / "many scans"
+    shutil.copytree(masks, folder / "sub #1", ignore=shutil.ignore_patterns("*.html", "*.csv", "cps4_files.json"))
+    monkeypatch.setattr(scan_views, "MAX_IN_PAGE", 2)
+    report_masks(folder, unannotated=[1])
+    assert (folder / "sub #1" / "a_view.html").stat().st_size < 400_000
+    index = browser.new_page()
+    index.set_default_timeout(PATIENCE_MS)
+    index.goto((folder / "report.html").as_uri())
+    assert index.locator(".viewer").count() == 0
+    index.click("#scans td a >> nth=0")
+    index.wait_for_selector(READY)
+    assert index.get_attribute(".viewer", "data-scan") == "sub #1/b"
+    index.click("[data-do=next]")
+    index.wait_for_selector(".viewer.ready[data-scan='sub #1/a']")
+    index.click("[data-do=index]")
+    index.wait_for_selector("#scans")
+    index.close()
+
+
+def test_the_report_of_a_run_names_label_maps_and_weights(bundle_dir, make_scan, tmp_path):
+    make_scan().save(tmp_path / "in" / "a_T2w.nii.gz")
+    segment_scans(tmp_path / "in", tmp_path / "out", weights=bundle_dir, device="cpu")
+    record = json.loads((tmp_path / "out" / "a_T2w_dseg.json").read_text())
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f'"label_sha256": "{record["Sha256"]}"' in text and '"fixed": [1]' in text
+    assert f'"weights_sha256": "{record["Weights"]["Sha256"]}"' in text and str(tmp_path) not in text
+
+
+def test_real_scans_are_small_and_open(browser, spider_dir, tmp_path):
+    for subject in ("sub-005", "sub-052", "sub-110"):
+        for kind in ("T2w", "dseg"):
+            shutil.copy(spider_dir / "volumes" / f"{subject}_{kind}.nii.gz", tmp_path)
+    _, report = report_masks(tmp_path)
+    viewer = len(niivue_code() or b"")
+    assert viewer + (report.stat().st_size - viewer) / 3 * 20 < 20e6
+    opened = Opened(browser, report)
+    assert opened.coloured() > 3000 and not opened.complaints and not opened.foreign
+    opened.page.close()
