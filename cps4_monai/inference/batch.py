@@ -15,6 +15,7 @@ import torch
 
 from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.data.volume import read_volume
+from cps4_monai.inference.bids import FILES, derivative_files
 from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.hand_on import HandOn
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
@@ -114,6 +115,8 @@ def segment_scans(
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
     sources = find_sources(given, output, series)
+    data_sets = list(dict.fromkeys(one.root for one in sources.scans if one.bids))
+    run_files.check(FILES if data_sets else ())
     hand_on = HandOn(dicom_seg, seg_nrrd)
     hand_on.check(sources)
     outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
@@ -124,7 +127,7 @@ def segment_scans(
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
     contents = run_tables(outcomes, segmenter.bundle.anatomy, output)
     contents[REPORT] = run_report(outcomes, segmenter.bundle.anatomy, settings=_settings(segmenter, series))
-    run_files.write(contents)
+    run_files.write({**contents, **(derivative_files(output, data_sets) if data_sets else {})})
     return SegmentationRun(tuple(outcomes), output, output / REPORT)
 
 

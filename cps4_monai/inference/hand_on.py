@@ -47,7 +47,7 @@ class HandOn:
             if sources.scans and not any(one.kind == "dicom" for one in sources.scans):
                 raise ValueError(
                     "dicom_seg: found no DICOM series among the inputs; expected one, as a DICOM SEG refers to the "
-                    "images of its series. Fix: name the folder with the DICOM files, or leave --dicom-seg (dicom_seg) out"
+                    "images of its series. Fix: name the folder with the DICOM files, or leave --dicom-seg out"
                 )
 
     def files(self, source: Source, files: ScanFiles) -> list[Path]:
