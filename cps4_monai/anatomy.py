@@ -60,6 +60,11 @@ class Structure:
     snomed_meaning: str | None = None
 
     @property
+    def plain_name(self) -> str:
+        """A name that says what it is where it stands alone: "vertebra L5", "disc L4/L5", "sacrum"."""
+        return f"{self.kind} {self.name}" if self.kind in ("vertebra", "disc") else self.long_name
+
+    @property
     def standard_code(self) -> tuple[str, str] | None:
         """Code and meaning in SNOMED CT, its own or that of its kind and name; None where there is none."""
         if self.snomed is not None:
@@ -144,8 +149,8 @@ class Anatomy:
         return tuple(sorted((s for s in self.structures if s.order is not None), key=lambda s: s.order or 0))
 
     def channel_def(self) -> dict[str, str]:
-        """The ``channel_def`` of a bundle's metadata.json: channel -> short name."""
-        return {str(s.code): s.name for s in self.structures}
+        """The ``channel_def`` of a bundle's metadata.json: channel -> plain name, which MONAI Label shows."""
+        return {str(s.code): s.plain_name for s in self.structures}
 
     def code_of(self, name: str) -> int:
         """Code of a short name.

@@ -11,17 +11,20 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
-from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_labels import scores_of
-from cps4_monai.inference.restore import restore_labels
-from cps4_monai.levels import LevelThresholds
-from cps4_monai.transforms.volume_io import RestoreLabelsd
+from cps4_monai.inference.restore import RestoredLabels, restore_labels
+from cps4_monai.inference.segmentation import plain
+from cps4_monai.inference.slice_statistics import slice_statistics
+from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.transforms.volume_io import RestoreLabelsd, ScanPlace
+
+ANSWER = "result"  # the item that MONAI Label sends back to its client beside the label map
 
 
 class DecodeLevelsd(RestoreLabelsd):
     """Class scores (C, D, H, W) to a label map (1, X, Y, Z) on the scan's own grid, its levels decoded.
 
+    Flags and margin join the data as the item ``result``, which MONAI Label's clients get with the label map.
     It takes the place of :class:`cps4_monai.transforms.volume_io.RestoreLabelsd`, which gives the plain argmax.
 
     Args:
@@ -51,7 +54,7 @@ class DecodeLevelsd(RestoreLabelsd):
         self.anatomy = load_anatomy(anatomy)
         self.thresholds = LevelThresholds.from_dict(thresholds or {})
 
-    def _label_slices(self, key: Hashable, item: Any, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:
+    def _label_slices(self, key: Hashable, item: Any, place: ScanPlace) -> tuple[torch.Tensor, dict[str, Any]]:
         pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
         if pred.ndim != 4 or pred.shape[0] != self.anatomy.num_classes:
             raise ValueError(
@@ -59,5 +62,24 @@ class DecodeLevelsd(RestoreLabelsd):
                 f"{self.anatomy.num_classes}: put this transform right behind the network"
             )
         scores = scores_of(pred.transpose(0, 1).float().clone(), self.unannotated)
-        restored = restore_labels(scores, in_plane, grid, self.anatomy, self.unannotated, thresholds=self.thresholds)
-        return torch.from_numpy(restored.slices)
+        restored = restore_labels(
+            scores, place.in_plane, place.grid, self.anatomy, self.unannotated, thresholds=self.thresholds
+        )
+        return torch.from_numpy(restored.slices), {ANSWER: self._answer(restored, place)}
+
+    def _answer(self, restored: RestoredLabels, place: ScanPlace) -> dict[str, Any]:
+        """Flags and margin in plain types, as the sidecars of `cps4 segment` have them."""
+        structures = slice_statistics(
+            restored.slices,
+            place.grid,
+            place.affine,
+            self.anatomy,
+            confidence=restored.confidence,
+            unannotated=self.unannotated,
+            view=restored.view,
+            thresholds=self.thresholds,
+        )
+        assert restored.levels is not None
+        flags = level_flags(structures, self.anatomy, restored.levels.margin, self.unannotated, self.thresholds)
+        levels = restored.levels.to_dict()
+        return plain({"flags": [flag.to_dict() for flag in flags], "margin": levels["margin"]})

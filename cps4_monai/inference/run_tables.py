@@ -11,7 +11,12 @@ from typing import Any
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
-from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
+from cps4_monai.report.label_tables import (
+    bids_dseg_table,
+    itksnap_label_descriptions,
+    slicer_colour_csv,
+    slicer_colour_table,
+)
 
 SCAN_COLUMNS = (
     "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "warnings", "seconds",
@@ -22,7 +27,7 @@ STRUCTURE_COLUMNS = (
     "centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "confidence",
 )  # fmt: skip
 FAILURE_COLUMNS = ("source", "scan", "reason")
-TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels_itksnap.txt", "dseg.tsv")
+TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels.csv", "labels_itksnap.txt", "dseg.tsv")
 
 
 def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) -> dict[str, bytes]:
@@ -41,6 +46,7 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         _csv(SCAN_COLUMNS, [scan_row(one, anatomy, folder) for one in listed]),
         _csv(FAILURE_COLUMNS, failures),
         slicer_colour_table(anatomy),
+        slicer_colour_csv(anatomy),
         itksnap_label_descriptions(anatomy),
         bids_dseg_table(anatomy),
     )
