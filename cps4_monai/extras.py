@@ -24,6 +24,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "bundle": ("fire", "jsonschema"),
     "dicom": ("SimpleITK", "pydicom", "gdcm", "highdicom"),
     "slicer": ("nrrd",),
+    "zoo": ("isort",),
     "tracking": ("mlflow",),
     "weights": ("onnx",),
     "onnx": ("onnxscript", "onnxruntime"),

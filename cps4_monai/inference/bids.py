@@ -20,9 +20,16 @@ _SEGMENTED = "seg-spine"
 _AFTER = ("res-", "den-", "label-", "desc-")  # entities that stand behind seg- in BIDS's order
 # Tables, page and pictures have no place in BIDS; nor have copies for other programs.
 _IGNORED = (
-    "*.csv", "report.html", "cps4_files.json", "labels.ctbl", "labels_itksnap.txt", "**/*_qc.png", "**/*_seg.dcm",
-    "**/*.seg.nrrd", "**/.partial-*",
-)  # fmt: skip
+    "*.csv",
+    "report.html",
+    "cps4_files.json",
+    "labels.ctbl",
+    "labels_itksnap.txt",
+    "**/*_qc.png",
+    "**/*_seg.dcm",
+    "**/*.seg.nrrd",
+    "**/.partial-*",
+)
 
 
 def label_stem(stem: str) -> str:

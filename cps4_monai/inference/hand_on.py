@@ -80,15 +80,20 @@ class HandOn:
         """
         for path in self.files(source, files):
             check_copy(path)
-            if path == files.seg_nrrd:
-                content = seg_nrrd_bytes(labels, affine, anatomy)
-            else:
-                from cps4_monai.inference.dicom.segmentation_object import segmentation_object
-
-                assert source.series is not None
-                content = segmentation_object(labels, source.series, anatomy, record["Weights"])
+            content = (
+                seg_nrrd_bytes(labels, affine, anatomy)
+                if path == files.seg_nrrd
+                else _dicom_seg(source, labels, anatomy, record["Weights"])
+            )
             if content is not None:
                 write_atomically(path, content)
+
+
+def _dicom_seg(source: Source, labels: np.ndarray, anatomy: Anatomy, weights: Mapping[str, str]) -> bytes | None:
+    from cps4_monai.inference.dicom.segmentation_object import segmentation_object
+
+    assert source.series is not None
+    return segmentation_object(labels, source.series, anatomy, weights)
 
 
 def check_copy(path: Path) -> None:

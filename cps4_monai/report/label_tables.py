@@ -21,9 +21,19 @@ def slicer_colour_table(anatomy: Anatomy) -> str:
 
 
 _CSV_COLUMNS = (
-    "LabelValue", "Name", "Color_R", "Color_G", "Color_B", "Color_A", "Category_CodingScheme", "Category_CodeValue",
-    "Category_CodeMeaning", "Type_CodingScheme", "Type_CodeValue", "Type_CodeMeaning",
-)  # fmt: skip
+    "LabelValue",
+    "Name",
+    "Color_R",
+    "Color_G",
+    "Color_B",
+    "Color_A",
+    "Category_CodingScheme",
+    "Category_CodeValue",
+    "Category_CodeMeaning",
+    "Type_CodingScheme",
+    "Type_CodeValue",
+    "Type_CodeMeaning",
+)
 _CATEGORY = ("SCT", "123037004", "Anatomical Structure")  # as in Slicer's vocabularies
 
 

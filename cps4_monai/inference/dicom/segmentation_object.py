@@ -27,9 +27,16 @@ _FAMILY = "123110", "DCM", "Artificial Intelligence"
 _NUMBERED_AFTER = 1000  # SeriesNumber of a SEG: that of its series and this
 # Of type 2: a file must have them, and they may be empty. Series that were made anonymous often lack some.
 _MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime", "ReferringPhysicianName",
-)  # fmt: skip
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
 _NEEDED = ("FrameOfReferenceUID", "StudyInstanceUID", "SOPInstanceUID")
 
 
@@ -123,17 +130,21 @@ def _source_headers(folder: Path, images: Sequence[DicomImage]) -> list[Any]:
     files = list(dict.fromkeys(image.file for image in images))
     if len(files) > 1 and len(files) < len(images):
         raise InvalidVolumeError(
-            folder, f"{len(images)} images in {len(files)} multi-frame files",
-            "for a DICOM SEG one multi-frame file, or one file for each image", "leave --dicom-seg (dicom_seg) out",
-        )  # fmt: skip
+            folder,
+            f"{len(images)} images in {len(files)} multi-frame files",
+            "for a DICOM SEG one multi-frame file, or one file for each image",
+            "leave --dicom-seg (dicom_seg) out",
+        )
     with quiet_pydicom():
         headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     missing = [name for name in _NEEDED if any(not header.get(name) for header in headers)]
     if missing:
         raise InvalidVolumeError(
-            folder, f"no {', '.join(missing)}", "a series that a DICOM SEG can refer to",
+            folder,
+            f"no {', '.join(missing)}",
+            "a series that a DICOM SEG can refer to",
             "export the series again, or leave --dicom-seg (dicom_seg) out",
-        )  # fmt: skip
+        )
     for header in headers:
         for name in _MAY_BE_EMPTY:
             if name not in header:
