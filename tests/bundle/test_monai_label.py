@@ -199,7 +199,8 @@ def test_the_inference_task_gives_label_maps_and_names(tasks: SimpleNamespace, u
     os.remove(path)
     assert answer["label_names"]["disc t9/t10"] == 19
     record = Segmenter(bundle, device="cpu")(scan, qc=False).record
-    assert answer["flags"] == record["Flags"] and answer["margin"] == record["Levels"]["margin"]
+    assert [flag["name"] for flag in answer["flags"]] == [flag["name"] for flag in record["Flags"]]
+    assert answer["margin"] == pytest.approx(record["Levels"]["margin"], rel=1e-4)  # other sizes of batches
     np.testing.assert_allclose(result.affine, source.affine, atol=1e-5)
     np.testing.assert_array_equal(labels, expected_labels(bundle, scan))
     assert {path for path in bundle.rglob("*") if "__pycache__" not in path.parts} == before, "the task writes, not we"

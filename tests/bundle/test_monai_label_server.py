@@ -56,6 +56,9 @@ def server(unzip: Callable, tiny_data: Path, tmp_path: Path) -> Iterator[tuple[s
         "--conf",
         "zoo_source",
         "local",
+        "--conf",
+        "sam2",
+        "false",
         "--host",
         "127.0.0.1",
         "--port",
@@ -76,7 +79,7 @@ def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
-            if requests.get(f"{address}/info/", timeout=60).ok:
+            if requests.get(f"{address}/info/", timeout=120).ok:
                 return
         except requests.exceptions.ConnectionError:
             time.sleep(1)
