@@ -7,6 +7,8 @@ import json
 import logging
 from pathlib import Path
 
+from cps4_monai.atomic_file import write_atomically
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,7 +22,7 @@ def lay_out(folder: Path) -> None:
     """
     for path in sorted(folder.rglob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(content, indent=4) + "\n")
     if importlib.util.find_spec("isort") is None:
         logger.info("isort is not installed: imports stay as the package has them, which the model zoo's hook refuses")
     else:

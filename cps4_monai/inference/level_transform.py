@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -16,6 +17,8 @@ from cps4_monai.inference.restore import RestoredLabels, restore_labels
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.levels.flag_calibration import FlagCalibration
+from cps4_monai.levels.traits import scan_traits
 from cps4_monai.transforms.volume_io import RestoreLabelsd, ScanPlace
 
 ANSWER = "result"  # the item that MONAI Label sends back to its client beside the label map
@@ -33,6 +36,7 @@ class DecodeLevelsd(RestoreLabelsd):
         anatomy: the classes, see :func:`cps4_monai.anatomy.load_anatomy`.
         unannotated: codes that can never win; decoding starts at the lowest other one.
         thresholds: of the level logic that differ from the defaults, by name, as a plan's ``decoding`` has them.
+        calibration: of the flags of these weights, as a plan's ``flags`` has it; None leaves `unusual_contrast` out.
         allow_missing_keys: pass over missing items.
         output_keys: where the label maps go; default: in the place of the predictions.
 
@@ -47,12 +51,14 @@ class DecodeLevelsd(RestoreLabelsd):
         anatomy: Anatomy | Mapping[str, Any] | str | Path | None = None,
         unannotated: Sequence[int] = (),
         thresholds: Mapping[str, Any] | None = None,
+        calibration: Mapping[str, Any] | None = None,
         allow_missing_keys: bool = False,
         output_keys: KeysCollection | None = None,
     ) -> None:
         super().__init__(keys, reference, unannotated, allow_missing_keys, output_keys)
         self.anatomy = load_anatomy(anatomy)
         self.thresholds = LevelThresholds.from_dict(thresholds or {})
+        self.calibration = FlagCalibration.from_dict(calibration or {})
 
     def _label_slices(self, key: Hashable, item: Any, place: ScanPlace) -> tuple[torch.Tensor, dict[str, Any]]:
         pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
@@ -65,9 +71,9 @@ class DecodeLevelsd(RestoreLabelsd):
         restored = restore_labels(
             scores, place.in_plane, place.grid, self.anatomy, self.unannotated, thresholds=self.thresholds
         )
-        return torch.from_numpy(restored.slices), {ANSWER: self._answer(restored, place)}
+        return torch.from_numpy(restored.slices), {ANSWER: self._answer(scores.labels, restored, place)}
 
-    def _answer(self, restored: RestoredLabels, place: ScanPlace) -> dict[str, Any]:
+    def _answer(self, argmax: np.ndarray, restored: RestoredLabels, place: ScanPlace) -> dict[str, Any]:
         """Flags and margin in plain types, as the sidecars of `cps4 segment` have them."""
         structures = slice_statistics(
             restored.slices,
@@ -80,6 +86,9 @@ class DecodeLevelsd(RestoreLabelsd):
             thresholds=self.thresholds,
         )
         assert restored.levels is not None
-        flags = level_flags(structures, self.anatomy, restored.levels.margin, self.unannotated, self.thresholds)
-        levels = restored.levels.to_dict()
-        return plain({"flags": [flag.to_dict() for flag in flags], "margin": levels["margin"]})
+        levels, image = restored.levels, place.slices.cpu().numpy()
+        traits = scan_traits(image, argmax, levels.labels, restored.confidence, structures, self.anatomy)
+        flags = level_flags(
+            structures, self.anatomy, levels.margin, self.unannotated, self.thresholds, self.calibration, traits
+        )
+        return plain({"flags": [flag.to_dict() for flag in flags], "margin": levels.to_dict()["margin"]})

@@ -151,11 +151,19 @@ class ToSagittalSlicesd(MapTransform):
 
 
 class ScanPlace(NamedTuple):
-    """Where a prediction lies: the scan's affine (4 x 4, voxels to RAS+ mm), its slices, and the network's grid."""
+    """Where a prediction lies, and what the network saw.
+
+    Attributes:
+        affine: 4 x 4, the scan's voxels to RAS+ mm.
+        grid: the scan's slices.
+        in_plane: the network's slice geometry.
+        slices: (D, H, W) in [0, 1], the network's input.
+    """
 
     affine: np.ndarray
     grid: SagittalGrid
     in_plane: InPlane
+    slices: torch.Tensor
 
 
 class RestoreLabelsd(MapTransform):
@@ -197,7 +205,8 @@ class RestoreLabelsd(MapTransform):
         affine = np.asarray(meta[SOURCE_AFFINE_KEY], dtype=np.float64)
         x, y, z = (int(n) for n in meta[SOURCE_SHAPE_KEY])
         grid = SagittalGrid.from_affine((x, y, z), affine)
-        place = ScanPlace(affine, grid, InPlane.from_dict(json.loads(meta[IN_PLANE_KEY])))
+        in_plane = InPlane.from_dict(json.loads(meta[IN_PLANE_KEY]))
+        place = ScanPlace(affine, grid, in_plane, d[self.reference].as_tensor()[0])
         for key, output_key in self.key_iterator(d, self.output_keys):
             slices, told = self._label_slices(key, d[key], place)
             d.update(told)
