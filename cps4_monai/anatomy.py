@@ -13,6 +13,28 @@ DEFAULT_PROMPT_TEMPLATE = "A magnetic resonance image of a {name}"
 KINDS = ("background", "sacrum", "vertebra", "disc", "other")
 NOT_ANNOTATED = 255
 """Value of a label map's voxels that nobody annotated: no loss, no metric and no pseudo-label come from them."""
+# SNOMED CT by (kind, name): DICOM PS3.16, CID 7603 and 7604 (vertebrae, discs); each checked against its own meaning.
+_SNOMED_CT = {
+    ("sacrum", "S"): ("54735007", "Sacrum"),
+    ("vertebra", "L5"): ("49668003", "L5 vertebra"),
+    ("vertebra", "L4"): ("11994002", "L4 vertebra"),
+    ("vertebra", "L3"): ("36470004", "L3 vertebra"),
+    ("vertebra", "L2"): ("14293000", "L2 vertebra"),
+    ("vertebra", "L1"): ("66794005", "L1 vertebra"),
+    ("vertebra", "T12"): ("23215003", "T12 vertebra"),
+    ("vertebra", "T11"): ("12989004", "T11 vertebra"),
+    ("vertebra", "T10"): ("7610001", "T10 vertebra"),
+    ("vertebra", "T9"): ("82687006", "T9 vertebra"),
+    ("disc", "L5/S"): ("715056000", "L5/S1 disc"),
+    ("disc", "L4/L5"): ("84020006", "L4/L5 disc"),
+    ("disc", "L3/L4"): ("62551000", "L3/L4 disc"),
+    ("disc", "L2/L3"): ("67459009", "L2/L3 disc"),
+    ("disc", "L1/L2"): ("80064006", "L1/L2 disc"),
+    ("disc", "T12/L1"): ("76206002", "T12/L1 disc"),
+    ("disc", "T11/T12"): ("1537001", "T11/T12 disc"),
+    ("disc", "T10/T11"): ("34959001", "T10/T11 disc"),
+    ("disc", "T9/T10"): ("113209001", "T9/T10 disc"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,8 @@ class Structure:
         long_name: the name that goes into the class prompt, e.g. "lumbar vertebra 5".
         kind: one of ``KINDS``.
         order: place along the spine, counted from the most inferior structure (0) upwards; None where there is none.
+        snomed: code in SNOMED CT; None: that of the structure of MRSpineSeg with this kind and name, if there is one.
+        snomed_meaning: what that code means, in SNOMED's words.
     """
 
     code: int
@@ -32,6 +56,24 @@ class Structure:
     long_name: str
     kind: str
     order: int | None = None
+    snomed: str | None = None
+    snomed_meaning: str | None = None
+
+    @property
+    def plain_name(self) -> str:
+        """A name that says what it is where it stands alone: "vertebra L5", "disc L4/L5", "sacrum"."""
+        return f"{self.kind} {self.name}" if self.kind in ("vertebra", "disc") else self.long_name
+
+    @property
+    def standard_code(self) -> tuple[str, str] | None:
+        """Code and meaning in SNOMED CT, its own or that of its kind and name; None where there is none."""
+        if self.snomed is not None:
+            return self.snomed, self.snomed_meaning or self.long_name
+        return _SNOMED_CT.get((self.kind, self.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields; the optional codes only where it has some of its own, so that older plans compare equal."""
+        return {k: v for k, v in vars(self).items() if v is not None or not k.startswith("snomed")}
 
 
 class Anatomy:
@@ -107,8 +149,8 @@ class Anatomy:
         return tuple(sorted((s for s in self.structures if s.order is not None), key=lambda s: s.order or 0))
 
     def channel_def(self) -> dict[str, str]:
-        """The ``channel_def`` of a bundle's metadata.json: channel -> short name."""
-        return {str(s.code): s.name for s in self.structures}
+        """The ``channel_def`` of a bundle's metadata.json: channel -> plain name, which MONAI Label shows."""
+        return {str(s.code): s.plain_name for s in self.structures}
 
     def code_of(self, name: str) -> int:
         """Code of a short name.
@@ -123,7 +165,7 @@ class Anatomy:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, the form that :func:`load_anatomy` reads and checkpoints keep."""
-        return {"prompt_template": self.prompt_template, "structures": [dict(vars(s)) for s in self.structures]}
+        return {"prompt_template": self.prompt_template, "structures": [s.to_dict() for s in self.structures]}
 
 
 def _vertebra(code: int, region: str, number: int, order: int) -> Structure:
@@ -185,6 +227,7 @@ def load_anatomy(
         structures = [Structure(**entry) for entry in source["structures"]]
     except TypeError as error:
         raise ValueError(
-            f"{where}: a structure has wrong fields ({error}); expected code, name, long_name, kind, order"
+            f"{where}: a structure has wrong fields ({error}); expected code, name, long_name, kind, order, and "
+            "snomed and snomed_meaning where it has a code of its own"
         ) from error
     return Anatomy(structures, prompt_template or source.get("prompt_template", DEFAULT_PROMPT_TEMPLATE))

@@ -94,3 +94,22 @@ def test_a_file_that_is_no_anatomy_is_named_in_the_error(text: str, tmp_path: Pa
 def test_unknown_name_lists_the_names_there_are() -> None:
     with pytest.raises(ValueError, match="L5/S"):
         MRSPINESEG.code_of("L6")
+
+
+def test_standard_codes_are_those_of_snomed_ct_and_stay_out_of_what_is_stored() -> None:
+    codes = [s.standard_code for s in MRSPINESEG.foreground]
+    assert all(codes) and len({code for code, _ in codes}) == 19
+    assert MRSPINESEG[2].standard_code == ("49668003", "L5 vertebra")
+    assert MRSPINESEG[MRSPINESEG.code_of("L5/S")].standard_code == ("715056000", "L5/S1 disc")
+    assert set(MRSPINESEG.to_dict()["structures"][2]) == {"code", "name", "long_name", "kind", "order"}
+
+
+def test_an_anatomy_may_bring_codes_of_its_own() -> None:
+    own = [
+        {"code": 0, "name": "bg", "long_name": "background", "kind": "background"},
+        {"code": 1, "name": "LV", "long_name": "left ventricle", "kind": "other", "snomed": "87878005"},
+        {"code": 2, "name": "L5", "long_name": "somewhere else", "kind": "other"},
+    ]
+    anatomy = load_anatomy({"structures": own})
+    assert anatomy[1].standard_code == ("87878005", "left ventricle") and anatomy[2].standard_code is None
+    assert load_anatomy(anatomy.to_dict())[1].snomed == "87878005"

@@ -57,7 +57,7 @@ def imported(*folders: str) -> set[str]:
 def test_what_is_imported_is_declared_and_nothing_else_is(distribution: Callable[[str], str]) -> None:
     used = {distribution(module) for module in imported("cps4_monai")} | BY_OTHERS
     used |= {
-        distribution(module) for module in {*EXTRAS["dicom"], *EXTRAS["weights"], *EXTRAS["onnx"]}
+        distribution(module) for module in {*EXTRAS["dicom"], *EXTRAS["slicer"], *EXTRAS["weights"], *EXTRAS["onnx"]}
     }  # imported by name
     assert used == declared().union(*(declared(extra) for extra in EXTRAS))
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import re
 from itertools import pairwise
 
@@ -10,6 +12,7 @@ from cps4_monai.palette import hex_colours, oklch_to_rgb, structure_colours
 from cps4_monai.report.label_tables import (
     bids_dseg_table,
     itksnap_label_descriptions,
+    slicer_colour_csv,
     slicer_colour_table,
     write_label_tables,
 )
@@ -58,6 +61,10 @@ def test_label_tables_hold_every_structure_and_agree_on_colours(tmp_path):
         r'^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+1\s+1\s+1\s+"(.+)"$', itksnap_label_descriptions(MRSPINESEG), re.M
     )
     assert [row[-1] for row in snap] == MRSPINESEG.names[1:]
+    table = list(csv.DictReader(io.StringIO(slicer_colour_csv(MRSPINESEG))))
+    assert [row["Name"] for row in table] == MRSPINESEG.names[1:] and table[0]["LabelValue"] == "1"
+    assert (table[1]["Type_CodingScheme"], table[1]["Type_CodeValue"]) == ("SCT", "49668003")
+    assert all([int(row[f"Color_{c}"]) for c in "RGB"] == colours[int(row["LabelValue"])].tolist() for row in table)
     bids = [line.split("\t") for line in bids_dseg_table(MRSPINESEG).splitlines()]
     assert bids[0] == ["index", "name", "abbreviation", "color"] and bids[3][2] == "L5"
     assert [row[3] for row in bids[1:]] == hex_colours(MRSPINESEG)

@@ -62,6 +62,9 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
     metavar="NUMBER or TEXT",
     help="DICOM series with this number or with this in its description; default: sagittal T2.",
 )
+@click.option("--dicom-seg", is_flag=True, help="A DICOM SEG of each DICOM series, too (extra dicom).")
+@click.option("--seg-nrrd", is_flag=True, help="A .seg.nrrd for 3D Slicer of each scan, too (extra slicer).")
+@click.option("--identify", is_flag=True, help="PatientID and StudyInstanceUID in the JSONs as they are, not hashed.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def segment(
     inputs: tuple[Path, ...],
@@ -76,6 +79,9 @@ def segment(
     raw: bool,
     assume_spacing: list[float] | None,
     series: str | None,
+    dicom_seg: bool,
+    seg_nrrd: bool,
+    identify: bool,
     verbose: bool,
 ) -> None:
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
@@ -88,6 +94,7 @@ def segment(
       cps4 segment scan.nii.gz -o out
       cps4 segment data/bids -o data/bids/derivatives/cps4 --device cuda:0
       cps4 segment archive/patient3 -o out --series "t2 sag"
+      cps4 segment archive/patient3 -o out --dicom-seg
       cps4 segment patient1/dicom patient2/dicom -o out --weights spine.zip
       cps4 segment scans more/scan.nii -o out --tta --jobs 4
     """
@@ -107,7 +114,7 @@ def segment(
             run = segment_scans(
                 inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
                 qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, series=series,
-                on_scan=on_scan,
+                dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, identify=identify, on_scan=on_scan,
             )  # fmt: skip
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error

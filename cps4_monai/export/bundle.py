@@ -16,6 +16,7 @@ from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
 from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights, licence_of_data
 from cps4_monai.export.facts import WeightsFacts, figures_of
+from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.plan import Plan, plan_of, write_plan
 
@@ -141,6 +142,7 @@ def stage_bundle(
         _sign(folder, model)
     if onnx:
         _add_onnx(folder)
+    lay_out(folder)
 
 
 def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: bool) -> None:

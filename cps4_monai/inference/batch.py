@@ -8,14 +8,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.data.volume import read_volume
+from cps4_monai.inference.bids import FILES, derivative_files
 from cps4_monai.inference.folder_search import looks_like_label_map
+from cps4_monai.inference.hand_on import HandOn
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
 from cps4_monai.inference.run_files import RunFiles
@@ -69,6 +71,9 @@ def segment_scans(
     raw: bool = False,
     assume_spacing: Sequence[float] | float | None = None,
     series: str | int | None = None,
+    dicom_seg: bool = False,
+    seg_nrrd: bool = False,
+    identify: bool = False,
     on_scan: OnScan | None = None,
 ) -> SegmentationRun:
     """Segments scans into a folder: label maps, JSONs, pictures, tables and a report; what `cps4 segment` does.
@@ -88,10 +93,15 @@ def segment_scans(
         raw: see :func:`cps4_monai.inference.segment.segment`.
         assume_spacing: likewise.
         series: of DICOM studies: number, UID or a part of the description; None: the best sagittal T2-weighted one.
+        dicom_seg: write a DICOM Segmentation object of each DICOM series, ``<name>_seg.dcm`` (extra ``dicom``).
+        seg_nrrd: write a segmentation for 3D Slicer of each scan, ``<name>.seg.nrrd`` (extra ``slicer``).
+        identify: PatientID and StudyInstanceUID of DICOM series stand in the JSONs as they are, not as hashes.
         on_scan: called after each scan with its outcome, how many are done and how many there are.
 
     Raises:
-        ValueError: settings or weights that cannot be used, or an output folder that cannot be written.
+        ValueError: settings or weights that cannot be used, an output folder that cannot be written, or
+            ``dicom_seg`` without any DICOM series.
+        MissingExtraError: what writes a copy that was asked for is not installed.
         ForeignFileError: a table or report that is not ours is in the output folder.
     """
     if jobs < 1:
@@ -104,13 +114,18 @@ def segment_scans(
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
     sources = find_sources(given, output, series)
+    data_sets = list(dict.fromkeys(one.root for one in sources.scans if one.bids))
+    run_files.check(FILES if data_sets else ())
+    hand_on = HandOn(dicom_seg, seg_nrrd)
+    hand_on.check(sources)
     outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
     for outcome in outcomes:
         logger.warning("%s: %s", outcome.source, outcome.reason)
-    batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan)
+    batch = _Batch(segmenter, output, overwrite, qc, len(sources.scans), on_scan, hand_on, identify)
     outcomes += batch.run(sources.scans, jobs)
     outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
-    run_files.write(run_tables(outcomes, segmenter.bundle.anatomy, output))
+    tables = run_tables(outcomes, segmenter.bundle.anatomy, output)
+    run_files.write({**tables, **(derivative_files(output, data_sets) if data_sets else {})})
     told = _settings(segmenter, series)
     for files in report_files(outcomes, segmenter.bundle.anatomy, settings=told, views=qc, jobs=jobs):
         run_files.write(files)
@@ -128,8 +143,17 @@ class _Batch:
     """The line of work: readers ahead, the network here, writers behind; never more than ``jobs`` scans wait."""
 
     def __init__(
-        self, segmenter: Segmenter, output: Path, overwrite: bool, qc: bool, total: int, on_scan: OnScan | None
+        self,
+        segmenter: Segmenter,
+        output: Path,
+        overwrite: bool,
+        qc: bool,
+        total: int,
+        on_scan: OnScan | None,
+        hand_on: HandOn,
+        identify: bool,
     ) -> None:
+        self.hand_on, self.identify = hand_on, identify
         self.segmenter, self.output, self.overwrite, self.qc = segmenter, output, overwrite, qc
         self.total, self.done, self.on_scan = total, 0, on_scan
         self.outcomes: dict[str, ScanOutcome] = {}
@@ -174,6 +198,7 @@ class _Batch:
             if there is not None:
                 if self.qc and not files.picture.exists():
                     self._draw(source, files)
+                self._copy_again(source, files)
                 picture = _there(files.picture)
                 return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, there[0])
             started = time.perf_counter()
@@ -181,6 +206,8 @@ class _Batch:
             seconds = time.perf_counter() - started
             if source.searched and source.kind == "nifti" and looks_like_label_map(volume.array):
                 return ScanOutcome(source.path, source.name, "skipped", "whole numbers, few of them: a label map")
+            if self.identify and source.series is not None:
+                volume = replace(volume, provenance={"Series": source.series.identity | source.series.identified})
             scan = self.segmenter.prepare(volume, keep_grey=self.qc)
             scan.seconds["read"] = seconds
             return scan
@@ -193,6 +220,13 @@ class _Batch:
         labels = read_volume(files.label, is_label=True, assume_spacing=scan.grid.spacing_mm).array
         assert scan.grey is not None
         draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)
+
+    def _copy_again(self, source: Source, files: ScanFiles) -> None:
+        """Copies for other programs of a label map that is there without them."""
+        if all(path.exists() for path in self.hand_on.files(source, files)):
+            return
+        labels = read_volume(files.label, is_label=True)
+        self.hand_on.write(source, files, labels.array, labels.affine, self.segmenter.bundle.anatomy, files.record)
 
     def _segment(self, source: Source, scan: PreparedScan, writers: ThreadPoolExecutor) -> Future[ScanOutcome]:
         """Runs the network now and the rest in a writer."""
@@ -207,6 +241,7 @@ class _Batch:
             files = ScanFiles.at(self.output, source.name)
             try:
                 result = self.segmenter.finish(scan, scores)
+                self.hand_on.write(source, files, result.labels, result.affine, result.anatomy, result.record)
                 write_segmentation(result, files, overwrite=self.overwrite, qc=self.qc)
                 return ScanOutcome(
                     source.path, source.name, "done", "", files.label, _there(files.picture), result.record

@@ -19,12 +19,13 @@ _NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".md", ".png", ".jpg", ".html", ".
 
 @dataclass
 class Search:
-    """What a folder holds: NIfTI scans, folders with DICOM files, and files and folders passed over, with reasons."""
+    """What a folder holds: NIfTI scans, folders with DICOM files, and what was passed over, and whether it is BIDS."""
 
     scans: list[Path] = field(default_factory=list)
     dicom: list[Path] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
+    bids: bool = False
 
 
 def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Search:
@@ -39,7 +40,7 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
     """
     folder, search = Path(folder), Search()
     outside = None if leave_out is None else Path(os.path.abspath(leave_out))
-    bids = (folder / "dataset_description.json").is_file()
+    bids = search.bids = (folder / "dataset_description.json").is_file()
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename or folder)

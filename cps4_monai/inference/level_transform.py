@@ -6,22 +6,28 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
-from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_labels import scores_of
-from cps4_monai.inference.restore import restore_labels
-from cps4_monai.levels import LevelThresholds
-from cps4_monai.transforms.volume_io import RestoreLabelsd
+from cps4_monai.inference.restore import RestoredLabels, restore_labels
+from cps4_monai.inference.segmentation import plain
+from cps4_monai.inference.slice_statistics import slice_statistics
+from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.levels.flag_calibration import FlagCalibration
+from cps4_monai.levels.traits import scan_traits
+from cps4_monai.transforms.volume_io import RestoreLabelsd, ScanPlace
+
+ANSWER = "result"  # the item that MONAI Label sends back to its client beside the label map
 
 
 class DecodeLevelsd(RestoreLabelsd):
     """Class scores (C, D, H, W) to a label map (1, X, Y, Z) on the scan's own grid, its levels decoded.
 
+    Flags and margin join the data as the item ``result``, which MONAI Label's clients get with the label map.
     It takes the place of :class:`cps4_monai.transforms.volume_io.RestoreLabelsd`, which gives the plain argmax.
 
     Args:
@@ -30,6 +36,7 @@ class DecodeLevelsd(RestoreLabelsd):
         anatomy: the classes, see :func:`cps4_monai.anatomy.load_anatomy`.
         unannotated: codes that can never win; decoding starts at the lowest other one.
         thresholds: of the level logic that differ from the defaults, by name, as a plan's ``decoding`` has them.
+        calibration: of the flags of these weights, as a plan's ``flags`` has it; None leaves `unusual_contrast` out.
         allow_missing_keys: pass over missing items.
         output_keys: where the label maps go; default: in the place of the predictions.
 
@@ -44,14 +51,16 @@ class DecodeLevelsd(RestoreLabelsd):
         anatomy: Anatomy | Mapping[str, Any] | str | Path | None = None,
         unannotated: Sequence[int] = (),
         thresholds: Mapping[str, Any] | None = None,
+        calibration: Mapping[str, Any] | None = None,
         allow_missing_keys: bool = False,
         output_keys: KeysCollection | None = None,
     ) -> None:
         super().__init__(keys, reference, unannotated, allow_missing_keys, output_keys)
         self.anatomy = load_anatomy(anatomy)
         self.thresholds = LevelThresholds.from_dict(thresholds or {})
+        self.calibration = FlagCalibration.from_dict(calibration or {})
 
-    def _label_slices(self, key: Hashable, item: Any, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:
+    def _label_slices(self, key: Hashable, item: Any, place: ScanPlace) -> tuple[torch.Tensor, dict[str, Any]]:
         pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
         if pred.ndim != 4 or pred.shape[0] != self.anatomy.num_classes:
             raise ValueError(
@@ -59,5 +68,27 @@ class DecodeLevelsd(RestoreLabelsd):
                 f"{self.anatomy.num_classes}: put this transform right behind the network"
             )
         scores = scores_of(pred.transpose(0, 1).float().clone(), self.unannotated)
-        restored = restore_labels(scores, in_plane, grid, self.anatomy, self.unannotated, thresholds=self.thresholds)
-        return torch.from_numpy(restored.slices)
+        restored = restore_labels(
+            scores, place.in_plane, place.grid, self.anatomy, self.unannotated, thresholds=self.thresholds
+        )
+        return torch.from_numpy(restored.slices), {ANSWER: self._answer(scores.labels, restored, place)}
+
+    def _answer(self, argmax: np.ndarray, restored: RestoredLabels, place: ScanPlace) -> dict[str, Any]:
+        """Flags and margin in plain types, as the sidecars of `cps4 segment` have them."""
+        structures = slice_statistics(
+            restored.slices,
+            place.grid,
+            place.affine,
+            self.anatomy,
+            confidence=restored.confidence,
+            unannotated=self.unannotated,
+            view=restored.view,
+            thresholds=self.thresholds,
+        )
+        assert restored.levels is not None
+        levels, image = restored.levels, place.slices.cpu().numpy()
+        traits = scan_traits(image, argmax, levels.labels, restored.confidence, structures, self.anatomy)
+        flags = level_flags(
+            structures, self.anatomy, levels.margin, self.unannotated, self.thresholds, self.calibration, traits
+        )
+        return plain({"flags": [flag.to_dict() for flag in flags], "margin": levels.to_dict()["margin"]})

@@ -12,7 +12,12 @@ from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.label_review import review_state
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
-from cps4_monai.report.label_tables import bids_dseg_table, itksnap_label_descriptions, slicer_colour_table
+from cps4_monai.report.label_tables import (
+    bids_dseg_table,
+    itksnap_label_descriptions,
+    slicer_colour_csv,
+    slicer_colour_table,
+)
 
 SCAN_COLUMNS = (
     "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "review", "warnings",
@@ -25,7 +30,7 @@ STRUCTURE_COLUMNS = (
 )  # fmt: skip
 _SIZES = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg")
 FAILURE_COLUMNS = ("source", "scan", "reason")
-TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels_itksnap.txt", "dseg.tsv")
+TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels.csv", "labels_itksnap.txt", "dseg.tsv")
 
 
 def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) -> dict[str, bytes]:
@@ -44,6 +49,7 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         _csv(SCAN_COLUMNS, [scan_row(one, anatomy, folder) for one in listed]),
         _csv(FAILURE_COLUMNS, failures),
         slicer_colour_table(anatomy),
+        slicer_colour_csv(anatomy),
         itksnap_label_descriptions(anatomy),
         bids_dseg_table(anatomy),
     )

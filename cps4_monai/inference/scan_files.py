@@ -45,6 +45,20 @@ class ScanFiles:
         return cls(label, sidecar_of(label), label.with_name(f"{Path(name).name}_qc.png"))
 
     @property
+    def dicom_seg(self) -> Path:
+        """Its DICOM Segmentation object, where one was asked for."""
+        return self.label.with_name(f"{self._stem}_seg.dcm")
+
+    @property
+    def seg_nrrd(self) -> Path:
+        """Its segmentation for 3D Slicer, likewise."""
+        return self.label.with_name(f"{self._stem}.seg.nrrd")
+
+    @property
+    def _stem(self) -> str:
+        return self.picture.name.removesuffix("_qc.png")
+
+    @property
     def record(self) -> dict[str, Any]:
         """What the sidecar says; empty where there is none."""
         try:

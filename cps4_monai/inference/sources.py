@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from cps4_monai.inference.bids import label_stem
 from cps4_monai.inference.dicom import DicomSeries, FoundSeries, find_series, find_series_of_files, is_dicom_file
 from cps4_monai.inference.folder_search import Search, search_folder
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
@@ -24,6 +25,7 @@ class Source:
         name: place of its outputs below the output folder, ``subfolder/stem``.
         series: of the folder, its headers read.
         suffix: what the name ends in where a folder gives several scans.
+        bids: found in a BIDS data set, whose top is ``root``: its outputs have the names of a derivative.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Source:
     name: str = ""
     series: DicomSeries | None = None
     suffix: str = ""
+    bids: bool = False
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -107,7 +110,7 @@ def find_sources(
 
 def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | int | None) -> None:
     search: Search = search_folder(path, output)
-    found.scans += [Source(p, "nifti", path, searched=True) for p in search.scans]
+    found.scans += [Source(p, "nifti", path, searched=True, bids=search.bids) for p in search.scans]
     dicom = find_series(search.dicom, wanted)
     found.skipped += search.skipped
     found.failures += search.failures
@@ -174,4 +177,5 @@ def _name(found: Sources) -> None:
 
 def _mirrored(scan: Source, root: Path) -> str:
     stem = stem_of(scan.path) if scan.kind == "nifti" else Path(os.path.abspath(scan.path)).name
+    stem = label_stem(stem) if scan.bids else stem
     return str(PurePosixPath(*mirrored_folder(scan.path, root).parts, f"{stem}{scan.suffix}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 from cps4_monai.anatomy import Anatomy
@@ -16,6 +18,36 @@ def slicer_colour_table(anatomy: Anatomy) -> str:
         name = structure.name.replace(" ", "_").replace("/", "_")
         lines.append(f"{structure.code} {name} {red} {green} {blue} {255 if structure.code else 0}")
     return "\n".join(lines) + "\n"
+
+
+_CSV_COLUMNS = (
+    "LabelValue",
+    "Name",
+    "Color_R",
+    "Color_G",
+    "Color_B",
+    "Color_A",
+    "Category_CodingScheme",
+    "Category_CodeValue",
+    "Category_CodeMeaning",
+    "Type_CodingScheme",
+    "Type_CodeValue",
+    "Type_CodeMeaning",
+)
+_CATEGORY = ("SCT", "123037004", "Anatomical Structure")  # as in Slicer's vocabularies
+
+
+def slicer_colour_csv(anatomy: Anatomy) -> str:
+    """3D Slicer colour table (.csv, from 5.8 on): names as they are, and standard codes; the background is left out."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    colours = structure_colours(anatomy).tolist()
+    for structure in anatomy.foreground:
+        code = structure.standard_code
+        terms = ("",) * 6 if code is None else (*_CATEGORY, "SCT", *code)
+        writer.writerow((structure.code, structure.name, *colours[structure.code], 255, *terms))
+    return text.getvalue()
 
 
 def itksnap_label_descriptions(anatomy: Anatomy) -> str:
@@ -44,11 +76,12 @@ def bids_dseg_table(anatomy: Anatomy) -> str:
 
 
 def write_label_tables(folder: str | Path, anatomy: Anatomy) -> list[Path]:
-    """Write ``labels.ctbl``, ``labels_itksnap.txt`` and ``dseg.tsv`` into a folder; returns their paths."""
+    """Write the label tables of Slicer (``.ctbl``, ``.csv``), ITK-SNAP and BIDS into a folder; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
         "labels.ctbl": slicer_colour_table(anatomy),
+        "labels.csv": slicer_colour_csv(anatomy),
         "labels_itksnap.txt": itksnap_label_descriptions(anatomy),
         "dseg.tsv": bids_dseg_table(anatomy),
     }

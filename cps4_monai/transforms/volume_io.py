@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from cps4_monai.data.scan_slices import scan_to_slices
 from cps4_monai.data.volume import finite_intensities, read_volume
 from cps4_monai.transforms.label_saving import SaveLabelsd
 
-__all__ = ["LoadVolumed", "RestoreLabelsd", "SaveLabelsd", "ToSagittalSlicesd"]
+__all__ = ["LoadVolumed", "RestoreLabelsd", "SaveLabelsd", "ScanPlace", "ToSagittalSlicesd"]
 
 IN_PLANE_KEY = "cps4_in_plane"
 SOURCE_SHAPE_KEY = "cps4_source_shape"
@@ -150,6 +150,22 @@ class ToSagittalSlicesd(MapTransform):
         return MetaTensor(scan.slices[None], affine=network_affine, meta=meta)
 
 
+class ScanPlace(NamedTuple):
+    """Where a prediction lies, and what the network saw.
+
+    Attributes:
+        affine: 4 x 4, the scan's voxels to RAS+ mm.
+        grid: the scan's slices.
+        in_plane: the network's slice geometry.
+        slices: (D, H, W) in [0, 1], the network's input.
+    """
+
+    affine: np.ndarray
+    grid: SagittalGrid
+    in_plane: InPlane
+    slices: torch.Tensor
+
+
 class RestoreLabelsd(MapTransform):
     """Class scores (C, D, H, W), or codes (1, D, H, W), to a label map (1, X, Y, Z) on the scan's own grid.
 
@@ -190,8 +206,10 @@ class RestoreLabelsd(MapTransform):
         x, y, z = (int(n) for n in meta[SOURCE_SHAPE_KEY])
         grid = SagittalGrid.from_affine((x, y, z), affine)
         in_plane = InPlane.from_dict(json.loads(meta[IN_PLANE_KEY]))
+        place = ScanPlace(affine, grid, in_plane, d[self.reference].as_tensor()[0])
         for key, output_key in self.key_iterator(d, self.output_keys):
-            slices = self._label_slices(key, d[key], grid, in_plane)
+            slices, told = self._label_slices(key, d[key], place)
+            d.update(told)
             volume = np.ascontiguousarray(grid.from_slices(slices.cpu().numpy()))
             kept = {k: meta[k] for k in ("filename_or_obj", "warnings") if k in meta}
             kept["spatial_shape"] = np.asarray(volume.shape)
@@ -199,14 +217,16 @@ class RestoreLabelsd(MapTransform):
             d[output_key] = MetaTensor(torch.from_numpy(volume)[None], affine=torch.from_numpy(affine), meta=kept)
         return d
 
-    def _label_slices(self, key: Hashable, item: Any, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:
+    def _label_slices(self, key: Hashable, item: Any, place: ScanPlace) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Codes (D, H, W) on the scan's pixels, and items that join the data."""
         pred = item.as_tensor() if isinstance(item, MetaTensor) else torch.as_tensor(item)
         if pred.ndim != 4:
             raise ValueError(f"{key!r} has shape {tuple(pred.shape)}; expected (C, D, H, W), without a batch axis")
+        grid, in_plane = place.grid, place.in_plane
         if pred.shape[0] == 1:
-            return in_plane.restore_label(pred[0].to(torch.uint8), grid.slices_shape[1:], grid.spacing_mm[1:])
+            return in_plane.restore_label(pred[0].to(torch.uint8), grid.slices_shape[1:], grid.spacing_mm[1:]), {}
         scores = scores_of(pred.transpose(0, 1).float().clone(), self.unannotated)
-        return torch.from_numpy(labels_on_scan(scores, scores.labels, grid, in_plane))
+        return torch.from_numpy(labels_on_scan(scores, scores.labels, grid, in_plane)), {}
 
 
 def _network_affine(grid: SagittalGrid, affine: np.ndarray, in_plane: InPlane) -> np.ndarray:

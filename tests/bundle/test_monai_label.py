@@ -74,7 +74,7 @@ def test_label_names_come_from_the_first_output(exported_bundle: Path) -> None:
     (first_in, _), (first_out, pred) = (next(iter(formats[side].items())) for side in ("inputs", "outputs"))
     assert (first_in, first_out) == ("image", "pred")
     shown = {name.lower(): int(code) for code, name in pred["channel_def"].items() if name.lower() != "background"}
-    assert shown == {s.name.lower(): s.code for s in MRSPINESEG.structures[1:]} and len(shown) == 19
+    assert shown == {s.plain_name.lower(): s.code for s in MRSPINESEG.structures[1:]} and len(shown) == 19
 
 
 def test_inference_parts_work_one_by_one(exported_bundle: Path, scan: Path) -> None:
@@ -193,12 +193,15 @@ def tasks() -> SimpleNamespace:
 def test_the_inference_task_gives_label_maps_and_names(tasks: SimpleNamespace, unzip: Callable, scan: Path) -> None:
     bundle = unzip()
     task = tasks.Infer(str(bundle), {})
-    assert task.is_valid() and task.info()["labels"]["l5/s"] == 11 and task.info()["type"] == "segmentation"
+    assert task.is_valid() and task.info()["labels"]["disc l5/s"] == 11 and task.info()["type"] == "segmentation"
     before = {path for path in bundle.rglob("*") if "__pycache__" not in path.parts}
     path, answer = task({"image": str(scan), "device": "cpu", "model": bundle.name})
     result, labels, source = nib.load(path), np.asarray(nib.load(path).dataobj), nib.load(scan)
     os.remove(path)
-    assert answer["label_names"]["t9/t10"] == 19
+    assert answer["label_names"]["disc t9/t10"] == 19
+    record = Segmenter(bundle, device="cpu")(scan, qc=False).record
+    assert [flag["name"] for flag in answer["flags"]] == [flag["name"] for flag in record["Flags"]]
+    assert answer["margin"] == pytest.approx(record["Levels"]["margin"], rel=1e-4)  # other sizes of batches
     np.testing.assert_allclose(result.affine, source.affine, atol=1e-5)
     np.testing.assert_array_equal(labels, expected_labels(bundle, scan))
     assert {path for path in bundle.rglob("*") if "__pycache__" not in path.parts} == before, "the task writes, not we"

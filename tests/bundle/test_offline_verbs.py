@@ -95,7 +95,7 @@ def test_torchscript_export_computes_the_same(
     image = torch.rand(2, 1, 40, 24)
     with torch.no_grad():
         torch.testing.assert_close(scripted.eval()(image), network(image))
-    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["2"] == "L5"
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["2"] == "vertebra L5"
 
 
 def test_workflows_have_every_property_of_monai(exported_bundle: Path, tiny_data: Path) -> None:

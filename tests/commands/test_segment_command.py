@@ -46,7 +46,7 @@ def test_bids_datalists_and_files_in_one_call(inputs):
     datalist = inputs.folder / "list/d.json"
     datalist.write_text(json.dumps({"test": [{"image": "x/p.nii.gz"}]}))
     inputs.segmented(bids, datalist, inputs.folder / "one.nii.gz")
-    for name in ("sub-1/anat/sub-1_T2w", "x/p", "one"):
+    for name in ("sub-1/anat/sub-1_seg-spine", "x/p", "one"):
         assert inputs.codes(name).any() and inputs.record(name)["Sources"][0].startswith("/")
 
 

@@ -18,7 +18,9 @@ def test_the_configs_transforms_give_what_the_command_gives(segmenter, make_scan
     with torch.no_grad():
         data["pred"] = SliceBatchInferer(3)(data["image"][None], segmenter.network)[0]
     before = data["pred"].clone()
-    result = DecodeLevelsd(unannotated=(1,))(data)["pred"]
+    decoded = DecodeLevelsd(unannotated=(1,))(data)
+    result, record = decoded["pred"], segmenter(path, qc=False).record
+    assert decoded["result"] == {"flags": record["Flags"], "margin": record["Levels"]["margin"]} and record["Flags"]
     np.testing.assert_array_equal(result.numpy()[0], segmenter(path, qc=False).labels)
     np.testing.assert_array_equal(result.numpy()[0], scan.label)
     torch.testing.assert_close(data["pred"], before)

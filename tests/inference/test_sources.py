@@ -67,7 +67,7 @@ def test_bids_gives_its_t2w_scans_and_leaves_derivatives_out(touch):
         "sourcedata/sub-1_T2w.nii.gz",
     )
     found = find_sources([root])
-    assert _names(found) == ["sub-1/anat/sub-1_T2w", "sub-2/ses-1/anat/sub-2_ses-1_T2w"]
+    assert _names(found) == ["sub-1/anat/sub-1_seg-spine", "sub-2/ses-1/anat/sub-2_ses-1_seg-spine"]
     assert [p.name for p, _ in found.skipped] == ["sub-1_T1w.nii.gz"]
 
 

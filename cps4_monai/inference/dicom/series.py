@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,8 +66,22 @@ class DicomSeries:
 
     @property
     def identity(self) -> dict[str, str | int | None]:
-        """What tells it from the others of its folder, for the record of a result."""
-        return {"Number": self.number, "Description": self.description, "InstanceUID": self.uid}
+        """What tells it from the others of its folder, for the record of a result; patient and study as hashes."""
+        hashes = {key: hashlib.sha256(value.encode()).hexdigest() if value else None for key, value in self._whose()}
+        return {
+            "Number": self.number,
+            "Description": self.description,
+            "InstanceUID": self.uid,
+            **{f"{key}Sha256": value for key, value in hashes.items()},
+        }
+
+    @property
+    def identified(self) -> dict[str, str | int | None]:
+        """Patient and study as they are in the files, for records that are asked to say whose scan it is."""
+        return dict(self._whose())
+
+    def _whose(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        return ("PatientID", self.study[0]), ("StudyInstanceUID", self.study[1])
 
 
 def list_series(folder: str | Path) -> list[DicomSeries]:

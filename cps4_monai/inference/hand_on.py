@@ -1,0 +1,112 @@
+"""Copies of a label map for other programs, beside it and on request: a DICOM SEG, and a segmentation for 3D Slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cps4_monai.anatomy import Anatomy
+from cps4_monai.atomic_file import write_atomically
+from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
+from cps4_monai.inference.scan_files import ScanFiles
+from cps4_monai.inference.seg_nrrd import seg_nrrd_bytes
+from cps4_monai.inference.sources import Source, Sources
+
+_HEAD = 2**16  # bytes in which a file of ours names this package: its manufacturer, or a field of the header
+
+
+@dataclass(frozen=True)
+class HandOn:
+    """Which copies are asked for.
+
+    Attributes:
+        dicom_seg: a DICOM Segmentation object of each DICOM series; scans of other formats get none.
+        seg_nrrd: a ``.seg.nrrd`` with names and colours of each scan.
+    """
+
+    dicom_seg: bool = False
+    seg_nrrd: bool = False
+
+    def check(self, sources: Sources) -> None:
+        """Checks before any work that what is asked for can be made.
+
+        Raises:
+            MissingExtraError: a package that writes it is not installed.
+            ValueError: a DICOM SEG without any DICOM series among the inputs.
+        """
+        from cps4_monai.extras import require
+
+        if self.seg_nrrd:
+            require("nrrd", "A .seg.nrrd")
+        if self.dicom_seg:
+            require("highdicom", "A DICOM SEG")
+            if sources.scans and not any(one.kind == "dicom" for one in sources.scans):
+                raise ValueError(
+                    "dicom_seg: found no DICOM series among the inputs; expected one, as a DICOM SEG refers to the "
+                    "images of its series. Fix: name the folder with the DICOM files, or leave --dicom-seg out"
+                )
+
+    def files(self, source: Source, files: ScanFiles) -> list[Path]:
+        """Paths of the copies of a scan that are asked for."""
+        dicom = [files.dicom_seg] if self.dicom_seg and source.kind == "dicom" else []
+        return [*dicom, *([files.seg_nrrd] if self.seg_nrrd else [])]
+
+    def write(
+        self,
+        source: Source,
+        files: ScanFiles,
+        labels: np.ndarray,
+        affine: np.ndarray,
+        anatomy: Anatomy,
+        record: Mapping[str, Any],
+    ) -> None:
+        """Writes the copies of a scan's label map; an empty label map has none.
+
+        Args:
+            source: the scan.
+            files: its output files.
+            labels: (X, Y, Z) uint8 codes.
+            affine: 4 x 4, voxel indices to RAS+ mm.
+            anatomy: the classes.
+            record: of the label map; its ``Weights`` are named in a SEG.
+
+        Raises:
+            ForeignFileError: a file that is not ours is there.
+            ValueError: a copy cannot be made of this scan.
+        """
+        for path in self.files(source, files):
+            check_copy(path)
+            content = (
+                seg_nrrd_bytes(labels, affine, anatomy)
+                if path == files.seg_nrrd
+                else _dicom_seg(source, labels, anatomy, record["Weights"])
+            )
+            if content is not None:
+                write_atomically(path, content)
+
+
+def _dicom_seg(source: Source, labels: np.ndarray, anatomy: Anatomy, weights: Mapping[str, str]) -> bytes | None:
+    from cps4_monai.inference.dicom.segmentation_object import segmentation_object
+
+    assert source.series is not None
+    return segmentation_object(labels, source.series, anatomy, weights)
+
+
+def check_copy(path: Path) -> None:
+    """Checks that a copy may be written to a path.
+
+    Raises:
+        ForeignFileError: a file is there that does not name this package at its beginning.
+    """
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        if GENERATOR.encode() not in file.read(_HEAD):
+            raise ForeignFileError(
+                f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
+                "overwritten. Fix: choose another output folder, or move the file away"
+            )

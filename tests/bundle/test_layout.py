@@ -1,0 +1,32 @@
+"""The exported bundle as the model zoo's formatting hooks want it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.export.layout import lay_out
+
+
+def test_every_json_of_an_export_has_four_spaces_and_a_newline(exported_bundle: Path) -> None:
+    files = sorted(exported_bundle.rglob("*.json"))
+    assert len(files) > 15
+    for path in files:
+        text = path.read_text("utf-8")
+        assert text == json.dumps(json.loads(text), indent=4) + "\n", path.name
+
+
+def test_laying_out_keeps_what_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"b": 1, "a": [1.50, "ü"]}', encoding="utf-8")
+    lay_out(tmp_path)
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert text.endswith("}\n") and list(json.loads(text)) == ["b", "a"] and json.loads(text)["a"] == [1.5, "ü"]
+
+
+def test_imports_of_an_export_are_sorted_as_the_zoo_has_it(exported_bundle: Path) -> None:
+    isort = pytest.importorskip("isort", reason="isort of the extra `zoo` is not installed")
+    settings = isort.Config(profile="black", line_length=120, known_first_party=frozenset({"models"}))
+    wrong = [path.name for path in exported_bundle.rglob("*.py") if not isort.check_file(path, config=settings)]
+    assert not wrong

@@ -1,0 +1,130 @@
+"""DICOM Segmentation objects of the coded scans: read back by highdicom, voxel for voxel, and what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from cps4_monai import segment_scans
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.data.label_ownership import ForeignFileError
+
+highdicom = pytest.importorskip("highdicom", reason="highdicom of the extra `dicom` is not installed")
+
+
+@pytest.fixture()
+def series(dicom, make_scan, tmp_path):
+    """Function that writes the series of the coded scan with what a SEG needs, in files or enhanced."""
+
+    def write(enhanced=False, keep=("FrameOfReferenceUID",)):
+        slices = dicom.twin_of(make_scan(), SliceThickness=3.6, FrameOfReferenceUID="1.2.3.99")[::-1]
+        one = dicom.enhanced_of(slices) if enhanced else None
+        for dataset in [one] if one else slices:
+            dataset.FrameOfReferenceUID = "1.2.3.99"
+            if "FrameOfReferenceUID" not in keep:
+                del dataset.FrameOfReferenceUID
+        return dicom.save_all(tmp_path / "in" / "scan", [one] if one else slices)
+
+    return write
+
+
+@pytest.fixture()
+def run(bundle_dir, tmp_path):
+    def call(folder, **settings):
+        common = {"weights": bundle_dir, "device": "cpu", "qc": False, "dicom_seg": True}
+        return segment_scans([folder], tmp_path / "out", **{**common, **settings})
+
+    return call
+
+
+def _back(seg, labels):
+    """(X, Y, Z) codes of a SEG, by its own geometry, on the grid of the label map (RAS+)."""
+    volume = seg.get_volume(combine_segments=True)
+    to_label = np.linalg.inv(labels.affine) @ np.diag([-1, -1, 1, 1]) @ volume.affine
+    at = np.argwhere(volume.array > 0)
+    voxels = (to_label @ np.c_[at, np.ones(len(at))].T)[:3].T
+    assert np.abs(voxels - np.round(voxels)).max() < 1e-3
+    names = ["background", *(seg.get_segment_description(n).segment_label for n in seg.segment_numbers)]
+    codes = np.array([MRSPINESEG.code_of(name) for name in names])
+    back = np.zeros(labels.shape, np.uint8)
+    back[tuple(np.round(voxels).astype(int).T)] = codes[volume.array[tuple(at.T)]]
+    return back
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_a_seg_is_the_label_map_voxel_for_voxel(series, run, tmp_path, enhanced):
+    import nibabel as nib
+
+    result = run(series(enhanced))
+    assert not result.failures
+    seg, labels = highdicom.seg.segread(tmp_path / "out/scan_seg.dcm"), nib.load(tmp_path / "out/scan_dseg.nii.gz")
+    np.testing.assert_array_equal(_back(seg, labels), np.asarray(labels.dataobj))
+    assert seg.number_of_segments == len(np.unique(labels.dataobj)) - 1 > 5
+
+
+def test_a_seg_names_structures_source_and_algorithm(series, run, tmp_path):
+    result = run(series())
+    seg, weights = highdicom.seg.segread(tmp_path / "out/scan_seg.dcm"), result.outcomes[0].record["Weights"]
+    of_name = {d.segment_label: d for d in map(seg.get_segment_description, seg.segment_numbers)}
+    l5, disc = of_name["L5"].segmented_property_type, of_name["L5/S"].segmented_property_type
+    assert (l5.value, l5.scheme_designator, l5.meaning) == ("49668003", "SCT", "L5 vertebra")
+    assert (disc.value, disc.meaning) == ("715056000", "L5/S1 disc")
+    algorithm = of_name["L5"].algorithm_identification
+    assert algorithm.name == f"cps4_monai {weights['Name']}" and algorithm.version == weights["Version"]
+    assert dict(algorithm.parameters) == {"weights_sha256": weights["Sha256"]}
+    (referenced,) = seg.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == "1.2.3.1" and len(referenced.ReferencedInstanceSequence) == 5
+    assert (seg.PatientID, seg.StudyInstanceUID, seg.FrameOfReferenceUID) == ("77", "1.2.3", "1.2.3.99")
+
+
+def test_dciodvfy_finds_no_error(series, run, tmp_path):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    run(series())
+    told = subprocess.run(["dciodvfy", str(tmp_path / "out/scan_seg.dcm")], capture_output=True, text=True).stderr
+    assert "Segmentation" in told and "Error" not in told, told
+
+
+def test_a_seg_is_made_later_and_never_over_a_foreign_file(series, run, tmp_path):
+    folder, seg = series(), tmp_path / "out/scan_seg.dcm"
+    run(folder, dicom_seg=False)
+    assert not seg.exists()
+    assert [one.status for one in run(folder).outcomes] == ["kept"] and seg.exists()
+    seg.write_bytes(b"not ours")
+    (failed,) = run(folder, overwrite=True).failures
+    assert "scan_seg.dcm" in failed.reason and seg.read_bytes() == b"not ours"
+
+
+def test_what_a_seg_cannot_refer_to_is_said(series, run, make_scan, tmp_path):
+    (failed,) = run(series(keep=())).failures
+    assert "found no FrameOfReferenceUID" in failed.reason and "Fix: " in failed.reason
+    assert not (tmp_path / "out/scan_dseg.nii.gz").exists()
+    make_scan().save(tmp_path / "nifti/a.nii.gz")
+    with pytest.raises(ValueError, match=r"found no DICOM series among the inputs.*Fix: "):
+        run(tmp_path / "nifti")
+
+
+def test_patient_and_study_are_hashed_unless_asked_for(series, run, tmp_path):
+    folder, sidecar = series(), tmp_path / "out/scan_dseg.json"
+    run(folder, dicom_seg=False)
+    text = sidecar.read_text()
+    assert '"1.2.3"' not in text and '"77"' not in text and "Meier" not in text
+    # sha256 of "77", by sha256sum
+    expected = "a88a7902cb4ef697ba0b6759c50e8c10297ff58f942243de19b984841bfe1f73"
+    assert json.loads(text)["Series"]["PatientIDSha256"] == expected
+    run(folder, dicom_seg=False, overwrite=True, identify=True)
+    record = json.loads(sidecar.read_text())["Series"]
+    assert (record["PatientID"], record["StudyInstanceUID"]) == ("77", "1.2.3")
+
+
+def test_an_error_of_ownership_is_one_of_its_own(tmp_path):
+    from cps4_monai.inference.hand_on import check_copy
+
+    check_copy(tmp_path / "none.dcm")
+    (tmp_path / "there.dcm").write_bytes(b"\0" * 200)
+    with pytest.raises(ForeignFileError, match="did not write"):
+        check_copy(tmp_path / "there.dcm")
