@@ -20,7 +20,7 @@ from cps4_monai.workflow import CPS4Workflow
 
 logger = logging.getLogger(__name__)
 
-SUBJECTS = {"labeled": 4, "unlabeled": 12, "validation": 2, "test": 4}
+SUBJECTS = {"labeled": 2, "unlabeled": 14, "validation": 2, "test": 6}
 VARIATION = 0.22
 OVERLAYS = ("small", "demo")
 TRIVIAL = "mean label map"

@@ -116,7 +116,7 @@ def _scan_page(view: View | None, name: str, anatomy: Anatomy, pages: Sequence[s
     folder = PurePosixPath(pages[place]).parent
 
     def address(page: str) -> str:
-        return quote(os.path.relpath(page, folder).replace(os.sep, "/"))
+        return quote(os.fsencode(os.path.relpath(page, folder).replace(os.sep, "/")))
 
     viewer = Viewer(
         [] if view is None else [view],

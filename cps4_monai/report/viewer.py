@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -141,7 +142,7 @@ def run_of(views: Sequence[View]) -> str:
     """What tells these scans and label maps from others."""
     told = hashlib.sha256()
     for view in views:
-        for part in (view.name.encode(), *view.layers.values()):
+        for part in (os.fsencode(view.name), *view.layers.values()):
             told.update(hashlib.sha256(part).digest())
     return told.hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -45,7 +46,7 @@ def test_folder_of_predictions_becomes_tables_and_a_page(data):
     for words in ("Dice (a)", "Dice (b)", "Dice (c)", "L4/L5", "Missed structures", "sub-2 · Dice (b) 0.667", "made up",
                   "Learning curves", "never labeled: S", "data:image/webp"):  # fmt: skip
         assert words in page, words
-    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert not re.search(r"""(?:src|href|action)=["']?https?:""", page)  # NiiVue's comments name addresses
     structures = pd.read_csv(data / "out" / "structures.csv")
     assert len(structures) == 2 * 18 and structures["state"].value_counts()["missed"] == 1
     assert (data / "out" / "labels.ctbl").is_file() and (data / "out" / "failures.csv").is_file()

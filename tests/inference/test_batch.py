@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 
 import nibabel as nib
 import numpy as np
@@ -75,7 +76,7 @@ def test_the_report_shows_what_needs_a_look_first(run, make_scan, tmp_path):
     page = result.report.read_text(encoding="utf-8")
     places = [page.index(f'data-sort="{name}"') for name in ("zz_bad", "z_gap", "a", "b")]
     assert places == sorted(places) and page.count("data:image/webp") == 3
-    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert not re.search(r"""(?:src|href|action)=["']?https?:""", page)  # NiiVue's comments name addresses
     assert [o.name for o in result.failures] == ["zz_bad"]
     assert [o.name for o in result.segmented if o.needs_a_look] == ["z_gap"]  # all are cut by the view: a note
 
