@@ -48,11 +48,21 @@ class Limits:
 
 
 def fit_chance(values: pd.DataFrame, happened: pd.Series) -> Any:
-    """Logistic regression in the units of the values, lightly regularised in those of their spread."""
+    """Logistic regression in the units of the values, lightly regularised in those of their spread.
+
+    Raises:
+        SystemExit: nothing to tell apart.
+    """
     from sklearn.linear_model import LogisticRegression
 
     from cps4_monai.levels.flag_calibration import Chance
 
+    if happened.nunique() < 2:
+        which = "wrong" if happened.any() else "right"
+        raise SystemExit(
+            f"all {len(happened)} scans of a half are {which}; expected both kinds. The cases are kept. Fix: add "
+            "patients or data sets, with --cases also those of other runs"
+        )
     centre, spread = values.mean(), values.std().clip(lower=1e-6)
     model = LogisticRegression(C=1.0).fit(((values - centre) / spread).to_numpy(), happened.to_numpy())
     weights = pd.Series(model.coef_[0], index=values.columns) / spread

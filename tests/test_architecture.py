@@ -68,8 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "method_list": {"fingerprint", "known_settings"},
     "commands": {
-        "anatomy", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "failure", "inference",
-        "method_list", "pretrained", "report", "threads", "workflow",
+        "anatomy", "atomic_file", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "failure",
+        "inference", "method_list", "pretrained", "report", "threads", "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip

@@ -33,6 +33,6 @@ def _sort_imports(folder: Path) -> None:
     """By the settings of the zoo's setup.cfg: profile black, 120 columns, nothing but ``models`` of its own."""
     import isort
 
-    settings = isort.Config(profile="black", line_length=120, known_first_party=frozenset({"models"}))
+    settings = isort.Config(profile="black", line_length=120, quiet=True, known_first_party=frozenset({"models"}))
     for path in sorted(folder.rglob("*.py")):
         isort.file(path, config=settings)

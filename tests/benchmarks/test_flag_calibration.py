@@ -92,6 +92,12 @@ def test_stated_chances_of_outlines_come_true(benchmark: SimpleNamespace) -> Non
     assert "`low_confidence`" in text and "| 0.9 to 1.0 |" in text
 
 
+def test_scans_that_are_all_right_calibrate_nothing(benchmark: SimpleNamespace) -> None:
+    cases, structures = made_up(4)
+    with pytest.raises(SystemExit, match=r"all 12 scans of a half are right.*Fix: add patients"):
+        benchmark.flags.calibrate(cases.assign(right=True), structures, 0.1)
+
+
 def test_wilson_by_hand(benchmark: SimpleNamespace) -> None:
     assert benchmark.flags.rate(pd.Series([True] * 8 + [False] * 2)) == "8 of 10: 80 % (49 to 94)"
     assert benchmark.flags.rate(pd.Series([], dtype=bool)) == "none"
