@@ -62,11 +62,14 @@ class VLMProvider:
         self._graphs.clear()
         return self
 
+    def _follow(self, images: torch.Tensor) -> None:
+        if self.model.embeddings.device != images.device:
+            self.to(images.device)
+
     @torch.no_grad()
     def attention_logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) float32 of images (B, 1, H, W), under the caller's autocast."""
-        if self.model.embeddings.device != images.device:
-            self.to(images.device)
+        self._follow(images)
         return self.model(images)
 
     def _answer(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -82,8 +85,7 @@ class VLMProvider:
         """
         if extra:
             raise TypeError(f"{type(self).__name__} got {sorted(extra)}; it takes the images only")
-        if self.model.embeddings.device != images.device:
-            self.to(images.device)
+        self._follow(images)
         return self._graphs(images)
 
 

@@ -134,8 +134,11 @@ def holds_prompted_vision(path: str | Path) -> bool:
     Raises:
         ValueError: no such file, or one that cannot be read.
     """
-    content = _read(path, "cpu")
-    return not isinstance(content, dict) or content.get("format") != ASSISTANT_FORMAT
+    return not _is_assistants(_read(path, "cpu"))
+
+
+def _is_assistants(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == ASSISTANT_FORMAT
 
 
 def read_stage1_file(
@@ -154,6 +157,12 @@ def read_stage1_file(
         ValueError: no such file, or another kind of file.
     """
     content = _read(path, map_location)
+    _check_content(path, content, kind, version, keys)
+    return content
+
+
+def _check_content(path: str | Path, content: Any, kind: str, version: int, keys: Sequence[str]) -> None:
+    """Refuses what is no content of a file between the stages of this kind; see :func:`read_stage1_file`."""
     if not isinstance(content, dict) or content.get("format") != kind:
         holds = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(f"{path} is no stage-1 checkpoint (it holds {holds}, expected format {kind!r}); {_FIX}")
@@ -163,7 +172,6 @@ def read_stage1_file(
             f"stage-1 checkpoint {path} is version {content.get('version')} without {missing or 'gaps'}; this "
             f"cps4_monai reads version {version}: run training_stage1 again, or install the version that wrote it"
         )
-    return content
 
 
 def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -181,7 +189,9 @@ def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> 
         ValueError: as :func:`read_prompted_vision`.
     """
     if content is None:
-        content = read_prompted_vision(path) if holds_prompted_vision(path) else _read(path, "cpu")
+        content = _read(path, "cpu")
+        if not _is_assistants(content):
+            _check_content(path, content, FORMAT, VERSION, KEYS)
     recorded = content.get("objective", {})
     told = {"stage 1": recorded.get("name"), "stage 1, stand-in": recorded.get("substitution")}
     return {name: text for name, text in told.items() if text}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from host_reads import HostReads
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.engines.trainer import batch_to_device
@@ -152,19 +152,6 @@ def test_clipping_sees_unscaled_gradients():
     trainer.run()
     norm = torch.cat([p.grad.flatten() for p in trainer.method.student.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-2)
-
-
-class HostReads(TorchDispatchMode):
-    """Notes every operation whose result the host would have to wait for on a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.reads = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            self.reads.append(function)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("unannotated", [(), (2,)])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from host_reads import HostReads
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.losses.grid_text import GridTextLoss
@@ -396,20 +396,6 @@ def test_a_class_that_is_never_annotated_gets_no_gradient(case):
     method.losses(outputs, batch)["loss"].backward()
     head = deployable(method.networks["student"]).head.weight.grad
     assert head[2].abs().sum() == 0 and head[1].abs().sum() > 0
-
-
-class HostReads(TorchDispatchMode):
-    """Notes every operation whose result the host would have to wait for on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            self.reads.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 @ALL

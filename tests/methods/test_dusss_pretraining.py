@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from host_reads import HostReads
 
 from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.engines import SemiSupervisedTrainer
@@ -274,20 +274,6 @@ def test_all_parameters_are_in_one_group_each_the_heads_among_the_new_ones(make)
     method = make()
     ids = [id(p) for group in method.optimizers["model"].param_groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in method.networks["model"].parameters())
-
-
-class HostReads(TorchDispatchMode):
-    """Notes every operation whose result the host would have to wait for on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            self.reads.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 def test_no_step_waits_for_the_device(make, monkeypatch):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from host_reads import HostReads
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.losses.attention import AttentionLoss
@@ -127,20 +127,6 @@ def test_a_batch_without_any_annotation_gives_0_and_no_gradient(case, stage1):
     loss = stage1.step(method, batch)["loss"]
     loss.backward()
     assert loss.item() == 0 and all(p.grad is None or not p.grad.any() for p in method.parameters())
-
-
-class HostReads(TorchDispatchMode):
-    """Notes every operation whose result the host would have to wait for on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            self.reads.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 @ALL

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+from host_reads import HostReads
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cps4_monai.losses.dice import soft_dice
 from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
@@ -177,20 +177,6 @@ def test_parameters_are_grouped_and_wrong_settings_named(make):
     for wrong in ({"templates": 0}, {"pool": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} 0|{next(iter(wrong))} is 0"):
             make(**wrong)
-
-
-class HostReads(TorchDispatchMode):
-    """Notes every operation whose result the host would have to wait for on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            self.reads.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 def test_neither_a_step_of_stage_1_nor_the_provider_waits_for_the_device(make, bands):
