@@ -92,7 +92,7 @@ def _fill(folder, entries):
 
 
 def test_two_processes_can_fill_one_cache(tmp_path, entries):
-    context = get_context("fork")
+    context = get_context("spawn")  # a fork of a process with threads of torch may fail within torch
     both = [context.Process(target=_fill, args=(tmp_path, entries)) for _ in range(2)]
     for process in both:
         process.start()
