@@ -34,8 +34,9 @@ def oklch_to_rgb(lightness: float, chroma: float, hue_degrees: float) -> np.ndar
         ]
     )
     linear = np.clip(to_linear @ lms**3, 0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(srgb * 255).astype(np.uint8)
+    srgb: np.ndarray = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    colours: np.ndarray = np.round(srgb * 255).astype(np.uint8)
+    return colours
 
 
 def structure_colours(anatomy: Anatomy) -> np.ndarray:

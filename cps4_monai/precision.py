@@ -6,6 +6,7 @@ import contextlib
 import logging
 import platform
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ class Precision:
         """ "float32", "float16" or "bfloat16"."""
         return "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Context for the forward pass and the losses."""
         return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -175,7 +176,7 @@ class _Digests:
 
     def __init__(self, memory: str | Path | None) -> None:
         self.path = None if memory is None else Path(memory)
-        self.known: dict[str, list] = {}
+        self.known: dict[str, list[Any]] = {}
         self.changed = False
         if self.path is not None and self.path.is_file():
             try:
@@ -189,7 +190,7 @@ class _Digests:
         if key not in self.known or self.known[key][:2] != stamp:
             self.known[key] = [*stamp, voxel_digest(image)]
             self.changed = True
-        return self.known[key][2]
+        return str(self.known[key][2])
 
     def save(self) -> None:
         """Writes beside and renames, so that two runs may share the file."""

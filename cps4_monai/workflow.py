@@ -77,7 +77,7 @@ class CPS4Workflow(ConfigWorkflow):
         check_settings: bool = True,
         run_id: str = "run",
         workflow_type: str | None = "train",
-        tracking: str | dict | None = None,
+        tracking: str | dict[str, Any] | None = None,
         **override: Any,
     ) -> None:
         self._output_dir: str | None = override.get("output_dir")

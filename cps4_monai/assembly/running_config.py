@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -20,11 +21,12 @@ def running_config() -> Mapping[str, Any] | None:
     calls under way, so that it is there in every form of a run: `cps4 train`, ``CPS4Workflow`` and the plain
     ``monai.bundle run --config_file``.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code is _PARSING:
-            return frame.f_locals["self"].get()
-        frame = frame.f_back  # type: ignore[assignment]
+            config: Mapping[str, Any] = frame.f_locals["self"].get()
+            return config
+        frame = frame.f_back
     return None
 
 

@@ -48,7 +48,7 @@ def labeled_slices(
     geometry: Mapping[str, Any] | None = None,
     intensity: Mapping[str, Any] | None = None,
     strong_views: int = 0,
-    transform: Callable | None = None,
+    transform: Callable[[Any], Any] | None = None,
 ) -> SliceDataset:
     """Labeled slices with their augmentation.
 
@@ -73,7 +73,7 @@ def unlabeled_slices(
     views: str = "weak_strong",
     with_grid: bool = False,
     data: Sequence[Any] | None = None,
-    transform: Callable | None = None,
+    transform: Callable[[Any], Any] | None = None,
 ) -> SliceDataset | None:
     """Unlabeled slices with the views that the method reads; None where it reads none.
 

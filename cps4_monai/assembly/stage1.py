@@ -27,7 +27,9 @@ METRIC = "prompt_map_dice"
 TRAINER = "stage1#train#trainer"
 
 
-def parameter_groups(network: nn.Module, pretrained: float, new: float, layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(
+    network: nn.Module, pretrained: float, new: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Groups of an optimiser with a rate for what was pretrained and one for what is new.
 
     Args:
@@ -36,7 +38,8 @@ def parameter_groups(network: nn.Module, pretrained: float, new: float, layer_de
         new: of everything else.
         layer_decay: rate of each pretrained block over the next.
     """
-    return network.parameter_groups(pretrained, new, layer_decay)  # type: ignore[operator]
+    groups: list[dict[str, Any]] = network.parameter_groups(pretrained, new, layer_decay)  # type: ignore[operator]
+    return groups
 
 
 def best_weights(
@@ -63,13 +66,13 @@ def evaluator(
     stage: Stage,
     method: AttentionPretraining,
     loss: nn.Module | None,
-    dataset: Dataset,
+    dataset: Dataset[Any],
     inferer: Inferer,
-    postprocessing: Callable,
+    postprocessing: Callable[[Any], Any],
     lr_scheduler: Any,
     best: BestWeights,
     additional_metrics: Mapping[str, Metric | None] | None = None,
-    schedule_input: Callable | None = None,
+    schedule_input: Callable[[Any], Any] | None = None,
     handlers: Sequence[Any] = (),
 ) -> Validator:
     """Validates the prompt maps, steps the schedule, and keeps the best epoch.

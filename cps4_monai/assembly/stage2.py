@@ -56,7 +56,7 @@ def stage1_model(context: Context, path: str, **compared: Any) -> PromptedVision
 def evaluator(
     stage: Stage,
     method: SemiSupervisedMethod,
-    dataset: Dataset,
+    dataset: Dataset[Any],
     inferer: Inferer,
     key_metric: Mapping[str, Metric],
     best: str = DECODED,
@@ -98,7 +98,7 @@ def student_validator(chooser: Validator, stage: Stage, method: SemiSupervisedMe
     return validator(
         stage.context,
         method.student,  # type: ignore[attr-defined]  # asked where there is one
-        chooser.data_loader.dataset,  # type: ignore[union-attr]
+        chooser.data_loader.dataset,
         chooser.inferer,
         {"val_dice": spine_dice(stage.context)},
     )

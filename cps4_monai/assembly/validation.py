@@ -69,7 +69,7 @@ def spine_dice(context: Context, source: str = "pred", prefix: str = "") -> Spin
 def validator(
     context: Context,
     network: nn.Module,
-    dataset: Dataset,
+    dataset: Dataset[Any],
     inferer: Inferer,
     key_metric: Mapping[str, Metric],
     handlers: Sequence[Any] = (),

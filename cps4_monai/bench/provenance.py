@@ -87,7 +87,8 @@ def attribution_of(cells: Iterable[CellResult]) -> str:
 def _last_start(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    return json.loads(path.read_text(encoding="utf-8"))["starts"][-1]
+    last: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["starts"][-1]
+    return last
 
 
 def _some(values: Iterable[Any]) -> str:

@@ -29,7 +29,7 @@ class Running:
     """A job that is being worked on."""
 
     job: Job
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     log: IO[bytes]
     since: float
 
@@ -82,7 +82,7 @@ def job_command(job: Job) -> list[str]:
     return [sys.executable, "-m", "cps4_monai.bench.task", str(job.folder), *job.sections]
 
 
-def start_process(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen:
+def start_process(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts a job's process, its output appended to its log."""
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(environment)

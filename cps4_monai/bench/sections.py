@@ -238,7 +238,7 @@ def _structures(results: StudyResults) -> list[Block]:
         rows = [
             [Cell(str(index[1]), float(index[0])), *(number(float(v)) for v in values)]
             for index, values in table.iterrows()
-        ]  # type: ignore[index]
+        ]
         caption = f"{share_name(share)} labeled."
         blocks.append(Table(("structure", *(results.methods[m] for m in table.columns)), rows, caption))
     return blocks

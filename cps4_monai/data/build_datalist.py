@@ -178,7 +178,10 @@ def _as_json(
     classes: Mapping[str, Sequence[int]],
     folder: Path,
 ) -> dict[str, Any]:
-    relative = lambda path: Path(os.path.relpath(path, folder)).as_posix()  # noqa: E731
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path, folder)).as_posix()
+
     content: dict[str, Any] = {"name": "", "description": "", "unannotated": []}
     content["subsets"] = {
         share: sorted(s.subject for s in scans if s.label is not None and s.patient in set(subsets[share]))

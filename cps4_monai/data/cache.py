@@ -122,7 +122,7 @@ class SliceCache:
         self.lower, self.upper = float(lower), float(upper)
         self.num_classes, self.assume_spacing = num_classes, assume_spacing
         self._settings = {"format": CACHE_FORMAT, **in_plane.to_dict(), "assume_spacing": _plain(assume_spacing)}
-        self._known: dict[tuple, CachedSlices] = {}
+        self._known: dict[tuple[Any, ...], CachedSlices] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def image(self, path: str | Path) -> CachedImage:

@@ -28,7 +28,7 @@ class EntryLike(Protocol):
     def subject(self) -> str: ...
 
 
-class _CachedScans(Dataset):
+class _CachedScans(Dataset[dict[str, Any]]):
     """What both data sets are made of: entries, and where their slices lie in the cache.
 
     Raises:

@@ -15,7 +15,7 @@ from cps4_monai.data.shared_memory import bytes_of, workers_that_fit
 Draw = tuple[str, int, int]
 
 
-class _Sources(Dataset):
+class _Sources(Dataset[tuple[str, dict[str, Any]]]):
     """Several data sets, asked by (name, index, seed)."""
 
     def __init__(self, sources: Mapping[str, SliceDataset]) -> None:
@@ -134,7 +134,7 @@ class EpochLoader:
             num_workers = workers_that_fit(num_workers, batch)
         self.loader = DataLoader(
             _Sources(sources),
-            batch_sampler=self.schedule,  # type: ignore[arg-type]
+            batch_sampler=self.schedule,
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=pin_memory,

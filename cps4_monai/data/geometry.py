@@ -119,7 +119,8 @@ def assumed_spacing(spacing: Sequence[float] | float | None) -> np.ndarray | Non
     values = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
     if values.shape not in ((1,), (3,)) or not np.isfinite(values).all() or (values <= 0).any():
         raise ValueError(f"assume_spacing is {spacing}; expected one or three positive numbers of mm")
-    return np.broadcast_to(values, 3).copy()
+    along_axes: np.ndarray = np.broadcast_to(values, 3).copy()
+    return along_axes
 
 
 def _with_spacing(forms: dict[str, np.ndarray], spacing_mm: np.ndarray) -> np.ndarray:

@@ -29,4 +29,5 @@ class ImageLoader(EpochLoader):
 
 
 def _items(items: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    return default_collate([item for _, item in items])
+    batch: dict[str, Any] = default_collate([item for _, item in items])
+    return batch

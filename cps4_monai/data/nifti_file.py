@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,7 +32,7 @@ class InvalidVolumeError(ValueError):
         super().__init__(f"{path}: found {found}; expected {expected}. Fix: {fix}.")
         self.path, self.found, self.expected, self.fix = Path(path), found, expected, fix
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.found, self.expected, self.fix)
 
 
@@ -85,7 +86,7 @@ def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
         InvalidVolumeError: not a single-file NIfTI-1 or NIfTI-2, or dimensions that make no sense.
     """
     expected = "a single-file NIfTI-1 or NIfTI-2 image"
-    kind = nib.Nifti1Header
+    kind: Any = nib.Nifti1Header
     if content[4:8] == b"n+2\0":
         kind = nib.Nifti2Header
     elif content[344:348] == b"ni1\0":
@@ -93,7 +94,7 @@ def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
     elif content[344:348] != b"n+1\0":
         raise InvalidVolumeError(path, "no NIfTI magic number (another kind of file)", expected, REEXPORT)
     try:
-        header = kind(binaryblock=content[: kind.template_dtype.itemsize], check=False)
+        header: nib.Nifti1Header = kind(binaryblock=content[: kind.template_dtype.itemsize], check=False)
         header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
         raise InvalidVolumeError(path, f"a damaged header ({error})", expected, REEXPORT) from error
@@ -151,7 +152,8 @@ def _scaled(volume: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
     intercept = intercept if np.isfinite(intercept) else 0.0
     if slope == 1 and intercept == 0:
         return volume
-    return volume * np.float64(slope) + np.float64(intercept)
+    scaled: np.ndarray = volume * np.float64(slope) + np.float64(intercept)
+    return scaled
 
 
 def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

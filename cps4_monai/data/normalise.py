@@ -37,4 +37,5 @@ def scale_to_window(array: np.ndarray, window: tuple[float, float]) -> np.ndarra
     working: np.ndarray = array.astype(np.float32 if array.dtype != np.float64 else np.float64)
     # Halving first keeps the difference of huge values finite.
     scaled = (np.multiply(working, 0.5) - low * 0.5) / (high * 0.5 - low * 0.5)
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32, copy=False)
+    clipped: np.ndarray = np.clip(scaled, 0.0, 1.0)
+    return clipped.astype(np.float32, copy=False)

@@ -93,7 +93,8 @@ class SagittalGrid:
         """
         if slices.shape != self.slices_shape:
             raise ValueError(f"slices have shape {slices.shape}; expected {self.slices_shape} (D, H0, W0)")
-        return self._flip(slices).transpose(np.argsort(self.axes))
+        volume: np.ndarray = self._flip(slices).transpose(np.argsort(self.axes))
+        return volume
 
     def slices_affine(self, affine: np.ndarray) -> np.ndarray:
         """The scan's affine, rewritten for indices (D, H0, W0)."""

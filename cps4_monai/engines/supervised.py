@@ -28,8 +28,8 @@ class PrecisionTrainer(SupervisedTrainer):
         self.precision = Precision() if precision is None else precision  # handlers may look at it when attached
         scaled = self.precision.scaler is not None
         super().__init__(amp=scaled, amp_kwargs={"enabled": False}, **trainer)
-        self.scaler = self.precision.scaler  # type: ignore[assignment]  # MONAI knows CUDA's only
+        self.scaler = self.precision.scaler  # MONAI knows CUDA's only
 
-    def run(self) -> None:  # type: ignore[override]
+    def run(self) -> None:
         """Trains until ``max_epochs``; unlike MONAI's, keeps the scaler that fits the device."""
         Workflow.run(self)

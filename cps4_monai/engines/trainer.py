@@ -69,16 +69,16 @@ class SemiSupervisedTrainer(Trainer):
         self,
         device: str | torch.device,
         max_epochs: int,
-        train_data_loader: Iterable,
+        train_data_loader: Iterable[Any],
         method: SemiSupervisedMethod,
         epoch_length: int | None = None,
         non_blocking: bool = False,
-        prepare_batch: Callable = batch_to_device,
-        train_handlers: Sequence | None = None,
+        prepare_batch: Callable[..., Any] = batch_to_device,
+        train_handlers: Sequence[Any] | None = None,
         precision: Precision | None = None,
         gradient_clip_norm: float | None = None,
         accumulation_steps: int = 1,
-        to_kwargs: dict | None = None,
+        to_kwargs: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(method, SemiSupervisedMethod):
             raise TypeError(f"method is a {type(method).__name__}; expected a cps4_monai.methods class")
@@ -107,7 +107,7 @@ class SemiSupervisedTrainer(Trainer):
             decollate=False,
             to_kwargs=to_kwargs,
         )
-        self.scaler = self.precision.scaler  # type: ignore[assignment]  # MONAI knows CUDA's only
+        self.scaler = self.precision.scaler  # MONAI knows CUDA's only
         if self.state.epoch_length:
             groups = -(-self.state.epoch_length // accumulation_steps)
             method.total_updates = max_epochs * groups * method.steps_per_batch
@@ -117,11 +117,11 @@ class SemiSupervisedTrainer(Trainer):
         """The method's first optimiser, where MONAI's handlers look for the learning rate."""
         return next(iter(self.method.optimizers.values()))
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which networks run here, for handlers that run one."""
         return self.precision.autocast()
 
-    def run(self) -> None:  # type: ignore[override]
+    def run(self) -> None:
         """Trains until `max_epochs`; unlike MONAI's, keeps the scaler that fits the device."""
         Workflow.run(self)
 
@@ -133,15 +133,16 @@ class SemiSupervisedTrainer(Trainer):
         size = min(steps, length - start) if length else steps
         return size, place == start, place == start + size - 1
 
-    def _iteration(self, engine: SemiSupervisedTrainer, batchdata: Any) -> list[dict[str, Tensor]]:  # type: ignore[override]
+    def _iteration(self, engine: SemiSupervisedTrainer, batchdata: Any) -> list[dict[str, Tensor]]:
         if batchdata is None:
             raise ValueError("no batch came for this iteration; the data loader must yield dicts")
         batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         engine.state.batch = batch
         engine.method.train()
         # The predictions of a step are let go with it: kept until the next ones are made, they would count twice.
-        engine.state.output = [_mean(list(engine._losses(batch)))]
-        return engine.state.output
+        losses = [_mean(list(engine._losses(batch)))]
+        engine.state.output = losses
+        return losses
 
     def _losses(self, batch: Any) -> Iterator[dict[str, Tensor]]:
         """Makes all optimiser steps of a batch; the losses of each, detached."""

@@ -42,7 +42,7 @@ class AttentionLocalisation(Metric):
         class_names: Sequence[str],
         unannotated: Sequence[int] = (),
         activation: str = "sigmoid",
-        output_transform: Callable = lambda output: output,
+        output_transform: Callable[[Any], Any] = lambda output: output,
     ) -> None:
         self.class_names = list(class_names)
         self.unannotated = tuple(unannotated)

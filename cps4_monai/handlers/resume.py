@@ -166,7 +166,7 @@ class ResumeHandler:
 
     def _read(self) -> dict[str, Any]:
         try:
-            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             if checkpoint["format"] != _FORMAT:
                 raise CheckpointError(
                     f"{self.path}: of format {checkpoint['format']}, not {_FORMAT}: another version of cps4_monai "

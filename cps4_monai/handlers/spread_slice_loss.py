@@ -33,7 +33,7 @@ class SpreadSliceLoss(Metric):
         self,
         loss: Callable[[Tensor, Tensor], Tensor],
         batch_size: int = 8,
-        output_transform: Callable = lambda output: output,
+        output_transform: Callable[[Any], Any] = lambda output: output,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more slices")
@@ -71,7 +71,8 @@ class SpreadSliceLoss(Metric):
                 self._sum += self.loss(values, labels).float().cpu() * len(values)
             self._slices += len(values)
         self._kept = []
-        return self._mean()
+        mean: float = self._mean()
+        return mean
 
     @sync_all_reduce("_sum", "_slices")
     def _mean(self) -> float:

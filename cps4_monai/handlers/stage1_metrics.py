@@ -21,7 +21,7 @@ class VolumeLoss(Metric):
         output_transform: engine output -> (pred, label), lists of (C, D, h, w) and (1, D, H, W), or batches of them.
     """
 
-    def __init__(self, loss: nn.Module, output_transform: Callable = lambda output: output) -> None:
+    def __init__(self, loss: nn.Module, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
         self.loss = loss
         super().__init__(output_transform=output_transform)
 

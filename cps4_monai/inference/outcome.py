@@ -59,7 +59,8 @@ class ScanOutcome:
     @property
     def structures(self) -> Sequence[Mapping[str, Any]]:
         """Statistics of its structures, by code."""
-        return self.record.get("Structures", [])
+        structures: Sequence[Mapping[str, Any]] = self.record.get("Structures", [])
+        return structures
 
     @property
     def seconds(self) -> float:

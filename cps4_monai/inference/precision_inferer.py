@@ -29,5 +29,5 @@ class PrecisionInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """As the inner inferer's."""
         with self.precision.autocast():
-            output = self.inferer(inputs, network, *args, **kwargs)
+            output: Tensor = self.inferer(inputs, network, *args, **kwargs)
         return output.float()

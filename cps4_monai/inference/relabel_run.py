@@ -12,13 +12,14 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.label_ownership import is_ours
 from cps4_monai.encoding import path_text
 from cps4_monai.inference.corrections import Correction
-from cps4_monai.inference.masks import REPORT, outcome_of_mask
+from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
 from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_report import run_report
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
+from cps4_monai.inference.scan_views import REPORT
 from cps4_monai.inference.settings_in_words import settings_in_words
 
 SCANS, FAILURES = "scans.csv", "failures.csv"

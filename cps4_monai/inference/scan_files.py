@@ -62,9 +62,10 @@ class ScanFiles:
     def record(self) -> dict[str, Any]:
         """What the sidecar says; empty where there is none."""
         try:
-            return json.loads(self.sidecar.read_text(encoding="utf-8"))
+            written: dict[str, Any] = json.loads(self.sidecar.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return written
 
 
 def finished(

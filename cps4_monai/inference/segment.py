@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from cps4_monai import __version__
+from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.device import select_device
 from cps4_monai.inference.bundle import Bundle, open_bundle
 from cps4_monai.inference.given_scan import GivenScan, given_volume
-from cps4_monai.inference.network_pass import ScanScores, run_network
+from cps4_monai.inference.network_pass import run_network
 from cps4_monai.inference.prepared import PreparedScan, prepare_scan, read_and_prepare
 from cps4_monai.inference.restore import restore_labels
 from cps4_monai.inference.segmentation import Segmentation, plain

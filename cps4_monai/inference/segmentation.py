@@ -99,10 +99,14 @@ class Segmentation:
         return files.label
 
 
-def plain(value: Any) -> Any:
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     """JSON-ready: numbers that are not finite become None, tuples lists."""
+    return {str(key): _plain(value) for key, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return plain(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

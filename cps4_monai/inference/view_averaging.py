@@ -36,4 +36,5 @@ class ViewAveraging(nn.Module):
         return (total / (1 + len(GAMMAS) + len(ZOOMS))).clamp_(min=1e-8).log_()
 
     def _probabilities(self, image: torch.Tensor) -> torch.Tensor:
-        return self.network(image).float().softmax(dim=1)
+        logits: torch.Tensor = self.network(image)
+        return logits.float().softmax(dim=1)

@@ -88,7 +88,7 @@ class UniMatchV2(TeacherStudent):
         targets, logs = self.targets(batch)
         mixed = [self._cutmix(unlabeled[key], *targets.values()) for key in STRONG]
         views, *of_views = (torch.cat(parts) for parts in zip(*mixed, strict=True))
-        widths = self.student.features  # type: ignore[union-attr]
+        widths = self.student.features
         masks = complementary_masks(len(views) // 2, widths, self.dropped_share, views.device)  # type: ignore[arg-type]
         student = self.networks["student"]
         if self.batch_statistics == "separate":

@@ -149,7 +149,7 @@ class SpineDiceHandler(IgniteMetricHandler):
         convention: str = "b",
         unannotated: Sequence[int] = (),
         class_names: Sequence[str] | None = None,
-        output_transform: Callable = lambda output: output,
+        output_transform: Callable[[Any], Any] = lambda output: output,
         prefix: str = "",
         save_details: bool = True,
     ) -> None:
@@ -165,7 +165,7 @@ class SpineDiceHandler(IgniteMetricHandler):
         value = float(self.spine_dice.aggregate())
         self._is_reduced = True
         if self.save_details and self._engine is not None and self._name is not None:
-            self._engine.state.metric_details[self._name] = self.spine_dice.per_class()  # type: ignore[attr-defined]
+            self._engine.state.metric_details[self._name] = self.spine_dice.per_class()
         return value
 
     def completed(self, engine: Engine, name: str) -> None:

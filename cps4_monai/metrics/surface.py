@@ -30,7 +30,8 @@ class SurfaceDistances:
 
 def _bounding_boxes(label_map: np.ndarray, num_classes: int) -> list[tuple[slice, ...] | None]:
     """Box per class 1 to C-1, None where the class is absent; one pass over the volume for all classes."""
-    return find_objects(label_map, max_label=num_classes - 1)
+    boxes: list[tuple[slice, ...] | None] = find_objects(label_map, max_label=num_classes - 1)
+    return boxes
 
 
 def surface_distances(

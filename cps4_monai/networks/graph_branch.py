@@ -126,7 +126,7 @@ class GraphBranch(Composite):
         self, features: Tensor, tau: float, correlation: str, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Correlation (B, N, N) and clusters (B, N, K), which add up to 1 over K, of features (B, D, h, w); float32."""
-        align = self.backbone.align if self.align is None else self.align  # type: ignore[union-attr]
+        align = self.backbone.align if self.align is None else self.align
         with torch.autocast(features.device.type, enabled=False):
             nodes = F.normalize(align(features.float()).flatten(2).transpose(1, 2), dim=2)  # type: ignore[operator]
             similarity = nodes @ nodes.transpose(1, 2)

@@ -100,7 +100,7 @@ class TextGuided(Composite):
         decoder = TextGuidedDecoder(int(embedding_dim), int(num_classes), width)
         self.text_decoder = decoder.to(next(backbone.parameters()).device)
 
-    def forward(self, image: Tensor | None = None, said: Said | None = None) -> Tensor | TextMasks:  # type: ignore[override]
+    def forward(self, image: Tensor | None = None, said: Said | None = None) -> Tensor | TextMasks:
         """Logits (B, C, H, W) of pictures, or the decoder's masks of what the frozen image side says of them."""
         return self.backbone(image) if said is None else self.text_decoder(said)
 

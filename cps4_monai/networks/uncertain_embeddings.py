@@ -74,7 +74,7 @@ class UncertainEmbeddings(Composite):
         new["params"] = [*new["params"], *self.image_gaussian.parameters(), *self.text_gaussian.parameters()]
         return groups
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, image: Tensor, shown: Tensor | None = None, second_wording: bool = False, masked: bool = False
     ) -> Tensor | dict[str, Tensor]:
         """Attention logits (B, C, h, w); with ``shown`` all that a contrast of slices and captions needs.

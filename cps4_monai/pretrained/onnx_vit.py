@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class _Graph:
             graph = onnx.load_model_from_string(content).graph
         except DecodeError as error:
             raise ValueError(f"not an ONNX file ({error}); expected the one of the wheel") from error
-        self._to_array: Any = onnx.numpy_helper.to_array
+        self._to_array: Callable[[Any], np.ndarray] = onnx.numpy_helper.to_array
         self.initialisers = {tensor.name: tensor for tensor in graph.initializer}
         self.nodes = {node.name: node for node in graph.node}
 

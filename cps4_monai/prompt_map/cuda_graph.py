@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class CudaGraphs:
 
     def __init__(self, function: Callable[[torch.Tensor], Answer]) -> None:
         self.function = function
-        self._recordings: dict[tuple, _Recording] = {}
+        self._recordings: dict[tuple[Any, ...], _Recording] = {}
         self._plain = False
 
     def clear(self) -> None:

@@ -70,7 +70,8 @@ class VLMProvider:
     def attention_logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) float32 of images (B, 1, H, W), under the caller's autocast."""
         self._follow(images)
-        return self.model(images)
+        logits: torch.Tensor = self.model(images)
+        return logits
 
     def _answer(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.model(images)

@@ -36,10 +36,11 @@ def heat_overlay(image: np.ndarray, attention: np.ndarray, target: np.ndarray | 
     """
     grey = np.repeat(image[..., None], 3, axis=-1)
     heat = colormaps[HEAT](attention)[..., :3]
-    rgb = grey * 0.75 * (1 - attention[..., None]) + heat * attention[..., None]
+    rgb: np.ndarray = grey * 0.75 * (1 - attention[..., None]) + heat * attention[..., None]
     if target is not None and target.any():
         rgb[outline(target) & target] = 1.0
-    return (np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+    scaled: np.ndarray = np.clip(rgb, 0, 1) * 255
+    return scaled.astype(np.uint8)
 
 
 def _check_probabilities(maps: np.ndarray, num_classes: int) -> None:

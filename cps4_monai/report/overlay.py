@@ -135,4 +135,5 @@ def spread(num_slices: int, wanted: int) -> Sequence[int]:
     """At most ``wanted`` slice indices, evenly over the slab, without its outermost ones if there are enough."""
     if num_slices <= wanted:
         return list(range(num_slices))
-    return np.unique(np.round(np.linspace(0.5, num_slices - 1.5, wanted)).astype(int)).tolist()
+    places: np.ndarray = np.round(np.linspace(0.5, num_slices - 1.5, wanted))
+    return [int(place) for place in np.unique(places)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.palette import structure_colours
@@ -73,7 +74,7 @@ def sagittal_mosaic(
     figure = dark_figure(width, PANEL_HEIGHT + header + 0.1)
     full_height = PANEL_HEIGHT + header + 0.1
 
-    def panel(left: float, bottom: float, wide: float, high: float, index: int):
+    def panel(left: float, bottom: float, wide: float, high: float, index: int) -> Axes:
         axes = figure.add_axes((left / width, bottom / full_height, wide / width, high / full_height))
         rgb = blend_labels(slab.image(index), None if codes is None else codes[index], colours)
         show_slice(axes, rgb, slab.size_mm)

@@ -29,7 +29,7 @@ class Slab:
     @property
     def depth(self) -> int:
         """Number of slices."""
-        return self.scan.shape[0]
+        return len(self.scan)
 
     @property
     def size_mm(self) -> tuple[float, float]:
@@ -51,7 +51,8 @@ def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> t
 def in_window(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Image scaled to 0 to 1 between two intensities, float32."""
     low, high = window
-    return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    scaled: np.ndarray = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    return scaled
 
 
 def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.ndarray) -> Slab:

@@ -117,7 +117,7 @@ def intensity_augmentation(
     Raises:
         ValueError: ``tissue_prob`` without usable tissues.
     """
-    parts: list[Callable] = []
+    parts: list[Callable[[Any], Any]] = []
     if tissue_prob > 0:
         parts.append(RandTissueContrastd(keys, tissues, tissue_prob, gain=tissue_gain, mix=tissue_mix))
     if curve_prob > 0:
@@ -227,7 +227,7 @@ def labeled_augmentation(
             intensities drawn by themselves; for methods that compare two views of a labeled slice.
     """
     settings = dict(intensity or {})
-    further: Sequence[Callable] = ()
+    further: Sequence[Callable[[Any], Any]] = ()
     if strong_views > 0:
         strong = intensity_augmentation("image_strong", **settings)
         further = [StrongViewd("image", transform=strong, strong_views=strong_views)]
@@ -259,7 +259,9 @@ def unlabeled_augmentation(
         ValueError: unknown views, or fewer than one strong view.
     """
     settings = dict(intensity or {})
-    shared: Sequence[Callable] = intensity_augmentation("image", **settings).transforms if views == "same" else ()
+    shared: Sequence[Callable[[Any], Any]] = (
+        intensity_augmentation("image", **settings).transforms if views == "same" else ()
+    )
     strong = intensity_augmentation("image_strong", **settings)
     return Compose(
         [

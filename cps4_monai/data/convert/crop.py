@@ -82,4 +82,5 @@ def _majority(codes: np.ndarray) -> np.ndarray:
     """The most frequent of four codes (last axis), the larger one of equally frequent ones."""
     first, second, third, last = np.moveaxis(np.sort(codes, axis=-1), -1, 0)
     single = np.where(first == second, first, last)
-    return np.where(third == last, last, np.where(second == third, second, single))
+    majority: np.ndarray = np.where(third == last, last, np.where(second == third, second, single))
+    return majority

@@ -63,7 +63,7 @@ def _anterior_wall(canal: np.ndarray, height_mm: float) -> np.ndarray:
     # A stray voxel must not move the wall.
     front = ndimage.median_filter(front, size=max(1, round(5 / height_mm)) | 1, mode="nearest")
     heights = np.arange(canal.shape[2])
-    wall = np.interp(heights, rows, front)
+    wall: np.ndarray = np.interp(heights, rows, front)
     reach = max(2, round(EXTRAPOLATE_MM / height_mm))
     for end, outside in ((slice(None, reach), heights < rows[0]), (slice(-reach, None), heights > rows[-1])):
         if outside.any() and len(rows[end]) > 1:

@@ -84,7 +84,10 @@ def draw_spine(rng: np.random.Generator, variation: float = 1.0) -> Spine:
     scale = 0.98 + variation * rng.uniform(-0.12, 0.12)
     lordosis = 0.975 + variation * rng.uniform(-0.325, 0.325)
     kyphosis = 0.9 + variation * rng.uniform(-0.4, 0.4)
-    jitter = lambda spread: rng.normal(1, spread, levels)  # noqa: E731
+
+    def jitter(spread: float) -> np.ndarray:
+        return rng.normal(1, spread, levels)
+
     degeneration = _draw_degeneration(rng, levels)
     height = np.array(_VERTEBRA_HEIGHT) * scale * jitter(0.02)
     depth = np.array(_VERTEBRA_DEPTH) * scale * rng.normal(1, 0.04) * jitter(0.012)

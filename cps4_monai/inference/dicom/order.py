@@ -144,7 +144,8 @@ def normal_of(orientation: Sequence[float] | None) -> np.ndarray:
     """Unit normal of a slice, LPS: row direction x column direction."""
     assert orientation is not None
     normal = np.cross(orientation[:3], orientation[3:])
-    return normal / np.linalg.norm(normal)
+    unit: np.ndarray = normal / np.linalg.norm(normal)
+    return unit
 
 
 def file_names(images: Sequence[DicomImage]) -> str:

@@ -88,7 +88,7 @@ def _decode(content: bytes, shape: tuple[int, int]) -> np.ndarray:
         except Exception as error:
             name = f"{syntax.name}, {syntax}" if syntax else "no TransferSyntaxUID"
             raise ValueError(f"pixels that cannot be decoded ({name}): {error}") from error
-    frames = pixels if pixels.ndim == 3 else pixels[None]
+    frames: np.ndarray = pixels if pixels.ndim == 3 else pixels[None]
     if frames.ndim != 3 or frames.shape[1:] != shape:
         raise ValueError(f"pixels of shape {pixels.shape}, in a header {shape}")
     return frames

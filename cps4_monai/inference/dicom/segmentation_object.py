@@ -155,7 +155,8 @@ def _source_headers(folder: Path, images: Sequence[DicomImage]) -> list[Any]:
 def _in_stack(labels: np.ndarray, series: DicomSeries) -> np.ndarray:
     """Codes (slice, row, column): back from the axis order that :func:`volume_from_array` gave them."""
     order = np.argsort(nib.orientations.io_orientation(build_stack(series).affine)[:, 0])
-    return labels.transpose(np.argsort(order)).transpose(0, 2, 1)
+    stack: np.ndarray = labels.transpose(np.argsort(order)).transpose(0, 2, 1)
+    return stack
 
 
 def _frames(stack: np.ndarray, images: Sequence[DicomImage], codes: Sequence[int]) -> np.ndarray:
@@ -163,7 +164,8 @@ def _frames(stack: np.ndarray, images: Sequence[DicomImage], codes: Sequence[int
     numbers = np.zeros(256, np.uint8)
     numbers[list(codes)] = np.arange(1, len(codes) + 1)
     if len({image.file for image in images}) == len(images):
-        return numbers[stack]
+        segments: np.ndarray = numbers[stack]
+        return segments
     frames = np.zeros((1 + max(image.frame for image in images), *stack.shape[1:]), np.uint8)
     frames[[image.frame for image in images]] = numbers[stack]
     return frames
