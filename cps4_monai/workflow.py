@@ -170,7 +170,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     are taken for JSON's, and the rest is text.
 
     Raises:
-        ValueError: a pair without "=".
+        ValueError: a pair without "="; a list or mapping that is not JSON.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -179,7 +179,12 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"setting {pair!r} is not of the form ID=VALUE, e.g. stage1#max_epochs=50")
         try:
             settings[key] = json.loads(_PYTHON_NAMES.get(value, value))
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
+            if value.startswith(("{", "[")):
+                raise ValueError(
+                    f"setting {key}: {value!r} is no JSON ({error}). Fix: write lists and mappings as JSON, with names in "
+                    """double quotes, e.g. --set 'geometry={"rotate_deg": 10}'"""
+                ) from error
             settings[key] = value
     return settings
 

@@ -139,6 +139,12 @@ def test_command_line_values_are_json_where_they_are_json() -> None:
         parse_settings(["learning_rate"])
 
 
+@pytest.mark.parametrize("value", ["{rotate_deg:15.0}", "[1, 2", "{'a': 1}"])
+def test_a_list_or_mapping_that_is_no_json_is_refused_by_its_name(value: str) -> None:
+    with pytest.raises(ValueError, match=r"setting geometry: .* is no JSON .*double quotes"):
+        parse_settings([f"geometry={value}"])
+
+
 def test_any_contrast_names_the_tissues_of_the_anatomy_and_keeps_the_other_settings() -> None:
     parser = build("release", "any_contrast", dataset_dir=".").parser
     intensity = parser.get_parsed_content("intensity")
