@@ -182,8 +182,8 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             if value.startswith(("{", "[")):
                 raise ValueError(
-                    f"setting {key}: {value!r} is no JSON ({error}). Fix: write lists and mappings as JSON, with names in "
-                    """double quotes, e.g. --set 'geometry={"rotate_deg": 10}'"""
+                    f"setting {key}: {value!r} is no JSON ({error}). Fix: write lists and mappings as JSON, with "
+                    """names in double quotes, e.g. --set 'geometry={"rotate_deg": 10}'"""
                 ) from error
             settings[key] = value
     return settings
