@@ -227,3 +227,25 @@ def test_a_stem_of_halvings_needs_a_patch_that_is_a_power_of_two():
 def test_architecture_overrides_with_pretrained_weights_are_refused():
     with pytest.raises(ValueError, match="pretrained=False"):
         VisionEncoder("vit_tiny_patch16_224", (32, 16), pretrained=True, depth=2)
+
+
+def test_frozen_blocks_learn_nothing_and_later_ones_all(rgb_weights):
+    path = rgb_weights[0]
+    plain = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path)
+    encoder = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path, frozen_blocks=9)
+    image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    tokens = encoder(image)
+    torch.testing.assert_close(tokens, plain(image))
+    tokens.square().mean().backward()
+    learning = {name for name, parameter in encoder.model.named_parameters() if parameter.grad is not None}
+    blocks = {int(name.split(".")[1]) for name in learning if name.startswith("blocks")}
+    assert blocks == {9, 10, 11}
+    assert not any(name.startswith(("patch_embed", "pos_embed", "cls_token")) for name in learning)
+
+
+@pytest.mark.parametrize("blocks", [-1, 12])
+def test_frozen_blocks_are_some_of_the_pretrained_ones(rgb_weights, blocks):
+    with pytest.raises(ValueError, match="expected 0 to 11"):
+        VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=rgb_weights[0], frozen_blocks=blocks)
+    with pytest.raises(ValueError, match="nothing was pretrained"):
+        small(frozen_blocks=1)
