@@ -27,7 +27,7 @@ class Assistant(nn.Module):
     """Pictures to logits of all classes, by the labeled slices that look most like them.
 
     In evaluation mode the templates are the best matches, and the bank's tokens are computed once and kept until the
-    assistant trains again. In training mode a template is of another patient and is drawn among the best matches.
+    next call in training mode. In training mode a template is of another patient and is drawn among the best matches.
 
     Args:
         image_encoder: the ViT; its mean patch token is what templates are matched by.
@@ -115,11 +115,6 @@ class Assistant(nn.Module):
             "feedback": list(self.feedback),
         }
 
-    def train(self, mode: bool = True) -> Assistant:
-        """Sets the mode; what was kept of the bank is forgotten when it trains."""
-        self._kept = None if mode else self._kept
-        return super().train(mode)
-
     def forward(
         self,
         image: Tensor,
@@ -164,6 +159,8 @@ class Assistant(nn.Module):
             without: see :meth:`forward`.
         """
         self.bank.to(picture.image.device)
+        if self.training:
+            self._kept = None  # the step that follows changes the encoder
         features, tokens = (self.features, None) if self.training else self.known()
         excluded = None if slice_id is None else self.bank.patient_of_slice[slice_id]
         pool = self.pool if self.training else None
