@@ -19,6 +19,7 @@ from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.prompts import EncodedPrompts, StoredPrompts
 from cps4_monai.vessa.template_bank import TemplateBank, pooled_feature
 from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.layer_decay import pretrained_groups
 
 CHUNK = 16
 
@@ -193,19 +194,21 @@ class Assistant(nn.Module):
         self.features.copy_(self.known()[0])
         self._kept = None
 
-    def parameter_groups(self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4, layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
         """Groups for an optimiser: encoders that start from trained weights, and all the rest that trains.
 
         Args:
-            lr_pretrained: learning rate of pretrained encoders.
+            lr_pretrained: learning rate of pretrained encoders, of their last block and what follows it.
             lr_new: of everything else.
+            layer_decay: see :func:`cps4_monai.vision.layer_decay.pretrained_groups`.
         """
         encoders = [encoder for encoder in (self.image_encoder, self.prompts) if encoder.pretrained]
-        pretrained = [p for encoder in encoders for p in encoder.parameters() if p.requires_grad]
-        ids = {id(p) for p in pretrained}
-        new = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
-        groups = [("pretrained", pretrained, lr_pretrained), ("new", new, lr_new)]
-        return [{"params": params, "lr": lr, "name": name} for name, params, lr in groups if params]
+        groups = pretrained_groups(encoders, lr_pretrained, layer_decay)
+        seen = {id(p) for group in groups for p in group["params"]}
+        new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
+        return [*groups, *([{"params": new, "lr": lr_new, "name": "new"}] if new else [])]
 
     @torch.no_grad()
     def freeze(self) -> Assistant:

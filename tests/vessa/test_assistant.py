@@ -189,6 +189,9 @@ def test_parameters_are_grouped_and_wrong_settings_named(make):
     pretrained, new = assistant.parameter_groups(1e-5, 1e-3)
     assert (pretrained["lr"], new["lr"]) == (1e-5, 1e-3)
     assert len(pretrained["params"]) + len(new["params"]) == len(list(assistant.parameters()))
+    *pretrained, new = assistant.parameter_groups(1e-4, 1e-3, layer_decay=0.5)
+    model, rates = assistant.image_encoder.model, {id(p): g["lr"] for g in pretrained for p in g["params"]}
+    assert (rates[id(model.norm.weight)], rates[id(model.pos_embed)]) == (1e-4, 0.5e-4), "of one block"
     for wrong in ({"templates": 0}, {"pool": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} 0|{next(iter(wrong))} is 0"):
             make(**wrong)
