@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from cps4_monai.attention_maps import check_activation
 from cps4_monai.text.encoder import TextEncoder
 from cps4_monai.vision.checkpoint import load_prompted_vision, read_prompted_vision, save_prompted_vision
 from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.layer_decay import pretrained_groups
 from cps4_monai.vision.projection import make_projection
 from cps4_monai.vision.prompted import PromptedVision, attention_logits, check_background
 
@@ -184,33 +185,18 @@ class VisionLanguageModel(nn.Module):
         Args:
             lr_pretrained: learning rate of pretrained encoders, of their last block and what follows it.
             lr_new: learning rate of the projections, w, b and encoders from scratch.
-            layer_decay: in (0, 1]; each block of a pretrained encoder learns at this multiple of the next block's rate,
-                the embeddings at the lowest (Clark et al., ELECTRA, ICLR 2020; He et al., CVPR 2022, for ViTs). 1: all
-                blocks at ``lr_pretrained``, in one group.
+            layer_decay: in (0, 1]; rate of each block of a pretrained encoder over the next block's, see
+                :func:`cps4_monai.vision.layer_decay.pretrained_groups`.
 
         Returns:
-            Groups with ``params``, ``lr`` and ``name``: "pretrained" (with a layer decay "pretrained 0", the last
-            block, "pretrained 1", ... towards the input), then "new"; every trainable parameter is in one of them.
+            Those groups, then "new", each with ``params``, ``lr`` and ``name``; every trainable parameter is in one.
 
         Raises:
             ValueError: a layer decay outside (0, 1].
         """
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay is {layer_decay}; expected a number above 0, at most 1 (no decay)")
         encoders = [encoder for encoder in (self.image_encoder, self.text_encoder) if encoder.pretrained]
-        levels: dict[int, list[nn.Parameter]] = {}
-        for encoder in encoders:
-            for parameter, level in _levels_from_the_end(encoder, layered=layer_decay < 1):
-                levels.setdefault(level, []).append(parameter)
-        seen = {id(p) for parameters in levels.values() for p in parameters}
-        groups: list[dict[str, Any]] = [
-            {
-                "params": parameters,
-                "lr": lr_pretrained * layer_decay**level,
-                "name": "pretrained" if layer_decay == 1 else f"pretrained {level}",
-            }
-            for level, parameters in sorted(levels.items())
-        ]
+        groups = pretrained_groups(encoders, lr_pretrained, layer_decay)
+        seen = {id(p) for group in groups for p in group["params"]}
         new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
         return [*groups, *([{"params": new, "lr": lr_new, "name": "new"}] if new else [])]
 
@@ -233,21 +219,3 @@ class VisionLanguageModel(nn.Module):
         )
         frozen.projection.load_state_dict(self.image_projection.state_dict())
         return frozen.to(embeddings.device)
-
-
-def _levels_from_the_end(encoder: VisionEncoder | TextEncoder, layered: bool) -> Iterator[tuple[nn.Parameter, int]]:
-    """Trainable parameters with the number of blocks between them and the output; 0 for all where not ``layered``.
-
-    What is registered before the blocks embeds their input, what is registered after them follows the last one.
-    """
-    trainable = [p for p in encoder.parameters() if p.requires_grad]
-    if not layered:
-        yield from ((p, 0) for p in trainable)
-        return
-    blocks = list(encoder.blocks.children())
-    block_of = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
-    begun = False
-    for parameter in trainable:
-        begun = begun or id(parameter) in block_of
-        index = block_of.get(id(parameter), len(blocks) - 1 if begun else -1)
-        yield parameter, len(blocks) - 1 - index

@@ -58,6 +58,7 @@ TITLES: dict[str, str] = {
     "validate#key_metric": "validation score",
     "validate#best#metric": "score that chooses the weights",
 }
+STAGE1_OWN = ("stage1#centre_prompts",)  # what a variant may do to its prompts
 STAGE1_TITLES: dict[str, str] = {
     "stage1#max_epochs": "stage 1: epochs",
     "stage1#iterations_per_epoch": "stage 1: iterations per epoch",
@@ -66,6 +67,7 @@ STAGE1_TITLES: dict[str, str] = {
     "stage1#centre_prompts": "stage 1: centred prompts",
     "stage1#lr_pretrained": "stage 1: learning rate of pretrained parts",
     "stage1#lr_new": "stage 1: learning rate of new parts",
+    "stage1#lr_layer_decay": "stage 1: learning rate of each block over the next",
     "stage1#lr_scheduler": "stage 1: learning-rate schedule",
     "stage1#geometry": "stage 1: geometric augmentation",
 }
@@ -73,6 +75,8 @@ STAGE1_TITLES: dict[str, str] = {
 
 def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -> None:
     """Refuses a study whose methods are trained with other networks, iterations, augmentation, batches or validation.
+
+    Of stage 1, whose objective is a method's own, encoders, iterations, batches, rates and augmentation must be equal.
 
     Args:
         cells: of the study.
@@ -88,14 +92,24 @@ def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -
             f"method {open_ended[0]}: iterations_per_epoch is null, a pass over the data, which has another length for "
             "each method and share; set a number of iterations in the study's overlay or settings"
         )
-    first = cells[0]
     for cell in cells[1:]:
-        for setting in _unequal(first, cell, may_differ):
-            raise StudyError(
-                f"unequal budgets: {TITLES.get(setting, 'a setting')} ({setting}) is {_stated(first, setting)} for "
-                f"{first.name} and {_stated(cell, setting)} for {cell.name}; set it in the study's overlay or "
-                f"settings, or add {setting!r} to 'may_differ', which the report then states"
-            )
+        _refuse(cells[0], cell, _unequal(cells[0], cell, may_differ))
+    with_stage1 = [cell for cell in cells if cell.stage1 is not None]
+    budget = [setting for setting in STAGE1_TITLES if setting not in (*STAGE1_OWN, *may_differ)]
+    for cell in with_stage1[1:]:
+        first = with_stage1[0]
+        _refuse(first, cell, (s for s in budget if _stated(first, s) != _stated(cell, s)))
+
+
+def _refuse(first: Cell, cell: Cell, unequal: Iterator[str]) -> None:
+    """Refuses two cells for the first of the ids whose values differ."""
+    for setting in unequal:
+        title = {**TITLES, **STAGE1_TITLES}.get(setting, "a setting")
+        raise StudyError(
+            f"unequal budgets: {title} ({setting}) is {_stated(first, setting)} for {first.name} and "
+            f"{_stated(cell, setting)} for {cell.name}; set it in the study's overlay or settings, or add {setting!r} "
+            "to 'may_differ', which the report then states"
+        )
 
 
 def _unequal(first: Cell, second: Cell, may_differ: Sequence[str]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ class StopOnNonFinite:
             raise ValueError(f"every is {every}; expected 1 or more iterations")
         self.path = Path(output_dir) / "non_finite_batch.pt"
         self.every = every
-        self._seen: deque[tuple[int, int, list[str], Tensor, Any]] = deque(maxlen=every)
+        self._seen: list[tuple[int, int, list[str], Tensor, Any]] = []
 
     def attach(self, engine: Workflow) -> None:
         """Registers with a trainer that fires MONAI's LOSS_COMPLETED."""
@@ -70,8 +69,7 @@ class StopOnNonFinite:
         """
         if not self._seen:
             return
-        seen = list(self._seen)
-        self._seen.clear()
+        seen, self._seen = self._seen, []
         finite = torch.stack([flags.all() for _, _, _, flags, _ in seen]).tolist()
         if all(finite):
             return

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -142,11 +143,15 @@ class DuSSSPretraining(PromptedPretraining):
         super().after_step()
         ema_update(self.networks["momentum"], self.networks["model"], self.momentum)
 
-    @torch.no_grad()
     def validation_loss(self, image: Tensor, label: Tensor) -> Tensor:
-        """The loss of slices (B, 1, H, W) with their labels (B, 1, H, W); each is its own second view."""
+        """The loss of slices (B, 1, H, W) with their labels (B, 1, H, W), in evaluation mode and without gradient.
+
+        Each slice is its own second view.
+        """
         batch = {"labeled": {"image": image, "image_strong": image, "label": label}}
-        return self.losses(self._similarities(unwrap(self.networks["model"]), batch["labeled"]), batch)["loss"]
+        model = unwrap(self.networks["model"])
+        with eval_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
+            return self.losses(self._similarities(model, batch["labeled"]), batch)["loss"]
 
     def _similarities(self, model: nn.Module, labeled: Mapping[str, Tensor]) -> dict[str, Tensor]:
         bare: Any = self.deployed

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
+from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -183,13 +184,14 @@ class MGCA(PromptedPretraining):
         """``queue`` (queue_length, 2 K + 1)."""
         return {"queue": self.queue}
 
-    @torch.no_grad()
     def validation_loss(self, image: Tensor, label: Tensor) -> Tensor:
-        """The loss of slices (B, 1, H, W) with their labels (B, 1, H, W), in the mode in which the network is.
+        """The loss of slices (B, 1, H, W) with their labels (B, 1, H, W), in evaluation mode and without gradient.
 
         The queue is read and left as it is.
         """
-        outputs = self._compare(unwrap(self.networks["model"]), image, label)
+        model = unwrap(self.networks["model"])
+        with eval_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
+            outputs = self._compare(model, image, label)
         counted = outputs["found"].flatten(1).any(1, keepdim=True)
         pairs = torch.cat([outputs["image_scores"], outputs["caption_scores"], counted.float()], dim=1)
         return self._losses(outputs, torch.cat([pairs, self.queue]), 0)["loss"]

@@ -34,7 +34,8 @@ class TeacherStudent(SemiSupervisedMethod):
             learns from a label does not depend on the unlabeled slices that happen to be beside it.
 
     Raises:
-        ValueError: a decay outside [0, 1], a negative ramp, an unknown `deployed` or `batch_statistics`.
+        ValueError: a decay outside [0, 1], a negative ramp, or one beside a ramp of the method's own, an unknown
+            `deployed` or `batch_statistics`.
     """
 
     options = (*SemiSupervisedMethod.options, "ema_decay", "ramp_up_updates", "batch_statistics")
@@ -54,6 +55,11 @@ class TeacherStudent(SemiSupervisedMethod):
         if batch_statistics not in BATCH_STATISTICS:
             raise ValueError(f"batch_statistics is {batch_statistics!r}; expected one of {list(BATCH_STATISTICS)}")
         ramp_up(0, ramp_up_updates)
+        if ramp_up_updates and type(self).ramp is not TeacherStudent.ramp:
+            raise ValueError(
+                f"ramp_up_updates is {ramp_up_updates}, and the ramp of {type(self).__name__} is a share of the run: "
+                "set its ramp_share"
+            )
         networks = {"student": student, "teacher": make_teacher(deployable(student))}
         super().__init__(networks, {"student": optimizer}, deployed, unannotated)
         self.ema_decay = ema_decay

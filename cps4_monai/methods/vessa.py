@@ -74,8 +74,8 @@ class VESSA(UniMatchV2):
 
     @property
     def present_share(self) -> float:
-        """g of the coming step, in [0, 1]."""
-        return self.updates / self.share_of_run(1.0) if self.teacher_share is None else self.teacher_share
+        """g of the coming step, in [0, 1]; it stays at 1 where a run was made longer than it began."""
+        return min(1.0, self.updates / self.share_of_run(1.0)) if self.teacher_share is None else self.teacher_share
 
     def feedback(self, images: Tensor) -> Tensor | None:
         """What the assistant is told of pictures (B, 1, H, W): nothing before `feedback_from`."""

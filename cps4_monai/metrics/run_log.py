@@ -34,9 +34,13 @@ class RunLog:
                     writer.writerow([stage, epoch, iteration, name, f"{value:.8g}"])
 
     def drop_from(self, stage: str, epoch: int) -> None:
-        """Drops the lines of ``stage`` from ``epoch`` on: a resumed run writes them again."""
-        with self.path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["stage"] != stage or int(row["epoch"]) < epoch]
+        """Drops the lines of ``stage`` from ``epoch`` on, which a resumed run writes again, and half of a line.
+
+        A run that is killed while it writes leaves such a half at the end.
+        """
+        whole, newline, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        lines = csv.DictReader(io.StringIO(whole + newline))
+        rows = [row for row in lines if row["stage"] != stage or int(row["epoch"]) < epoch]
         kept = io.StringIO()
         writer = csv.DictWriter(kept, COLUMNS, lineterminator="\n")
         writer.writeheader()

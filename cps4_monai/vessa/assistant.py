@@ -19,6 +19,7 @@ from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.prompts import EncodedPrompts, StoredPrompts
 from cps4_monai.vessa.template_bank import TemplateBank, pooled_feature
 from cps4_monai.vision.encoder import VisionEncoder
+from cps4_monai.vision.layer_decay import pretrained_groups
 
 CHUNK = 16
 
@@ -27,7 +28,7 @@ class Assistant(nn.Module):
     """Pictures to logits of all classes, by the labeled slices that look most like them.
 
     In evaluation mode the templates are the best matches, and the bank's tokens are computed once and kept until the
-    assistant trains again. In training mode a template is of another patient and is drawn among the best matches.
+    next call in training mode. In training mode a template is of another patient and is drawn among the best matches.
 
     Args:
         image_encoder: the ViT; its mean patch token is what templates are matched by.
@@ -115,11 +116,6 @@ class Assistant(nn.Module):
             "feedback": list(self.feedback),
         }
 
-    def train(self, mode: bool = True) -> Assistant:
-        """Sets the mode; what was kept of the bank is forgotten when it trains."""
-        self._kept = None if mode else self._kept
-        return super().train(mode)
-
     def forward(
         self,
         image: Tensor,
@@ -164,6 +160,8 @@ class Assistant(nn.Module):
             without: see :meth:`forward`.
         """
         self.bank.to(picture.image.device)
+        if self.training:
+            self._kept = None  # the step that follows changes the encoder
         features, tokens = (self.features, None) if self.training else self.known()
         excluded = None if slice_id is None else self.bank.patient_of_slice[slice_id]
         pool = self.pool if self.training else None
@@ -196,19 +194,21 @@ class Assistant(nn.Module):
         self.features.copy_(self.known()[0])
         self._kept = None
 
-    def parameter_groups(self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4, layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
         """Groups for an optimiser: encoders that start from trained weights, and all the rest that trains.
 
         Args:
-            lr_pretrained: learning rate of pretrained encoders.
+            lr_pretrained: learning rate of pretrained encoders, of their last block and what follows it.
             lr_new: of everything else.
+            layer_decay: see :func:`cps4_monai.vision.layer_decay.pretrained_groups`.
         """
         encoders = [encoder for encoder in (self.image_encoder, self.prompts) if encoder.pretrained]
-        pretrained = [p for encoder in encoders for p in encoder.parameters() if p.requires_grad]
-        ids = {id(p) for p in pretrained}
-        new = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
-        groups = [("pretrained", pretrained, lr_pretrained), ("new", new, lr_new)]
-        return [{"params": params, "lr": lr, "name": name} for name, params, lr in groups if params]
+        groups = pretrained_groups(encoders, lr_pretrained, layer_decay)
+        seen = {id(p) for group in groups for p in group["params"]}
+        new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
+        return [*groups, *([{"params": new, "lr": lr_new, "name": "new"}] if new else [])]
 
     @torch.no_grad()
     def freeze(self) -> Assistant:

@@ -34,6 +34,11 @@ class EncodedPrompts(nn.Module):
         for key, value in text_encoder.tokenize(prompts).items():
             self.register_buffer(key, value, persistent=False)
 
+    @property
+    def blocks(self) -> nn.Module:
+        """Those of the text encoder."""
+        return self.text_encoder.blocks
+
     def forward(self) -> Tensor:
         """(C, D_text) float32."""
         embeddings = self.text_encoder(self.input_ids, self.attention_mask).float()

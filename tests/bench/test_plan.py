@@ -68,6 +68,13 @@ def test_overlays_can_be_an_axis_of_the_matrix(plan, tmp_path: Path) -> None:
         ({"methods": {"cps4": {"settings": {"max_epochs": 9}}}}, "unequal budgets: epochs"),
         ({"methods": {"cps4": {"settings": {"features": [4, 16]}}}}, "unequal budgets: network's features"),
         ({"methods": {"cps4": {"settings": {"geometry#scale": 0.5}}}}, "unequal budgets: geometric augmentation"),
+        (
+            {
+                "methods": {"cps4": {}, "clip": {"settings": {"stage1#max_epochs": 9}}},
+                "matrix": [{"methods": ["cps4", "clip"], "shares": [25]}],
+            },
+            r"stage 1: epochs \(stage1#max_epochs\) is \d+ for cps4-25pct-seed0 and 9 for clip-25pct-seed0",
+        ),
         ({"matrix": [{"methods": ["cps4"], "shares": [25]}] * 2}, "holds the cell cps4-25pct-seed0 twice"),
         ({"matrix": [{"methods": ["cps4"], "shares": [33]}]}, "no labeled share '33'"),
         ({"methods": {"cps4": {"overlays": ["nothing"]}}}, "no config called 'nothing'"),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.handlers import NoWeightsError
 from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.plan import Plan, plan_of, write_plan
 
@@ -75,6 +76,15 @@ def test_weights_are_not_replaced_on_too_little(model, network, scores, options,
     assert model.read_bytes() == b"released" and not model.with_name("model_released.pt").exists()
     assert why in decision(model)["why"] and decision(model)["deployed"] is False
     assert model.with_name("model_finetuned.pt").is_file()
+
+
+@pytest.mark.parametrize("first", [0.8, float("nan")])
+def test_weights_of_an_earlier_training_are_not_taken_for_those_of_one_without_a_score(model, network, first) -> None:
+    model.with_name("model_finetuned.pt").write_bytes(b"of last week")
+    handler = tuned(model, network, [first, float("nan")])
+    with pytest.raises(NoWeightsError, match="no number in any validation"):
+        handler.deploy()
+    assert model.read_bytes() == b"released"
 
 
 def test_better_weights_take_the_place_and_the_released_ones_stay(model: Path, network: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from monai.engines import SupervisedTrainer
@@ -38,6 +40,17 @@ def test_weights_spoiled_by_it_reach_no_checkpoint(tmp_path, make_run):
     assert checkpoint["trainer"]["epoch"] == 1
     student = checkpoint["states"]["method"]["networks"]["student"]
     assert all(value.isfinite().all() for value in student.values())
+
+
+def test_the_first_bad_step_is_named_where_a_batch_makes_two_steps(tmp_path):
+    handler = StopOnNonFinite(tmp_path, 4)
+    for iteration in (1, 2, 3, 4):
+        for _ in range(2):
+            loss = torch.tensor(float("nan") if iteration == 1 else 1.0)
+            state = SimpleNamespace(output={"loss": loss}, iteration=iteration, epoch=1, batch={"subject": ["sub-1"]})
+            handler.note(SimpleNamespace(state=state))
+    with pytest.raises(NonFiniteLossError, match="at iteration 1 "):
+        handler.look(None)
 
 
 def test_finite_runs_are_left_alone(tmp_path, make_run):

@@ -61,6 +61,11 @@ def step(method: DuSSS, *given) -> list[dict[str, torch.Tensor]]:
     return seen
 
 
+def test_a_ramp_in_steps_which_it_would_pass_over_is_refused(make):
+    with pytest.raises(ValueError, match=r"ramp_up_updates is 40.*set its ramp_share"):
+        make(ramp_up_updates=40)
+
+
 def test_two_equal_opinions_are_their_fusion_and_a_share_weighs_different_ones():
     teacher = torch.rand(2, 3, 8, 8).softmax(1)
     torch.testing.assert_close(fuse(teacher, teacher, 0.5), teacher)

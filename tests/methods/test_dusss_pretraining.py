@@ -276,6 +276,17 @@ def test_all_parameters_are_in_one_group_each_the_heads_among_the_new_ones(make)
     assert sorted(ids) == sorted(id(p) for p in method.networks["model"].parameters())
 
 
+def test_the_validation_loss_has_no_dropout_while_the_model_trains(make):
+    method, (batch,) = make(), batches(1)
+    for module in method.deployed.text_encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    method.train()
+    labeled = batch["labeled"]
+    values = [method.validation_loss(labeled["image"], labeled["label"]).item() for _ in range(2)]
+    assert values[0] == values[1] and method.networks["model"].training
+
+
 def test_no_step_waits_for_the_device(make, monkeypatch):
     """But for the text encoder, whose library reads its padding mask on the host, under every objective.
 

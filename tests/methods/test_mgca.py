@@ -70,6 +70,17 @@ def test_pairs_in_the_queue_balance_the_assignment(stage1):
     assert stage1.step(method, batch)["loss_prototype"].item() != pytest.approx(before, abs=1e-3)
 
 
+def test_the_validation_loss_has_no_dropout_and_changes_nothing_while_the_model_trains(stage1):
+    method, (batch,) = make(stage1), stage1.batches(1)
+    model, labeled = method.networks["model"], batch["labeled"]
+    model.image_head = torch.nn.Sequential(model.image_head, torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.5))
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    values = [method.validation_loss(labeled["image"], labeled["label"]).item() for _ in range(2)]
+    assert values[0] == values[1] and model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_equal_slices_with_equal_captions_have_an_instance_loss_of_ln_2_without_gradient(stage1):
     method, (batch,) = make(stage1, token_weight=0.0, prototype_weight=0.0), stage1.batches(1)
     twins = {key: value[:1].repeat(2, 1, 1, 1) for key, value in batch["labeled"].items()}

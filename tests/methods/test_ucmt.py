@@ -28,6 +28,11 @@ def batch():
     return {"labeled": {"image": image[:2], "label": label}, "unlabeled": unlabeled}
 
 
+def test_a_ramp_in_steps_which_it_would_pass_over_is_refused():
+    with pytest.raises(ValueError, match=r"ramp_up_updates is 40.*set its ramp_share"):
+        make(ramp_up_updates=40)
+
+
 def test_students_start_apart_and_the_global_random_state_stays():
     before = torch.get_rng_state()
     pair = StudentPair(ResUNet(1, 4, features=(4, 8)).requires_grad_(True), seed=1)

@@ -24,6 +24,12 @@ def test_masks_of_both_views_add_up_and_half_of_the_slices_are_untouched():
         assert int((first == 1).flatten(1).all(1).sum()) == 4
 
 
+def test_the_same_half_of_the_slices_is_untouched_on_every_level():
+    masks = complementary_masks(8, (16, 32, 64), 0.5, torch.device("cpu"))
+    touched = [(mask != 1).flatten(1).any(1) for mask in masks]
+    assert all(torch.equal(level, touched[0]) for level in touched)
+
+
 def test_masks_reach_the_decoder_and_ones_change_nothing():
     student = MaskedFeatures(ResUNet(1, 4, features=(4, 8))).eval()
     image = torch.rand(2, 1, 8, 8)

@@ -94,6 +94,12 @@ def test_the_assistant_leads_early_and_the_teacher_late():
     assert make(teacher_share=0.4).present_share == 0.4
 
 
+def test_in_a_run_that_was_made_longer_the_assistant_has_no_negative_share():
+    method = make(total=10)
+    method.updates = 15
+    assert method.present_share == 1.0
+
+
 def test_the_target_is_the_weighted_sum_by_hand_and_both_must_agree_to_be_sure():
     method = make(teacher_share=0.5)
     teacher = torch.tensor([[0.9, 0.1, 0, 0], [0.9, 0.1, 0, 0]]).T.view(1, 4, 1, 2)

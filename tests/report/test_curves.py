@@ -31,6 +31,17 @@ def test_half_written_last_line_is_no_harm(tmp_path):
     assert read_metrics(log.path).dropna()["value"].tolist() == [2.0]
 
 
+@pytest.mark.parametrize("half", ["s", "stage1", "stage1,", "stage1,1", "stage1,1,2,lo"])
+def test_a_run_killed_while_it_wrote_a_line_goes_on(tmp_path, half):
+    log = RunLog(tmp_path / "metrics.csv")
+    log.write("stage1", 1, 1, {"loss": 2.0})
+    with log.path.open("a") as file:
+        file.write(half)
+    RunLog(log.path).drop_from("stage1", 2)
+    log.write("stage1", 2, 2, {"loss": 1.0})
+    assert read_metrics(log.path)["value"].tolist() == [2.0, 1.0]
+
+
 def test_tensorboard_events_are_read(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 

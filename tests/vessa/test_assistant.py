@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from host_reads import HostReads
+from monai.networks import eval_mode
 from torch.nn import functional as F
 
 from cps4_monai.losses.dice import soft_dice
@@ -81,7 +82,21 @@ def test_in_evaluation_the_best_match_is_the_picture_itself_and_the_bank_is_read
         kept = assistant.known()
         templates = assistant.match(Picture(images, assistant.image_encoder(images)), None, 1)
     assert torch.equal(templates.images[:, 0], images) and assistant.known() is kept
-    assert assistant.train()._kept is None
+
+
+def test_between_the_volumes_of_a_validation_the_bank_is_not_read_again(make):
+    """MONAI's evaluator puts the network into evaluation mode for each volume, and back."""
+    assistant = make().train()
+    images = assistant.bank.images.float()
+    answers = []
+    for _ in range(2):
+        with eval_mode(assistant):
+            assistant(images)
+            answers.append(assistant.known())
+    assert assistant.training and answers[0] is answers[1]
+    assistant(images, slice_id=torch.arange(4))
+    with eval_mode(assistant):
+        assert assistant.known() is not answers[0], "a step of training may have changed the encoder"
 
 
 def test_slices_are_learned_with_themselves_as_templates_and_need_the_memory(make):
@@ -174,6 +189,9 @@ def test_parameters_are_grouped_and_wrong_settings_named(make):
     pretrained, new = assistant.parameter_groups(1e-5, 1e-3)
     assert (pretrained["lr"], new["lr"]) == (1e-5, 1e-3)
     assert len(pretrained["params"]) + len(new["params"]) == len(list(assistant.parameters()))
+    *pretrained, new = assistant.parameter_groups(1e-4, 1e-3, layer_decay=0.5)
+    model, rates = assistant.image_encoder.model, {id(p): g["lr"] for g in pretrained for p in g["params"]}
+    assert (rates[id(model.norm.weight)], rates[id(model.pos_embed)]) == (1e-4, 0.5e-4), "of one block"
     for wrong in ({"templates": 0}, {"pool": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} 0|{next(iter(wrong))} is 0"):
             make(**wrong)
