@@ -230,11 +230,11 @@ def _check_pixels(path: str | Path, stored: dict[str, Any] | None, plan: Plan | 
     """Refuses slices of another spacing, mode or intensity scale than those that stage 1 saw."""
     if stored is None or plan is None:
         return
-    found = plan.differences(Plan.from_dict(stored, str(path)))
-    if found:
+    differences = plan.differences(Plan.from_dict(stored, str(path)))
+    if differences:
         raise ValueError(
-            f"stage-1 checkpoint {path} was trained on other pixels than this run's ({'; '.join(found)}); set these to "
-            "stage 1's, or run training_stage1 again with this run's settings"
+            f"stage-1 checkpoint {path} was trained on other pixels than this run's ({'; '.join(differences)}); set "
+            "these to stage 1's, or run training_stage1 again with this run's settings"
         )
 
 
