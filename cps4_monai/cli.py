@@ -48,10 +48,10 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            found = explain(error, f"cps4 {ctx.invoked_subcommand}")
-            if found is None:
+            explanation = explain(error, f"cps4 {ctx.invoked_subcommand}")
+            if explanation is None:
                 raise
-            raise click.ClickException(found) from error
+            raise click.ClickException(explanation) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

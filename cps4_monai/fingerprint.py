@@ -75,13 +75,13 @@ def fingerprint(
     if node_at(config, start, _MISSING) is _MISSING:
         raise KeyError(f"the config has no run id {start!r}")
     left_out = {*PLACES_AND_PACE, *but}
-    found: dict[str, Any] = {}
+    decisive: dict[str, Any] = {}
     for leaf, value in _walk(config, start, left_out):
         kept = _value(config, value, left_out)
         of_base = base is not None and value == node_at(base, leaf, _MISSING)
         if kept is not _MISSING and not (of_base and _is_wiring(leaf, kept)):
-            found[leaf] = _plain(kept)
-    return dict(sorted(found.items()))
+            decisive[leaf] = _plain(kept)
+    return dict(sorted(decisive.items()))
 
 
 def differences(

@@ -111,16 +111,16 @@ def arguments_of(target: str) -> dict[str, Any] | None:
     functions = (
         [vars(c)["__init__"] for c in called.__mro__ if "__init__" in vars(c)] if inspect.isclass(called) else []
     )
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for function in functions or [called]:
         if not callable(function) or function is object.__init__:
             return None
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
-                found.setdefault(parameter.name, parameter.default)
+                arguments.setdefault(parameter.name, parameter.default)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return found
+            return arguments
     return None
 
 

@@ -128,8 +128,8 @@ def _require_counts(stage: str, numbers: Mapping[str, int | None]) -> None:
     """Refuses what is no whole number of 1 or more; None is a setting that is left out."""
     wrong = {name: n for name, n in numbers.items() if n is not None and (type(n) is not int or n < 1)}
     if wrong:
-        found = ", ".join(f"{name} is {n!r}" for name, n in wrong.items())
-        raise ValueError(f"{stage}: {found}; expected whole numbers of 1 or more: nothing would be trained")
+        told = ", ".join(f"{name} is {n!r}" for name, n in wrong.items())
+        raise ValueError(f"{stage}: {told}; expected whole numbers of 1 or more: nothing would be trained")
 
 
 def _of_validation(max_epochs: int, val_interval: int) -> list[str]:

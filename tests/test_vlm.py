@@ -13,7 +13,7 @@ from cps4_monai.anatomy import Anatomy, Structure, load_anatomy
 from cps4_monai.plan import Plan
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
 from cps4_monai.vision import VisionEncoder
-from cps4_monai.vision.checkpoint import objective_of
+from cps4_monai.vision.stage1_file import objective_of
 from cps4_monai.vlm import (
     PromptedVision,
     VisionLanguageModel,
@@ -298,7 +298,7 @@ def test_files_that_are_no_stage_1_checkpoint_are_refused(vlm, tmp_path, content
 
 
 def test_saving_with_another_anatomy_is_refused(vlm, tmp_path):
-    with pytest.raises(ValueError, match="3 prompt embeddings and the anatomy 2 classes"):
+    with pytest.raises(ValueError, match="3 classes and the anatomy 2"):
         save_prompted_vision(tmp_path / "vlm.pt", vlm.freeze(), Anatomy(STRUCTURES[:2]))
 
 

@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from cps4_monai.assembly.context import Context, Setup, Stage, run_context
 from cps4_monai.assembly.slices import labeled_slices, loader, slice_cache, volumes
 from cps4_monai.assembly.training import in_order, make_trainer
-from cps4_monai.assembly.validation import dice_of, shown, validator
+from cps4_monai.assembly.validation import Validator, dice_of, shown, validator
 from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
+from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedPredictiond, EpochValidation
 from cps4_monai.handlers.bundle_weights import BundleWeights
@@ -63,6 +64,35 @@ def own_context(setup: Setup, weights: str | Path, cache_dir: str) -> Context:
     plan = plan_of(weights)
     cache = slice_cache(cache_dir, plan.anatomy, plan.slice_size, plan.spacing_mm, plan.in_plane_mode, plan.percentiles)
     return run_context(setup, plan.anatomy, Datalist(unannotated=plan.unannotated), cache, decoding=plan.decoding)
+
+
+def evaluator(
+    stage: Stage, method: Supervised, volume_set: VolumeDataset, inferer: Inferer, best: BundleWeights
+) -> Validator:
+    """Validates by decoded levels, as `cps4 segment` gives them, and keeps the best weights."""
+    context = stage.context
+    return validator(
+        context,
+        method.deployed,
+        volume_set,
+        inferer,
+        {DECODED: dice_of(context.anatomy, context.unannotated, "decoded", "decoded_")},
+        [*shown(stage)[:1], best],
+        best=best,
+        postprocessing=DecodedPredictiond("pred", context.anatomy, context.unannotated, context.decoding),
+        additional_metrics={"val_dice": dice_of(context.anatomy, context.unannotated)},
+    )
+
+
+def settings_of(weights: str | Path, method: Supervised, seed: int) -> dict[str, Any]:
+    """What the record of a fine-tuning says of it: which weights it started from, their plan, rate and seed."""
+    optimizer = next(iter(method.optimizers.values()))
+    return {
+        "weights": str(weights),
+        "plan": plan_of(weights).to_dict(),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "seed": seed,
+    }
 
 
 def trainer(
@@ -121,27 +151,10 @@ def trainer(
         output_dir,
         trained_on=labels_in_words([entry.label for entry in slices.entries]),
     )
-    chooser = validator(
-        context,
-        method.deployed,
-        volume_set,
-        inferer,
-        {DECODED: dice_of(context.anatomy, context.unannotated, "decoded", "decoded_")},
-        [*shown(stage)[:1], best],
-        best=best,
-        postprocessing=DecodedPredictiond("pred", context.anatomy, context.unannotated, context.decoding),
-        additional_metrics={"val_dice": dice_of(context.anatomy, context.unannotated)},
-    )
-    optimizer = next(iter(method.optimizers.values()))
-    settings = {
-        "weights": str(weights),
-        "plan": plan_of(weights).to_dict(),
-        "learning_rate": optimizer.param_groups[0]["lr"],
-        "seed": context.seed,
-    }
+    chooser = evaluator(stage, method, volume_set, inferer, best)
     order = in_order(
         stage,
-        settings,
+        settings_of(weights, method, context.seed),
         validation=EpochValidation(1, chooser, exec_at_start=True),
         validators={"": chooser},
         added=handlers,

@@ -33,8 +33,8 @@ def dice_by_share(rows: Sequence[MethodRow], titles: Mapping[str, str]) -> str:
         titles: method -> title, all methods of the study in order.
     """
     shares = list(dict.fromkeys(row.share for row in rows))
-    found = {(row.method, row.share) for row in rows}
-    at_share = {share: [method for method in titles if (method, share) in found] for share in shares}
+    measured = {(row.method, row.share) for row in rows}
+    at_share = {share: [method for method in titles if (method, share) in measured] for share in shares}
     figure, axes = plain_chart(10.4, 3.9)
     for method in [method for method in titles if any(method in there for there in at_share.values())]:
         own = [row for row in rows if row.method == method]
@@ -68,17 +68,17 @@ def subject_differences(differences: Sequence[Difference], titles: Mapping[str, 
     """
     figure, axes = plain_chart(10.4, 0.9 + 0.36 * max(len(differences), 1))
     methods = list(titles)
-    for place, one in enumerate(differences):
-        colour = style_of(methods.index(one.method))["color"]
-        interval = one.comparison.difference
-        above = np.full(one.by_subject.size, place - 0.2)  # the interval's line would hide them
-        axes.scatter(100 * one.by_subject, above, s=16, color=colour, alpha=0.7, lw=0)
+    for place, difference in enumerate(differences):
+        colour = style_of(methods.index(difference.method))["color"]
+        interval = difference.comparison.difference
+        above = np.full(difference.by_subject.size, place - 0.2)  # the interval's line would hide them
+        axes.scatter(100 * difference.by_subject, above, s=16, color=colour, alpha=0.7, lw=0)
         if np.isfinite(interval.low):
             ends = [100 * interval.low, 100 * interval.high]
             axes.plot(ends, [place, place], color=colour, lw=2.4, solid_capstyle="round")
         axes.plot(100 * interval.mean, place, "|", color=TEXT, ms=12, mew=2)
     axes.axvline(0, color=MUTED, lw=1)
-    axes.set_yticks(range(len(differences)), [titles[one.method] for one in differences])
+    axes.set_yticks(range(len(differences)), [titles[difference.method] for difference in differences])
     axes.set_ylim(len(differences) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"Dice (b) points above {titles[baseline]}", color=MUTED, fontsize=9)

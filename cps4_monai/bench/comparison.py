@@ -132,8 +132,8 @@ def _row(results: StudyResults, cases: pd.DataFrame, method: str, share: str) ->
         dice[convention] = bootstrap_mean(values.to_numpy(), own)
         means = []
         for _, group in cases.groupby("seed"):
-            one = by_subject(group, f"dice_{convention}")
-            means.append(float(np.average(one, weights=weights[one.index] if convention == "a" else None)))
+            of_seed = by_subject(group, f"dice_{convention}")
+            means.append(float(np.average(of_seed, weights=weights[of_seed.index] if convention == "a" else None)))
         spread[convention] = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
     totals = cases.groupby("seed")[["num_missed", "num_identified", "num_labeled"]].sum()
     times = [cell.done["seconds"]["training"] for cell in results.cells if (cell.method, cell.share) == (method, share)]
@@ -164,7 +164,7 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
     """
     if baseline not in results.methods:
         raise ValueError(f"baseline is {baseline!r}; expected one of {list(results.methods)}")
-    found = []
+    differences = []
     for share in results.shares:
         ours = cases_of(results, baseline, share)
         for method in [name for name in results.methods if name != baseline]:
@@ -176,7 +176,7 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
             gains = {convention: pair["first"] - pair["second"] for convention, pair in pairs.items()}
             slices = _weights(ours)[gains["a"].index]
             decoded = paired(theirs, ours, "decoded_b")
-            found.append(
+            differences.append(
                 Difference(
                     method=method,
                     baseline=baseline,
@@ -188,7 +188,7 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
                     decoded=None if decoded.empty else paired_comparison(*decoded[["first", "second"]].to_numpy().T),
                 )
             )
-    return found
+    return differences
 
 
 def gap_closed(results: StudyResults, method: str) -> dict[tuple[str, str], float]:

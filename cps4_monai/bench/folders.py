@@ -67,11 +67,11 @@ class FolderShelf:
     ) -> dict[Path, dict[str, tuple[Any, Any]]]:
         """Folders of that name with other settings, and what is different in them."""
         plain = json.loads(json.dumps(settings, default=str))
-        found = {}
+        others = {}
         for folder, known in self._settings.items():
             stem, _, number = folder.name.rpartition("-")
             if (folder / SETTINGS).is_file() and (folder.name == name or (stem == name and number.isdigit())):
                 changed = differences(known, plain, config)
                 if changed:
-                    found[folder] = changed
-        return found
+                    others[folder] = changed
+        return others

@@ -59,8 +59,8 @@ def _picture(cell: CellResult, case: str, section: str) -> bytes:
     matching, _ = find_cases(
         cell.folder / section / "predictions", places["datalist"], section=section, dataset_dir=places["dataset_dir"]
     )
-    (found,) = [one for one in matching.cases if one.name == case]
-    return case_pictures(found, parsed_config(cell).get_parsed_content("anatomy"))[0]
+    (drawn,) = [candidate for candidate in matching.cases if candidate.name == case]
+    return case_pictures(drawn, parsed_config(cell).get_parsed_content("anatomy"))[0]
 
 
 def attention_gallery(results: StudyResults) -> list[Figure]:

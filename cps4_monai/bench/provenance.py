@@ -21,8 +21,8 @@ def how_it_was_made(results: Sequence[StudyResults], report_command: str) -> lis
         results: the studies of the report.
         report_command: the command that makes the report.
     """
-    cells = [cell for one in results for cell in one.cells]
-    commands = [*(one.manifest["command"] for one in results), report_command]
+    cells = [cell for study in results for cell in study.cells]
+    commands = [*(study.manifest["command"] for study in results), report_command]
     days = sorted({str(day)[:10] for cell in cells for day in cell.done["finished"].values()})
     machines = _some(
         f"{cell.done['machine']}, device {cell.run['device']}, {cell.run['threads']} threads a job" for cell in cells
@@ -46,8 +46,8 @@ def how_it_was_made(results: Sequence[StudyResults], report_command: str) -> lis
 def runs_table(results: Sequence[StudyResults]) -> list[Block]:
     """A row per cell: labeled subjects, configs, time; and what each folder holds."""
     rows = []
-    for one in results:
-        for cell in one.cells:
+    for study in results:
+        for cell in study.cells:
             labeled = cell.run["settings"]["labeled_subjects"]
             names = ", ".join(labeled) if len(labeled) <= 5 else f"{len(labeled)} subjects"
             overlays = ", ".join(Path(name).name for name in cell.task["overlays"])
@@ -75,13 +75,13 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
 
 def attribution_of(cells: Iterable[CellResult]) -> str:
     """Name and licence of the data as their datalists state them; "" where they state none."""
-    found: dict[str, None] = {}
+    sources: dict[str, None] = {}
     for cell in cells:
         content: dict[str, Any] = read_settings(Path(cell.task["places"]["datalist"]))
         stated = [str(content[key]) for key in ("dataset", "license") if content.get(key)]
         if stated:
-            found[". ".join(["Scans: " + stated[0], *stated[1:]]) + "."] = None
-    return " ".join(found)
+            sources[". ".join(["Scans: " + stated[0], *stated[1:]]) + "."] = None
+    return " ".join(sources)
 
 
 def _last_start(path: Path) -> dict[str, Any]:

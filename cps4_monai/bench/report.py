@@ -61,13 +61,13 @@ def write_study_report(
     manifests = find_studies(runs, studies)
     results = tuple(load_results(manifest, runs, section) for manifest in manifests)
     sections: list[Section] = []
-    for one in results:
+    for study in results:
         chosen_on = None
-        if section == "test" and "validation" in one.manifest["evaluate"]:
-            chosen_on = load_results(one.manifest, runs, "validation")
-        sections += study_sections(one, baseline or one.manifest["baseline"], chosen_on, pictures)
+        if section == "test" and "validation" in study.manifest["evaluate"]:
+            chosen_on = load_results(study.manifest, runs, "validation")
+        sections += study_sections(study, baseline or study.manifest["baseline"], chosen_on, pictures)
     sections.append(Section("Runs", runs_table(results)))
-    cells = [cell for one in results for cell in one.cells]
+    cells = [cell for study in results for cell in study.cells]
     source = attribution_of(cells) if attribution is None else attribution
     footer = f"Made by cps4_monai {__version__}. Research use only. {source}".strip()
     command = ["cps4", "bench", "report", "RUNS", "-o", output.name, "--section", section]

@@ -94,8 +94,8 @@ class StudyResults:
     @property
     def shares(self) -> list[str]:
         """Labeled shares, small before large."""
-        found = dict.fromkeys(cell.share for cell in self.cells)
-        return sorted(found, key=lambda share: float(share) if share[0].isdigit() else 1000.0)
+        shares = dict.fromkeys(cell.share for cell in self.cells)
+        return sorted(shares, key=lambda share: float(share) if share[0].isdigit() else 1000.0)
 
     @cached_property
     def cases(self) -> pd.DataFrame:
@@ -171,14 +171,14 @@ def find_studies(runs: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     Raises:
         ValueError: no study there, or none of a given name.
     """
-    found = {path.name.removesuffix(".study.json"): path for path in sorted(runs.glob("*.study.json"))}
-    unknown = [name for name in names if name not in found]
-    if not found or unknown:
+    manifests = {path.name.removesuffix(".study.json"): path for path in sorted(runs.glob("*.study.json"))}
+    unknown = [name for name in names if name not in manifests]
+    if not manifests or unknown:
         raise ValueError(
-            f"{runs}: holds the studies {sorted(found)}, asked for {unknown or 'any'}; expected the output folder of "
-            "`cps4 bench STUDY.yaml -o RUNS`"
+            f"{runs}: holds the studies {sorted(manifests)}, asked for {unknown or 'any'}; expected the output folder "
+            "of `cps4 bench STUDY.yaml -o RUNS`"
         )
-    return [json.loads(found[name].read_text(encoding="utf-8")) for name in (names or found)]
+    return [json.loads(manifests[name].read_text(encoding="utf-8")) for name in (names or manifests)]
 
 
 def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> StudyResults:

@@ -175,23 +175,23 @@ def _gap_text(results: StudyResults, closed: Mapping[tuple[str, str], float]) ->
 def _against(results: StudyResults, differences: Sequence[Difference], baseline: str) -> list[Block]:
     blocks: list[Block] = []
     rows = []
-    for share in dict.fromkeys(one.share for one in differences):
-        own = [one for one in differences if one.share == share]
+    for share in dict.fromkeys(difference.share for difference in differences):
+        own = [difference for difference in differences if difference.share == share]
         title = f"{results.manifest['study']}: every subject, {share_name(share)} labeled"
         blocks.append(Figure(subject_differences(own, results.methods, baseline), title, alt="differences by subject"))
-    for one in differences:
-        title, interval = results.methods[one.method], one.comparison.difference
-        p_value = one.comparison.p_value
+    for difference in differences:
+        title, interval = results.methods[difference.method], difference.comparison.difference
+        p_value = difference.comparison.p_value
         rows.append(
             [
                 Cell(title, title),
-                Cell(share_name(one.share), _share_number(one.share)),
-                Cell(", ".join(map(str, one.seeds)), len(one.seeds)),
+                Cell(share_name(difference.share), _share_number(difference.share)),
+                Cell(", ".join(map(str, difference.seeds)), len(difference.seeds)),
                 Cell(with_interval(interval, 1, 100, sign=True), interval.mean),
-                *(Cell(f"{100 * value:+.1f}", value) for value in one.others.values()),
+                *(Cell(f"{100 * value:+.1f}", value) for value in difference.others.values()),
                 number(p_value, 3),
-                Cell(f"{one.comparison.wins} of {interval.n}", one.comparison.wins),
-                _decoded_difference(one),
+                Cell(f"{difference.comparison.wins} of {interval.n}", difference.comparison.wins),
+                _decoded_difference(difference),
             ]
         )
     columns = ("method", "labeled", "seeds", "points of (b) [95 %]", "of (a)", "of (c)", "p", "better on",
@@ -199,15 +199,15 @@ def _against(results: StudyResults, differences: Sequence[Difference], baseline:
     return [Table(columns, rows), *blocks] if rows else []
 
 
-def _decoded_difference(one: Difference) -> Cell:
-    if one.decoded is None:
+def _decoded_difference(difference: Difference) -> Cell:
+    if difference.decoded is None:
         return Cell("–", -math.inf, "muted")
-    return Cell(with_interval(one.decoded.difference, 1, 100, sign=True), one.decoded.difference.mean)
+    return Cell(with_interval(difference.decoded.difference, 1, 100, sign=True), difference.decoded.difference.mean)
 
 
 def _subjects(results: StudyResults, differences: Sequence[Difference], baseline: str) -> list[Block]:
     blocks: list[Block] = []
-    gains = {(one.method, one.share): 100 * one.by_subject for one in differences}
+    gains = {(difference.method, difference.share): 100 * difference.by_subject for difference in differences}
     for share in results.shares:
         columns = {
             method: by_subject(cases, "dice_b")
@@ -256,51 +256,61 @@ def _curves(results: StudyResults) -> list[Block]:
     ]
 
 
+PROMPT_MAP_COLUMNS = (
+    "stage 1 of",
+    "labeled",
+    "seeds",
+    "Dice (b)",
+    "SD over seeds",
+    "Dice (a)",
+    "Dice (c)",
+    "ceiling (b)",
+    "pointing game, validation",
+    "right levels, validation",
+)
+
+
 def _prompt_maps(results: StudyResults) -> list[Block]:
+    """A row per labeled share and stage 1, whatever methods share it."""
     scores = results.prompt_maps
-    means, where = (
-        scores[scores["subject"] == "mean"],
-        results.localisation.drop_duplicates("folder").set_index("folder"),
-    )
-    rows = []
-    for share in results.shares:
-        users: dict[tuple[str, ...], list[str]] = {}
-        for method in results.methods:
-            own = means[(means["share"] == share) & (means["method"] == method)]
-            if not own.empty:
-                users.setdefault(tuple(sorted(own["folder"].unique())), []).append(method)
-        for folders, methods in users.items():
-            own = means[(means["share"] == share) & means["folder"].isin(folders)].drop_duplicates(
-                ["folder", "map", "convention"]
-            )
-            by = own.groupby(["map", "convention"])["dice"]
-            mean, spread = by.mean(), by.std(ddof=1)
-            title = ", ".join(results.methods[method] for method in methods)
-            rows.append(
-                [
-                    Cell(title, title),
-                    Cell(share_name(share), _share_number(share)),
-                    Cell(str(len(folders)), len(folders)),
-                    number(mean["prompt_map", "b"]),
-                    number(spread["prompt_map", "b"]),
-                    number(mean["prompt_map", "a"]),
-                    number(mean["prompt_map", "c"]),
-                    number(mean["ceiling", "b"]),
-                    *(number(where.reindex(folders)[name].mean()) for name in LOCALISATION),
-                ]
-            )
-    columns: tuple[str, ...] = (
-        "stage 1 of",
-        "labeled",
-        "seeds",
-        "Dice (b)",
-        "SD over seeds",
-        "Dice (a)",
-        "Dice (c)",
-        "ceiling (b)",
-    )
-    columns += ("pointing game, validation", "right levels, validation")
-    return [Table(columns, rows)] if rows else []
+    means = scores[scores["subject"] == "mean"]
+    rows = [
+        _prompt_map_row(results, means, share, folders, methods)
+        for share in results.shares
+        for folders, methods in _users_of_stage1(results, means, share).items()
+    ]
+    return [Table(PROMPT_MAP_COLUMNS, rows)] if rows else []
+
+
+def _users_of_stage1(results: StudyResults, means: pd.DataFrame, share: str) -> dict[tuple[str, ...], list[str]]:
+    """Folders of a stage 1, one per seed, and the methods that used it."""
+    users: dict[tuple[str, ...], list[str]] = {}
+    for method in results.methods:
+        own = means[(means["share"] == share) & (means["method"] == method)]
+        if not own.empty:
+            users.setdefault(tuple(sorted(own["folder"].unique())), []).append(method)
+    return users
+
+
+def _prompt_map_row(
+    results: StudyResults, means: pd.DataFrame, share: str, folders: Sequence[str], methods: Sequence[str]
+) -> list[Cell]:
+    own = means[(means["share"] == share) & means["folder"].isin(folders)]
+    by = own.drop_duplicates(["folder", "map", "convention"]).groupby(["map", "convention"])["dice"]
+    mean, spread = by.mean(), by.std(ddof=1)
+    where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
+    title = ", ".join(results.methods[method] for method in methods)
+    return [
+        Cell(title, title),
+        Cell(share_name(share), _share_number(share)),
+        Cell(str(len(folders)), len(folders)),
+        number(mean["prompt_map", "b"]),
+        number(spread["prompt_map", "b"]),
+        number(mean["prompt_map", "a"]),
+        number(mean["prompt_map", "c"]),
+        number(mean["ceiling", "b"]),
+        *(number(where[name].mean()) for name in LOCALISATION),
+    ]
 
 
 def _share_number(share: str) -> float:

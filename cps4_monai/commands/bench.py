@@ -125,9 +125,9 @@ def report(
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    for one in made.results:
-        if one.missing:
-            click.echo(f"study {one.manifest['study']}: {len(one.missing)} cells are not done yet", err=True)
+    for results in made.results:
+        if results.missing:
+            click.echo(f"study {results.manifest['study']}: {len(results.missing)} cells are not done yet", err=True)
     click.echo(f"report: {made.html}")
     click.echo(f"report: {made.markdown}")
 

@@ -64,7 +64,7 @@ def evaluate(
     try:
         workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **parse_settings(settings)})
         workflow.initialize()
-        report = next(one for one in workflow.run() if isinstance(one, PredictionReport))
+        report = next(result for result in workflow.run() if isinstance(result, PredictionReport))
         stage1 = workflow.parser.get_parsed_content("evaluate#stage1") or {}
     except Exception as error:
         raise click.ClickException(for_terminal(error, folder)) from error

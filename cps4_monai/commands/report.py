@@ -147,11 +147,11 @@ def _report_masks(
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    failed = [one for one in outcomes if one.status == "failed"]
-    for one in failed:
-        click.echo(f"failed {one.source}: {one.reason}", err=True)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        click.echo(f"failed {outcome.source}: {outcome.reason}", err=True)
     click.echo(f"{len(outcomes) - len(failed)} label maps, {len(failed)} failed")
-    for line in look_lines([one for one in outcomes if one.status != "failed"], SHOWN):
+    for line in look_lines([outcome for outcome in outcomes if outcome.status != "failed"], SHOWN):
         click.echo(line)
     click.echo(f"report: {page}")
     if failed:

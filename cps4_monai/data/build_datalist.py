@@ -70,10 +70,10 @@ def build_datalist(
         FileExistsError: ``out`` is a file that was not made here.
     """
     out = Path(out)
-    found = corrected_scans(folder) if corrected else find_scans(folder)
+    in_folder = corrected_scans(folder) if corrected else find_scans(folder)
     if corrected:
         unannotated = (*unannotated, *codes_without_label(folder))
-    scans = found.scans
+    scans = in_folder.scans
     classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=test, rng=rng)
@@ -88,7 +88,7 @@ def build_datalist(
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *missing_classes(datalist, anatomy))
-    return replace(datalist, warnings=(*found.warnings, *datalist.warnings, *more))
+    return replace(datalist, warnings=(*in_folder.warnings, *datalist.warnings, *more))
 
 
 def _untrainable(datalist: Datalist) -> list[str]:

@@ -199,15 +199,15 @@ class SliceCache:
             stamp = [status.st_size, status.st_mtime_ns]
         except OSError:
             stamp = None  # the reader says what is wrong with the file
-        found = self._follow(pointer, stamp, path)
-        if found is None:
+        slices = self._follow(pointer, stamp, path)
+        if slices is None:
             volume, array, warnings = make(path)
-            found = self._store(volume, array, warnings, settings_key)
-            write_atomically(pointer, json.dumps({"stamp": stamp, "name": found.file.stem}), shared=True)
-            for warning in found.warnings:
+            slices = self._store(volume, array, warnings, settings_key)
+            write_atomically(pointer, json.dumps({"stamp": stamp, "name": slices.file.stem}), shared=True)
+            for warning in slices.warnings:
                 logger.warning("%s: %s", path, warning)
-        self._known[identity] = found
-        return found
+        self._known[identity] = slices
+        return slices
 
     def _follow(self, pointer: Path, stamp: list[int] | None, path: Path) -> CachedSlices | None:
         if stamp is None:

@@ -114,7 +114,7 @@ class InPlane:
         height, width = self.axis_maps(slices.shape[-2:], spacing_mm_hw)
         rows = height.linear_matrix().to(slices.device)
         columns = width.linear_matrix().to(slices.device)
-        return torch.stack([rows @ (one.float() @ columns.T) for one in slices])
+        return torch.stack([rows @ (image.float() @ columns.T) for image in slices])
 
     def label(self, slices: torch.Tensor | np.ndarray, spacing_mm_hw: Sequence[float]) -> torch.Tensor:
         """Label slices (D, H0, W0) to (D, H, W), nearest neighbour, type kept, 0 outside the scan."""

@@ -29,9 +29,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
         ) from error
     if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        holds = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise DatalistError(
-            f"{path}: found {found}; expected an object with the lists {list(SIDES)}: make one with 'cps4 datalist'"
+            f"{path}: found {holds}; expected an object with the lists {list(SIDES)}: make one with 'cps4 datalist'"
         )
     return content if "train" in content else _with_subjects(content)
 

@@ -47,13 +47,13 @@ def find_scans(folder: str | Path) -> FoundScans:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatalistError(f"{folder}: no such folder; expected a folder of scans")
-    found = _nnunet(folder) if (folder / "imagesTr").is_dir() else _pairs(folder)
-    if not found.scans:
+    in_folder = _nnunet(folder) if (folder / "imagesTr").is_dir() else _pairs(folder)
+    if not in_folder.scans:
         raise DatalistError(
             f"{folder}: no scan found; expected *_T2w.nii.gz with *_dseg.nii.gz (BIDS or plain pairs), or nnU-Net's "
             "imagesTr and labelsTr: rename the files, or convert them with 'cps4 convert'"
         )
-    return FoundScans(tuple(sorted(found.scans, key=lambda s: s.subject)), found.warnings)
+    return FoundScans(tuple(sorted(in_folder.scans, key=lambda s: s.subject)), in_folder.warnings)
 
 
 def _pairs(folder: Path) -> FoundScans:

@@ -77,7 +77,7 @@ def scores_of(logits: torch.Tensor, unannotated: Sequence[int] = ()) -> ScanScor
     """
     logits[:, list(unannotated)] = EXCLUDED
     winners = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-    crops = tuple(_crop(one, winner) for one, winner in zip(logits, winners, strict=True))
+    crops = tuple(_crop(scores, winner) for scores, winner in zip(logits, winners, strict=True))
     return ScanScores(winners, crops, logits.shape[1])
 
 

@@ -53,9 +53,9 @@ def match_folder(predictions: str | Path, labels: str | Path) -> Matching:
     images = pair_files(label_paths, root, [p for p in volumes if p not in set(label_paths)], root).partners
     _refuse_double_labels(label_paths, root)
     paths = _predictions(Path(predictions), label_paths)
-    found = _one_each(pair_files(label_paths, root, paths, Path(predictions)))
+    partners = _one_each(pair_files(label_paths, root, paths, Path(predictions)))
     cases = [
-        Case(who.subject, who.patient, path, found.get(path), next(iter(images.get(path, [])), None))
+        Case(who.subject, who.patient, path, partners.get(path), next(iter(images.get(path, [])), None))
         for path, who in zip(label_paths, identify([p.relative_to(root) for p in label_paths]), strict=True)
     ]
     return _matching(sorted(cases, key=lambda case: case.name), paths)
@@ -85,20 +85,20 @@ def _predictions(folder: Path, truth: Sequence[Path]) -> list[Path]:
     return only_label_maps([path for path in find_nifti(folder) if path.resolve() not in known])
 
 
-def _one_each(found: Pairing) -> dict[Path, Path]:
+def _one_each(pairing: Pairing) -> dict[Path, Path]:
     """Scan -> prediction.
 
     Raises:
         ValueError: a prediction fits several scans, or a scan has several.
     """
-    for file, fits in found.ambiguous.items():
+    for file, fits in pairing.ambiguous.items():
         raise ValueError(
             f"{file} could be the prediction of {', '.join(map(str, fits))}; mirror the subfolders of the scans"
         )
-    for scan, files in found.partners.items():
+    for scan, files in pairing.partners.items():
         if len(files) > 1:
             raise ValueError(f"{', '.join(map(str, files))} are all predictions for {scan}; keep one of them")
-    return {scan: files[0] for scan, files in found.partners.items()}
+    return {scan: files[0] for scan, files in pairing.partners.items()}
 
 
 def _refuse_double_labels(paths: Sequence[Path], root: Path) -> None:

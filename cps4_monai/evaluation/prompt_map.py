@@ -82,12 +82,12 @@ def score_prompt_maps(
             "prompt_map": mapper(logits, size).clamp(min=0).cpu(),
             "ceiling": through_grid(label, model.grid_size, num_classes),  # type: ignore[arg-type]
         }
-        for name, found in maps.items():
-            volumes = {"y_pred": found.transpose(0, 1)[None], "y": label.transpose(0, 1)[None]}
-            one = SpineDice(num_classes, unannotated=unannotated)
-            one(**volumes)
+        for name, prediction in maps.items():
+            volumes = {"y_pred": prediction.transpose(0, 1)[None], "y": label.transpose(0, 1)[None]}
+            dice = SpineDice(num_classes, unannotated=unannotated)
+            dice(**volumes)
             totals[name](**volumes)
-            rows += [(entry.subject, name, c, one.summary()[f"dice_{c}"]) for c in "abc"]
+            rows += [(entry.subject, name, c, dice.summary()[f"dice_{c}"]) for c in "abc"]
     rows += [("mean", name, c, total.summary()[f"dice_{c}"]) for name, total in totals.items() for c in "abc"]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if output is not None:

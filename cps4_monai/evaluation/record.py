@@ -73,16 +73,16 @@ def read_record(folder: str | Path) -> EvaluationRecord:
         ValueError: none there, not readable, or the tables were replaced since.
     """
     path = Path(folder) / FILE_NAME
-    mend = "run 'cps4 evaluate' again"
+    fix = "run 'cps4 evaluate' again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         size = content.pop("slice_size")
         record = EvaluationRecord(**content, slice_size=None if size is None else (size[0], size[1]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: no record of an evaluation ({error}); {mend}") from error
+        raise ValueError(f"{path}: no record of an evaluation ({error}); {fix}") from error
     summary = path.with_name(FILES["summary"])
     if not summary.is_file() or _sha256(summary) != record.summary_sha256:
-        raise ValueError(f"{summary}: not the table that {FILE_NAME} beside it is about; {mend}")
+        raise ValueError(f"{summary}: not the table that {FILE_NAME} beside it is about; {fix}")
     return record
 
 

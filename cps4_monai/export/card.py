@@ -46,15 +46,15 @@ def licence_of_data(facts: WeightsFacts) -> str:
 
 def _sections(text: str) -> list[tuple[str, str, str]]:
     """(heading, its title without markup, what follows it) by section; lines of code blocks are no headings."""
-    found: list[tuple[str, str, list[str]]] = [("", "", [])]
+    sections: list[tuple[str, str, list[str]]] = [("", "", [])]
     fenced = False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
         if not fenced and _HEADING.match(line):
-            found.append((line, line.lstrip("# ").strip("* "), []))
+            sections.append((line, line.lstrip("# ").strip("* "), []))
         else:
-            found[-1][2].append(line)
-    return [(heading, title, "".join(f"{line}\n" for line in body)) for heading, title, body in found[1:]]
+            sections[-1][2].append(line)
+    return [(heading, title, "".join(f"{line}\n" for line in body)) for heading, title, body in sections[1:]]
 
 
 def _note(facts: WeightsFacts) -> str:

@@ -137,7 +137,7 @@ class ResumeHandler:
         if trainer["epoch_length"] != engine.state.epoch_length:
             raise CheckpointError(
                 f"{self.path}: an epoch had {trainer['epoch_length']} iterations, now it has "
-                f"{engine.state.epoch_length}: the data or the batch size changed; {self._mend()}"
+                f"{engine.state.epoch_length}: the data or the batch size changed; {self._way_out()}"
             )
         for name, item in self.states.items():
             _bare(item).load_state_dict(checkpoint["states"][name])
@@ -170,11 +170,11 @@ class ResumeHandler:
             if checkpoint["format"] != _FORMAT:
                 raise CheckpointError(
                     f"{self.path}: of format {checkpoint['format']}, not {_FORMAT}: another version of cps4_monai "
-                    f"wrote it; {self._mend()}"
+                    f"wrote it; {self._way_out()}"
                 )
             before, names = checkpoint["settings"], set(checkpoint["states"])
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._mend()}") from error
+            raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._way_out()}") from error
         changed = [
             f"{key} was {before.get(key)!r}, is {self.settings.get(key)!r}"
             for key in sorted(before.keys() | self.settings.keys())
@@ -183,10 +183,12 @@ class ResumeHandler:
         if names != set(self.states):
             changed.append(f"it holds {sorted(names)}, this run {sorted(self.states)}")
         if changed:
-            raise CheckpointError(f"{self.path}: of a run with other settings ({'; '.join(changed)}); {self._mend()}")
+            raise CheckpointError(
+                f"{self.path}: of a run with other settings ({'; '.join(changed)}); {self._way_out()}"
+            )
         return checkpoint
 
-    def _mend(self) -> str:
+    def _way_out(self) -> str:
         return "choose another output folder, restore the settings, or delete this file to start over"
 
 

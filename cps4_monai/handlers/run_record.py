@@ -29,16 +29,16 @@ _PACKAGES = ("torchvision", "monai", "pytorch-ignite", "timm", "transformers", "
 
 def versions() -> dict[str, str]:
     """Versions of this package, of what it computes with, and of the commit it runs from where there is one."""
-    found = {"cps4-monai": cps4_monai.__version__, "python": platform.python_version()}
+    installed = {"cps4-monai": cps4_monai.__version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    found["torch"] = torch.__version__  # with the build, which the package metadata lacks
-    found["cuda"] = torch.version.cuda or "none"
+            installed[name] = "not installed"
+    installed["torch"] = torch.__version__  # with the build, which the package metadata lacks
+    installed["cuda"] = torch.version.cuda or "none"
     commit = git_commit()
-    return {**found, "commit": commit} if commit else found
+    return {**installed, "commit": commit} if commit else installed
 
 
 def git_commit() -> str | None:

@@ -181,9 +181,9 @@ def _open_root(weights: str | Path | None) -> _Root:
             return _Root(path, archive=True)
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read as a bundle ({error}); copy or export it again") from error
-    found = "no such file or folder" if not path.exists() else f"no bundle (it has no {CONFIG})"
+    what = "no such file or folder" if not path.exists() else f"no bundle (it has no {CONFIG})"
     raise ValueError(
-        f"weights {path}: {found}; expected a bundle's folder or zip, so that classes, spacing and normalisation "
+        f"weights {path}: {what}; expected a bundle's folder or zip, so that classes, spacing and normalisation "
         "travel with the weights: 'cps4 export' makes one"
     )
 

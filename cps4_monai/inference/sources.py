@@ -76,14 +76,14 @@ def find_sources(
     Raises:
         ValueError: ``series`` has no letter and no digit.
     """
-    found = Sources()
+    sources = Sources()
     paths = [Path(given) for given in inputs]
     dicom_files = dict.fromkeys(path for path in paths if is_dicom_file(path))
     for path in paths:
         if path.is_dir():
-            _add_folder(path, found, None if output is None else Path(output), series)
+            _add_folder(path, sources, None if output is None else Path(output), series)
         elif not path.exists():
-            found.failures.append(
+            sources.failures.append(
                 (
                     path,
                     "no such file or folder; expected a scan (.nii, .nii.gz), a folder or a "
@@ -91,35 +91,35 @@ def find_sources(
                 )
             )
         elif is_nifti(path):
-            found.scans.append(Source(path, "nifti", path.parent))
+            sources.scans.append(Source(path, "nifti", path.parent))
         elif path in dicom_files:
             if path == next(iter(dicom_files)):  # all together, as several may be of one series
-                _add_dicom(find_series_of_files(list(dicom_files), series), None, found)
+                _add_dicom(find_series_of_files(list(dicom_files), series), None, sources)
         elif path.suffix.lower() == ".json":
-            _add_datalist(path, found)
+            _add_datalist(path, sources)
         else:
             reason = "no scan; expected NIfTI (.nii, .nii.gz), DICOM, a folder, or a datalist JSON"
-            found.failures.append((path, f"{reason}. Fix: convert it to NIfTI"))
-    if not found.scans and not found.failures:  # nothing but what was skipped: the user is told why nothing came out
-        reasons = "; ".join(reason for _, reason in found.skipped)
-        found.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
-    found.scans = _each_once(found.scans)
-    _name(found)
-    return found
+            sources.failures.append((path, f"{reason}. Fix: convert it to NIfTI"))
+    if not sources.scans and not sources.failures:  # nothing but what was skipped: the user is told why
+        reasons = "; ".join(reason for _, reason in sources.skipped)
+        sources.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
+    sources.scans = _each_once(sources.scans)
+    _name(sources)
+    return sources
 
 
-def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | int | None) -> None:
+def _add_folder(path: Path, sources: Sources, output: Path | None, wanted: str | int | None) -> None:
     search: Search = search_folder(path, output)
-    found.scans += [Source(p, "nifti", path, searched=True, bids=search.bids) for p in search.scans]
+    sources.scans += [Source(p, "nifti", path, searched=True, bids=search.bids) for p in search.scans]
     dicom = find_series(search.dicom, wanted)
-    found.skipped += search.skipped
-    found.failures += search.failures
-    _add_dicom(dicom, path, found)
+    sources.skipped += search.skipped
+    sources.failures += search.failures
+    _add_dicom(dicom, path, sources)
     if wanted is not None and dicom.skipped and not dicom.taken:
         listed = "; ".join(reason for _, reason in dicom.skipped)
-        found.failures.append((path, f"no series {wanted!r}; found {listed}. Fix: name one of these"))
+        sources.failures.append((path, f"no series {wanted!r}; found {listed}. Fix: name one of these"))
     if not search.scans and not search.dicom and not search.failures:
-        found.failures.append(
+        sources.failures.append(
             (
                 path,
                 "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
@@ -128,26 +128,26 @@ def _add_folder(path: Path, found: Sources, output: Path | None, wanted: str | i
         )
 
 
-def _add_dicom(dicom: FoundSeries, searched: Path | None, found: Sources) -> None:
+def _add_dicom(dicom: FoundSeries, searched: Path | None, sources: Sources) -> None:
     for series, suffix in dicom.taken:
         root = series.folder.parent if searched in (None, series.folder) else searched
-        found.scans.append(Source(series.folder, "dicom", root, series=series, suffix=suffix))
-    found.skipped += dicom.skipped
-    found.failures += dicom.failures
+        sources.scans.append(Source(series.folder, "dicom", root, series=series, suffix=suffix))
+    sources.skipped += dicom.skipped
+    sources.failures += dicom.failures
 
 
-def _add_datalist(path: Path, found: Sources) -> None:
+def _add_datalist(path: Path, sources: Sources) -> None:
     from cps4_monai.data.datalist import load_datalist
 
     try:
         datalist = load_datalist(path, check_files=False)
     except ValueError as error:
-        found.failures.append((path, str(error)))
+        sources.failures.append((path, str(error)))
         return
     entries = datalist.test or (*datalist.training, *datalist.validation)
     if not entries:
-        found.failures.append((path, "no scan in this datalist; add entries to 'test'"))
-    found.scans += [Source(entry.image, "nifti", path.parent) for entry in entries]
+        sources.failures.append((path, "no scan in this datalist; add entries to 'test'"))
+    sources.scans += [Source(entry.image, "nifti", path.parent) for entry in entries]
 
 
 def _each_once(scans: Sequence[Source]) -> list[Source]:
@@ -157,22 +157,22 @@ def _each_once(scans: Sequence[Source]) -> list[Source]:
     return list(by_file.values())
 
 
-def _name(found: Sources) -> None:
+def _name(sources: Sources) -> None:
     """Gives each scan its name: subfolders mirrored, and more of them where two inputs would share a file."""
     by_name: dict[str, list[Source]] = {}
-    for scan in found.scans:
+    for scan in sources.scans:
         by_name.setdefault(_mirrored(scan, scan.root).casefold(), []).append(scan)
     shared = {scan.root for scans in by_name.values() if len({s.root for s in scans}) > 1 for scan in scans}
     common = Path(os.path.commonpath([os.path.abspath(root) for root in shared])) if shared else None
     named: dict[str, Source] = {}
-    for scan in found.scans:
+    for scan in sources.scans:
         root = common if common is not None and scan.root in shared else scan.root
         name = _mirrored(scan, root)
         other = named.setdefault(name.casefold(), replace(scan, name=name))
         if other.identity != scan.identity:
             reason = f"its outputs would have the names of those of {other.path}; expected one file for each"
-            found.failures.append((scan.path, f"{reason}: rename one, or use another output folder"))
-    found.scans = list(named.values())
+            sources.failures.append((scan.path, f"{reason}: rename one, or use another output folder"))
+    sources.scans = list(named.values())
 
 
 def _mirrored(scan: Source, root: Path) -> str:

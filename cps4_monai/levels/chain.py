@@ -131,8 +131,8 @@ def _step_cost(
     cost = thresholds.spacing_penalty * np.maximum(misfit, 0.0) * judged[:, None]
     cost += thresholds.gap_penalty * np.maximum(delta - 1, 0)
     apart = np.abs(candidates.across_mm[i] - candidates.across_mm[:i])
-    one = candidates.kind[:i] == kind
-    one &= candidates.union_height_mm[:i, i] <= scale.height_limit_mm.get(kind, np.inf)
-    one &= apart <= thresholds.depth_ratio * scale.depth_mm.get(kind, np.inf)
-    cost[:, 0] = np.where(one, thresholds.merge_penalty, np.inf)
+    of_one_structure = candidates.kind[:i] == kind
+    of_one_structure &= candidates.union_height_mm[:i, i] <= scale.height_limit_mm.get(kind, np.inf)
+    of_one_structure &= apart <= thresholds.depth_ratio * scale.depth_mm.get(kind, np.inf)
+    cost[:, 0] = np.where(of_one_structure, thresholds.merge_penalty, np.inf)
     return cost

@@ -99,8 +99,8 @@ def find_components(
         member = np.zeros(anatomy.num_classes, dtype=bool)
         member[[s.code for s in chain if s.kind == kind]] = True
         mask = member[part]
-        found, count = ndimage.label(mask)
-        ids[mask] = found[mask] + len(kinds)
+        numbered, count = ndimage.label(mask)
+        ids[mask] = numbered[mask] + len(kinds)
         kinds += [kind] * count
         fixed += [0] * count
     present = np.flatnonzero(np.bincount(part.reshape(-1), minlength=anatomy.num_classes))

@@ -118,9 +118,9 @@ def level_flags(
     trained = [s for s in anatomy.foreground if s.code not in unannotated and s.code in by_code]
     chain = [by_code[s.code] for s in anatomy.along_spine() if s in trained]
     looked_at = [*chain, *(by_code[s.code] for s in trained if s.order is None)]
-    found = [s for s in looked_at if s.state in ("present", "cut")]
+    visible = [s for s in looked_at if s.state in ("present", "cut")]
     nothing = _no_spine(chain, thresholds) if chain else None
-    if nothing is None and looked_at and not found:
+    if nothing is None and looked_at and not visible:
         nothing = Flag("nothing_found", f"none of {len(looked_at)} structures found")
     alone = nothing or _unusual_contrast(traits, calibration)
     if alone is not None:
@@ -128,21 +128,21 @@ def level_flags(
     flags = [
         _ambiguous(margin, thresholds),
         _named("gap", "not found between structures that were found", _missing(chain)),
-        _named("unusual_height", "height unlike its neighbours'", _unusual(found, thresholds)),
-        _unsure([s for s in found if s.state == "present"], thresholds, calibration),
-        _partial(found, thresholds),
-        _named("cut_structure", "cut by the border of the view", [s for s in found if s.state == "cut"]),
+        _named("unusual_height", "height unlike its neighbours'", _unusual(visible, thresholds)),
+        _unsure([s for s in visible if s.state == "present"], thresholds, calibration),
+        _partial(visible, thresholds),
+        _named("cut_structure", "cut by the border of the view", [s for s in visible if s.state == "cut"]),
     ]
     return tuple(flag for flag in flags if flag is not None)
 
 
 def _no_spine(chain: Sequence[StructureStatistics], thresholds: LevelThresholds) -> Flag | None:
     """Fewer structures of the chain than any scan of the spine shows; an anatomy with fewer cannot miss more."""
-    found = [s for s in chain if s.state in ("present", "cut")]
-    total, vertebrae = ([s.kind == "vertebra" for s in part] for part in (chain, found))
-    few = len(found) < min(thresholds.min_structures, len(chain))
+    visible = [s for s in chain if s.state in ("present", "cut")]
+    total, vertebrae = ([s.kind == "vertebra" for s in part] for part in (chain, visible))
+    few = len(visible) < min(thresholds.min_structures, len(chain))
     if few or sum(vertebrae) < min(thresholds.min_vertebrae, sum(total)):
-        return Flag("no_spine_found", f"{len(found)} structures found, {sum(vertebrae)} of them vertebrae")
+        return Flag("no_spine_found", f"{len(visible)} structures found, {sum(vertebrae)} of them vertebrae")
     return None
 
 
@@ -204,11 +204,11 @@ def _missing(chain: Sequence[StructureStatistics]) -> list[StructureStatistics]:
     return [s for s in chain[rows[0] : rows[-1] + 1] if s.state not in ("present", "cut")]
 
 
-def _partial(found: Sequence[StructureStatistics], thresholds: LevelThresholds) -> Flag | None:
-    total = sum(s.volume_ml for s in found)
+def _partial(visible: Sequence[StructureStatistics], thresholds: LevelThresholds) -> Flag | None:
+    total = sum(s.volume_ml for s in visible)
     if total == 0:
         return None
-    share = sum(s.volume_ml for s in found if s.lateral) / total
+    share = sum(s.volume_ml for s in visible if s.lateral) / total
     if share < thresholds.partial_share:
         return None
     return Flag(
@@ -218,9 +218,9 @@ def _partial(found: Sequence[StructureStatistics], thresholds: LevelThresholds) 
     )
 
 
-def _unusual(found: Sequence[StructureStatistics], thresholds: LevelThresholds) -> list[StructureStatistics]:
+def _unusual(visible: Sequence[StructureStatistics], thresholds: LevelThresholds) -> list[StructureStatistics]:
     """Whole vertebrae against the median of up to four neighbours (whole ones, the nearest two on each side)."""
-    whole = [s for s in found if s.kind == "vertebra" and s.state == "present" and s.height_mm is not None]
+    whole = [s for s in visible if s.kind == "vertebra" and s.state == "present" and s.height_mm is not None]
     low, high = thresholds.height_ratio
     unusual = []
     for i, structure in enumerate(whole):

@@ -64,14 +64,14 @@ def _by_label(components: Components, labels: np.ndarray) -> Components:
         part, view = labels[boxes[row]], ids[boxes[row]]
         codes = np.flatnonzero(shares[row])
         for code in codes[codes != np.argmax(shares[row])].tolist():  # the first label keeps the id
-            found, pieces = ndimage.label(inside & (part == code))
+            numbered, pieces = ndimage.label(inside & (part == code))
             if len(parent) + pieces > MAX_REGIONS:  # noise: what has no room stays with the first label
-                sizes = np.bincount(found.reshape(-1))[1:]
+                sizes = np.bincount(numbered.reshape(-1))[1:]
                 largest = np.argsort(-sizes, kind="stable")[: max(0, MAX_REGIONS - len(parent))]
-                new = np.zeros(pieces + 1, dtype=found.dtype)
+                new = np.zeros(pieces + 1, dtype=numbered.dtype)
                 new[largest + 1] = np.arange(1, len(largest) + 1)
-                found, pieces = new[found], len(largest)
-            view[found > 0] = found[found > 0] + len(parent)
+                numbered, pieces = new[numbered], len(largest)
+            view[numbered > 0] = numbered[numbered > 0] + len(parent)
             parent += [row] * pieces
     if len(parent) == count:
         return components

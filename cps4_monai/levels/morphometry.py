@@ -97,7 +97,7 @@ def morphometry(
         anatomy: the structures.
     """
     plates: dict[int, _Plates | None] = {}
-    found: dict[int, Morphometry] = {}
+    sizes: dict[int, Morphometry] = {}
     for structure in anatomy.foreground:
         row = structure.code - 1
         if boxes[row] is None or cut_at.get(structure.code) or structure.kind not in ("vertebra", "disc"):
@@ -107,12 +107,12 @@ def morphometry(
         up = _across(moments.covariance_mm2[row], tangent) if structure.kind == "disc" else tangent
         plates[structure.code] = both = _fit(points, up, moments.spacing_mm)
         if both is not None:
-            found[structure.code] = _sizes(both, structure)
+            sizes[structure.code] = _sizes(both, structure)
     lordosis = _lordosis(labels, boxes, moments, cut_at, plates, anatomy)
     for structure in anatomy.foreground:
         if structure.kind == "sacrum" and lordosis is not None:
-            found[structure.code] = Morphometry(lordosis_deg=lordosis)
-    return found
+            sizes[structure.code] = Morphometry(lordosis_deg=lordosis)
+    return sizes
 
 
 def _sizes(plates: _Plates, structure: Structure) -> Morphometry:

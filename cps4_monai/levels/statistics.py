@@ -89,20 +89,12 @@ def structure_statistics(
     """
     thresholds = thresholds or LevelThresholds()
     check_labels(labels, anatomy)
-    affine = np.asarray(affine, dtype=np.float64)
-    if affine.shape != (4, 4):
-        raise ValueError(f"affine has shape {affine.shape}; expected (4, 4), from (d, h, w) to millimetres")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    moments = measure(labels, anatomy.num_classes - 1, _triple(spacing))
+    place = _Place.of(affine, scan_affine)
+    moments = measure(labels, anatomy.num_classes - 1, _triple(place.spacing_mm))
     curve = _curve(moments, anatomy)
     heights = _heights(moments, anatomy, curve)
-    scan = None if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
     boxes = ndimage.find_objects(labels, max_label=anatomy.num_classes - 1)
-    cuts = {
-        row + 1: _borders(box, labels.shape, view, thresholds.border_voxels)
-        for row, box in enumerate(boxes)
-        if box is not None
-    }
+    cuts = _cuts(boxes, labels.shape, view, thresholds.border_voxels)
     sizes = morphometry(labels, boxes, moments, curve, cuts, anatomy)
     result = []
     for row, structure in enumerate(anatomy.foreground):
@@ -110,8 +102,7 @@ def structure_statistics(
         if box is None:
             result.append(_not_in_the_map(structure, trained))
             continue
-        voxel = moments.centroid_mm[row] / spacing
-        mm = affine[:3, :3] @ voxel + affine[:3, 3]
+        mm, voxels = place.of_centroid(moments.centroid_mm[row])
         cut_at = cuts[structure.code]
         result.append(
             StructureStatistics(
@@ -122,14 +113,37 @@ def structure_statistics(
                 cut_at=cut_at,
                 lateral=box[0].start == 0 or box[0].stop == labels.shape[0],
                 volume_ml=float(moments.volume_mm3[row]) / 1000.0,
-                centroid_mm=_triple(mm),
-                centroid_voxels=_triple(voxel if scan is None else np.linalg.solve(scan[:3, :3], mm - scan[:3, 3])),
+                centroid_mm=mm,
+                centroid_voxels=voxels,
                 height_mm=float(heights[row]),
                 confidence=None if confidence is None else confidence.get(structure.code),
                 morphometry=sizes.get(structure.code, NOTHING),
             )
         )
     return tuple(result)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the slices lie: in the scanner, and on the scan's own grid where that is known."""
+
+    affine: np.ndarray
+    scan_affine: np.ndarray | None
+    spacing_mm: np.ndarray
+
+    @classmethod
+    def of(cls, affine: np.ndarray, scan_affine: np.ndarray | None) -> _Place:
+        affine = np.asarray(affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise ValueError(f"affine has shape {affine.shape}; expected (4, 4), from (d, h, w) to millimetres")
+        scan = None if scan_affine is None else np.asarray(scan_affine, dtype=np.float64)
+        return cls(affine, scan, np.linalg.norm(affine[:3, :3], axis=0))
+
+    def of_centroid(self, centroid_mm: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """A centroid (3,) along the slices' axes: in the scanner's mm, and in voxels of the scan."""
+        voxel, scan = centroid_mm / self.spacing_mm, self.scan_affine
+        mm = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
+        return _triple(mm), _triple(voxel if scan is None else np.linalg.solve(scan[:3, :3], mm - scan[:3, 3]))
 
 
 def _curve(moments: Moments, anatomy: Anatomy) -> SpineCurve:
@@ -169,6 +183,13 @@ def check_labels(labels: np.ndarray, anatomy: Anatomy) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= anatomy.num_classes:
         raise ValueError(f"labels run from {low} to {high}; expected codes 0 to {anatomy.num_classes - 1}")
+
+
+def _cuts(
+    boxes: Sequence[tuple[slice, ...] | None], shape: tuple[int, ...], view: View | None, within: int
+) -> dict[int, tuple[str, ...]]:
+    """The borders of the view that each structure of the map touches, by code."""
+    return {code: _borders(box, shape, view, within) for code, box in enumerate(boxes, start=1) if box is not None}
 
 
 def _borders(box: tuple[slice, ...], shape: tuple[int, ...], view: View | None, within: int) -> tuple[str, ...]:

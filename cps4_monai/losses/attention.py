@@ -5,6 +5,7 @@ Eqs. 1 and 2 are those of Wang et al., "TokenCompose: Text-to-Image Diffusion wi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -73,7 +74,7 @@ def masks_and_known_cells(
     return mask, mask == at_most
 
 
-class _AttentionMapLoss(nn.Module):
+class _AttentionMapLoss(nn.Module, ABC):
     """What eqs. 1 and 2 share: the options, the annotated classes and the masks on the grid."""
 
     def __init__(
@@ -91,6 +92,15 @@ class _AttentionMapLoss(nn.Module):
         self.binarise = binarise
         self.activation = activation
         self.unannotated = tuple(sorted(set(unannotated)))
+
+    def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Scalar loss, of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""
+        with torch.autocast(attention_logits.device.type, enabled=False):
+            return self.from_masks(*self.prepare(attention_logits, label))
+
+    @abstractmethod
+    def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """The same of prepared logits, masks and known cells, all (B, K, h, w)."""
 
     def prepare(
         self, attention_logits: torch.Tensor, label: torch.Tensor
@@ -130,13 +140,8 @@ class TokenAttentionLoss(_AttentionMapLoss):
         unannotated: codes that take no part, not in the softmax either.
     """
 
-    def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Scalar loss in [0, 1], of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""
-        with torch.autocast(attention_logits.device.type, enabled=False):
-            return self.from_masks(*self.prepare(attention_logits, label))
-
     def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """The same of prepared logits, masks and known cells, all (B, K, h, w)."""
+        """Scalar in [0, 1] of prepared logits, masks and known cells, all (B, K, h, w)."""
         log_a = F.logsigmoid(logits) if self.activation == "sigmoid" else F.log_softmax(logits, dim=1)
         log_a = log_a.masked_fill(~known, torch.finfo(log_a.dtype).min)
         share = torch.softmax(log_a.flatten(2), dim=2)  # A / sum_u A, with no 0 / 0 where all of A underflows
@@ -176,11 +181,6 @@ class PixelAttentionLoss(_AttentionMapLoss):
         if not absent_weight >= 0:
             raise ValueError(f"absent_weight is {absent_weight}; expected 0 or more, 1 counting all classes alike")
         self.absent_weight = 0.0 if negatives == "present" else absent_weight
-
-    def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Scalar loss, of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""
-        with torch.autocast(attention_logits.device.type, enabled=False):
-            return self.from_masks(*self.prepare(attention_logits, label))
 
     def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """The same of prepared logits, masks and known cells, all (B, K, h, w)."""

@@ -69,8 +69,8 @@ class EGMALoss(nn.Module):
         """
         check_shapes(attention_logits, label)
         with torch.autocast(attention_logits.device.type, enabled=False):
-            found = occurrence(label, attention_logits.shape[1], attention_logits.shape[2:], self.unannotated)
-            captions, cells = found.flatten(2).any(2), found.any(1).flatten(1)
+            shown = occurrence(label, attention_logits.shape[1], attention_logits.shape[2:], self.unannotated)
+            captions, cells = shown.flatten(2).any(2), shown.any(1).flatten(1)
             similarity = attention_logits.float().flatten(2)  # (B, C, h * w)
             fine = fine_contrast(similarity, captions, cells)
             if self.gaze_ratio == 0:

@@ -63,9 +63,9 @@ class MedCLIPLoss(nn.Module):
         check_shapes(attention_logits, label)
         count, grid = attention_logits.shape[1], attention_logits.shape[2:]
         with torch.autocast(attention_logits.device.type, enabled=False):
-            found = occurrence(label, count, grid, self.unannotated)
-            pooled = mean_where(attention_logits.float().flatten(2), found.any(1, keepdim=True).flatten(2))  # (B, C)
-            present = found.flatten(2).any(2)
+            shown = occurrence(label, count, grid, self.unannotated)
+            pooled = mean_where(attention_logits.float().flatten(2), shown.any(1, keepdim=True).flatten(2))  # (B, C)
+            present = shown.flatten(2).any(2)
             known = self._known(label, present)
             pairs = pooled.masked_fill(~known, NEVER), self._coded(present).masked_fill(~known, NEVER)
             over_classes = mean_where(_cross_entropy(*pairs, 1), known.any(1))

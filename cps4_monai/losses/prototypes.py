@@ -46,6 +46,6 @@ def swapped_prediction(
         temperature: of the softmax.
     """
     of_first, of_second = targets
-    one = -(of_second * (first.float() / temperature).log_softmax(1)).sum(1)
-    other = -(of_first * (second.float() / temperature).log_softmax(1)).sum(1)
-    return mean_where((one + other) / 2, counted)
+    from_first = -(of_second * (first.float() / temperature).log_softmax(1)).sum(1)
+    from_second = -(of_first * (second.float() / temperature).log_softmax(1)).sum(1)
+    return mean_where((from_first + from_second) / 2, counted)

@@ -218,8 +218,8 @@ def _source(classes: Mapping[str, str]) -> str:
 def _trained(config: Mapping[str, Any], stages: str) -> list[Any]:
     """The classes whose costs and needs count."""
     parts = (*((STAGE2_PART,) if "2" in stages else ()), *(STAGE1_PARTS if "1" in stages else ()))
-    found = [class_of(str(node_at(config, f"{part}#_target_"))) for part in parts]
-    return [kind for kind in found if kind is not None]
+    classes = [class_of(str(node_at(config, f"{part}#_target_"))) for part in parts]
+    return [kind for kind in classes if kind is not None]
 
 
 def _strings(kind: Any, name: str) -> tuple[str, ...]:

@@ -66,9 +66,9 @@ def _plain(value: Any) -> Any:
 
 def meanings_of(kind: Any) -> dict[str, str]:
     """Argument -> its lines under "Args:" of the docstring, those of the classes above it included."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for cls in getattr(kind, "__mro__", ()):
         section = re.search(r"^Args:\n((?:    .*\n|\n)*)", inspect.cleandoc(cls.__doc__ or "") + "\n", flags=re.M)
         for name, text in re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section[1] if section else "", flags=re.M):
-            found.setdefault(name, " ".join(text.split()))
-    return found
+            meanings.setdefault(name, " ".join(text.split()))
+    return meanings

@@ -75,8 +75,8 @@ def identify_levels(
     offset = np.full(count, np.nan)
     for chain in _chains(anatomy, skipped):
         votes = joint[np.ix_(chain, chain)]
-        found = votes.any(axis=1)
-        offset[chain[found]] = votes[found].argmax(axis=1) - np.flatnonzero(found)
+        named = votes.any(axis=1)
+        offset[chain[named]] = votes[named].argmax(axis=1) - np.flatnonzero(named)
     distance[list(skipped)] = np.nan
     return Identification(distance, distance <= within_mm, offset)
 

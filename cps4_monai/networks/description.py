@@ -57,16 +57,16 @@ def build_network(description: Mapping[str, Any] | None, where: str = "plan") ->
     target = str(description.get("_target_"))
     arguments = {key: value for key, value in description.items() if key != "_target_"}
     package, _, name = target.rpartition(".")
-    found = None
+    network_class = None
     if any(package == allowed or package.startswith(f"{allowed}.") for allowed in _PACKAGES):
-        found = getattr(importlib.import_module(package), name, None)
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        network_class = getattr(importlib.import_module(package), name, None)
+    if not isinstance(network_class, type) or not issubclass(network_class, nn.Module):
         raise ValueError(
             f"{where}: 'network' has the target {target!r}; expected a network of {' or '.join(_PACKAGES)}. Plans that "
             "come with weights are not executed"
         )
     try:
-        return found(**arguments)
+        return network_class(**arguments)
     except TypeError as error:
         raise ValueError(f"{where}: 'network' does not fit {target} ({error}); export the run again") from error
 

@@ -51,9 +51,10 @@ def load_weights(network: nn.Module, path: str | Path, *, content: bytes | None 
         if name in state and state[name].shape != expected[name].shape
     ]
     if missing or extra or shapes:
-        found = "; ".join(shapes[:3]) or f"missing {missing[:3]}, unknown {extra[:3]}"
+        differences = "; ".join(shapes[:3]) or f"missing {missing[:3]}, unknown {extra[:3]}"
         raise ValueError(
-            f"{path}: weights of another network ({found}); use the network_def (features, classes) they were made with"
+            f"{path}: weights of another network ({differences}); use the network_def (features, classes) that "
+            "they were made with"
         )
     target.load_state_dict(dict(state))
     return network

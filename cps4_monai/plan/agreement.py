@@ -34,22 +34,22 @@ def check_same_pixels(
     if allow_other:
         return
     path = Path(weights)
-    found = plan.differences(plan_of(path / "models" / "model.pt" if path.is_dir() else path))
-    if found:
+    differences = plan.differences(plan_of(path / "models" / "model.pt" if path.is_dir() else path))
+    if differences:
         raise PlanError(
-            f"{path}: training would start from weights that see other pixels ({'; '.join(found)}); set these to the "
-            "weights' values, or set finetune_other_geometry to true to start from them all the same"
+            f"{path}: training would start from weights that see other pixels ({'; '.join(differences)}); set these to "
+            "the weights' values, or set finetune_other_geometry to true to start from them all the same"
         )
 
 
 def _tell_shipped(plan: Plan, shipped: str | Path | None) -> None:
     if shipped is None or not Path(shipped).is_file() or not plan_path(shipped).is_file():
         return
-    found = plan.differences(plan_of(shipped))
-    if found:
+    differences = plan.differences(plan_of(shipped))
+    if differences:
         logger.info(
             "training from scratch, not from the weights that the bundle ships: %s. The overlay as_trained.json has "
-            "their settings, finetune_from starts from them", "; ".join(found),
+            "their settings, finetune_from starts from them", "; ".join(differences),
         )  # fmt: skip
 
 
@@ -60,9 +60,9 @@ def check_unchanged(plan: Plan, spacing_mm: Any, slice_size: Any, in_plane_mode:
         PlanError: a value was overridden; weights are evaluated as they were trained.
     """
     given = replace(plan, spacing_mm=spacing_mm, slice_size=slice_size, in_plane_mode=in_plane_mode)
-    found = given.differences(plan)
-    if found:
+    differences = given.differences(plan)
+    if differences:
         raise PlanError(
-            f"evaluation at another geometry than the weights' ({'; '.join(found)}); leave these settings out, they "
-            "come with the weights"
+            f"evaluation at another geometry than the weights' ({'; '.join(differences)}); leave these settings out, "
+            "they come with the weights"
         )

@@ -50,7 +50,7 @@ def plan_of(weights: str | Path | Sequence[str | Path]) -> Plan:
         PlanError: none of the files is there, or it has no plan beside it.
     """
     given = [weights] if isinstance(weights, str | Path) else list(weights)
-    there = next((Path(one) for one in given if Path(one).is_file()), None)
+    there = next((Path(path) for path in given if Path(path).is_file()), None)
     if there is None:
         raise PlanError(f"{given[0]}: no such file; expected weights of a trained network, with their plan.json beside")
     if not plan_path(there).is_file():

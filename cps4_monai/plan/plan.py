@@ -155,16 +155,16 @@ class Plan:
 
         The size that training crops to is none of it, except where slices are resized to it.
         """
-        found = []
+        differences = []
         for key in _DECIDES_PIXELS:
             mine, theirs = getattr(self, key), getattr(other, key)
             if mine != theirs:
-                found.append(f"{key} is {mine}, of the weights {theirs}")
+                differences.append(f"{key} is {mine}, of the weights {theirs}")
         if self.inference_size != other.inference_size:
-            found.append(f"slice_size is {self.inference_size}, of the weights {other.inference_size}")
+            differences.append(f"slice_size is {self.inference_size}, of the weights {other.inference_size}")
         if self.anatomy.names != other.anatomy.names:
-            found.append(f"classes are {self.anatomy.names}, of the weights {other.anatomy.names}")
-        return found
+            differences.append(f"classes are {self.anatomy.names}, of the weights {other.anatomy.names}")
+        return differences
 
 
 _REQUIRED = {"anatomy", "unannotated", "spacing_mm", "slice_size", "in_plane_mode", "percentiles", "network"}

@@ -104,17 +104,17 @@ class _Graph:
         """The constant (1, n, D) that the embeddings' node of this type takes."""
         nodes = (n for n in self.nodes.values() if n.op_type == node_type and n.name.startswith(f"/{BACKBONE}/embed"))
         taken = (name for node in nodes for name in node.input if name.startswith(f"onnx::{node_type}"))
-        found = [name for name in taken if name in self.initialisers and len(self.initialisers[name].dims) == 3]
-        if len(found) != 1:
+        constants = [name for name in taken if name in self.initialisers and len(self.initialisers[name].dims) == 3]
+        if len(constants) != 1:
             raise ValueError(
-                f"the embeddings in the ONNX file take {len(found)} constants onnx::{node_type}_* of three dimensions; "
-                "expected 1, a part of the position embedding"
+                f"the embeddings in the ONNX file take {len(constants)} constants onnx::{node_type}_* of three "
+                "dimensions; expected 1, a part of the position embedding"
             )
-        return self.initialiser(found[0])
+        return self.initialiser(constants[0])
 
     def blocks(self) -> int:
         pattern = re.compile(rf"{BACKBONE}\.encoder\.layer\.(\d+)\.")
-        numbers = {int(found.group(1)) for found in map(pattern.match, self.initialisers) if found}
+        numbers = {int(match.group(1)) for match in map(pattern.match, self.initialisers) if match}
         if numbers != set(range(len(numbers))) or not numbers:
             raise ValueError(f"the ONNX file has the blocks {sorted(numbers)}; expected 0, 1, ... without a gap")
         return len(numbers)

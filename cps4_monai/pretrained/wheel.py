@@ -59,10 +59,10 @@ def check_wheel(encoder: PretrainedEncoder, wheel: Path) -> None:
     """
     if not wheel.is_file():
         raise ValueError(f"{wheel} does not exist; {how_to_copy(encoder)}")
-    found = file_sha256(wheel)
-    if found != encoder.sha256:
+    digest = file_sha256(wheel)
+    if digest != encoder.sha256:
         raise ValueError(
-            f"{wheel} has the SHA-256 {found}; expected {encoder.sha256}, the wheel of {encoder.package} "
+            f"{wheel} has the SHA-256 {digest}; expected {encoder.sha256}, the wheel of {encoder.package} "
             f"{encoder.version}: the file is damaged or another one and is not used; {how_to_copy(encoder)}"
         )
 

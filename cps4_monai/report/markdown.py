@@ -12,11 +12,14 @@ from PIL import Image
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.report.page import WEBP_QUALITY, Block, Cards, Cell, Figure, Gallery, Section, Table, Text
 
-MAX_WIDTH = 1400  # pixels; pictures of pages are read on screens
+MAX_WIDTH = 1000  # pixels; these pages are kept in a repository, whose history keeps every picture that it had
+SHOWN = 2  # pictures of a gallery, likewise; the HTML page has all of them
 
 
 class MarkdownPage:
     """Writes sections as one Markdown file and a folder of pictures with the file's name.
+
+    Charts are all there; of a gallery the first pictures, smaller, and the others in words.
 
     Args:
         path: the ``.md`` file; pictures go to a folder beside it that has its name without the ending.
@@ -57,8 +60,18 @@ class MarkdownPage:
         if isinstance(block, Figure):
             return self._figure(block)
         if isinstance(block, Gallery):
-            return [text for figure in block.figures for text in self._figure(figure)]
+            return self._gallery(block.figures)
         raise TypeError(f"block is a {type(block).__name__}; expected one of cps4_monai.report.page")
+
+    def _gallery(self, figures: Sequence[Figure]) -> list[str]:
+        """The first pictures; the others by what is said of them."""
+        parts = [text for figure in figures[:SHOWN] for text in self._figure(figure)]
+        others = [f"- {_text(f'{f.title or f.alt}: {f.caption}'.rstrip(': '))}" for f in figures[SHOWN:]]
+        return (
+            [*parts, f"Not shown here, on the HTML page of the same report:\n\n{chr(10).join(others)}"]
+            if others
+            else parts
+        )
 
     def _figure(self, figure: Figure) -> list[str]:
         title = figure.title or figure.alt or "figure"

@@ -206,7 +206,7 @@ class StrongViewd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         weak = d[self.keys[0]]
-        further = {f"{self.strong_key}_{number}": one for number, one in enumerate(self.further, start=2)}
+        further = {f"{self.strong_key}_{number}": transform for number, transform in enumerate(self.further, start=2)}
         if self.views == "same":
             return {**d, self.strong_key: weak, **dict.fromkeys(further, weak)}
         strong = dict(self.transform({**d, self.strong_key: weak.clone()}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,14 @@ import torch
 from torch import nn
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.atomic_file import write_atomically
 from cps4_monai.plan import Plan
 from cps4_monai.vessa.assistant import Assistant, FrozenAssistant
 from cps4_monai.vessa.mask_decoder import SmallSam
 from cps4_monai.vessa.prompts import StoredPrompts
 from cps4_monai.vessa.reference import SmallReference
 from cps4_monai.vessa.template_bank import TemplateBank
-from cps4_monai.vision.checkpoint import ASSISTANT_FORMAT, check_pixels, check_settings, read_stage1_file
 from cps4_monai.vision.encoder import VisionEncoder
-
-logger = logging.getLogger(__name__)
-VERSION = 1
-KEYS = ("anatomy", "arguments", "bank", "image_size", "unannotated", "weights")
+from cps4_monai.vision.stage1_file import ASSISTANT, check_run, read_stage1_file, restored, write_stage1_file
 
 
 def save_assistant(path: str | Path, assistant: Assistant, anatomy: Anatomy, plan: Plan | None = None) -> None:
@@ -42,24 +36,8 @@ def save_assistant(path: str | Path, assistant: Assistant, anatomy: Anatomy, pla
         ValueError: the assistant has another number of classes than the anatomy.
         OSError: the folder cannot be written or the disk is full; the earlier file is still whole.
     """
-    if assistant.num_classes != anatomy.num_classes:
-        raise ValueError(
-            f"the assistant has {assistant.num_classes} classes and the anatomy {anatomy.num_classes}. Fix: pass the "
-            "anatomy that the assistant was built with"
-        )
-    content = {
-        "format": ASSISTANT_FORMAT,
-        "version": VERSION,
-        "anatomy": anatomy.to_dict(),
-        "arguments": assistant.arguments,
-        "bank": {"slice_ids": list(assistant.bank.slice_ids), "digest": assistant.bank.digest},
-        "image_size": list(assistant.image_size),
-        "unannotated": list(assistant.unannotated),
-        "plan": None if plan is None else plan.to_dict(),
-        "objective": {"name": assistant.objective, "substitution": assistant.substitution},
-        "weights": {key: value.detach().cpu() for key, value in assistant.state_dict().items()},
-    }
-    write_atomically(path, lambda beside: torch.save(content, beside))
+    bank = {"slice_ids": list(assistant.bank.slice_ids), "digest": assistant.bank.digest}
+    write_stage1_file(path, ASSISTANT, assistant, anatomy, plan, bank=bank)
 
 
 def load_assistant(
@@ -88,25 +66,13 @@ def load_assistant(
         ValueError: no such file, another kind of file, or labeled slices, settings or a model that differ from stage
             1's; says which and the fix.
     """
-    content = read_stage1_file(path, ASSISTANT_FORMAT, VERSION, KEYS, map_location)
-    check_settings(Path(path), content, anatomy, unannotated, image_size)
-    check_pixels(Path(path), content.get("plan"), plan)
-    _check_bank(Path(path), content["bank"], bank)
-    try:
-        assistant = _build(content, bank, vlm_folder)
-        assistant.load_state_dict(content["weights"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"stage-1 checkpoint {path}: its weights do not fit its own description "
-            f"({' '.join(str(error).split())[:300]}). Fix: run training_stage1 again"
-        ) from error
-    objective = content.get("objective", {})
-    assistant.objective, assistant.substitution = objective.get("name", ""), objective.get("substitution")
-    logger.info("stage 1 of %s: %s (%s)", path, assistant.objective or "an assistant", assistant.substitution)
-    return assistant.to(map_location)
+    content = read_stage1_file(path, ASSISTANT, map_location, own=("bank",))
+    check_run(path, content, anatomy, unannotated, image_size, plan)
+    _check_bank(path, content["bank"], bank)
+    return restored(path, content, lambda: _build(content, bank, vlm_folder)).to(map_location)
 
 
-def _check_bank(path: Path, stored: Mapping[str, Any], bank: TemplateBank) -> None:
+def _check_bank(path: str | Path, stored: Mapping[str, Any], bank: TemplateBank) -> None:
     if stored["digest"] != bank.digest:
         raise ValueError(
             f"stage-1 checkpoint {path} has {len(stored['slice_ids'])} templates of digest {stored['digest'][:12]}; "

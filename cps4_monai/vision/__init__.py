@@ -9,10 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cps4_monai.vision.checkpoint import holds_prompted_vision, load_prompted_vision, save_prompted_vision
+    from cps4_monai.vision.checkpoint import load_prompted_vision, save_prompted_vision
     from cps4_monai.vision.encoder import VisionEncoder
     from cps4_monai.vision.masked_autoencoder import MaskedAutoencoder, save_image_encoder
     from cps4_monai.vision.prompted import PromptedVision
+    from cps4_monai.vision.stage1_file import holds_prompted_vision
 
 __all__ = [
     "MaskedAutoencoder",
@@ -28,7 +29,7 @@ _MODULES = {
     "MaskedAutoencoder": "masked_autoencoder",
     "PromptedVision": "prompted",
     "VisionEncoder": "encoder",
-    "holds_prompted_vision": "checkpoint",
+    "holds_prompted_vision": "stage1_file",
     "load_prompted_vision": "checkpoint",
     "save_image_encoder": "masked_autoencoder",
     "save_prompted_vision": "checkpoint",

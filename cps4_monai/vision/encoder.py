@@ -71,19 +71,8 @@ class VisionEncoder(nn.Module):
         frozen_blocks: int = 0,
     ) -> None:
         super().__init__()
-        if stem not in STEMS:
-            raise ValueError(f"stem is {stem!r}; expected one of {list(STEMS)}")
-        if not timm.is_model(name):
-            close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
-            raise ValueError(
-                f"name is {name!r}, no model of timm {timm.__version__}; expected a ViT such as "
-                f"{close or ['vit_base_patch16_224']}; `timm.list_models('vit*')` lists them"
-            )
-        if stem != "patch" and (pretrained or checkpoint_path is not None):
-            raise ValueError(
-                f"stem is {stem!r}, which starts from random weights, and pretrained weights are asked for; pass "
-                "stem='patch', or pretrained=False and no checkpoint_path"
-            )
+        _check_name(name)
+        _check_stem(stem, bool(pretrained or checkpoint_path is not None))
         height, width = _check_image_size(image_size)
         size_overrides = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
         given: dict[str, Any] = {key: value for key, value in size_overrides.items() if value is not None}
@@ -100,12 +89,7 @@ class VisionEncoder(nn.Module):
         options = {"in_chans": 1, "img_size": (height, width), "num_classes": 0, "drop_path_rate": drop_path_rate}
         options.update({"embed_layer": _convolutional_embedding} if stem == "conv" else {})
         self.model = _create(name, False, {**options, **given})
-        patch = _patch_size(self.model, name)
-        if height % patch[0] or width % patch[1]:
-            raise ValueError(
-                f"image_size is {(height, width)}; expected multiples of the patch size {patch} of {name}: change "
-                f"image_size or patch_size"
-            )
+        self.grid_size = _grid_size(self.image_size, _patch_size(self.model, name), name)
         if pretrained and checkpoint_path is None:
             in_colour = _create(name, True, {**options, **given, "in_chans": 3})
             self.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))
@@ -116,7 +100,6 @@ class VisionEncoder(nn.Module):
         if frozen_blocks:
             self._freeze(frozen_blocks)
         self.embed_dim = int(self.model.embed_dim)
-        self.grid_size: tuple[int, int] = (height // patch[0], width // patch[1])
         for key, colours in normalisation(self.model).items():  # the pretraining's, averaged over the colours
             self.register_buffer(key, colours.mean(), persistent=False)
 
@@ -178,6 +161,35 @@ class VisionEncoder(nn.Module):
         for module in self.model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = fused
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
+        raise ValueError(
+            f"name is {name!r}, no model of timm {timm.__version__}; expected a ViT such as "
+            f"{close or ['vit_base_patch16_224']}; `timm.list_models('vit*')` lists them"
+        )
+
+
+def _check_stem(stem: str, with_weights: bool) -> None:
+    if stem not in STEMS:
+        raise ValueError(f"stem is {stem!r}; expected one of {list(STEMS)}")
+    if stem != "patch" and with_weights:
+        raise ValueError(
+            f"stem is {stem!r}, which starts from random weights, and pretrained weights are asked for; pass "
+            "stem='patch', or pretrained=False and no checkpoint_path"
+        )
+
+
+def _grid_size(image_size: tuple[int, int], patch: tuple[int, int], name: str) -> tuple[int, int]:
+    """Patches (h, w) of an image; it has to hold whole ones."""
+    if image_size[0] % patch[0] or image_size[1] % patch[1]:
+        raise ValueError(
+            f"image_size is {image_size}; expected multiples of the patch size {patch} of {name}: change "
+            "image_size or patch_size"
+        )
+    return image_size[0] // patch[0], image_size[1] // patch[1]
 
 
 def _check_image_size(image_size: Sequence[int]) -> tuple[int, int]:

@@ -44,10 +44,10 @@ def load_checkpoint(model: Any, path: Path) -> None:
         f"name of `cps4 weights` ({', '.join(names_of('vision'))})"
     )
     if path.is_dir():
-        found = [path / file for file in WEIGHT_FILES if (path / file).is_file()]
-        if not found:
+        weights = [path / file for file in WEIGHT_FILES if (path / file).is_file()]
+        if not weights:
             raise ValueError(f"checkpoint_path {path} holds none of {list(WEIGHT_FILES)}; {fix}")
-        path = found[0]
+        path = weights[0]
     if not path.is_file():
         raise ValueError(f"checkpoint_path {path} does not exist; {fix}")
     try:

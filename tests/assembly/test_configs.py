@@ -76,6 +76,9 @@ def test_an_overlay_states_differences_only(name: str) -> None:
 def test_each_difference_has_its_reason_and_each_reason_its_difference(name: str) -> None:
     why = read(name)["_meta_"]["why"]
     assert all(len(reason) > 5 for reason in why.values())
+    assert [reason for reason in why.values() if re.search(r"docs/|\bpage\b", reason)] == [], (
+        "say it, not where it stands"
+    )
     of = {key: [r for r in why if r in ("", key) or key.startswith(f"{r}#")] for key in settings(name)}
     assert [key for key, reasons in of.items() if not reasons] == [], "say why in _meta_: {why: {id: reason}}"
     assert set(why) - {""} == {reason for reasons in of.values() for reason in reasons} - {""}

@@ -82,7 +82,7 @@ def test_no_teacher_pass_is_made_for_nothing(batch):
     assert "teacher_logits" not in outputs
 
 
-def test_missing_prompt_map_says_how_to_mend(batch):
+def test_missing_prompt_map_says_how_to_fix_it(batch):
     del batch["unlabeled"]["prompt_map"]
     with pytest.raises(ValueError, match="attach PromptMapHandler"):
         loss_of(make(CPS4), batch)

@@ -63,16 +63,16 @@ def convert_mrspineseg(source: str | Path, out: str | Path, overwrite: bool = Fa
 
 
 def _by_case(source: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    found: dict[int, Path] = {}
+    by_case: dict[int, Path] = {}
     for path in sorted(source.rglob("*.nii*")):
         match = pattern.match(path.name)
         if match is None:
             continue
         number = int(match[1])
-        if number in found:
-            raise DatalistError(f"{path}: a second file of case {number}, after {found[number]}; expected one each")
-        found[number] = path
-    return found
+        if number in by_case:
+            raise DatalistError(f"{path}: a second file of case {number}, after {by_case[number]}; expected one each")
+        by_case[number] = path
+    return by_case
 
 
 def _target(out: Path, number: int, digits: int, suffix: str, source: Path | None) -> Path | None:

@@ -120,12 +120,12 @@ def convert_spider(
 
 
 def _by_patient(folder: Path, sequence: str) -> dict[int, Path]:
-    found = {}
+    by_number = {}
     for path in sorted(folder.glob("*.mha")):
         match = FILE.match(path.name)
         if match is not None and match[2].lower() == sequence.lower():
-            found[int(match[1])] = path
-    return found
+            by_number[int(match[1])] = path
+    return by_number
 
 
 def _convert(

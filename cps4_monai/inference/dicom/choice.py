@@ -44,24 +44,28 @@ def choose_series(series: Sequence[DicomSeries], wanted: str | int | None = None
     """
     if wanted is not None and not plain_words(str(wanted)):
         raise ValueError(f"series is {wanted!r}; expected a number, a UID or a part of a description")
-    passed: list[tuple[DicomSeries, str]] = [(one, one.no_image) for one in series if one.no_image]
-    images = [one for one in series if not one.no_image]
+    passed: list[tuple[DicomSeries, str]] = [
+        (candidate, candidate.no_image) for candidate in series if candidate.no_image
+    ]
+    images = [candidate for candidate in series if not candidate.no_image]
     if wanted is not None:
-        fitting = [one for one in images if fits(one, wanted)]
-        passed += [(one, f"not series {wanted!r}") for one in images if one not in fitting]
+        fitting = [candidate for candidate in images if fits(candidate, wanted)]
+        passed += [(candidate, f"not series {wanted!r}") for candidate in images if candidate not in fitting]
         images = fitting
-    scans = [one for one in images if not one.localizer]
+    scans = [candidate for candidate in images if not candidate.localizer]
     if wanted is not None and not scans:
         scans = images
-    passed += [(one, "a localizer") for one in images if one not in scans]
+    passed += [(candidate, "a localizer") for candidate in images if candidate not in scans]
     best = min(map(_rank, scans), default=None)
-    taken = [one for one in scans if _rank(one) == best]
-    passed += [(one, _why_not(one, taken[0])) for one in scans if _rank(one) != best]
-    notes = tuple(f"passed over {one}: {reason}" for one, reason in passed)
+    taken = [candidate for candidate in scans if _rank(candidate) == best]
+    passed += [(candidate, _why_not(candidate, taken[0])) for candidate in scans if _rank(candidate) != best]
+    notes = tuple(f"passed over {candidate}: {reason}" for candidate, reason in passed)
     if len(series) > 1:
         equal = "" if len(taken) < 2 else ", equally good"
         notes = (f"taken of {len(series)} series: {'; '.join(map(str, taken))}{equal}", *notes)
-    return SeriesChoice(tuple(replace(one, notes=(*notes, *one.notes)) for one in taken), tuple(passed))
+    return SeriesChoice(
+        tuple(replace(candidate, notes=(*notes, *candidate.notes)) for candidate in taken), tuple(passed)
+    )
 
 
 def check_fits(series: DicomSeries, wanted: str | int | None, file: Path) -> None:
@@ -91,7 +95,7 @@ def _rank(series: DicomSeries) -> tuple[bool, int, bool, bool]:
     return series.plane not in ("", "sagittal"), place, series.derived, len(series.images) < _FEW_IMAGES
 
 
-def _why_not(one: DicomSeries, best: DicomSeries) -> str:
-    mine, other = _rank(one), _rank(best)
-    reasons = (f"{one.plane}, not sagittal", one.weighting, "derived from other images", "few images")
+def _why_not(passed: DicomSeries, best: DicomSeries) -> str:
+    mine, other = _rank(passed), _rank(best)
+    reasons = (f"{passed.plane}, not sagittal", passed.weighting, "derived from other images", "few images")
     return next(reason for reason, a, b in zip(reasons, mine, other, strict=True) if a != b)

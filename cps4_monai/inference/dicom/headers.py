@@ -81,8 +81,8 @@ def quiet_pydicom() -> Iterator[None]:
     with _quiet_lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for one in caught:
-        logger.debug("%s", one.message)
+    for warning in caught:
+        logger.debug("%s", warning.message)
 
 
 def read_header(path: Path, *, force: bool = False) -> DicomHeader:
@@ -157,7 +157,7 @@ def _contrast(dataset: Any) -> dict[str, str]:
     groups = [g for g in (frames[0], shared) if g is not None]
     timing = functional_group(groups, "MRTimingAndRelatedParametersSequence", {})
     frame_type = functional_group(groups, "MRImageFrameTypeSequence", {})
-    found = {
+    contrast = {
         "echo": functional_group(groups, "MREchoSequence", {}).get("EffectiveEchoTime") or dataset.get("EchoTime"),
         "repetition": timing.get("RepetitionTime") or dataset.get("RepetitionTime"),
         "inversion": dataset.get("InversionTime"),
@@ -165,7 +165,7 @@ def _contrast(dataset: Any) -> dict[str, str]:
         "contrast": frame_type.get("AcquisitionContrast") or dataset.get("AcquisitionContrast"),
         "protocol": text(dataset, "ProtocolName"),
     }
-    return {name: str(value) for name, value in found.items() if value not in (None, "")}
+    return {name: str(value) for name, value in contrast.items() if value not in (None, "")}
 
 
 def _first_line(error: Exception) -> str:

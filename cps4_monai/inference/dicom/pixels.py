@@ -97,9 +97,9 @@ def _decode(content: bytes, shape: tuple[int, int]) -> np.ndarray:
 def _check_length(pydicom: Any, dataset: Any, syntax: Any) -> None:
     if syntax is None or syntax.is_compressed or "PixelData" not in dataset:
         return
-    expected, found = pydicom.pixels.utils.get_expected_length(dataset), len(dataset.PixelData)
-    if found < expected:
-        raise ValueError(f"cut off: {found} of {expected} bytes of pixels")
+    expected, present = pydicom.pixels.utils.get_expected_length(dataset), len(dataset.PixelData)
+    if present < expected:
+        raise ValueError(f"cut off: {present} of {expected} bytes of pixels")
 
 
 def _reason(error: Exception) -> str:

@@ -34,18 +34,18 @@ def read_dicom(
         ImportError: pydicom is not installed.
         InvalidVolumeError: no series, several that are equally good, or one that cannot be read as one volume.
     """
-    one = series if isinstance(series, DicomSeries) else _only(Path(path), series)
-    if one.unreadable:
-        raise unreadable_files(one.folder, one.unreadable)
-    stack = build_stack(one, assume_spacing)
-    array, key = read_pixels(stack.images, one.folder)
+    chosen = series if isinstance(series, DicomSeries) else _only(Path(path), series)
+    if chosen.unreadable:
+        raise unreadable_files(chosen.folder, chosen.unreadable)
+    stack = build_stack(chosen, assume_spacing)
+    array, key = read_pixels(stack.images, chosen.folder)
     return volume_from_array(
         array,
         stack.affine,
-        path=one.folder,
+        path=chosen.folder,
         content_key=key,
-        warnings=(*one.notes, *stack.warnings),
-        provenance={"Series": one.identity},
+        warnings=(*chosen.notes, *stack.warnings),
+        provenance={"Series": chosen.identity},
     )
 
 
@@ -56,17 +56,17 @@ def series_key(path: str | Path, series: str | int | DicomSeries | None = None) 
         ImportError: see :func:`read_dicom`.
         InvalidVolumeError: see :func:`read_dicom`.
     """
-    one = series if isinstance(series, DicomSeries) else _only(Path(path), series)
-    return files_key(dict.fromkeys(image.file for image in order_images(one)[0]))
+    chosen = series if isinstance(series, DicomSeries) else _only(Path(path), series)
+    return files_key(dict.fromkeys(image.file for image in order_images(chosen)[0]))
 
 
 def _only(path: Path, wanted: str | int | None) -> DicomSeries:
     if path.is_file():
-        one = series_of_file(path)
-        check_fits(one, wanted, path)
-        if one.no_image:
-            raise InvalidVolumeError(path, f"{one}: {one.no_image}", EXPECTED, "name a file of the series")
-        return one
+        chosen = series_of_file(path)
+        check_fits(chosen, wanted, path)
+        if chosen.no_image:
+            raise InvalidVolumeError(path, f"{chosen}: {chosen.no_image}", EXPECTED, "name a file of the series")
+        return chosen
     series = list_series(path)
     choice = choose_series(series, wanted)
     if len(choice.taken) == 1:
@@ -74,7 +74,7 @@ def _only(path: Path, wanted: str | int | None) -> DicomSeries:
     if choice.taken:
         found = f"{len(choice.taken)} series that fit equally well: {'; '.join(map(str, choice.taken))}"
     else:
-        found = f"no series to segment: {'; '.join(f'{one}: {reason}' for one, reason in choice.passed_over)}"
+        found = f"no series to segment: {'; '.join(f'{chosen}: {reason}' for chosen, reason in choice.passed_over)}"
     raise InvalidVolumeError(
         path, found, EXPECTED, "choose one by its number or a part of its description with --series (series)"
     )

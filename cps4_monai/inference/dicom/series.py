@@ -105,7 +105,7 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
         raise InvalidVolumeError(folder, "no DICOM series", EXPECTED, "name the folder with the files of the series")
     orphans = [(h.path, h.unreadable) for h in headers if h.unreadable and not h.series]
     series = [_series(folder, uid, members, orphans) for uid, members in by_uid.items()]
-    return sorted(series, key=lambda one: (one.number is None, one.number or 0, one.uid))
+    return sorted(series, key=lambda candidate: (candidate.number is None, candidate.number or 0, candidate.uid))
 
 
 def series_of_file(path: str | Path, series: Sequence[DicomSeries] | None = None) -> DicomSeries:
@@ -124,11 +124,11 @@ def series_of_file(path: str | Path, series: Sequence[DicomSeries] | None = None
     header = _header_of(path)
     if header is not None and header.unreadable:
         raise unreadable_files(path.parent, [(path, header.unreadable)])
-    for one in series:
-        if header is not None and one.uid == header.series:
-            return one
-    found = "no DICOM file" if header is None else header.no_image
-    raise InvalidVolumeError(path, found, EXPECTED, "name a file of the series, or the folder that holds it")
+    for candidate in series:
+        if header is not None and candidate.uid == header.series:
+            return candidate
+    what = "no DICOM file" if header is None else header.no_image
+    raise InvalidVolumeError(path, what, EXPECTED, "name a file of the series, or the folder that holds it")
 
 
 def unreadable_files(folder: Path, damaged: Sequence[tuple[Path, str]]) -> InvalidVolumeError:
@@ -163,7 +163,7 @@ def holds_dicom(path: str | Path) -> bool:
 
 
 def _headers(folder: Path) -> list[DicomHeader]:
-    found = []
+    headers = []
     try:
         entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError as error:
@@ -175,8 +175,8 @@ def _headers(folder: Path) -> list[DicomHeader]:
             continue
         header = _header_of(folder / name)
         if header is not None:
-            found.append(header)
-    return found
+            headers.append(header)
+    return headers
 
 
 def _header_of(path: Path) -> DicomHeader | None:

@@ -36,29 +36,30 @@ def find_series(folders: Sequence[Path], wanted: str | int | None = None) -> Fou
     Raises:
         ValueError: see :func:`choose_series`.
     """
-    found = FoundSeries()
+    listing = FoundSeries()
     studies: dict[tuple[str, ...], list[DicomSeries]] = {}
     for folder in folders:
         try:
             series = list_series(folder)
         except (ValueError, ImportError) as error:
-            found.failures.append((folder, str(error)))
+            listing.failures.append((folder, str(error)))
             continue
-        for one in series:
+        for candidate in series:
             # Without a StudyInstanceUID (some anonymisers remove it) a folder is taken for a study.
-            key = one.study if one.study[1] else (str(folder),)
-            studies.setdefault(key, []).append(one)
+            key = candidate.study if candidate.study[1] else (str(folder),)
+            studies.setdefault(key, []).append(candidate)
     taken: list[DicomSeries] = []
     for members in studies.values():
         choice = choose_series(members, wanted)
         taken += choice.taken
-        found.skipped += [
-            (one.folder, f"{one}: {reason}{_instead(choice.taken)}") for one, reason in choice.passed_over
+        listing.skipped += [
+            (candidate.folder, f"{candidate}: {reason}{_instead(choice.taken)}")
+            for candidate, reason in choice.passed_over
         ]
     order = {folder: place for place, folder in enumerate(folders)}
-    taken.sort(key=lambda one: order[one.folder])
-    found.taken = list(zip(taken, _suffixes(taken), strict=True))
-    return found
+    taken.sort(key=lambda candidate: order[candidate.folder])
+    listing.taken = list(zip(taken, _suffixes(taken), strict=True))
+    return listing
 
 
 def find_series_of_files(files: Sequence[Path], wanted: str | int | None = None) -> FoundSeries:
@@ -70,28 +71,28 @@ def find_series_of_files(files: Sequence[Path], wanted: str | int | None = None)
         files: DICOM files.
         wanted: what the series has to fit, see :func:`choose_series`.
     """
-    found = FoundSeries()
+    listing = FoundSeries()
     listed: dict[Path, list[DicomSeries]] = {}
     named: dict[tuple[Path, str], tuple[Path, DicomSeries]] = {}
     for file in files:
         try:
             if file.parent not in listed:
                 listed[file.parent] = list_series(file.parent)
-            one = series_of_file(file, listed[file.parent])
-            check_fits(one, wanted, file)
+            series = series_of_file(file, listed[file.parent])
+            check_fits(series, wanted, file)
         except (ValueError, ImportError) as error:
-            found.failures.append((file, str(error)))
+            listing.failures.append((file, str(error)))
             continue
-        named.setdefault((file.parent, one.uid), (file, one))
-    others = any(not one.passed_over for _, one in named.values())
+        named.setdefault((file.parent, series.uid), (file, series))
+    others = any(not series.passed_over for _, series in named.values())
     taken = []
-    for file, one in named.values():
-        if one.no_image or (one.localizer and others):
-            found.skipped.append((file, f"{one}: {one.passed_over}"))
+    for file, series in named.values():
+        if series.no_image or (series.localizer and others):
+            listing.skipped.append((file, f"{series}: {series.passed_over}"))
         else:
-            taken.append(one)
-    found.taken = list(zip(taken, _suffixes(taken), strict=True))
-    return found
+            taken.append(series)
+    listing.taken = list(zip(taken, _suffixes(taken), strict=True))
+    return listing
 
 
 def _instead(taken: Sequence[DicomSeries]) -> str:
@@ -102,17 +103,17 @@ def _instead(taken: Sequence[DicomSeries]) -> str:
 
 def _suffixes(series: Sequence[DicomSeries]) -> list[str]:
     """``_series-5`` where a folder gives several; with a running number where series share theirs."""
-    of_folder = Counter(one.folder for one in series)
-    named = Counter((one.folder, one.number) for one in series)
+    of_folder = Counter(candidate.folder for candidate in series)
+    named = Counter((candidate.folder, candidate.number) for candidate in series)
     seen: Counter[Path] = Counter()
     suffixes = []
-    for one in series:
-        seen[one.folder] += 1
-        if of_folder[one.folder] == 1:
+    for candidate in series:
+        seen[candidate.folder] += 1
+        if of_folder[candidate.folder] == 1:
             suffixes.append("")
-        elif one.number is not None and named[one.folder, one.number] == 1:
-            suffixes.append(f"_series-{one.number}")
+        elif candidate.number is not None and named[candidate.folder, candidate.number] == 1:
+            suffixes.append(f"_series-{candidate.number}")
         else:
-            number = "" if one.number is None else f"{one.number}-"
-            suffixes.append(f"_series-{number}no{seen[one.folder]}")
+            number = "" if candidate.number is None else f"{candidate.number}-"
+            suffixes.append(f"_series-{number}no{seen[candidate.folder]}")
     return suffixes

@@ -18,20 +18,20 @@ def values(value: Any) -> list[Any]:
 
 def numbers(value: Any, count: int) -> tuple[float, ...] | None:
     """``count`` finite numbers, or None."""
-    found = tuple(float(v) for v in values(value))
-    return found if len(found) == count and all(math.isfinite(v) for v in found) else None
+    given = tuple(float(v) for v in values(value))
+    return given if len(given) == count and all(math.isfinite(v) for v in given) else None
 
 
 def whole_number(value: Any) -> int | None:
     """The first of a tag's whole numbers, or None."""
-    found = values(value)
-    return int(found[0]) if found else None
+    given = values(value)
+    return int(given[0]) if given else None
 
 
 def text(dataset: Any, name: str) -> str:
     """A tag in one line of printable characters."""
-    found = "\\".join(str(v) for v in values(dataset.get(name)))
-    return "".join(c if c.isprintable() else "?" for c in found).strip()
+    joined = "\\".join(str(v) for v in values(dataset.get(name)))
+    return "".join(c if c.isprintable() else "?" for c in joined).strip()
 
 
 def functional_group(groups: Sequence[Any], name: str, dataset: Any) -> Any:
