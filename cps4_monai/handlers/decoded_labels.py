@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class DecodedLabels:
         min_margin: least margin of the numbering, in nats per structure, of a volume that gets targets.
         anchored_only: ask for the lowest trained structure in view, too.
         batch_size: slices per forward pass.
-        thresholds: of the decoding.
+        thresholds: of the decoding that differ from the defaults, by name, as ``level_thresholds`` has them.
 
     Raises:
         ValueError: numbers below 1, a data set without grids, or a provider without a prior.
@@ -63,7 +63,7 @@ class DecodedLabels:
         min_margin: float = 0.0,
         anchored_only: bool = False,
         batch_size: int = 16,
-        thresholds: LevelThresholds | None = None,
+        thresholds: LevelThresholds | Mapping[str, Any] | None = None,
     ) -> None:
         if min(first_epoch, every, batch_size) < 1:
             raise ValueError(
@@ -76,7 +76,10 @@ class DecodedLabels:
         self.dataset, self.anatomy, self.unannotated = dataset, anatomy, tuple(unannotated)
         self.provider, self.prior = provider, prior
         self.first_epoch, self.every, self.batch_size = first_epoch, every, batch_size
-        self.min_margin, self.anchored_only, self.thresholds = min_margin, anchored_only, thresholds
+        self.min_margin, self.anchored_only = min_margin, anchored_only
+        if not isinstance(thresholds, LevelThresholds):
+            thresholds = LevelThresholds.from_dict(thresholds or {})
+        self.thresholds = thresholds
         self.codes: Tensor | None = None  # (N, H, W) int8, N slices of the data set
         self._attention: dict[int, Tensor] = {}  # of each volume, once asked for
 

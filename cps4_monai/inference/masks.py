@@ -25,8 +25,9 @@ from cps4_monai.inference.scan_files import check_picture, write_picture
 from cps4_monai.inference.scan_views import REPORT, report_files, series_uid
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
-from cps4_monai.levels import level_flags
-from cps4_monai.levels.flags import ALARM, of_kind
+from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.levels.flag_calibration import FlagCalibration
+from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
 from cps4_monai.report.pictures import sagittal_mosaic
 from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
 
@@ -150,12 +151,18 @@ def outcome_of_mask(
         unannotated = [s["code"] for s in told if s.get("state") == "not_trained"]
     grid = SagittalGrid.from_affine(label.shape, label.affine)
     slices = np.ascontiguousarray(grid.to_slices(label.array))
+    thresholds, calibration = _limits(record)
     structures = slice_statistics(
-        slices, grid, label.affine, anatomy, confidence=confidence or None, unannotated=unannotated
+        slices,
+        grid,
+        label.affine,
+        anatomy,
+        confidence=confidence or None,
+        unannotated=unannotated,
+        thresholds=thresholds,
     )
-    flags = [flag.to_dict() for flag in level_flags(structures, anatomy, None, unannotated)]
-    # What only the network's probabilities or a person tell is kept from the time they were at hand.
-    flags += [flag for flag in record.get("Flags", []) if flag["name"] in ("level_ambiguous", "marked_wrong")]
+    raised = level_flags(structures, anatomy, None, unannotated, thresholds, calibration)
+    flags = _with_those_kept([flag.to_dict() for flag in raised], record.get("Flags", []))
     if review_state(record) == ACCEPTED:
         flags = [flag for flag in flags if flag["kind"] != ALARM]
     notes = [] if record or not sidecar else ["changed since it was segmented"]
@@ -173,6 +180,25 @@ def outcome_of_mask(
         check_picture(picture)
         draw_mask(picture, label, source, {**sidecar, "Flags": flags}, anatomy, Path(name).name)
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
+
+
+def _limits(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibration]:
+    """Thresholds and calibration that a label map of ours was made with; the defaults for any other."""
+    settings = record.get("Settings", {})
+    return (
+        LevelThresholds.from_dict(settings.get("LevelThresholds") or {}),
+        FlagCalibration.from_dict(settings.get("FlagCalibration") or {}),
+    )
+
+
+def _with_those_kept(
+    flags: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Flags measured now, and those of before that only the network's probabilities, or a person, could raise."""
+    kept = {str(flag["name"]): flag for flag in before}
+    alone = [] if "unusual_contrast" not in kept else [kept["unusual_contrast"]]  # nothing else is worth saying then
+    told = ("marked_wrong",) if alone else ("level_ambiguous", "marked_wrong")
+    return [*(alone or flags), *(kept[name] for name in told if name in kept)]
 
 
 def draw_mask(
@@ -209,7 +235,9 @@ def _draw(
         scan = load_scan(source, label.spacing_mm, series)
         check_pair(scan, label)
         image = scan.array
-    return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, alarms=alarms)
+    return sagittal_mosaic(
+        image, label.array, label.affine, anatomy, title=title, alarms=alarms, names=names_are_trusted(alarms)
+    )
 
 
 def _scan_stem(path: Path) -> str:

@@ -24,7 +24,7 @@ from cps4_monai.data.label_ownership import (
 )
 from cps4_monai.encoding import readable
 from cps4_monai.inference.segmentation import Segmentation
-from cps4_monai.levels.flags import ALARM, of_kind
+from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
 
 _PNG_START = 33  # signature and IHDR, the chunk that comes first
 _MARK = b"tEXtSource\0" + GENERATOR.encode()
@@ -157,4 +157,6 @@ def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: n
 
     alarms = of_kind(ALARM, (flag["name"] for flag in files.record.get("Flags", [])))
     title = readable(files.picture.name.removesuffix("_qc.png"))
-    write_picture(files.picture, sagittal_mosaic(grey, labels, affine, anatomy, title=title, alarms=alarms))
+    trusted = names_are_trusted(alarms)
+    picture = sagittal_mosaic(grey, labels, affine, anatomy, title=title, alarms=alarms, names=trusted)
+    write_picture(files.picture, picture)

@@ -14,7 +14,7 @@ import numpy as np
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.encoding import readable
 from cps4_monai.levels import Flag, StructureStatistics
-from cps4_monai.levels.flags import ALARM
+from cps4_monai.levels.flags import ALARM, names_are_trusted
 from cps4_monai.scan_names import stem_of
 
 
@@ -71,7 +71,7 @@ class Segmentation:
             raise ValueError("this segmentation was made without grey values; segment with qc=True")
         alarms = [flag.name for flag in self.alarms]
         title = readable(stem_of(self.path))
-        trusted = "unusual_contrast" not in alarms
+        trusted = names_are_trusted(alarms)
         return sagittal_mosaic(
             self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms, names=trusted
         )

@@ -62,6 +62,11 @@ def of_kind(kind: str, names: Iterable[str]) -> list[str]:
     return sorted(chosen, key=lambda name: order.index(name) if name in FLAGS else -1)
 
 
+def names_are_trusted(flags: Iterable[str]) -> bool:
+    """Whether pictures may name levels: not where `unusual_contrast` says that names mean nothing."""
+    return "unusual_contrast" not in flags
+
+
 @dataclass(frozen=True)
 class Flag:
     """One flag.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cps4_monai.anatomy import MRSPINESEG as SPINE
+from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedLabels
 from cps4_monai.losses.attention_prior import AttentionPrior
@@ -101,6 +103,17 @@ def test_doubtful_volumes_have_no_targets_and_cut_ones_only_where_that_is_allowe
     assert (decoded(dataset(truth), min_margin=9.0).codes == -1).all()  # nothing is that sure: log(0.01) caps it
     assert (decoded(dataset(wrong[:, :100]), anchored_only=True).codes == -1).all()
     assert (decoded(dataset(wrong[:, :100])).codes >= 0).any()
+
+
+def test_thresholds_of_the_run_count_in_training_as_in_validation():
+    far = {"anchor_room_mm": 1000.0}  # no scan shows that much below its lowest structure: nothing is anchored
+    assert (decoded(dataset(spine()), anchored_only=True).codes >= 0).all()
+    assert (decoded(dataset(spine()), anchored_only=True, thresholds=far).codes == -1).all()
+    with pytest.raises(ValueError, match="anchor_rom_mm"):
+        DecodedLabels(dataset(spine()), SPINE, thresholds={"anchor_rom_mm": 1.0})
+    for overlay in ("cps4_plus", "mt_decoded"):
+        config = json.loads((find_bundle_root() / f"configs/methods/{overlay}.json").read_text(encoding="utf-8"))
+        assert config["train#decoded_labels"]["thresholds"] == "@level_thresholds"
 
 
 def test_attention_maps_settle_what_the_teacher_leaves_open_and_are_asked_for_once():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from cps4_monai import segment_scans
 from cps4_monai.commands.report import report
 from cps4_monai.inference.masks import report_masks
+from cps4_monai.report.pictures import sagittal_mosaic
 
 
 def _rows(path):
@@ -37,6 +39,38 @@ def test_tables_made_again_are_those_of_the_run(segmented):
             k: was[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin")
         }
     assert {p.name for p in segmented.rglob("*_qc.png")} == set(pictures)
+
+
+def test_what_the_weights_calibration_says_of_a_result_stays_said(edited_bundle, make_scan, tmp_path, monkeypatch):
+    always = {"failure": {"intercept": 3.0, "weights": {"kept": 0.5}}, "failure_limit": 0.6}
+    make_scan().save(tmp_path / "in/a_T2w.nii.gz")
+    segment = partial(
+        segment_scans, tmp_path / "in", tmp_path / "out", weights=edited_bundle(flags=always), device="cpu"
+    )
+    segment(qc=False)
+    before, pictures = _rows(tmp_path / "out/scans.csv"), []
+    assert before[0]["alarms"] == "unusual_contrast"
+    one_pixel = sagittal_mosaic(np.zeros((2, 2, 2), np.uint8), None, np.eye(4))
+    drawn = lambda *_, **settings: pictures.append(settings["names"]) or one_pixel  # noqa: E731
+    monkeypatch.setattr("cps4_monai.report.pictures.sagittal_mosaic", drawn)
+    monkeypatch.setattr("cps4_monai.inference.masks.sagittal_mosaic", drawn)
+    segment()  # kept, and its picture drawn
+    report_masks(tmp_path / "out")
+    after = _rows(tmp_path / "out/scans.csv")
+    assert (after[0]["alarms"], after[0]["notes"]) == (before[0]["alarms"], before[0]["notes"])
+    assert pictures == [False, False], "names of levels mean nothing there"
+
+
+def test_low_confidence_is_that_of_the_weights_calibration(edited_bundle, make_scan, tmp_path):
+    outline = {kind: {"intercept": -9.0, "weights": {"confidence": 0.0}} for kind in ("vertebra", "disc")}
+    make_scan().save(tmp_path / "in/a_T2w.nii.gz")
+    segment_scans(
+        tmp_path / "in", tmp_path / "out", weights=edited_bundle(flags={"outline": outline}), device="cpu", qc=False
+    )
+    before = _rows(tmp_path / "out/scans.csv")
+    assert "low_confidence" in before[0]["notes"]
+    report_masks(tmp_path / "out", qc=False)
+    assert _rows(tmp_path / "out/scans.csv")[0]["notes"] == before[0]["notes"]
 
 
 def test_edited_label_maps_get_new_statistics_and_no_old_confidence(segmented):
