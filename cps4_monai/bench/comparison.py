@@ -24,6 +24,7 @@ class MethodRow:
         share: labeled share.
         seeds: those that are done.
         dice: convention -> mean over patients (a: over slices) of the mean over seeds, with its bootstrap interval.
+        iou: by (b), as ``dice["b"]``.
         decoded: by (b), of the decoded levels; without values where they were not scored.
         decoded_right: share of the cases with all levels right once decoded, mean over seeds; NaN likewise.
         seed_sd: convention -> standard deviation over seeds of each seed's mean; NaN with one seed.
@@ -37,6 +38,7 @@ class MethodRow:
     share: str
     seeds: tuple[int, ...]
     dice: dict[str, Interval]
+    iou: Interval
     decoded: Interval
     decoded_right: float
     seed_sd: dict[str, float]
@@ -142,6 +144,7 @@ def _row(results: StudyResults, cases: pd.DataFrame, method: str, share: str) ->
         share=share,
         seeds=tuple(sorted(int(seed) for seed in cases["seed"].unique())),
         dice=dice,
+        iou=bootstrap_mean(by_subject(cases, "iou_b").to_numpy()),
         decoded=bootstrap_mean(by_subject(cases, "decoded_b").to_numpy()),
         decoded_right=float(cases["decoded_right"].astype(float).mean()),
         seed_sd=spread,
@@ -189,6 +192,27 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
                 )
             )
     return differences
+
+
+def mean_ranks(results: StudyResults, share: str, column: str = "dice_b") -> dict[str, float]:
+    """Method -> its mean rank over the patients that all methods have, 1 for the best, ties sharing theirs.
+
+    Friedman's ranks, which say how often a method leads and not by how much (Demšar, "Statistical comparisons of
+    classifiers over multiple data sets", JMLR 2006).
+
+    Args:
+        results: of the study.
+        share: labeled share.
+        column: e.g. "dice_b" or "decoded_b"; seeds are averaged.
+
+    Returns:
+        Methods with a value, in the study's order; empty with fewer than two.
+    """
+    columns = {method: by_subject(cases_of(results, method, share), column) for method in results.methods}
+    table = pd.DataFrame({method: values for method, values in columns.items() if not values.empty}).dropna()
+    if table.shape[1] < 2:
+        return {}
+    return {str(method): float(rank) for method, rank in table.rank(axis=1, ascending=False).mean().items()}
 
 
 def gap_closed(results: StudyResults, method: str) -> dict[tuple[str, str], float]:

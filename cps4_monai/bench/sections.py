@@ -16,6 +16,7 @@ from cps4_monai.bench.comparison import (
     cases_of,
     differences_to,
     gap_closed,
+    mean_ranks,
     method_rows,
     structure_means,
 )
@@ -116,8 +117,20 @@ def _dice(
     results: StudyResults, rows: Sequence[MethodRow], best: Mapping[str, str], chosen_on: StudyResults | None
 ) -> list[Block]:
     closed = gap_closed(results, results.manifest["gap"]) if results.manifest["gap"] else {}
-    columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "decoded (b) [95 %]", "levels right", "SD over seeds"]
-    columns += ["Dice (a)", "Dice (c)", "missed", "identified", "minutes", *(["gap closed"] if closed else [])]
+    ranks, decoded_ranks = (
+        {share: mean_ranks(results, share, column) for share in results.shares} for column in ("dice_b", "decoded_b")
+    )
+    columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "rank", "IoU (b)", "decoded (b) [95 %]", "rank decoded"]
+    columns += [
+        "levels right",
+        "SD over seeds",
+        "Dice (a)",
+        "Dice (c)",
+        "missed",
+        "identified",
+        "minutes",
+        *(["gap closed"] if closed else []),
+    ]
     table = []
     for row in rows:
         tone = "best" if best.get(row.share) == row.method else ""
@@ -127,7 +140,10 @@ def _dice(
             Cell(share_name(row.share), _share_number(row.share)),
             Cell(str(len(row.seeds)), len(row.seeds)),
             Cell(with_interval(row.dice["b"]), row.dice["b"].mean, tone),
+            _rank(ranks[row.share].get(row.method)),
+            number(row.iou.mean),
             Cell(with_interval(row.decoded), row.decoded.mean),
+            _rank(decoded_ranks[row.share].get(row.method)),
             Cell("–" if math.isnan(row.decoded_right) else f"{row.decoded_right:.0%}", row.decoded_right),
             number(row.seed_sd["b"]),
             Cell(with_interval(row.dice["a"]), row.dice["a"].mean),
@@ -145,6 +161,11 @@ def _dice(
         chart = dice_by_share(rows, results.methods)
         blocks.insert(0, Figure(chart, f"{results.manifest['study']}: Dice by labeled share", alt="Dice by share"))
     return [*blocks, *_best_texts(results, rows, best, chosen_on), *_gap_text(results, closed)]
+
+
+def _rank(mean: float | None) -> Cell:
+    """A mean rank over patients; the best sorts last, as the best Dice does."""
+    return Cell("–", -math.inf, "muted") if mean is None else Cell(f"{mean:.1f}", -mean)
 
 
 def _best_texts(

@@ -44,7 +44,13 @@ def _write_evaluation(folder: Path, scores: dict[str, float]) -> None:
     cases, structures = [], []
     for number, (subject, dice) in enumerate(scores.items()):
         row = dict.fromkeys(CASE_COLUMNS, 0) | {"case": subject, "subject": subject, "warnings": ""}
-        row |= {"dice_a": dice + 0.01, "dice_b": dice, "dice_c": dice - 0.01, "num_slices": 10 * (number + 1)}
+        row |= {
+            "dice_a": dice + 0.01,
+            "dice_b": dice,
+            "dice_c": dice - 0.01,
+            "iou_b": dice / 2,
+            "num_slices": 10 * (number + 1),
+        }
         cases.append(row | {"num_labeled": 2, "num_missed": 1, "num_identified": 1})
         for code, name, value in ((2, "L5", 2 * dice), (11, "L5/S", 0.0)):
             state = "ok" if value else "missed"

@@ -7,7 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cps4_monai.bench.comparison import best_methods, differences_to, gap_closed, method_rows, structure_means
+from cps4_monai.bench.comparison import (
+    best_methods,
+    differences_to,
+    gap_closed,
+    mean_ranks,
+    method_rows,
+    structure_means,
+)
 from cps4_monai.bench.results import StudyResults, find_studies, load_results
 
 BASE = {"s1": 0.2, "s2": 0.4}
@@ -38,7 +45,7 @@ def test_seeds_are_averaged_per_subject_and_spread_is_over_seeds(results) -> Non
     assert (base.dice["b"].low, base.dice["b"].high) == pytest.approx((0.3, 0.4)), "patients are drawn, not seeds"
     # (a) is a mean over slices: 10 of s1, 20 of s2, each 0.01 above (b).
     assert base.dice["a"].mean == pytest.approx((10 * 0.31 + 20 * 0.41) / 30)
-    assert base.dice["c"].mean == pytest.approx(0.34)
+    assert base.dice["c"].mean == pytest.approx(0.34) and base.iou.mean == pytest.approx(0.175)
     assert (base.missed, base.labeled, base.identified) == (2, 4, 0.5) and base.seconds == 60
     assert rows["base", "100"].seed_sd["b"] != rows["base", "100"].seed_sd["b"], "one seed has no spread"
     assert [key[1] for key in rows] == ["5", "5", "100"]
@@ -50,6 +57,19 @@ def test_differences_are_paired_by_subject_on_common_seeds(results) -> None:
     assert only.by_subject.to_dict() == pytest.approx({"s1": 0.3, "s2": 0.0})
     assert only.comparison.difference.mean == pytest.approx(0.15) and only.comparison.wins == 1
     assert only.others == pytest.approx({"a": 10 * 0.3 / 30, "c": 0.15}), "10 slices of s1, 20 of s2"
+
+
+def test_ranks_are_averaged_over_the_patients_that_all_methods_have(results) -> None:
+    scores = {("first", "5", 0): {"s1": 0.9, "s2": 0.5, "s3": 0.4}, ("second", "5", 0): {"s1": 0.8, "s2": 0.5}}
+    scores[("third", "5", 0)] = {"s1": 0.1, "s2": 0.7, "s3": 0.9}
+    # s1: 1, 2, 3. s2: the first two share 2 and 3, the third leads. s3 is not scored by the second.
+    assert mean_ranks(results(scores), "5") == {"first": 1.75, "second": 2.25, "third": 2.0}
+
+
+def test_where_fewer_than_two_have_a_score_there_is_no_rank(results) -> None:
+    study = results(SCORES)
+    assert mean_ranks(study, "100") == {}, "base alone"
+    assert mean_ranks(study, "5", "decoded_b") == {}, "these cells did not score decoded levels"
 
 
 def test_a_seed_that_one_side_lacks_enters_no_difference(results) -> None:
