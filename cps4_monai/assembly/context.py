@@ -34,7 +34,7 @@ class Setup:
         log_every: iterations from one line of losses to the next.
         show_progress: whether there is a progress bar.
         pictured: whose attention maps TensorBoard shows.
-        geometry: of the augmentation, see :func:`cps4_monai.transforms.augmentation.geometric_augmentation`.
+        geometry: of the augmentation, see :func:`cps4_monai.transforms.slice_geometry.RandSliceGeometryd`.
         intensity: of the augmentation, see :func:`cps4_monai.transforms.augmentation.intensity_augmentation`.
     """
 

@@ -20,38 +20,21 @@ BINARISATIONS = ("max_pool", "bilinear")
 NEGATIVES = ("all", "present")
 
 
-def binarise_masks(
-    label: torch.Tensor, codes: torch.Tensor, grid_size: Sequence[int], binarise: str = "max_pool"
-) -> torch.Tensor:
-    """Class masks M~ on the grid of the attention maps (row 2 of the settings).
-
-    Args:
-        label: (B, 1, H, W), class codes of any number type; other values belong to no class.
-        codes: (K,) int64, the codes whose masks are wanted.
-        grid_size: (h, w).
-        binarise: "bilinear", bilinear downscaling, then > 0.5 (paper); "max_pool", a cell holds a structure that has a
-            pixel in it, and holds background where more than half of it is background.
-
-    Returns:
-        (B, K, h, w) bool.
-    """
-    return masks_and_known_cells(label, codes, grid_size, binarise)[0]
-
-
 def masks_and_known_cells(
     label: torch.Tensor, codes: torch.Tensor, grid_size: Sequence[int], binarise: str = "max_pool"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The masks of :func:`binarise_masks`, and the cells in which they are known.
+    """Class masks M~ on the grid of the attention maps (row 2 of the settings), and the cells in which they are known.
 
     A cell is known for a class where its mask is the same whatever the pixels that nobody annotated (255) are: one with
     an annotated pixel of a structure holds it for sure; that a cell does not hold it is known only if all its pixels
     are annotated. A cell without any annotated pixel is known for no class.
 
     Args:
-        label: (B, 1, H, W), class codes, 255 where nobody annotated.
-        codes: (K,) int64.
+        label: (B, 1, H, W), class codes of any number type, 255 where nobody annotated.
+        codes: (K,) int64, the codes whose masks are wanted.
         grid_size: (h, w).
-        binarise: as in :func:`binarise_masks`.
+        binarise: "bilinear", bilinear downscaling, then > 0.5 (paper); "max_pool", a cell holds a structure that has a
+            pixel in it, and holds background where more than half of it is background.
 
     Returns:
         Masks and known cells, both (B, K, h, w) bool.
@@ -135,7 +118,7 @@ class TokenAttentionLoss(_AttentionMapLoss):
     not known (:func:`masks_and_known_cells`) belong to neither of its sums.
 
     Args:
-        binarise: how masks come to the grid, see :func:`binarise_masks`.
+        binarise: how masks come to the grid, see :func:`masks_and_known_cells`.
         activation: "sigmoid", each class by itself; "softmax" over the annotated classes.
         unannotated: codes that take no part, not in the softmax either.
     """
@@ -158,7 +141,7 @@ class PixelAttentionLoss(_AttentionMapLoss):
     classes over those known in some cell; a slice without any adds 0.
 
     Args:
-        binarise: how masks come to the grid, see :func:`binarise_masks`.
+        binarise: how masks come to the grid, see :func:`masks_and_known_cells`.
         negatives: "all", all annotated classes, absent ones as pure negatives; "present", those present in the slice.
         activation: "sigmoid" or "softmax" over the annotated classes.
         unannotated: codes that take no part, not as negatives and not in the softmax either.

@@ -22,11 +22,6 @@ class SurfaceDistances:
     hd95_mm: np.ndarray
     assd_mm: np.ndarray
 
-    @property
-    def num_measured(self) -> int:
-        """How many classes could be measured."""
-        return int(np.isfinite(self.hd95_mm).sum())
-
 
 def _bounding_boxes(label_map: np.ndarray, num_classes: int) -> list[tuple[slice, ...] | None]:
     """Box per class 1 to C-1, None where the class is absent; one pass over the volume for all classes."""

@@ -49,19 +49,6 @@ class ClipIntensityd(MapTransform):
         return d
 
 
-def geometric_augmentation(keys: KeysCollection = ("image", "label"), **settings: Any) -> Compose:
-    """Rotation, scaling, shift and elastic deformation in one resampling.
-
-    Args:
-        keys: items of (1, H, W); missing ones are passed over, "label" is resampled with nearest neighbour.
-        settings: arguments of :class:`RandSliceGeometryd`.
-
-    Raises:
-        TypeError: a setting that :class:`RandSliceGeometryd` does not have.
-    """
-    return Compose([RandSliceGeometryd(keys, **settings)])
-
-
 def intensity_augmentation(
     keys: KeysCollection = "image",
     *,

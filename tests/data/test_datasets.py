@@ -14,7 +14,8 @@ import cps4_monai.data.volume as volume_module
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datasets import SliceDataset, VolumeDataset
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.transforms.augmentation import geometric_augmentation, labeled_augmentation
+from cps4_monai.transforms.augmentation import labeled_augmentation
+from cps4_monai.transforms.slice_geometry import RandSliceGeometryd
 
 
 @pytest.fixture
@@ -89,14 +90,18 @@ def test_a_draw_is_a_function_of_its_seed(entries, cache):
 def test_the_grid_warps_the_unaugmented_slice_into_the_augmented_one(entries, cache):
     plain = SliceDataset(entries, cache, labeled=False, with_grid=True)
     moved = SliceDataset(
-        entries, cache, geometric_augmentation(affine_prob=1, elastic_prob=1), labeled=False, with_grid=True
+        entries,
+        cache,
+        RandSliceGeometryd(("image", "label"), affine_prob=1, elastic_prob=1),
+        labeled=False,
+        with_grid=True,
     )
     item, start = moved.draw(4, 3), plain[4]
     warped = F.grid_sample(start["image"][None], item["grid"][None], align_corners=False)[0]
     torch.testing.assert_close(warped, item["image"])
     identity = F.grid_sample(start["image"][None], start["grid"][None], align_corners=False)[0]
     torch.testing.assert_close(identity, start["image"], atol=1e-4, rtol=0)
-    assert "grid" not in SliceDataset(entries, cache, geometric_augmentation(), labeled=False)[0]
+    assert "grid" not in SliceDataset(entries, cache, RandSliceGeometryd(("image", "label")), labeled=False)[0]
 
 
 def test_whole_volumes(entries, cache):

@@ -11,8 +11,8 @@ from cps4_monai.losses.attention import (
     AttentionLoss,
     PixelAttentionLoss,
     TokenAttentionLoss,
-    binarise_masks,
     log_softmax_and_complement,
+    masks_and_known_cells,
 )
 
 
@@ -161,22 +161,23 @@ def test_a_thin_disc_survives_max_pooling_but_not_bilinear_downscaling():
     label = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     label[..., 4:6, :] = 1  # 2 of the 16 rows of a cell
     codes = torch.arange(2)
-    pooled = binarise_masks(label, codes, (2, 2), "max_pool")[0]
+    pooled = masks_and_known_cells(label, codes, (2, 2), "max_pool")[0][0]
     assert pooled[1].tolist() == [[True, True], [False, False]]
     assert pooled[0].all()  # more than half of every cell is background
-    assert not binarise_masks(label, codes, (2, 2), "bilinear")[0, 1].any()
+    assert not masks_and_known_cells(label, codes, (2, 2), "bilinear")[0][0, 1].any()
 
 
 def test_background_covers_a_cell_only_above_half():
     label = torch.zeros(1, 1, 2, 4, dtype=torch.uint8)
     label[..., 0, :2] = 1  # exactly half of the left cell
-    assert binarise_masks(label, torch.arange(2), (1, 2))[0, :, 0].tolist() == [[False, True], [True, False]]
+    assert masks_and_known_cells(label, torch.arange(2), (1, 2))[0][0, :, 0].tolist() == [[False, True], [True, False]]
 
 
 def test_masks_on_the_grid_of_the_label_are_the_label():
     label = torch.randint(0, 3, (2, 1, 4, 4))
     for mode in ("max_pool", "bilinear"):
-        assert torch.equal(binarise_masks(label, torch.arange(3), (4, 4), mode).int().argmax(1, keepdim=True), label)
+        mask, known = masks_and_known_cells(label, torch.arange(3), (4, 4), mode)
+        assert torch.equal(mask.int().argmax(1, keepdim=True), label) and known.all()
 
 
 def test_complement_of_a_softmax_is_exact_at_both_ends():

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from cps4_monai.transforms.augmentation import (
     StrongViewd,
-    geometric_augmentation,
     intensity_augmentation,
     labeled_augmentation,
     unlabeled_augmentation,
@@ -29,7 +28,7 @@ def test_label_and_image_move_together():
     start = {"image": torch.zeros(1, 60, 60), "label": torch.zeros(1, 60, 60, dtype=torch.uint8)}
     start["image"][:, 10:30, 20:45], start["label"][:, 10:30, 20:45] = 1, 7
     for seed in range(5):
-        moved = geometric_augmentation(affine_prob=1, elastic_prob=1).set_random_state(seed)(start)
+        moved = RandSliceGeometryd(("image", "label"), affine_prob=1, elastic_prob=1).set_random_state(seed)(start)
         assert moved["label"].dtype == torch.uint8 and set(moved["label"].unique().tolist()) <= {0, 7}
         agree = ((moved["image"] > 0.5) == (moved["label"] == 7)).float().mean()
         assert agree > 0.97 and not torch.equal(moved["label"], start["label"])
@@ -39,7 +38,7 @@ def test_label_and_image_move_together():
                                               "elastic_prob": 1, "elastic_magnitude": (0, 0)}])  # fmt: skip
 def test_nothing_drawn_moves_nothing(settings):
     start = item()
-    moved = geometric_augmentation(**settings).set_random_state(0)(start)
+    moved = RandSliceGeometryd(("image", "label"), **settings).set_random_state(0)(start)
     torch.testing.assert_close(moved["image"], start["image"], atol=1e-4, rtol=0)
     identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, 40, 30], align_corners=False)[0]
     torch.testing.assert_close(moved["grid"], identity, atol=1e-5, rtol=0)
@@ -65,7 +64,7 @@ def test_rotation_keeps_its_angle_scale_its_size_and_shift_its_pixels():
 
 def test_flips_happen_only_when_asked_for():
     start = item()
-    flipped = geometric_augmentation(**STILL, flip_prob=(0, 1)).set_random_state(0)(start)
+    flipped = RandSliceGeometryd(("image", "label"), **STILL, flip_prob=(0, 1)).set_random_state(0)(start)
     torch.testing.assert_close(flipped["image"], start["image"].flip(-1), atol=1e-4, rtol=0)
     assert RandSliceGeometryd("image").flip_prob == (0.0, 0.0)
 
@@ -118,7 +117,7 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="scale"):
         RandSliceGeometryd("image", scale=1.0)
     with pytest.raises(TypeError):
-        geometric_augmentation(rotation=3)
+        RandSliceGeometryd(("image", "label"), rotation=3)
 
 
 def test_a_smaller_field_of_view_empties_image_and_label_beyond_it():
