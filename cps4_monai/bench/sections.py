@@ -50,18 +50,30 @@ def study_sections(
         Section(f"{name}: Dice", _dice(results, rows, best, chosen_on)),
         Section(f"{name}: against {results.methods[baseline]}", _against(results, differences, baseline), against),
         Section(f"{name}: every subject", _subjects(results, differences, baseline), "Dice (b), seeds averaged."),
-        Section(f"{name}: by structure", _structures(results),
-                "Dice, mean over the subjects whose label has the structure, seeds averaged; a missed one counts 0."),
-        Section(f"{name}: learning curves", _curves(results),
-                "Validation Dice (b) of the network that is kept; mean over seeds, and their range."),
-        Section(f"{name}: prompt maps of stage 1", _prompt_maps(results),
-                "Dice of the prompt map on the network's slices; ceiling: the true label through that grid and back. "
-                "Pointing game: share of pairs (slice, structure) whose map is largest on the structure; right levels: "
-                "share of the structures' pixels."),
+        Section(
+            f"{name}: by structure",
+            _structures(results),
+            "Dice, mean over the subjects whose label has the structure, seeds averaged; a missed one counts 0.",
+        ),
+        Section(
+            f"{name}: learning curves",
+            _curves(results),
+            "Validation Dice (b) of the network that is kept; mean over seeds, and their range.",
+        ),
+        Section(
+            f"{name}: prompt maps of stage 1",
+            _prompt_maps(results),
+            "Dice of the prompt map on the network's slices; ceiling: the true label through that grid and back. "
+            "Pointing game: share of pairs (slice, structure) whose map is largest on the structure; right levels: "
+            "share of the structures' pixels.",
+        ),
         Section(f"{name}: attention", [Gallery(attention_gallery(results), wide=True)] if pictures else []),
-        Section(f"{name}: failures", [Gallery(worst_cases(results), wide=True)] if pictures else [],
-                "The case of the lowest Dice (b) of each method."),
-    ]  # fmt: skip
+        Section(
+            f"{name}: failures",
+            [Gallery(worst_cases(results), wide=True)] if pictures else [],
+            "The case of the lowest Dice (b) of each method.",
+        ),
+    ]
 
 
 def with_interval(interval: Interval, digits: int = 3, scale: float = 1.0, sign: bool = False) -> str:
@@ -215,8 +227,17 @@ def _against(results: StudyResults, differences: Sequence[Difference], baseline:
                 _decoded_difference(difference),
             ]
         )
-    columns = ("method", "labeled", "seeds", "points of (b) [95 %]", "of (a)", "of (c)", "p", "better on",
-               "decoded: points of (b)")  # fmt: skip
+    columns = (
+        "method",
+        "labeled",
+        "seeds",
+        "points of (b) [95 %]",
+        "of (a)",
+        "of (c)",
+        "p",
+        "better on",
+        "decoded: points of (b)",
+    )
     return [Table(columns, rows), *blocks] if rows else []
 
 

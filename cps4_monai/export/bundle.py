@@ -74,8 +74,9 @@ def export_bundle(
         for file in too_large_for_the_zoo(folder):
             logger.warning(
                 "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
-                file.relative_to(folder), ZOO_LIMIT_MB,
-            )  # fmt: skip
+                file.relative_to(folder),
+                ZOO_LIMIT_MB,
+            )
         write_atomically(output, lambda beside: _zip_folder(folder, beside))
     return output
 

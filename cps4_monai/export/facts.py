@@ -73,9 +73,9 @@ class WeightsFacts:
         rows = []
         for key, words in _IN_WORDS.items():
             if key in self.figures:
-                interval = self.figures.get(f"{key}_ci95")
-                rows.append((words, f"{self.figures[key]:.3f}",
-                             "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"))  # fmt: skip
+                ends = self.figures.get(f"{key}_ci95")
+                interval = "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+                rows.append((words, f"{self.figures[key]:.3f}", interval))
         return rows
 
 

@@ -114,9 +114,16 @@ class MGCA(PromptedPretraining):
     source: ClassVar[str] = "Wang et al., MGCA, NeurIPS 2022; without reports"
     budget_notes = ("stage 1: global heads, prototypes, and attention of all patches to one another",)
     options = (
-        *PromptedPretraining.options, "instance_weight", "token_weight", "prototype_weight", "instance_temperature",
-        "token_temperature", "prototype_temperature", "queue_length", "frozen_share",
-    )  # fmt: skip
+        *PromptedPretraining.options,
+        "instance_weight",
+        "token_weight",
+        "prototype_weight",
+        "instance_temperature",
+        "token_temperature",
+        "prototype_temperature",
+        "queue_length",
+        "frozen_share",
+    )
 
     def __init__(
         self,

@@ -49,8 +49,9 @@ def _tell_shipped(plan: Plan, shipped: str | Path | None) -> None:
     if differences:
         logger.info(
             "training from scratch, not from the weights that the bundle ships: %s. The overlay as_trained.json has "
-            "their settings, finetune_from starts from them", "; ".join(differences),
-        )  # fmt: skip
+            "their settings, finetune_from starts from them",
+            "; ".join(differences),
+        )
 
 
 def check_unchanged(plan: Plan, spacing_mm: Any, slice_size: Any, in_plane_mode: str) -> None:

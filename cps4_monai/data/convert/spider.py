@@ -108,8 +108,8 @@ def convert_spider(
     scans, failed = [], []
     for number, image in sorted(images.items()):
         try:
-            scans.append(_convert(sitk, f"sub-{number:0{digits}d}", image, masks.get(number), targets[number],
-                                  bodies_only, central_mm, half))  # fmt: skip
+            files = image, masks.get(number), targets[number]
+            scans.append(_convert(sitk, f"sub-{number:0{digits}d}", *files, bodies_only, central_mm, half))
         except (RuntimeError, ValueError) as error:
             logger.error("%s: %s", image, error)
             failed.append((image, str(error)))

@@ -76,9 +76,11 @@ def check_fits(series: DicomSeries, wanted: str | int | None, file: Path) -> Non
     """
     if wanted is not None and not fits(series, wanted):
         raise InvalidVolumeError(
-            file, f"a file of {series}", f"one of series {wanted!r}, as --series (series) says",
+            file,
+            f"a file of {series}",
+            f"one of series {wanted!r}, as --series (series) says",
             "name the folder, or leave --series out",
-        )  # fmt: skip
+        )
 
 
 def fits(series: DicomSeries, wanted: str | int) -> bool:
