@@ -53,7 +53,7 @@ class CPS4(TeacherStudent):
         if min(text_weight, enhance_weight) < 0 or text_weight == enhance_weight == 0:
             raise ValueError(
                 f"text_weight is {text_weight}, enhance_weight {enhance_weight}; expected numbers of at least 0, "
-                "one of them above: with both 0 use the method 'supervised'"
+                "one of them above 0: with both 0 use the method 'supervised'"
             )
         if enhanced_target not in TARGET_MODES:
             raise ValueError(f"enhanced_target is {enhanced_target!r}; expected one of {list(TARGET_MODES)}")

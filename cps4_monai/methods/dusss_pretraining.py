@@ -232,5 +232,5 @@ def _check(momentum: float, temperature: float, uncertainty_weight: float, weigh
     if min(uncertainty_weight, *weights) < 0 or not any(weights):
         raise ValueError(
             f"uncertainty_weight is {uncertainty_weight}, the weights cross_modal, intra_modal, local and masked are "
-            f"{list(weights)}; expected numbers of at least 0, one weight above"
+            f"{list(weights)}; expected numbers of at least 0, one weight above 0"
         )

@@ -71,7 +71,7 @@ class VessaPretraining(SemiSupervisedMethod):
             raise ValueError(
                 f"without_template is {without_template}, refresh_share {refresh_share}, text_weight {text_weight}, "
                 f"max_templates {max_templates}; expected shares in [0, 1] (the second above 0), a weight of at least "
-                "0, one template or more. Fix: choose such"
+                "0, one template or more. Fix: set it within these bounds"
             )
         super().__init__({"model": network}, {"model": optimizer}, "model")
         self.waits_for_device = bool(getattr(unwrap(network), "waits_for_device", False))

@@ -66,7 +66,7 @@ class Assistant(nn.Module):
     ) -> None:
         super().__init__()
         if min(templates, pool) < 1:
-            raise ValueError(f"templates is {templates}, pool {pool}; expected 1 or more of each. Fix: choose such")
+            raise ValueError(f"templates is {templates}, pool {pool}; expected 1 or more of each. Fix: raise it")
         self.image_encoder = image_encoder
         self.prompts = prompts
         self.reference = reference

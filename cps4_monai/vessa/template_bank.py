@@ -85,7 +85,7 @@ class TemplateBank:
             ValueError: fewer than one template asked for.
         """
         if max_templates < 1:
-            raise ValueError(f"max_templates is {max_templates}; expected 1 or more. Fix: choose such a number")
+            raise ValueError(f"max_templates is {max_templates}; expected 1 or more. Fix: raise it")
         plain = copy.copy(dataset)
         plain.transform, plain.with_grid = None, False
         count = min(len(plain), max_templates)

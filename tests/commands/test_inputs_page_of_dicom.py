@@ -233,7 +233,7 @@ def test_mixtures(inputs, dicom, save, slices):
     for one in planes:
         one.SOPInstanceUID += ".1"
     for files, words in (
-        (sizes, "not as most: IM0001.dcm"), (spacings, "IM0003.dcm"), ([*slices(), *planes], "5 sagittal, 5 coronal"),
+        (sizes, "unlike most: IM0001.dcm"), (spacings, "IM0003.dcm"), ([*slices(), *planes], "5 sagittal, 5 coronal"),
     ):  # fmt: skip
         assert words in inputs.refused(save(files, words[:9]))
 

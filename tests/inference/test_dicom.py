@@ -161,7 +161,7 @@ def test_two_halves_of_other_orientations_are_an_error(dicom, save, slices):
 def test_one_image_of_another_size_or_spacing_is_named(dicom, save, slices):
     files = slices()
     dicom.set_pixels(files[1], np.ones((48, 40), int))
-    with pytest.raises(InvalidVolumeError, match=r"4 of 96 x 40, 1 of 48 x 40; not as most: IM0001\.dcm"):
+    with pytest.raises(InvalidVolumeError, match=r"4 of 96 x 40, 1 of 48 x 40; unlike most: IM0001\.dcm"):
         read_dicom(save(files))
     files = slices()
     files[3].PixelSpacing = [1, 1]

@@ -117,7 +117,7 @@ def _check_even(folder: Path, images: Sequence[DicomImage], places: np.ndarray, 
             folder,
             f"uneven distances between slices: {told}, elsewhere {length:.2f} mm",
             "slices at even distances, none missing",
-            "export the series again; slices of several volumes belong into folders of their own",
+            "export the series again; put the slices of each volume into a folder of their own",
         )
 
 

@@ -90,7 +90,7 @@ def _check_same(
     listed = ", ".join(f"{count} of {_words(value)}" for value, count in counts.most_common())
     raise InvalidVolumeError(
         folder,
-        f"images of several {what} ({unit}: {listed}; not as most: {file_names(others)})",
+        f"images of several {what} ({unit}: {listed}; unlike most: {file_names(others)})",
         "the same for every image",
         SPLIT,
     )
