@@ -195,7 +195,7 @@ def differences_to(results: StudyResults, baseline: str) -> list[Difference]:
 
 
 def mean_ranks(results: StudyResults, share: str, column: str = "dice_b") -> dict[str, float]:
-    """Method -> its mean rank over the patients that all methods have, 1 for the best, ties sharing theirs.
+    """Method -> its mean rank over the patients and seeds that all methods have, 1 for the best, ties sharing theirs.
 
     Friedman's ranks, which say how often a method leads and not by how much (Demšar, "Statistical comparisons of
     classifiers over multiple data sets", JMLR 2006).
@@ -206,11 +206,12 @@ def mean_ranks(results: StudyResults, share: str, column: str = "dice_b") -> dic
         column: e.g. "dice_b" or "decoded_b"; seeds are averaged.
 
     Returns:
-        Methods with a value, in the study's order; empty with fewer than two.
+        Methods with a value, in the study's order; empty with fewer than two, or where they have no seed in common.
     """
-    columns = {method: by_subject(cases_of(results, method, share), column) for method in results.methods}
-    table = pd.DataFrame({method: values for method, values in columns.items() if not values.empty}).dropna()
-    if table.shape[1] < 2:
+    runs = {method: _by_run(cases_of(results, method, share), column) for method in results.methods}
+    table = pd.DataFrame({method: values for method, values in runs.items() if not values.empty}).dropna()
+    table = table.groupby("subject").mean() if len(table) else table
+    if table.shape[1] < 2 or table.empty:
         return {}
     return {str(method): float(rank) for method, rank in table.rank(axis=1, ascending=False).mean().items()}
 

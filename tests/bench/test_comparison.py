@@ -66,6 +66,16 @@ def test_ranks_are_averaged_over_the_patients_that_all_methods_have(results) -> 
     assert mean_ranks(results(scores), "5") == {"first": 1.75, "second": 2.25, "third": 2.0}
 
 
+def test_ranks_are_of_the_seeds_that_all_methods_have_as_differences_are(results) -> None:
+    scores = {key: value for key, value in SCORES.items() if key != ("ours", "5", 1)}
+    scores["base", "5", 1] = {"s1": 0.9, "s2": 0.9}  # another labeled subset, which only one of them has seen so far
+    assert mean_ranks(results(scores), "5") == {"base": 2.0, "ours": 1.0}
+
+
+def test_methods_without_a_seed_in_common_have_no_rank(results) -> None:
+    assert mean_ranks(results({("base", "5", 0): BASE, ("ours", "5", 1): BASE}), "5") == {}
+
+
 def test_where_fewer_than_two_have_a_score_there_is_no_rank(results) -> None:
     study = results(SCORES)
     assert mean_ranks(study, "100") == {}, "base alone"
