@@ -82,6 +82,7 @@ class BestWeights:
         self.save = save
         self.best_score: float | None = None
         self.best_epoch = self.last_epoch = 0
+        self._validated = False
         self._evaluator: Workflow | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -96,7 +97,7 @@ class BestWeights:
             ValueError: the metric does not exist or is no scalar.
         """
         score = metric_of(engine, self.metric, "BestWeights")
-        self.last_epoch = int(engine.state.epoch)
+        self.last_epoch, self._validated = int(engine.state.epoch), True
         if self.best_score is not None and not (
             score > self.best_score if self.mode == "max" else score < self.best_score
         ):
@@ -111,12 +112,13 @@ class BestWeights:
         logger.info("best so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
 
     def require(self) -> None:
-        """The last step of a training: the weights are there.
+        """The last step of a training: the weights are there, and where it validated, they are its own.
 
         Raises:
             NoWeightsError: they are not; says why.
         """
-        if idist.get_rank() != 0 or self.path.is_file():
+        unscored = self._validated and self.best_score is None
+        if idist.get_rank() != 0 or (self.path.is_file() and not unscored):
             return
         if self.last_epoch == 0:
             why = "nothing was validated: no epoch ended"
@@ -127,7 +129,8 @@ class BestWeights:
             )
         else:
             why = f"the file was removed after epoch {self.best_epoch} wrote it"
-        raise NoWeightsError(f"training ended without weights: {self.path} is not there; {why}")
+        what = "is of an earlier training" if self.path.is_file() else "is not there"
+        raise NoWeightsError(f"training ended without weights: {self.path} {what}; {why}")
 
     def _write(self) -> None:
         if self.network is not None:

@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from cps4_monai.handlers import BestWeights, EarlyStop
+from cps4_monai.handlers import BestWeights, EarlyStop, NoWeightsError
 
 
 def validate(handler, scores, network=None):
@@ -38,6 +38,15 @@ def test_nan_is_never_the_best(tmp_path):
     handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
     list(validate(handler, [float("nan")]))
     assert handler.best_score is None and not (tmp_path / "m.pt").exists()
+
+
+def test_weights_of_an_earlier_training_are_not_taken_for_those_of_one_without_a_score(tmp_path):
+    (tmp_path / "m.pt").write_bytes(b"earlier")
+    handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
+    handler.require()  # a finished training that is started again validates nothing
+    list(validate(handler, [float("nan")]))
+    with pytest.raises(NoWeightsError, match="m.pt is of an earlier training; dice was no number"):
+        handler.require()
 
 
 def test_save_function_writes_instead(tmp_path):
