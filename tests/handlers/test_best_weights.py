@@ -45,7 +45,7 @@ def test_weights_of_an_earlier_training_are_not_taken_for_those_of_one_without_a
     handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
     handler.require()  # a finished training that is started again validates nothing
     list(validate(handler, [float("nan")]))
-    with pytest.raises(NoWeightsError, match="m.pt is of an earlier training; dice was no number"):
+    with pytest.raises(NoWeightsError, match=r"m\.pt is of an earlier training; dice was no number"):
         handler.require()
 
 
