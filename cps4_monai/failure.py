@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import traceback
@@ -54,8 +55,17 @@ def one_line(error: BaseException) -> str:
 
 def for_terminal(error: BaseException, folder: str | Path) -> str:
     """:func:`one_line`, and for an error of an unexpected kind where its traceback is."""
-    line, log = one_line(error), Path(folder) / FILE_NAME
+    line, log = one_line(error), Path(folder) / log_name()
     return line if is_told(cause_of(error)) or not log.is_file() else f"{line}; the traceback is in {log}"
+
+
+def log_name() -> str:
+    """``error.log``; of the processes that torchrun starts, each but the first has a file of its own.
+
+    When one process fails, the others lose their connection to it, and what they say of that is not the cause.
+    """
+    rank = os.environ.get("RANK", "0")
+    return FILE_NAME if rank in ("", "0") else f"error_rank{rank}.log"
 
 
 def write_traceback(error: BaseException, folder: str | Path | None) -> Path:
@@ -67,9 +77,9 @@ def write_traceback(error: BaseException, folder: str | Path | None) -> Path:
         try:
             if place in places:
                 place.mkdir(parents=True, exist_ok=True)
-            with open(place / FILE_NAME, "a", encoding="utf-8", errors="backslashreplace") as file:
+            with open(place / log_name(), "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{stamp}\n{text}\n")
-            return place / FILE_NAME
+            return place / log_name()
         except OSError:
             continue
     return Path("(no file can be written)")

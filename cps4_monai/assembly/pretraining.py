@@ -42,8 +42,16 @@ def trainer(
         checkpoint: file for the encoder, written when training has ended.
         geometry: of the augmentation; None: that of stage 2.
         handlers: the config's own, last before the checkpoint.
+
+    Raises:
+        ValueError: several processes, which would share no gradient.
     """
     context = stage.context
+    if context.world_size > 1:
+        raise ValueError(
+            f"pretraining was started in {context.world_size} processes; expected one, since they would share no "
+            "gradient. Fix: start it without torchrun; stages 1 and 2 run in several"
+        )
     augmentation = labeled_augmentation(context.geometry if geometry is None else geometry, context.intensity)
     scans = [*context.data.labeled, *context.data.unlabeled]
     slices = SliceDataset(scans, context.cache, augmentation, labeled=False)
@@ -54,8 +62,6 @@ def trainer(
         num_workers=context.num_workers,
         iterations_per_epoch=stage.iterations_per_epoch,
         pin_memory=context.on_gpu,
-        rank=context.rank,
-        world_size=context.world_size,
     )
     same = same_experiment(TRAINER, context.identity)
     states = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}

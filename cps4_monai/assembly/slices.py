@@ -133,7 +133,7 @@ def on_device(module: nn.Module, device: Any) -> nn.Module:
 def check_data(context: Context, volumes: VolumeDataset) -> None:
     """Refuses a datalist that leaks, and validation labels that leave nothing to measure.
 
-    With several processes, the first one compares the images.
+    With several processes, the first one compares the images, and all look at the labels of all validation subjects.
 
     Raises:
         LeakError: see :func:`cps4_monai.preflight.check_data`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
@@ -27,12 +28,15 @@ class Validator(SupervisedEvaluator):
 
     Args:
         best: keeps the weights of the best validation; None keeps none.
+        idle: predict nothing and only take part in the metrics: of a process for which there is no volume.
         **evaluator: as ``SupervisedEvaluator``.
     """
 
-    def __init__(self, *, best: BestWeights | None = None, **evaluator: Any) -> None:
+    def __init__(self, *, best: BestWeights | None = None, idle: bool = False, **evaluator: Any) -> None:
         self.best = best
         super().__init__(**evaluator)
+        if idle:
+            self.add_event_handler(Events.GET_BATCH_STARTED, lambda: self.terminate_epoch())
 
 
 def slice_inferer(precision: Precision, batch_size: int = 16) -> PrecisionInferer:
@@ -75,7 +79,7 @@ def validator(
     handlers: Sequence[Any] = (),
     **evaluator: Any,
 ) -> Validator:
-    """An evaluator over the volumes of a data set, one at a time.
+    """An evaluator over the volumes of a data set, one at a time, of which each process takes its share.
 
     Args:
         context: of the run.
@@ -86,9 +90,11 @@ def validator(
         handlers: attached in order.
         **evaluator: further arguments of :class:`Validator`.
     """
+    share = range(context.rank, len(dataset), context.world_size)  # type: ignore[arg-type]
     return Validator(
+        idle=not share,
         device=context.device,
-        val_data_loader=DataLoader(dataset, batch_size=1),
+        val_data_loader=DataLoader(dataset, batch_size=1, sampler=share or range(1)),
         network=network,
         inferer=inferer,
         key_val_metric=dict(key_metric),

@@ -13,6 +13,7 @@ from monai.engines.workflow import Workflow
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cps4_monai.losses.whole_batch import mean_of_processes, of_all_processes
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.precision import Precision
 
@@ -140,9 +141,10 @@ class SemiSupervisedTrainer(Trainer):
         engine.state.batch = batch
         engine.method.train()
         # The predictions of a step are let go with it: kept until the next ones are made, they would count twice.
-        losses = [_mean(list(engine._losses(batch)))]
-        engine.state.output = losses
-        return losses
+        losses = _mean(list(engine._losses(batch)))
+        shown = [mean_of_processes(losses) if engine.method.in_parallel else losses]
+        engine.state.output = shown
+        return shown
 
     def _losses(self, batch: Any) -> Iterator[dict[str, Tensor]]:
         """Makes all optimiser steps of a batch; the losses of each, detached."""
@@ -158,7 +160,8 @@ class SemiSupervisedTrainer(Trainer):
                     raise ValueError(f"{self._declared} but gives fewer: make both agree")
                 self.state.output = dict(outputs)
                 self.fire_event(IterationEvents.FORWARD_COMPLETED)
-                losses = self.method.losses(outputs, batch)
+                with of_all_processes(self.method.in_parallel):
+                    losses = self.method.losses(outputs, batch)
             self.state.output.update(losses)
             self.fire_event(IterationEvents.LOSS_COMPLETED)
             loss = losses["loss"] / group_size

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
@@ -32,7 +33,8 @@ class StopOnNonFinite:
     reads the loss at each step instead, and cannot say which batch it was.
 
     Args:
-        output_dir: where the batch goes, as ``non_finite_batch.pt`` (tensors and plain types).
+        output_dir: where the batch goes, as ``non_finite_batch.pt`` (tensors and plain types); of several processes,
+            each but the first puts its number into the name, since not all of them saw the batch that was to blame.
         every: iterations between two looks; as many batches are held on the device.
 
     Raises:
@@ -42,7 +44,8 @@ class StopOnNonFinite:
     def __init__(self, output_dir: str | Path, every: int = 20) -> None:
         if every < 1:
             raise ValueError(f"every is {every}; expected 1 or more iterations")
-        self.path = Path(output_dir) / "non_finite_batch.pt"
+        rank = idist.get_rank()
+        self.path = Path(output_dir) / f"non_finite_batch{f'_rank{rank}' if rank else ''}.pt"
         self.every = every
         self._seen: list[tuple[int, int, list[str], Tensor, Any]] = []
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cps4_monai.losses.semi_supervised import IGNORE, mask_unannotated, supervised_cross_entropy, target_codes
+from cps4_monai.losses.whole_batch import whole_sum
 
 
 def soft_dice(
@@ -43,9 +44,9 @@ def soft_dice(
         probs = mask_unannotated(logits, unannotated).softmax(dim=1) * counts.unsqueeze(1)
         classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
         target = (codes.unsqueeze(1) == classes) & counts.unsqueeze(1)  # one_hot() would read its range on the host
-        overlap = (probs * target).sum((0, 2, 3))
-        of_target = target.sum((0, 2, 3))
-        dice = (2 * overlap + smooth) / (probs.sum((0, 2, 3)) + of_target + smooth)
+        overlap = whole_sum((probs * target).sum((0, 2, 3)))
+        of_target = whole_sum(target.sum((0, 2, 3)))
+        dice = (2 * overlap + smooth) / (whole_sum(probs.sum((0, 2, 3))) + of_target + smooth)
         present = (of_target > 0).to(dice.dtype)
         return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
@@ -67,10 +68,10 @@ def soft_dice_distance(probs: Tensor, reference: Tensor, where: Tensor | None = 
     """
     counts = torch.ones_like(reference[:, :1], dtype=torch.bool) if where is None else where
     classes = torch.arange(probs.shape[1], device=probs.device).view(1, -1, 1, 1)
-    called = ((reference.argmax(dim=1, keepdim=True) == classes) & counts).sum((0, 2, 3)) > 0
+    called = whole_sum(((reference.argmax(dim=1, keepdim=True) == classes) & counts).sum((0, 2, 3))) > 0
     probs, reference = probs * counts, reference * counts
-    overlap = (probs * reference).sum((0, 2, 3))
-    sizes = probs.square().sum((0, 2, 3)) + reference.square().sum((0, 2, 3))
+    overlap = whole_sum((probs * reference).sum((0, 2, 3)))
+    sizes = whole_sum(probs.square().sum((0, 2, 3)) + reference.square().sum((0, 2, 3)))
     dice = (2 * overlap + smooth) / (sizes + smooth)
     return ((1 - dice) * called).sum() / called.sum().clamp(min=1)
 

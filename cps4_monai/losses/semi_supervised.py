@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.attention_maps import activate
+from cps4_monai.losses.whole_batch import whole_sum
 
 IGNORE = -1
 """Code of a pixel without a target: in a prompt map, one that no class claims. `NOT_ANNOTATED` of a label map, an
@@ -113,7 +114,7 @@ def _hard_cross_entropy(
         codes = codes.masked_fill(~where[:, 0], IGNORE)
     total = F.cross_entropy(mask_unannotated(logits, unannotated), codes, ignore_index=IGNORE, reduction="sum")
     # A batch without any target gives 0 rather than 0 / 0.
-    return total / (codes != IGNORE).sum().clamp(min=1)
+    return whole_sum(total) / whole_sum((codes != IGNORE).sum()).clamp(min=1)
 
 
 def supervised_cross_entropy(
@@ -165,7 +166,8 @@ def text_cross_entropy(
         )
     codes = target_codes(prompt_map, logits, unannotated)
     pixels = F.cross_entropy(mask_unannotated(logits, unannotated), codes, ignore_index=IGNORE, reduction="none")
-    return (pixels * confidence[:, 0].float()).sum() / (codes != IGNORE).sum().clamp(min=1)
+    total = (pixels * confidence[:, 0].float()).sum()
+    return whole_sum(total) / whole_sum((codes != IGNORE).sum()).clamp(min=1)
 
 
 @torch.no_grad()

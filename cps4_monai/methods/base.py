@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from cps4_monai.losses.semi_supervised import mask_unannotated
@@ -87,6 +88,11 @@ class SemiSupervisedMethod(ABC):
     def needs_prompt_map(self) -> bool:
         """Whether ``batch["unlabeled"]["prompt_map"]`` must be there; the prompt-map handler rests if not."""
         return False
+
+    @property
+    def in_parallel(self) -> bool:
+        """Whether several processes train these networks together, each with its part of a batch."""
+        return any(isinstance(network, DistributedDataParallel) for network in self.networks.values())
 
     def parameters(self) -> list[nn.Parameter]:
         """All parameters that the optimisers change, for gradient clipping."""

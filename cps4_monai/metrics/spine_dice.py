@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from monai.handlers.ignite_metric import IgniteMetricHandler
 from monai.metrics.metric import CumulativeIterationMetric
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.metrics.conventions import CONVENTIONS, class_masks, masked_mean, slice_means
 from cps4_monai.metrics.overlap import OverlapCounts, check_unannotated, dice_score, iou_score, overlap_counts
 
@@ -84,11 +86,18 @@ class SpineDice(CumulativeIterationMetric):
         return [counts, torch.stack([dice, iou, slices], dim=1)]
 
     def _gathered(self) -> tuple[OverlapCounts, torch.Tensor]:
+        if self._buffers is None and idist.get_world_size() > 1:
+            self._take_part()
         buffers = self.get_buffer()
         if buffers is None:
             raise ValueError("nothing to aggregate: SpineDice was not called since its last reset")
         counts, slice_sums = buffers
         return OverlapCounts(*counts.unbind(dim=1)), slice_sums
+
+    def _take_part(self) -> None:
+        """A process without volumes adds one voxel that nobody annotated, which counts nowhere; all must gather."""
+        voxel = torch.zeros(1, 1, 1, 1, 1, dtype=torch.uint8, device=idist.device())
+        self(voxel, torch.full_like(voxel, NOT_ANNOTATED))
 
     def per_class(self) -> torch.Tensor:
         """Dice by subject and class, (N, C); NaN where neither label nor prediction has the class."""

@@ -7,6 +7,7 @@ from cps4_monai.networks.composite import Composite, MaskedFeatures, StudentPair
 from cps4_monai.networks.description import build_network, describe
 from cps4_monai.networks.ema import ema_decay, ema_update, make_teacher, share_buffers, unwrap
 from cps4_monai.networks.graph_branch import AlignedResUNet, GraphBranch
+from cps4_monai.networks.in_parallel import in_parallel
 from cps4_monai.networks.mutual_decoders import MutualDecoders
 from cps4_monai.networks.parameter_groups import parameter_groups
 from cps4_monai.networks.placement import place
@@ -33,6 +34,7 @@ __all__ = [
     "ema_decay",
     "ema_update",
     "finetune_from",
+    "in_parallel",
     "load_weights",
     "make_teacher",
     "parameter_groups",

@@ -174,7 +174,7 @@ def test_several_gpus_get_a_wrapped_network_and_a_device_each(unzip: Callable, m
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
     assert parser["finetune#method#student"] == "@finetune#parallel_network"
-    assert parser["finetune#parallel_network"]["module"] == "@finetune#network"
+    assert parser["finetune#parallel_network"]["network"] == "@finetune#network"
     assert parser["device"]["_target_"].endswith("select_device") and "LOCAL_RANK" in parser["device_name"]
 
 
