@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-from-constraints
 # Some pip configurations name indices that hold few packages, and pip warns of each package that is not there.
 QUIETER := grep --line-buffered -v "^WARNING: Location .* is ignored: it is neither a file nor a directory"
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test test-cluster lint docs install wheelhouse clean
 
 install: $(STAMP)
 
@@ -34,6 +34,19 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 --cov
+
+# What takes longer than a minute: real processes that are killed and started again.
+test-cluster: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
+
+# All that a machine without a network needs, in one folder with hashes: docs/how-to/offline-machines.md. DATA=FOLDER
+# takes a data set along; TORCH=2.13.0+cpu another torch than the pinned one; EXTRAS and WEIGHTS may be fewer.
+WHEELHOUSE ?= wheelhouse
+EXTRAS ?= dev
+WEIGHTS ?= vit-s-focus minilm-l6
+wheelhouse: $(STAMP)
+	$(BIN)/python offline/wheelhouse.py fill $(WHEELHOUSE) --extras $(EXTRAS) $(if $(TORCH),--torch $(TORCH)) \
+		$(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(DATA),--data $(DATA))
 
 # The site of docs/, built without a network once its few packages are there; a broken link fails it.
 DOCS_VENV ?= .venv-docs

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "prompt_map": {"anatomy", "attention_maps", "vision"},
     "vessa": {"anatomy", "atomic_file", "losses", "plan", "vision"},
     "methods": {"attention_maps", "losses", "networks"},
-    "engines": {"methods", "precision"},
+    "engines": {"losses", "methods", "precision"},
     "handlers": {
         "anatomy", "atomic_file", "attention_maps", "encoding", "engines", "levels", "losses", "metrics", "networks",
         "palette", "plan",

@@ -74,5 +74,11 @@ def write_tiny_text_encoder(
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         for file in Path(scratch).iterdir():
-            write_atomically(folder / file.name, file.read_bytes(), shared=True)  # by each process of several GPUs
+            _write_once(folder / file.name, file.read_bytes())
     return folder
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Each process of several GPUs comes here, and the second must not replace what the first one is reading."""
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, content, shared=True)

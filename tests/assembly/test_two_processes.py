@@ -26,6 +26,8 @@ written, devices = [], []
 def note(event, arguments):
     if event == "open" and (set(str(arguments[1])) & set("wax+") or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)):
         written.append(str(arguments[0]))
+    if event == "os.rename":
+        written.append(str(arguments[1]))
 
 sys.addaudithook(note)
 for run in runs:
@@ -39,7 +41,7 @@ for run in runs:
                 (len(given[0]), str(given[0].device))) or answer(*given, **more)
     workflow.run()
     folder = run["settings"]["output_dir"]
-    own = [name for name in written if name.startswith(folder)]
+    own = [name for name in written if name.startswith(folder) and Path(name).is_file()]
     record.with_name(f"{Path(folder).name}-{os.environ['RANK']}.json").write_text(json.dumps([own, devices]))
 workflow.finalize()
 """
