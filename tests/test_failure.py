@@ -67,3 +67,12 @@ def test_none_is_unset_by_an_expression() -> None:
     """MONAI drops ``--ID None`` before any workflow sees it; ``--ID '$None'`` reaches it."""
     workflow = CPS4Workflow(**{"train#provider": "$None"})
     assert workflow.parser.get_parsed_content("train#provider") is None
+
+
+def test_each_process_of_torchrun_tells_in_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the others say of a lost connection must not hide the cause."""
+    for rank, message in (("1", "the cause"), ("0", "connection closed")):
+        monkeypatch.setenv("RANK", rank)
+        write_traceback(RuntimeError(message), tmp_path)
+    assert "the cause" in (tmp_path / "error_rank1.log").read_text()
+    assert "the cause" not in (tmp_path / "error.log").read_text()

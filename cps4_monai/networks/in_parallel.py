@@ -59,7 +59,7 @@ class SharedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
-        self.num_batches_tracked += 1  # type: ignore[operator]
+        self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
         self.running_var.lerp_(variance * (values / max(values - 1, 1)), self.momentum)  # type: ignore[union-attr, arg-type]
 

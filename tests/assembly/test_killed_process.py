@@ -52,7 +52,7 @@ def folder(tiny_data: Path, tiny_overlay: Path, tmp_path_factory: pytest.TempPat
                *(str(folder / name) for name in ("program.py", "given.json")), str(folder)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=900)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-20000:]
     return folder
 
 

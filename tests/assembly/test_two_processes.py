@@ -106,8 +106,7 @@ def test_losses_metrics_and_weights_are_those_of_one_process(folders: Path, name
     assert not apart, apart
     one_weights, two_weights = (weights(folders / kind / name) for kind in ("one", "two"))
     distance = (one_weights - two_weights).abs()
-    print(name, distance.max().item(), (distance < 1e-5).double().mean().item())
-    assert distance.max() < 1e-4 and (distance < 1e-5).double().mean() > 0.99
+    assert distance.max() < 1e-5, "four steps of Adam at 1e-4 move a weight by 4e-4; two processes differ by 2e-7"
 
 
 @pytest.mark.parametrize("name", RUNS)

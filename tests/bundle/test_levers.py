@@ -128,3 +128,8 @@ def test_weights_that_were_not_fetched_stop_a_run_with_the_command_that_fetches_
     with pytest.raises(RuntimeError) as raised:
         workflow.parser.get_parsed_content("stage1#network")
     assert "cps4 weights vit-s-focus" in str(cause_of(raised.value))
+
+
+def test_pretraining_in_several_processes_is_refused(run_tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"started in 2 processes; expected one.*Fix: start it without torchrun"):
+        run_tiny("pretraining", tmp_path, (str(CONFIGS / "pretraining.json"),), world_size=2)

@@ -72,3 +72,11 @@ def test_stage_one_is_watched_too(tmp_path):
 def test_every_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="every is 0"):
         StopOnNonFinite(tmp_path, 0)
+
+
+def test_each_process_keeps_its_batch_under_a_name_of_its_own(tmp_path, monkeypatch):
+    names = []
+    for rank in (0, 1):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        names.append(StopOnNonFinite(tmp_path).path.name)
+    assert names == ["non_finite_batch.pt", "non_finite_batch_rank1.pt"]
