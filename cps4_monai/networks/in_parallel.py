@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,9 +49,9 @@ class SharedBatchNorm(_BatchNorm):
         axes, shape = [0, *range(2, features.ndim)], (1, -1, *[1] * (features.ndim - 2))
         processes = torch.distributed.get_world_size()
         exact = features if features.dtype == torch.float64 else features.float()
-        mean = all_reduce(exact.mean(axes)) / processes
+        mean = _sum_of_processes(exact.mean(axes)) / processes
         centred = exact - mean.view(shape)
-        variance = all_reduce(centred.square().mean(axes)) / processes
+        variance = _sum_of_processes(centred.square().mean(axes)) / processes
         self._remember(mean.detach(), variance.detach(), processes * features.numel() // features.shape[1])
         scaled = centred * ((variance + self.eps).rsqrt() * self.weight).view(shape)
         return (scaled + self.bias.view(shape)).to(features.dtype)
@@ -62,6 +61,25 @@ class SharedBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
         self.running_var.lerp_(variance * (values / max(values - 1, 1)), self.momentum)  # type: ignore[union-attr, arg-type]
+
+
+class _SumOfProcesses(torch.autograd.Function):
+    """Sum over the processes; what each of them does with it comes back in the gradient, a sum as well."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        whole = own.clone()
+        torch.distributed.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].clone()
+        torch.distributed.all_reduce(whole)
+        return whole
+
+
+_sum_of_processes = _SumOfProcesses.apply
 
 
 def _shared(network: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from cps4_monai.atomic_file import write_atomically
@@ -69,16 +70,12 @@ def write_tiny_text_encoder(
     setattr(config, UNTRAINED_KEY, True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config)
+        state = BertModel(config).state_dict()
     with tempfile.TemporaryDirectory(prefix="cps4-tiny-text-") as scratch:
-        model.save_pretrained(scratch)
+        # Not by the model's own save_pretrained, which in several processes writes in the first one only.
+        config.save_pretrained(scratch)
+        save_file(state, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(scratch)
         for file in Path(scratch).iterdir():
-            _write_once(folder / file.name, file.read_bytes())
+            write_atomically(folder / file.name, file.read_bytes(), shared=True)  # by each process of several GPUs
     return folder
-
-
-def _write_once(path: Path, content: bytes) -> None:
-    """Each process of several GPUs comes here, and the second must not replace what the first one is reading."""
-    if not (path.is_file() and path.read_bytes() == content):
-        write_atomically(path, content, shared=True)

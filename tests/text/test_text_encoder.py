@@ -28,6 +28,14 @@ def test_one_embedding_per_prompt(tiny):
     assert (torch.pdist(embeddings) > 0.1).all()
 
 
+def test_each_of_several_processes_writes_all_files(tiny, tmp_path, monkeypatch):
+    """transformers' own saving leaves the model and config to the first process; the second would find none."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *group: 1)
+    second = write_tiny_text_encoder(tmp_path, PROMPTS, hidden_size=16, num_layers=1)
+    assert {f.name: f.read_bytes() for f in second.iterdir()} == {f.name: f.read_bytes() for f in tiny.iterdir()}
+
+
 def test_tiny_encoder_says_that_it_is_untrained_and_another_does_not(tiny, tmp_path):
     assert TextEncoder(tiny).pretrained is False
     for file in tiny.iterdir():
