@@ -50,7 +50,7 @@ def folder(tiny_data: Path, tiny_overlay: Path, tmp_path_factory: pytest.TempPat
     (folder / "given.json").write_text(json.dumps(given))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2",
                *(str(folder / name) for name in ("program.py", "given.json")), str(folder)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-20000:]
     return folder
