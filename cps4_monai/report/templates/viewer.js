@@ -11,8 +11,8 @@
     structures.forEach(function (s) { if (s.order !== null) { byOrder[s.order] = s; } });
     var shift = structures.find(function (s) { return s.name === is; }).order - structures[code].order;
     present.forEach(function (c) {
-      var from = structures[c], to = from.order === null ? from : byOrder[from.order + shift];
-      if (shift && from.kind === "sacrum") { reason = "the sacrum is in view and anchors the numbering: edit the mask by hand"; return; }
+      var from = structures[c], to = from.order === null || from.kind === "sacrum" ? from : byOrder[from.order + shift];
+      if (shift > 0 && from.kind === "sacrum") { reason = "the sacrum is in view, and a gap would open above it: edit the mask by hand"; return; }
       if (!to || to.kind !== from.kind) { reason = reason || from.name + " would leave the levels that the weights know"; return; }
       if (shift && fixed.includes(to.code)) { reason = reason || from.name + " would become " + to.name + ", which the weights never learned"; return; }
       moved[c] = to.code;
