@@ -16,7 +16,7 @@ from PIL import Image
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 READY = ".viewer.ready"
-PATIENCE_MS = 60_000  # SwiftShader on a machine that others use
+PATIENCE_MS = 240_000  # SwiftShader on a machine that others use: waits end with what they wait for
 
 
 def launched() -> Iterator[Any]:
