@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datalist import Entry
-from cps4_monai.report.attention import attention_figure
+from cps4_monai.report.attention import attention_figure, upsampled
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.slab import Slab
 from cps4_monai.report.viewer import View, view_of_slab
 from cps4_monai.vision import PromptedVision, holds_prompted_vision, load_prompted_vision
 
 OUTLINES = "outline of the label"
+MAP_MM = 2.5
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,16 @@ def attention_pictures(
         )
         shown = np.zeros(slices.shape, np.uint8) if label is None else label
         slab = Slab(slices, {OUTLINES: shown}, image.spacing_mm, (0.0, 1.0))
-        maps = {s.code: attention[:, s.code] for s in anatomy.foreground if s.code not in model.unannotated}
+        trained = [s.code for s in anatomy.foreground if s.code not in model.unannotated]
+        maps = {code: _smooth(attention[:, code], slices.shape[1] * image.spacing_mm[1]) for code in trained}
         views.append(view_of_slab(entry.subject, slab, maps, outlined=True))
     return Attention(pictures, views)
+
+
+def _smooth(attention: np.ndarray, height_mm: float) -> np.ndarray:
+    """A (D, h, w) on a grid of at most ``MAP_MM``, interpolated as in the pictures; the viewer interpolates nothing."""
+    finer = math.ceil(height_mm / attention.shape[1] / MAP_MM)
+    return upsampled(attention, (finer * attention.shape[1], finer * attention.shape[2]))
 
 
 def _attention(model: PromptedVision, slices: np.ndarray, device: torch.device | str) -> np.ndarray:
