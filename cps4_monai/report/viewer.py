@@ -167,7 +167,8 @@ def map_colours() -> list[list[int]]:
     from matplotlib import colormaps
 
     steps = np.linspace(0.0, 1.0, MAP_STEPS)
-    return np.round(255 * colormaps[HEAT](steps)[:, :3]).astype(int).tolist()
+    colours: list[list[int]] = np.round(255 * colormaps[HEAT](steps)[:, :3]).astype(int).tolist()
+    return colours
 
 
 def view_of_slab(
