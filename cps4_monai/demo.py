@@ -161,7 +161,7 @@ class Demo:
     def _report(self, workflow: CPS4Workflow, comparison: dict[str, pd.DataFrame]) -> PredictionReport:
         """The page of CPS4, with the other methods beside it."""
         parsed = workflow.parser.get_parsed_content
-        pictures = attention_pictures(
+        attention = attention_pictures(
             parsed("stage1_checkpoint"),
             parsed("data").test,
             parsed("cache"),
@@ -173,7 +173,7 @@ class Demo:
             self.output / "runs" / "cps4" / "evaluation",
             title="CPS4 on a phantom",
             settings=parsed("context").settings,
-            attention=pictures,
+            attention=attention,
             metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
             comparison=comparison,
             method="cps4",

@@ -26,6 +26,15 @@ def review_state(record: Mapping[str, Any]) -> str:
     return state if state in STATES else ""
 
 
+def changed_by_a_person(record: Mapping[str, Any]) -> bool:
+    """Whether a person numbered the levels of a label map anew or edited it: corrections that say it is fine are none.
+
+    Args:
+        record: what the sidecar says.
+    """
+    return any(entry.get("Shift") or entry["Before"]["EditedByHand"] for entry in record.get(CORRECTIONS, []))
+
+
 def reviewed_label(label_path: str | Path) -> tuple[str, dict[str, Any]]:
     """State and sidecar of a label map; "" where it was changed after the review, or is none of ours."""
     try:

@@ -28,6 +28,9 @@ _IGNORED = (
     "**/*_qc.png",
     "**/*_seg.dcm",
     "**/*.seg.nrrd",
+    "**/*_view.html",
+    "niivue.umd.js",
+    "**/.original-*",
     "**/.partial-*",
 )
 

@@ -12,6 +12,8 @@ import numpy as np
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
+from cps4_monai.data.label_review import changed_by_a_person
+from cps4_monai.inference.dicom import DicomSeries, list_series
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.seg_nrrd import seg_nrrd_bytes
 from cps4_monai.inference.sources import Source, Sources
@@ -80,20 +82,73 @@ class HandOn:
         """
         for path in self.files(source, files):
             check_copy(path)
-            content = (
-                seg_nrrd_bytes(labels, affine, anatomy)
-                if path == files.seg_nrrd
-                else _dicom_seg(source, labels, anatomy, record["Weights"])
-            )
-            if content is not None:
-                write_atomically(path, content)
+            write_copies({path: _copy(path, files, labels, affine, anatomy, record, source.series)})
 
 
-def _dicom_seg(source: Source, labels: np.ndarray, anatomy: Anatomy, weights: Mapping[str, str]) -> bytes | None:
+def copies_again(
+    files: ScanFiles, labels: np.ndarray, affine: np.ndarray, anatomy: Anatomy, record: Mapping[str, Any]
+) -> dict[Path, bytes | None]:
+    """Contents of the copies that are there, for a label map that was corrected; nothing is written.
+
+    Args:
+        files: of the scan.
+        labels: (X, Y, Z) uint8 codes, corrected.
+        affine: 4 x 4, voxel indices to RAS+ mm.
+        anatomy: the classes.
+        record: what the sidecar says; it names the DICOM series that a SEG refers to.
+
+    Returns:
+        By path; None where the label map is empty, so that there is no copy of it.
+
+    Raises:
+        ForeignFileError: a file of that name is not ours.
+        ValueError: the DICOM series is not there any more, or a copy cannot be made of it.
+    """
+    there = [path for path in (files.dicom_seg, files.seg_nrrd) if path.exists()]
+    for path in there:
+        check_copy(path)
+    series = _series_of(files, record) if files.dicom_seg in there else None
+    return {path: _copy(path, files, labels, affine, anatomy, record, series) for path in there}
+
+
+def write_copies(contents: Mapping[Path, bytes | None]) -> None:
+    """Writes copies, each whole or not at all, and takes away those that there are none of any more."""
+    for path, content in contents.items():
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, content)
+
+
+def _copy(
+    path: Path,
+    files: ScanFiles,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    anatomy: Anatomy,
+    record: Mapping[str, Any],
+    series: DicomSeries | None,
+) -> bytes | None:
+    if path == files.seg_nrrd:
+        return seg_nrrd_bytes(labels, affine, anatomy)
     from cps4_monai.inference.dicom.segmentation_object import segmentation_object
 
-    assert source.series is not None
-    return segmentation_object(labels, source.series, anatomy, weights)
+    assert series is not None
+    return segmentation_object(labels, series, anatomy, record["Weights"], by_a_person=changed_by_a_person(record))
+
+
+def _series_of(files: ScanFiles, record: Mapping[str, Any]) -> DicomSeries:
+    """The series that the sidecar names, for a SEG made again."""
+    folder = Path((record.get("Sources") or [""])[0])
+    uid = (record.get("Series") or {}).get("InstanceUID")
+    for series in list_series(folder) if folder.is_dir() else []:
+        if series.uid == uid:
+            return series
+    raise ValueError(
+        f"{files.dicom_seg}: has to follow the label map, but its series {uid} is not in {folder}; expected the folder "
+        "that was segmented. Fix: put the series back there, or take this file away and make it again later with "
+        "--dicom-seg"
+    )
 
 
 def check_copy(path: Path) -> None:

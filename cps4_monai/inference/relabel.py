@@ -23,10 +23,13 @@ from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, ORIGI
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, read_volume
 from cps4_monai.inference.corrections import Correction
+from cps4_monai.inference.hand_on import copies_again, write_copies
 from cps4_monai.inference.masks import draw_mask, scans_of
+from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import Flag, LevelThresholds, StructureStatistics, level_flags
+from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.flags import ALARM
 from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
 
@@ -39,7 +42,7 @@ class RelabelError(ValueError):
 
 
 def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = MRSPINESEG) -> dict[str, Any]:
-    """Applies what a person said to a label map of ours: the label map, its sidecar and its picture, if there is one.
+    """Applies what a person said to a label map of ours: to it, to its sidecar, and to the picture and copies of it.
 
     Args:
         label_path: the label map, with its sidecar beside it. One that was edited by hand since is taken as it is,
@@ -53,6 +56,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     Raises:
         RelabelError: no label map of ours, another one than was looked at, other weights, a shift that cannot be, or a
             structure that is not there. Nothing is written then.
+        ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
     path = Path(label_path)
@@ -75,11 +79,13 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     edited = not is_ours(path)
     new = {key: value for key, value in record.items() if key not in _OF_THE_FILE}
     if table or edited:
-        new.update(_measured(array, label, record, anatomy))
+        new.update(_measured(array, label, record, anatomy, edited))
     new["Flags"] = _flags(new.get("Flags", []), correction, wrong, anatomy)
     new[CORRECTIONS] = [*record.get(CORRECTIONS, []), _entry(correction, shift, table, digest, edited, record, anatomy)]
     new[REVIEW] = {"State": _state(correction, shift, wrong, record), "Wrong": wrong}
+    copies = copies_again(_files(path), array, label.affine, anatomy, new) if table or edited else {}
     new[ORIGINAL] = _keep_original(path, content).name
+    write_copies(copies)
     changed = label_bytes(path.name, array, label.header) if table else content
     write_owned_label(path, changed, plain(new), over=digest if edited else None)
     _draw_again(path, anatomy)
@@ -87,13 +93,14 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
 
 
 def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> dict[str, Any]:
-    """Takes all corrections of a label map back, byte for byte: label map, sidecar and picture.
+    """Takes all corrections of a label map back, byte for byte: label map, sidecar and picture; copies are made anew.
 
     Returns:
         What the sidecar says now.
 
     Raises:
         RelabelError: it was never corrected, or its original is gone.
+        ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
     path = Path(label_path)
@@ -101,6 +108,9 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
     kept_sidecar = path.with_name(f"{BEFORE}{sidecar_of(path).name}")
     if not kept.is_file() or not kept_sidecar.is_file():
         raise RelabelError(f"{path}: no {kept.name} beside it; expected the label map from before its first correction")
+    record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
+    label = _volume(kept, record, anatomy)
+    write_copies(copies_again(_files(path), label.array, label.affine, anatomy, record))
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
     write_atomically(sidecar_of(path), kept_sidecar.read_bytes())
@@ -200,18 +210,28 @@ def _wrong(
     return sorted({table.get(code, code) for code in (*before, *correction.wrong)})
 
 
-def _measured(array: np.ndarray, label: Volume, record: Mapping[str, Any], anatomy: Anatomy) -> dict[str, Any]:
-    """What the new label map shows; the network's confidence and margin were of other labels."""
+def _measured(
+    array: np.ndarray, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, edited: bool
+) -> dict[str, Any]:
+    """What the new label map shows; the network's confidence and margin were of other labels.
+
+    The traits, by which `unusual_contrast` is raised, are those of the network's outlines, and hold unless these were
+    edited.
+    """
     grid = SagittalGrid.from_affine(label.shape, label.affine)
     slices = np.ascontiguousarray(grid.to_slices(array))
-    thresholds = LevelThresholds.from_dict(record.get("Settings", {}).get("LevelThresholds", {}))
+    settings = record.get("Settings", {})
+    thresholds = LevelThresholds.from_dict(settings.get("LevelThresholds", {}))
+    calibration = FlagCalibration.from_dict(settings.get("FlagCalibration", {}))
+    traits = None if edited else record.get("Traits")
     not_trained = _not_trained(record)
     structures: tuple[StructureStatistics, ...] = slice_statistics(
         slices, grid, label.affine, anatomy, unannotated=not_trained, thresholds=thresholds
     )
-    flags = level_flags(structures, anatomy, None, not_trained, thresholds)
+    flags = level_flags(structures, anatomy, None, not_trained, thresholds, calibration, traits)
     return {
         "Levels": None,
+        "Traits": traits,
         "Flags": [flag.to_dict() for flag in flags],
         "Structures": [structure.to_dict() for structure in structures],
     }
@@ -291,9 +311,13 @@ def _keep_original(path: Path, content: bytes) -> Path:
 
 def _draw_again(path: Path, anatomy: Anatomy) -> None:
     """The picture of a label map that had one."""
-    record = record_of(path)
-    name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_dseg")
-    picture = path.with_name(f"{name}_qc.png")
+    record, picture = record_of(path), _files(path).picture
     if picture.exists():
         scan = scans_of([path], path.parent).get(path)
+        name = picture.name.removesuffix("_qc.png")
         draw_mask(picture, _volume(path, record, anatomy), scan, record, anatomy, name)
+
+
+def _files(path: Path) -> ScanFiles:
+    """The files beside a label map."""
+    return ScanFiles.at(path.parent, path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_dseg"))

@@ -16,10 +16,9 @@ from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
 from cps4_monai.inference.run_files import RunFiles
-from cps4_monai.inference.run_report import run_report
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
-from cps4_monai.inference.scan_views import REPORT
+from cps4_monai.inference.scan_views import REPORT, report_files
 from cps4_monai.inference.settings_in_words import settings_in_words
 
 SCANS, FAILURES = "scans.csv", "failures.csv"
@@ -131,9 +130,11 @@ def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anat
     """Tables and report of what the sidecars say now; what failed in the run is kept as its tables have it."""
     reasons = {row["scan"]: row["reason"] for row in _csv_of_failures(output)}
     outcomes = [_outcome(row, reasons, output, anatomy) for row in rows]
-    contents = run_tables(outcomes, anatomy, output)
-    contents[REPORT] = run_report(outcomes, anatomy, settings=_settings(outcomes))
-    RunFiles(output).write(contents)
+    run_files = RunFiles(output)
+    run_files.write(run_tables(outcomes, anatomy, output))
+    pictured = any(one.picture is not None for one in outcomes)  # a run without pictures has no viewer, either
+    for files in report_files(outcomes, anatomy, settings=_settings(outcomes), views=pictured):
+        run_files.write(files)
     return output / REPORT
 
 

@@ -71,7 +71,7 @@ def series_uid(sidecar: Mapping[str, Any]) -> str | None:
 
 
 def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
-    """A scan and its label map, read again from their files; without the scan, the label map on black.
+    """A scan and its label map, read again from their files; where the scan is not there, the label map on black.
 
     Raises:
         ValueError: a file cannot be used, or they do not fit each other.
@@ -80,15 +80,15 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
     sidecar = _sidecar(outcome.label)
     spacing = sidecar.get("Settings", {}).get("AssumeSpacing")
     label = read_volume(outcome.label, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
-    image = np.zeros(label.shape, dtype=np.uint8)
-    if outcome.source != outcome.label:
+    image, missing = np.zeros(label.shape, dtype=np.uint8), [] if outcome.source.exists() else ["its scan is not there"]
+    if outcome.source != outcome.label and not missing:
         scan = load_scan(outcome.source, label.spacing_mm, series_uid(sidecar))
         check_pair(scan, label)
         image = scan.array
     return view_of_slab(
         outcome.name,
         sagittal_slab(image, {LAYER: label.array}, label.affine),
-        note=". ".join(outcome.alarm_words),
+        note=". ".join([*outcome.alarm_words, *missing]),
         flagged=outcome.needs_a_look,
         label_sha256=_shown_sha256(outcome),
         weights_sha256=(sidecar.get("Weights") or {}).get("Sha256"),

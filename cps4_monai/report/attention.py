@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.overlay import INK, blend_labels, dark_figure, outline, show_slice, to_png
-from cps4_monai.report.slab import grey_window, in_window
-
-HEAT = "inferno"
+from cps4_monai.report.overlay import INK, blend_labels, dark_figure, show_slice, to_png
+from cps4_monai.report.slab import grey_window, in_window, outline
+from cps4_monai.report.viewer import HEAT
 
 
 def upsampled(attention: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,6 +18,7 @@ from cps4_monai.metrics.conventions import CONVENTION_TITLES, CONVENTIONS
 from cps4_monai.metrics.identification import WITHIN_MM
 from cps4_monai.metrics.tables import STRUCTURE_METRICS, state_counts
 from cps4_monai.palette import hex_colours
+from cps4_monai.report.attention_pictures import Attention
 from cps4_monai.report.charts import learning_curve, method_bars, structure_boxes
 from cps4_monai.report.curves import by_chart
 from cps4_monai.report.file_names import common_folder, without_folder
@@ -63,7 +64,7 @@ class ReportContent:
         views: cases for the viewer, the worst first.
         pictures: title -> PNG, each shown in full.
         mosaics: title -> PNG, each behind its title.
-        attention: title -> PNG of ``report.attention.attention_figure``.
+        attention: attention maps of the run's stage 1.
         curves: values of the training run (``report.curves.read_metrics``).
         comparison: method -> summary table, e.g. a trivial baseline, supervised, cps4.
         attribution: where the scans are from and under which licence.
@@ -77,7 +78,7 @@ class ReportContent:
     views: Sequence[View] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     mosaics: Mapping[str, bytes] = field(default_factory=dict)
-    attention: Mapping[str, bytes] = field(default_factory=dict)
+    attention: Attention = field(default_factory=Attention)
     curves: pd.DataFrame | None = None
     comparison: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     attribution: str = ""
@@ -107,8 +108,9 @@ def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
         ),
         Section(
             "Attention maps",
-            [Gallery([Figure(p, t) for t, p in content.attention.items()], wide=True)] if content.attention else [],
-            "Attention to the prompt of each structure; its label is outlined.",
+            _attention(content),
+            "Attention A to the prompt of a structure (paper, figure 5), from 0 (dark) to 1; its label is outlined. In "
+            "the viewer a prompt is chosen from the list.",
         ),
         Section("Learning curves", _curves(content)),
         Section("Not scored", _failures(content), "These files enter no number above."),
@@ -117,6 +119,12 @@ def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
     ]
     footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
     return write_page(path, content.title, subtitle, sections, footer)
+
+
+def _attention(content: ReportContent) -> list[Block]:
+    pictures = [Figure(picture, title) for title, picture in content.attention.pictures.items()]
+    viewers = viewer_blocks(content.attention.views, content.anatomy, linked=False)
+    return [*viewers, Gallery(pictures, wide=True)] if pictures else [*viewers]
 
 
 def _interval(row: pd.Series) -> Interval:

@@ -13,7 +13,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from cps4_monai.anatomy import NOT_ANNOTATED, Anatomy
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.slab import structures_alone
+from cps4_monai.report.slab import outline, structures_alone
 
 FILL = 0.38
 UNKNOWN = 0.4  # brightness where nobody annotated, as a share of the scan's
@@ -41,17 +41,6 @@ def blend_labels(image: np.ndarray, label: np.ndarray | None, colours: np.ndarra
         opacity[(label > 0) & outline(label)] = 0.9
         grey += opacity[..., None] * (colours[label].astype(np.float32) - grey)
     return grey.astype(np.uint8)
-
-
-def outline(label: np.ndarray) -> np.ndarray:
-    """(H, W) -> bool: pixels with another code to the right, left, above or below."""
-    edge = np.zeros(label.shape, dtype=bool)
-    vertical, horizontal = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
-    edge[1:] |= vertical
-    edge[:-1] |= vertical
-    edge[:, 1:] |= horizontal
-    edge[:, :-1] |= horizontal
-    return edge
 
 
 def mid_slice(label: np.ndarray | None, num_slices: int) -> int:

@@ -18,6 +18,7 @@ from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
 from cps4_monai.evaluation.matching import Case, Matching, match_entries, match_folder
 from cps4_monai.metrics.tables import OVERALL, SUMMARY_COLUMNS
+from cps4_monai.report.attention_pictures import Attention
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.report.evaluation_report import ReportContent, write_evaluation_report
 from cps4_monai.report.label_tables import write_label_tables
@@ -165,7 +166,7 @@ def report_predictions(
     dataset_dir: str | Path | None = None,
     title: str = "Spine segmentation report",
     settings: Mapping[str, Any] | None = None,
-    attention: Mapping[str, bytes] | None = None,
+    attention: Attention | None = None,
     metrics: str | Path | None = None,
     comparison: Mapping[str, pd.DataFrame] | None = None,
     method: str = "",
@@ -186,7 +187,7 @@ def report_predictions(
         dataset_dir: of the datalist.
         title: of the page.
         settings: of the run, shown as a table.
-        attention: title -> PNG, shown as they are.
+        attention: attention maps of the run's stage 1.
         metrics: `metrics.csv` or TensorBoard folder of the training run.
         comparison: method -> summary table.
         method: name of what is scored here, beside the others of the comparison; "" leaves it out of that chart.
@@ -222,7 +223,7 @@ def report_predictions(
         views=[case.view for case in drawn[:MAX_IN_PAGE]],
         pictures={case.title: case.pair[0] for case in drawn},
         mosaics={case.title: case.pair[1] for case in drawn},
-        attention=attention or {},
+        attention=attention or Attention(),
         curves=None if metrics is None else read_metrics(metrics),
         comparison=compared | ({method: evaluation.summary} if method else {}),
         attribution=attribution,

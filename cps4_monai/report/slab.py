@@ -70,3 +70,21 @@ def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.n
 def structures_alone(label: np.ndarray) -> np.ndarray:
     """The label map with 0 where nobody annotated."""
     return np.where(label == NOT_ANNOTATED, 0, label).astype(label.dtype)
+
+
+def outline(label: np.ndarray) -> np.ndarray:
+    """(H, W) -> bool: pixels with another code to the right, left, above or below."""
+    edge = np.zeros(label.shape, dtype=bool)
+    vertical, horizontal = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
+    edge[1:] |= vertical
+    edge[:-1] |= vertical
+    edge[:, 1:] |= horizontal
+    edge[:, :-1] |= horizontal
+    return edge
+
+
+def rims(label: np.ndarray) -> np.ndarray:
+    """Codes (D, H, W) where a structure ends within its slice, and 0 inside of it."""
+    codes = structures_alone(label)
+    ends = np.stack([outline(one) for one in codes]) if len(codes) else np.zeros(codes.shape, bool)
+    return np.where(ends, codes, 0).astype(codes.dtype)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.slab import Slab, in_window, structures_alone
+from cps4_monai.report.slab import Slab, in_window, rims, structures_alone
 
 GRID_MM = 1.25
 COARSER = 1.25
@@ -31,6 +31,7 @@ NIIVUE = "niivue.umd.js"
 # dist/niivue.umd.js of the npm package @niivue/niivue 0.69.0, as its registry has it
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 DIFFERENT = "where they differ"
+HEAT, MAP_STEPS = "inferno", 16  # colours of maps
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class View:
         name: of the scan, as the tables and ``corrections.json`` have it.
         scan: gzipped NIfTI of uint8, RAS+.
         layers: gzipped NIfTI of uint8 codes on the same grid by title; the first is shown first.
+        maps: gzipped NIfTI of uint8 by code, 255 for 1.0, each on a grid of its own, e.g. attention to the prompt of
+            the structure; one of them is laid over the scan.
         note: one line, e.g. the alarms.
         flagged: whether it needs a look.
         label_sha256: of the label map's file, as corrections name it; None: unknown.
@@ -56,6 +59,7 @@ class View:
     label_sha256: str | None = None
     weights_sha256: str | None = None
     fixed: Sequence[int] = ()
+    maps: Mapping[int, bytes] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """What the page's script reads."""
@@ -67,6 +71,7 @@ class View:
             "fixed": list(self.fixed),
             "scan": _base64(self.scan),
             "layers": [{"title": title, "data": _base64(data)} for title, data in self.layers.items()],
+            "maps": [{"code": code, "data": _base64(data)} for code, data in self.maps.items()],
         }
 
 
@@ -83,6 +88,7 @@ class Viewer:
         place: of this page among them.
         index: address of the page that lists them.
         run: what tells these scans from others, so that corrections are kept for them alone.
+        linked: whether links of the page's tables (:func:`viewer_links`) open its scans; of one viewer of a page alone.
     """
 
     views: Sequence[View]
@@ -93,6 +99,7 @@ class Viewer:
     place: int = 0
     index: str = ""
     run: str = ""
+    linked: bool = True
     template: str = field(default="viewer", init=False)
 
     @property
@@ -113,6 +120,8 @@ class Viewer:
                 "place": self.place,
                 "index": self.index,
                 "run": self.run or run_of(self.views),
+                "linked": self.linked,
+                "map_colours": map_colours() if any(view.maps for view in self.views) else [],
             }
         )
 
@@ -153,23 +162,40 @@ def anatomy_rows(anatomy: Anatomy) -> list[dict[str, Any]]:
     return [{**vars(structure), "colour": colours[structure.code]} for structure in anatomy.structures]
 
 
-def view_of_slab(name: str, slab: Slab, **told: Any) -> View:
+def map_colours() -> list[list[int]]:
+    """RGB of values from 0 to 1 in equal steps, those of the pictures of attention maps."""
+    from matplotlib import colormaps
+
+    steps = np.linspace(0.0, 1.0, MAP_STEPS)
+    colours: list[list[int]] = np.round(255 * colormaps[HEAT](steps)[:, :3]).astype(int).tolist()
+    return colours
+
+
+def view_of_slab(
+    name: str, slab: Slab, maps: Mapping[int, np.ndarray] | None = None, *, outlined: bool = False, **told: Any
+) -> View:
     """A scan and its label maps, cut and resampled for a page; on a coarser grid where it would be too large.
 
     Args:
         name: of the scan.
         slab: the scan and at least one label map.
+        maps: by code, (D, h, w) in [0, 1] over the slab's slices, each value that of an equal part of the slice.
+        outlined: keep of the label maps only where structures end.
         told: further fields of :class:`View`.
     """
-    slab, grid_mm = around_spine(slab), GRID_MM
+    whole, (depth, width), grid_mm = slab, spine_part(slab), GRID_MM
+    slab = cut(slab, depth, width)
     small = resampled(slab, grid_mm)
     scan = _nifti(_grey(small), small.spacing_mm)
     while len(scan) > MAX_SCAN_BYTES and grid_mm < MAX_GRID_MM:
         grid_mm *= COARSER
         small = resampled(slab, grid_mm)
         scan = _nifti(_grey(small), small.spacing_mm)
-    layers = {title: _nifti(structures_alone(label), small.spacing_mm) for title, label in small.labels.items()}
-    return View(name, scan, layers, **told)
+    drawn = rims if outlined else structures_alone
+    layers = {title: _nifti(drawn(label), small.spacing_mm) for title, label in small.labels.items()}
+    every = round(small.spacing_mm[0] / slab.spacing_mm[0])
+    laid = {code: _map_nifti(values[depth][::every], whole, width, small) for code, values in (maps or {}).items()}
+    return View(name, scan, layers, maps=laid, **told)
 
 
 def with_differences(slab: Slab, first: str, second: str) -> Slab:
@@ -183,13 +209,16 @@ def with_differences(slab: Slab, first: str, second: str) -> Slab:
     return replace(slab, labels={**slab.labels, DIFFERENT: differing})
 
 
-def around_spine(slab: Slab) -> Slab:
-    """Slices with structures, one more on each side, and of each what lies near the spine; all without structures."""
+def spine_part(slab: Slab) -> tuple[slice, slice]:
+    """Slices with structures and one more on each side, and columns near the spine; all where there are none."""
     marked = np.any([structures_alone(label) > 0 for label in slab.labels.values()], axis=0)
     if not marked.any():
-        return slab
-    depth = _span(marked.any(axis=(1, 2)), 1)
-    width = _span(marked.any(axis=(0, 1)), round(MARGIN_MM / slab.spacing_mm[2]))
+        return slice(0, slab.depth), slice(0, slab.scan.shape[2])
+    return _span(marked.any(axis=(1, 2)), 1), _span(marked.any(axis=(0, 1)), round(MARGIN_MM / slab.spacing_mm[2]))
+
+
+def cut(slab: Slab, depth: slice, width: slice) -> Slab:
+    """The slab's slices and columns of these spans."""
     labels = {title: label[depth, :, width] for title, label in slab.labels.items()}
     return replace(slab, scan=slab.scan[depth, :, width], labels=labels)
 
@@ -221,6 +250,29 @@ def _nifti(slices: np.ndarray, spacing_mm: Sequence[float]) -> bytes:
     depth, height, width = spacing_mm
     image = nib.Nifti1Image(np.ascontiguousarray(volume), np.diag([depth, width, height, 1.0]))
     return gzip.compress(image.to_bytes(), compresslevel=9, mtime=0)
+
+
+def _map_nifti(values: np.ndarray, whole: Slab, width: slice, small: Slab) -> bytes:
+    """Values (D, h, w) in [0, 1] as a NIfTI that lies where they do on the slices of ``small``.
+
+    Args:
+        values: of the slices of ``small``, in equal parts of the slices of ``whole``.
+        whole: the slab before it was cut.
+        width: its columns that were kept.
+        small: what became of them: the middle of its slices is that of the part that was kept.
+    """
+    volume = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8).transpose(0, 2, 1)[:, ::-1, ::-1]
+    kept = ((0, whole.scan.shape[1]), (width.start, width.stop))
+    steps, origins = [], []
+    for axis, (start, stop) in zip((1, 2), kept, strict=True):
+        size, count, pixel_mm = whole.scan.shape[axis], values.shape[axis], whole.spacing_mm[axis]
+        last = (count - 0.5) * size / count - 0.5  # where the last value lies, in pixels; it comes first in the file
+        middle_mm = (small.scan.shape[axis] - 1) / 2 * small.spacing_mm[axis]
+        steps.append(size / count * pixel_mm)
+        origins.append(middle_mm - (last - (start + stop - 1) / 2) * pixel_mm)
+    affine = np.diag([small.spacing_mm[0], steps[1], steps[0], 1.0])
+    affine[1:3, 3] = origins[1], origins[0]
+    return gzip.compress(nib.Nifti1Image(np.ascontiguousarray(volume), affine).to_bytes(), compresslevel=9, mtime=0)
 
 
 def _base64(data: bytes) -> str:

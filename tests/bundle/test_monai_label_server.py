@@ -1,4 +1,4 @@
-"""The bundle app of MONAI Label with its real server: a label asked for, one handed in, training over REST.
+"""The bundle's app of MONAI Label with the real server: a label asked for, one handed in, training over REST.
 
 Runs in an environment that has MONAI Label (docs/how-to/monai-label.md says which versions go together).
 """
@@ -6,7 +6,6 @@ Runs in an environment that has MONAI Label (docs/how-to/monai-label.md says whi
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed: its serv
 requests = pytest.importorskip("requests", reason="requests (comes with MONAI Label) is not installed")
 
 START_SECONDS = 300
+SCAN_CODES = 2, 0  # of sform and qform, as those of the scans with which MONAI Label's answer had 1 and 1
 
 
 def free_port() -> int:
@@ -34,12 +34,13 @@ def free_port() -> int:
 def server(unzip: Callable, tiny_data: Path, tmp_path: Path) -> Iterator[tuple[str, Path, Path]]:
     """Address of a server with the bundle, the bundle's folder, and that of the scans."""
     bundle = unzip(learning_rate=1e-4, num_workers=0, min_free_gib=0.0, iterations_per_epoch=2)
-    app, studies = tmp_path / "app", tmp_path / "studies"
-    shutil.copytree(Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle", app)
-    shutil.move(bundle, app / "model" / bundle.name)
+    studies = tmp_path / "studies"
     studies.mkdir()
     for scan in sorted(tiny_data.rglob("*_T2w.nii.gz"))[:2]:
-        shutil.copy(scan, studies)
+        image = nib.load(scan)
+        image.set_sform(image.affine, SCAN_CODES[0])
+        image.set_qform(image.affine, SCAN_CODES[1])
+        nib.save(image, studies / scan.name)
     port, log = free_port(), tmp_path / "server.log"
     command = [
         sys.executable,
@@ -47,18 +48,9 @@ def server(unzip: Callable, tiny_data: Path, tmp_path: Path) -> Iterator[tuple[s
         "monailabel.main",
         "start_server",
         "--app",
-        app,
+        bundle / "label_app",
         "--studies",
         studies,
-        "--conf",
-        "models",
-        bundle.name,
-        "--conf",
-        "zoo_source",
-        "local",
-        "--conf",
-        "sam2",
-        "false",
         "--host",
         "127.0.0.1",
         "--port",
@@ -69,7 +61,7 @@ def server(unzip: Callable, tiny_data: Path, tmp_path: Path) -> Iterator[tuple[s
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(address, process, log)
-        yield address, app / "model" / bundle.name, studies
+        yield address, bundle, studies
     finally:
         process.terminate()
         process.wait(30)
@@ -101,11 +93,12 @@ def test_a_label_is_given_handed_in_and_trained_on(server: tuple[str, Path, Path
         label.write_bytes(given.content)
         made, source = nib.load(label), nib.load(scan)
         assert made.shape == source.shape and np.asarray(made.dataobj).max() < 20
-        np.testing.assert_allclose(made.affine, source.affine, atol=1e-4)
+        np.testing.assert_array_equal(made.affine, source.affine)
+        assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == SCAN_CODES
         with label.open("rb") as file:
             saved = requests.put(f"{address}/datastore/label", params={"image": name}, files={"label": file})
         assert saved.ok, saved.text
-    options = {"run_id": "training_finetune", "device": "cpu", "max_epochs": 1, "val_split": 0.5}
+    options = {"device": "cpu", "max_epochs": 1, "val_split": 0.5}  # without run_id
     done = requests.post(f"{address}/train/{bundle.name}", params={"run_sync": True}, json=options)
     assert done.ok, done.text
     assert (bundle / "models" / "model_finetuned.pt").is_file()

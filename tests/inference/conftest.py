@@ -140,3 +140,11 @@ def segmenter(bundle_dir):
     from cps4_monai.inference.segment import Segmenter
 
     return Segmenter(bundle_dir, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a head."""
+    from in_browser import launched
+
+    yield from launched()

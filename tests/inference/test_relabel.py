@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from cps4_monai import segment_scans
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
 from cps4_monai.inference.corrections import CorrectionsError, read_corrections
+from cps4_monai.inference.masks import report_masks
 
 
 def rows(path):
@@ -141,3 +143,106 @@ def test_files_that_are_no_corrections_are_refused(tmp_path, change, words):
     path.write_text(json.dumps({"format": "cps4_monai.corrections", "version": 1, "scans": [], **change}))
     with pytest.raises(CorrectionsError, match=words):
         read_corrections(path)
+
+
+@pytest.fixture()
+def dicom_out(bundle_dir, dicom, make_scan, tmp_path):
+    """Results of a DICOM series with all copies for other programs."""
+    pytest.importorskip("highdicom", reason="highdicom of the extra `dicom` is not installed")
+    pytest.importorskip("nrrd", reason="pynrrd of the extra `slicer` is not installed")
+    slices = dicom.twin_of(make_scan(), FrameOfReferenceUID="1.2.3.99")
+    folder = dicom.save_all(tmp_path / "in" / "a_T2w", slices)
+    output = tmp_path / "out"
+    segment_scans([folder], output, weights=bundle_dir, device="cpu", dicom_seg=True, seg_nrrd=True)
+    return output
+
+
+def names_in_copies(folder):
+    """Structures of the copies, in their order, and by what the SEG says that they were made."""
+    import highdicom
+    import nrrd
+
+    seg = highdicom.seg.segread(folder / "a_T2w_seg.dcm")
+    told = [seg.get_segment_description(number) for number in seg.segment_numbers]
+    header = nrrd.read_header(str(folder / "a_T2w.seg.nrrd"))
+    in_nrrd = [header[f"Segment{n}_Name"] for n in range(len(told))]
+    assert [one.segment_label for one in told] == in_nrrd
+    return in_nrrd, {one.algorithm_type.value for one in told}
+
+
+def names_in_mask(folder):
+    return [MRSPINESEG[code].name for code in np.unique(codes(folder / "a_T2w_dseg.nii.gz")) if code]
+
+
+def test_copies_for_other_programs_follow_and_are_taken_back(dicom_out):
+    import highdicom
+    import nrrd
+
+    mask, before = dicom_out / "a_T2w_dseg.nii.gz", names_in_copies(dicom_out)
+    first = highdicom.seg.segread(dicom_out / "a_T2w_seg.dcm").SOPInstanceUID
+    assert before == (names_in_mask(dicom_out), {"AUTOMATIC"}) and before[0][0] == "L5"
+    assert call(mask, "--accept").exit_code == 0
+    assert highdicom.seg.segread(dicom_out / "a_T2w_seg.dcm").SOPInstanceUID == first  # it says the same
+    assert call(mask, "--shift", "1").exit_code == 0
+    assert names_in_copies(dicom_out) == (names_in_mask(dicom_out), {"SEMIAUTOMATIC"})
+    assert names_in_mask(dicom_out)[0] == "L4" and np.array_equal(
+        nrrd.read(str(dicom_out / "a_T2w.seg.nrrd"))[0], codes(mask)
+    )
+    assert highdicom.seg.segread(dicom_out / "a_T2w_seg.dcm").SOPInstanceUID != first
+    assert call(mask, "--undo").exit_code == 0 and names_in_copies(dicom_out) == before
+
+
+def test_a_copy_that_cannot_follow_refuses_the_correction(dicom_out, tmp_path):
+    (tmp_path / "in" / "a_T2w").rename(tmp_path / "gone")
+    before = {p.name: p.read_bytes() for p in dicom_out.iterdir()}
+    result = call(dicom_out / "a_T2w_dseg.nii.gz", "--shift", "1")
+    assert result.exit_code == 1 and "its series 1.2.3.1 is not in" in result.output and "Fix: " in result.output
+    (dicom_out / "a_T2w_seg.dcm").write_bytes(b"somebody else's")
+    assert "did not write" in call(dicom_out / "a_T2w_dseg.nii.gz", "--shift", "1").output
+    (dicom_out / "a_T2w_seg.dcm").write_bytes(before["a_T2w_seg.dcm"])
+    assert {p.name: p.read_bytes() for p in dicom_out.iterdir()} == before
+
+
+# Of every result a chance of 98 % (the log odds are 4) that it is of no use.
+ALWAYS_UNUSUAL = {"failure": {"intercept": 4.0, "weights": {"kept": 0.0}}, "failure_limit": 0.5}
+
+
+def test_an_unusual_contrast_stays_one_until_a_person_accepts(edited_bundle, make_scan, tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr("cps4_monai.report.pictures.write_names", lambda *drawn, **more: named.append(drawn))
+    make_scan().save(tmp_path / "in" / "a_T2w.nii.gz")
+    out = tmp_path / "out"
+    segment_scans(tmp_path / "in", out, weights=edited_bundle(flags=ALWAYS_UNUSUAL), device="cpu")
+    mask = out / "a_T2w_dseg.nii.gz"
+    alone = [(flag["name"], flag["kind"]) for flag in record(out)["Flags"]]
+    assert alone == [("unusual_contrast", "alarm")]
+    report_masks(out)
+    assert rows(out / "scans.csv")[0]["alarms"] == "unusual_contrast"
+    assert call(mask, "--shift", "1").exit_code == 0
+    assert [flag["name"] for flag in record(out)["Flags"]] == ["unusual_contrast"]
+    assert rows(out / "scans.csv")[0]["alarms"] == "unusual_contrast" and record(out)["Traits"]
+    assert not named  # three pictures without names
+    assert call(mask, "--accept").exit_code == 0
+    assert rows(out / "scans.csv")[0]["alarms"] == "" and "unusual_contrast" not in str(record(out)["Flags"])
+    assert len(named) == 1
+
+
+def test_a_calibration_of_outlines_is_asked_again_by_cps4_report(edited_bundle, make_scan, tmp_path):
+    make_scan().save(tmp_path / "in" / "a_T2w.nii.gz")
+    # log odds of confidence never reach 50: every whole disc is below the limit, and no vertebra, which has no chance
+    rare = {"outline": {"disc": {"intercept": -50.0, "weights": {"confidence": 1.0}}}, "outline_limit": 0.5}
+    out = tmp_path / "out"
+    segment_scans(tmp_path / "in", out, weights=edited_bundle(flags=rare), device="cpu")
+    (low,) = [flag for flag in record(out)["Flags"] if flag["name"] == "low_confidence"]
+    assert "L4/L5 (0 %)" in low["detail"] and "L4" not in low["structures"]
+    outcomes, _ = report_masks(out)
+    assert low in outcomes[0].record["Flags"]
+    # After a shift the confidence is that of no structure, so that there is nothing to ask.
+    assert call(out / "a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
+    assert "low_confidence" not in str(record(out)["Flags"])
+
+
+def test_the_report_keeps_its_viewer(out):
+    assert call(out / "a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="viewer-scan"') == 2 and record(out)["Sha256"] in page

@@ -2,88 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from in_browser import PATIENCE_MS, READY, Opened
 
 from cps4_monai import segment_scans
 from cps4_monai.inference import scan_views
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.report.viewer import niivue_code
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
-READY = ".viewer.ready"
-PATIENCE_MS = 60_000  # SwiftShader on a machine that others use
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra `dev`)")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is on the path")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-class Opened:
-    """A page from disk, with what it asked for and complained of."""
-
-    def __init__(self, browser, path, width: int = 1400) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 700}, accept_downloads=True)
-        self.page.set_default_timeout(PATIENCE_MS)
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector(READY)
-        self.page.evaluate("document.querySelector('.viewer').scrollIntoView({behavior: 'instant'})")
-
-    @property
-    def foreign(self) -> list[str]:
-        return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
-
-    def text(self, show: str) -> str:
-        return self.page.inner_text(f"[data-show={show}]")
-
-    @property
-    def scan(self) -> str:
-        return self.page.get_attribute(".viewer", "data-scan")
-
-    def key(self, key: str) -> None:
-        self.page.keyboard.press(key)
-
-    def wait_for_scan(self, name: str) -> None:
-        self.page.wait_for_selector(f".viewer[data-scan='{name}']")
-
-    def drawn(self) -> None:
-        """Waits until what was asked for before is on the screen."""
-        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def canvas(self) -> np.ndarray:
-        """(H, W, 3) as it is on the screen."""
-        self.drawn()
-        return np.asarray(Image.open(io.BytesIO(self.page.locator(".viewer canvas").screenshot())).convert("RGB"), int)
-
-    def coloured(self) -> int:
-        picture = self.canvas()
-        return int((picture.max(axis=-1) - picture.min(axis=-1) > 30).sum())
-
-    def chips(self) -> list[str]:
-        return self.page.locator(".viewer-chips button").all_inner_texts()
-
-    def choose(self, name: str) -> None:
-        self.page.locator(f".viewer-chips button:text-is('{name}')").click()
 
 
 def _write(folder, name: str, scan, without: int | None = None) -> None:
@@ -192,13 +122,6 @@ def test_scans_follow_by_key_button_and_link(page):
     page.wait_for_scan("c")
 
 
-def _corrections(page) -> dict:
-    with page.page.expect_download() as waiting:
-        page.page.click("[data-do=download]")
-    assert waiting.value.suggested_filename == "corrections.json"
-    return json.loads(open(waiting.value.path(), encoding="utf-8").read())
-
-
 def test_a_level_is_corrected_with_preview_and_written(page):
     page.page.select_option("[data-show=scan]", label="a")
     page.wait_for_scan("a")
@@ -220,7 +143,7 @@ def test_a_level_is_corrected_with_preview_and_written(page):
     page.page.click("[data-do=fine]")
     page.page.fill("[data-set=comment]", "six lumbar?")
     page.page.fill("[data-set=by]", "R. Eader")
-    written = _corrections(page)
+    written = page.corrections()
     made = written.pop("made")
     assert made.endswith("Z") and written == {
         "format": "cps4_monai.corrections",
@@ -234,7 +157,7 @@ def test_a_level_is_corrected_with_preview_and_written(page):
         ],
     }
     page.page.click("[data-do=undo]")
-    assert [entry["scan"] for entry in _corrections(page)["scans"]] == ["a", "b"]
+    assert [entry["scan"] for entry in page.corrections()["scans"]] == ["a", "b"]
     assert not page.complaints and not page.foreign
 
 

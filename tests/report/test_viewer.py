@@ -12,7 +12,7 @@ import numpy as np
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.report import viewer
 from cps4_monai.report.page import Section, render_page
-from cps4_monai.report.slab import Slab
+from cps4_monai.report.slab import Slab, rims
 from cps4_monai.report.viewer import DIFFERENT, View, Viewer, view_of_slab, viewer_blocks, with_differences
 
 
@@ -45,6 +45,30 @@ def test_anterior_and_superior_ends_stay_where_they_were():
     scan, _ = _volume(view_of_slab("a", slab).scan)
     _, anterior, superior = (np.argwhere(scan > 200).mean(axis=0) / scan.shape).tolist()
     assert anterior > 0.6 and superior > 0.8
+
+
+def test_a_map_lies_where_its_values_do():
+    """A block of the slice that is one patch of the map: both have their middle at the same place, in mm."""
+    slab = _slab(height=80, width=100)
+    slab.labels["labels"][:] = 0
+    slab.labels["labels"][3, 40:60, 30:50] = 2
+    values = np.zeros((7, 4, 5))
+    values[3, 2, 1], values[3, 2, 2] = 0.4, 0.2  # rows 40 to 59, columns 20 to 39 and 40 to 59: middle at 33.3
+    view = view_of_slab("a", slab, {2: values})
+    (codes, labels), (laid, image) = _volume(view.layers["labels"]), _volume(view.maps[2])
+    assert laid.max() == 102 and laid.shape == (codes.shape[0], 5, 4) and image.header.get_zooms() == (4.0, 20.0, 20.0)
+    of_map = (image.affine @ [*np.average(np.argwhere(laid), axis=0, weights=laid[laid > 0]), 1])[:3]
+    of_label = (labels.affine @ [*np.argwhere(codes).mean(axis=0), 1])[:3]
+    # columns 20 to 39 weigh twice: their middle is 36.17, that of the label 39.5; anterior is up
+    np.testing.assert_allclose(of_map - of_label, [0, 39.5 - (2 * 29.5 + 49.5) / 3, 0], atol=0.7)
+
+
+def test_outlines_are_what_lies_beside_another_code():
+    label = np.zeros((1, 5, 5), np.uint8)
+    label[0, 1:4, 1:4], label[0, 0, 0] = 3, 255
+    expected = label.copy()
+    expected[0, 2, 2], expected[0, 0, 0] = 0, 0
+    np.testing.assert_array_equal(rims(label), expected)
 
 
 def test_a_scan_that_is_too_large_gets_a_coarser_grid():
@@ -89,6 +113,12 @@ def test_weights_of_several_kinds_are_named_as_unknown():
 
 def test_pages_without_a_viewer_do_not_carry_it():
     assert "niivue" not in render_page("t", "", [Section("One", viewer_blocks([], MRSPINESEG))])
+
+
+def test_a_page_with_two_viewers_carries_niivue_once():
+    two = [Section(name, viewer_blocks([View("a", b"", {})], MRSPINESEG)) for name in ("One", "Two")]
+    one, both = (len(render_page("t", "", sections)) for sections in (two[:1], two))
+    assert both - one < 50_000 < len(viewer.niivue_code())
 
 
 def test_without_niivue_there_is_no_viewer(monkeypatch):

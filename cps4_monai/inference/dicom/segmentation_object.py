@@ -41,7 +41,12 @@ _NEEDED = ("FrameOfReferenceUID", "StudyInstanceUID", "SOPInstanceUID")
 
 
 def segmentation_object(
-    labels: np.ndarray, series: DicomSeries, anatomy: Anatomy, weights: Mapping[str, str]
+    labels: np.ndarray,
+    series: DicomSeries,
+    anatomy: Anatomy,
+    weights: Mapping[str, str],
+    *,
+    by_a_person: bool = False,
 ) -> bytes | None:
     """Bytes of a binary SEG with a segment for each structure that the label map holds.
 
@@ -53,6 +58,8 @@ def segmentation_object(
         series: the source, its headers read.
         anatomy: the classes.
         weights: ``Name``, ``Version`` and ``Sha256`` of the bundle, for the identification of the algorithm.
+        by_a_person: whether a person changed what the network made, so that segments are SEMIAUTOMATIC (PS3.3,
+            C.8.20.2) and not AUTOMATIC.
 
     Returns:
         None where the label map is empty: a SEG has a segment at least.
@@ -75,7 +82,7 @@ def segmentation_object(
             pixel_array=pixels,
             segmentation_type="BINARY",
             segment_descriptions=[
-                _segment(highdicom, number, anatomy[code], weights, colours[code])
+                _segment(highdicom, number, anatomy[code], weights, colours[code], by_a_person)
                 for number, code in enumerate(codes, 1)
             ],
             series_instance_uid=highdicom.UID(),
@@ -95,7 +102,14 @@ def segmentation_object(
     return file.getvalue()
 
 
-def _segment(highdicom: Any, number: int, structure: Structure, weights: Mapping[str, str], colour: np.ndarray) -> Any:
+def _segment(
+    highdicom: Any,
+    number: int,
+    structure: Structure,
+    weights: Mapping[str, str],
+    colour: np.ndarray,
+    by_a_person: bool,
+) -> Any:
     """What a segment says of itself: name, standard code, colour, and by what it was made.
 
     Raises:
@@ -112,7 +126,7 @@ def _segment(highdicom: Any, number: int, structure: Structure, weights: Mapping
         segment_label=structure.name,
         segmented_property_category=highdicom.sr.CodedConcept(*_CATEGORY),
         segmented_property_type=highdicom.sr.CodedConcept(value, "SCT", meaning),
-        algorithm_type="AUTOMATIC",
+        algorithm_type="SEMIAUTOMATIC" if by_a_person else "AUTOMATIC",
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name=f"{GENERATOR} {weights['Name']}",
             family=highdicom.sr.CodedConcept(*_FAMILY),

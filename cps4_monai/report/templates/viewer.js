@@ -3,7 +3,9 @@
 (function () {
   "use strict";
 
-  var SAGITTAL = 2, WRONG = [255, 59, 48], DIM = 0.75;
+  var SAGITTAL = 2, WRONG = [255, 59, 48], OUTLINE = [255, 255, 255], DIM = 0.75;
+  /* NiiVue's type of colours that are the more opaque the higher the value, up to cal_min: here all of it from 0.7 on. */
+  var TRANSLUCENT = 2, OPAQUE = 0.7;
 
   /* What becomes of each code in a label map if structure `code` is level `is`; or the reason why it cannot be. */
   function renumbering(structures, present, code, is, fixed) {
@@ -11,8 +13,8 @@
     structures.forEach(function (s) { if (s.order !== null) { byOrder[s.order] = s; } });
     var shift = structures.find(function (s) { return s.name === is; }).order - structures[code].order;
     present.forEach(function (c) {
-      var from = structures[c], to = from.order === null ? from : byOrder[from.order + shift];
-      if (shift && from.kind === "sacrum") { reason = "the sacrum is in view and anchors the numbering: edit the mask by hand"; return; }
+      var from = structures[c], to = from.order === null || from.kind === "sacrum" ? from : byOrder[from.order + shift];
+      if (shift > 0 && from.kind === "sacrum") { reason = "the sacrum is in view, and a gap would open above it: edit the mask by hand"; return; }
       if (!to || to.kind !== from.kind) { reason = reason || from.name + " would leave the levels that the weights know"; return; }
       if (shift && fixed.includes(to.code)) { reason = reason || from.name + " would become " + to.name + ", which the weights never learned"; return; }
       moved[c] = to.code;
@@ -50,7 +52,7 @@
     var settings = JSON.parse(root.querySelector(".viewer-settings").textContent), structures = settings.structures;
     var sources = Array.from(root.querySelectorAll(".viewer-scan")), canvas = root.querySelector("canvas");
     var corrections = Corrections(settings), nv, scan, index = -1, layer, present = {}, selected = 0, hovered = 0;
-    var grey = [0, 255], on = true, asked = 0;
+    var grey = [0, 255], on = true, asked = 0, map = null, mapCode = 0;
 
     function show(name) { return root.querySelector("[data-show=" + name + "]"); }
     function input(name) { return root.querySelector("[data-set=" + name + "]"); }
@@ -66,11 +68,13 @@
       scan = next;
       index = wanted;
       scan.volumes = volumes.slice(1);
-      while (nv.volumes.length) { nv.removeVolume(nv.volumes[nv.volumes.length - 1]); }
+      map = null;
+      keepVolumes(0);
       nv.addVolume(volumes[0]);
       selected = 0;
       setOptions(input("layer"), scan.layers.map(function (l, i) { return [i, l.title]; }));
       input("layer").hidden = scan.layers.length < 2;
+      listMaps();
       input("slice").max = volumes[0].dimsRAS[1] - 1;
       show("scan").value = wanted;
       show("note").textContent = scan.note;
@@ -78,6 +82,7 @@
       chooseLayer(0);
       toSlice(middle());
       setGrey(0, 255);
+      await chooseMap(mapCode);
       root.dataset.scan = scan.name;
     }
 
@@ -95,13 +100,66 @@
     /* Label maps: where each structure is, and its colour */
 
     function chooseLayer(number) {
-      if (nv.volumes.length > 1) { nv.removeVolume(nv.volumes[1]); }
       layer = scan.volumes[number];
+      present = places(layer);
+      stack();
+      listStructures();
+    }
+
+    function keepVolumes(count) { while (nv.volumes.length > count) { nv.removeVolume(nv.volumes[nv.volumes.length - 1]); } }
+
+    /* Over the scan lies the map, if one is shown, and over both the label map. */
+    function stack() {
+      keepVolumes(1);
+      if (map) { nv.addVolume(map); nv.setOpacity(1, 1); }
       paint();
       nv.addVolume(layer);
-      nv.setOpacity(1, opacity());
-      present = places(layer);
-      listStructures();
+      nv.setOpacity(nv.volumes.length - 1, opacity());
+    }
+
+    /* Maps of values from 0 to 1, one for each prompt */
+
+    function listMaps() {
+      root.querySelector(".viewer-map").hidden = !scan.maps.length;
+      setOptions(input("map"), [[0, "none"]].concat(scan.maps.map(function (m) { return [m.code, structures[m.code].name + " · " + structures[m.code].long_name]; })));
+      if (scan.maps.length && !scan.maps.some(function (m) { return m.code === mapCode; })) { mapCode = firstMap(); }
+    }
+
+    /* That of the lowest vertebra in the label map; where there is none, the first. */
+    function firstMap() {
+      var there = scan.maps.find(function (m) { return structures[m.code].kind === "vertebra"; });
+      return (there || scan.maps[0]).code;
+    }
+
+    async function chooseMap(code) {
+      var wanted = scan.maps.find(function (m) { return m.code === code; }), opened = asked, shown = scan;
+      var volume = wanted ? await load(wanted.data, "map") : null;
+      if (opened !== asked || shown !== scan) { return; }
+      map = volume;
+      if (map) { map.colormapType = TRANSLUCENT; map.cal_min = 255 * OPAQUE; }
+      mapCode = wanted ? code : 0;
+      input("map").value = mapCode;
+      root.dataset.map = mapCode ? structures[mapCode].name : "";
+      stack();
+    }
+
+    function mapColours() {
+      var table = { R: [], G: [], B: [], A: [], I: [] }, last = settings.map_colours.length - 1;
+      settings.map_colours.forEach(function (colour, i) {
+        var level = Math.round(255 * i / last);
+        table.R.push(colour[0]); table.G.push(colour[1]); table.B.push(colour[2]); table.A.push(level); table.I.push(level);
+      });
+      return table;
+    }
+
+    /* Value of the map at a place, 0 to 1, or null where none is shown. */
+    function valueAt(place) {
+      if (!map) { return null; }
+      var mm = nv.frac2mm(place), size = map.hdr.dims, affine = map.hdr.affine, voxel = [0, 1, 2].map(function (axis) {
+        return Math.round((mm[axis] - affine[axis][3]) / affine[axis][axis]);
+      });
+      var outside = voxel.some(function (v, axis) { return v < 0 || v >= size[axis + 1]; });
+      return outside ? null : map.img[voxel[0] + size[1] * (voxel[1] + size[2] * voxel[2])] / 255;
     }
 
     function places(volume) {
@@ -127,9 +185,10 @@
     function paint() {
       var wrong = corrections.of(scan).wrong || [], table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
       structures.forEach(function (s) {
-        var colour = wrong.includes(s.code) ? WRONG : shownAs(s.code).colour;
+        var colour = map ? OUTLINE : wrong.includes(s.code) ? WRONG : shownAs(s.code).colour;
+        var hidden = s.code === 0 || (map && s.code !== mapCode);
         table.R.push(colour[0]); table.G.push(colour[1]); table.B.push(colour[2]);
-        table.A.push(s.code === 0 ? 0 : selected && s.code !== selected ? Math.round(255 * DIM) : 255);
+        table.A.push(hidden ? 0 : !map && selected && s.code !== selected ? Math.round(255 * DIM) : 255);
         table.I.push(s.code);
         table.labels.push(s.name);
       });
@@ -138,7 +197,7 @@
 
     function repaint() { paint(); nv.updateGLVolume(); listStructures(); }
 
-    function opacity() { return on ? Number(input("opacity").value) : 0; }
+    function opacity() { return !on ? 0 : map ? 1 : Number(input("opacity").value); }
 
     function listStructures() {
       var wrong = corrections.of(scan).wrong || [], list = show("structures");
@@ -197,9 +256,13 @@
 
     /* What lies under the pointer */
 
-    function codeAt(event) {
+    function placeOf(event) {
       var box = canvas.getBoundingClientRect(), ratio = nv.uiData.dpr || 1;
-      var place = nv.canvasPos2frac([(event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio]);
+      return nv.canvasPos2frac([(event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio]);
+    }
+
+    function codeAt(event) {
+      var place = placeOf(event);
       if (!on || !layer || place[0] < 0) { return 0; }
       var voxel = nv.frac2vox(place), size = layer.dimsRAS;
       return layer.img[voxel[0] + size[1] * (voxel[1] + size[2] * voxel[2])] || 0;
@@ -207,10 +270,12 @@
 
     function hover(event) {
       var code = codeAt(event), label = root.querySelector(".viewer-name"), box = canvas.getBoundingClientRect();
-      label.hidden = !code;
-      if (code) {
-        var to = shownAs(code);
-        label.textContent = to.name + (to.code === code ? "" : ", was " + structures[code].name) + " · " + to.long_name;
+      var place = placeOf(event), value = place[0] < 0 ? null : valueAt(place), words = [], to = shownAs(code);
+      if (value !== null) { words.push("A of " + structures[mapCode].name + " " + value.toFixed(2)); }
+      if (code) { words.push(to.name + (to.code === code ? "" : ", was " + structures[code].name) + " · " + to.long_name); }
+      label.hidden = !words.length;
+      if (words.length) {
+        label.textContent = words.join(" · ");
         label.style.left = Math.min(event.clientX - box.left, box.width - label.offsetWidth - 20) + "px";
         label.style.top = event.clientY - box.top + "px";
       }
@@ -296,7 +361,7 @@
       }));
     }
 
-    function setLabels(shown) { on = shown; input("labels").checked = on; nv.setOpacity(1, opacity()); }
+    function setLabels(shown) { on = shown; input("labels").checked = on; nv.setOpacity(nv.volumes.length - 1, opacity()); }
 
     var keys = {
       n: function () { step(1); }, p: function () { step(-1); }, l: function () { setLabels(!on); },
@@ -327,7 +392,7 @@
         slice: function (i) { toSlice(Number(i.value)); }, black: function (i) { setGrey(Number(i.value), grey[1]); },
         white: function (i) { setGrey(grey[0], Math.max(1, Number(i.value))); }, opacity: function () { setLabels(true); },
         labels: function (i) { setLabels(i.checked); }, layer: function (i) { chooseLayer(Number(i.value)); },
-        level: function (i) { setLevel(i.value); }, by: function (i) { corrections.by(i.value); },
+        map: function (i) { chooseMap(Number(i.value)); }, level: function (i) { setLevel(i.value); }, by: function (i) { corrections.by(i.value); },
         comment: function (i) { corrections.set(scan, { comment: i.value || undefined }); }
       };
       root.querySelectorAll("[data-set]").forEach(function (i) { i.addEventListener("input", function () { sets[i.dataset.set](i); }); });
@@ -336,7 +401,7 @@
       canvas.addEventListener("mousemove", hover);
       canvas.addEventListener("mouseleave", function () { root.querySelector(".viewer-name").hidden = true; });
       canvas.addEventListener("click", function (event) { var code = codeAt(event); if (code) { select(code); } });
-      window.addEventListener("hashchange", fromAddress);
+      if (settings.linked) { window.addEventListener("hashchange", fromAddress); }
     }
 
     /* A link #scan-3 in a table opens that scan. */
@@ -360,8 +425,9 @@
       if (settings.corrections) { input("by").value = corrections.by(); }
       connect();
       if (!sources.length) { throw new Error("the scan or its label map could not be read when the page was made"); }
+      if (settings.map_colours.length) { nv.addColormap("map", mapColours()); }
       await open(0);
-      fromAddress();
+      if (settings.linked) { fromAddress(); }
       root.classList.add("ready");
     }
 
