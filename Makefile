@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-from-constraints
 # Some pip configurations name indices that hold few packages, and pip warns of each package that is not there.
 QUIETER := grep --line-buffered -v "^WARNING: Location .* is ignored: it is neither a file nor a directory"
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test test-cluster lint docs install clean
 
 install: $(STAMP)
 
@@ -34,6 +34,10 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 --cov
+
+# What takes minutes: hundreds of scans on workers, with the memory of command and scheduler.
+test-cluster: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m "long or not long" --durations 15
 
 # The site of docs/, built without a network once its few packages are there; a broken link fails it.
 DOCS_VENV ?= .venv-docs

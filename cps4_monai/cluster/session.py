@@ -10,12 +10,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from distributed import KilledWorker, as_completed
+from distributed import KilledWorker, as_completed, wait
 from distributed.comm import CommClosedError
 
 from cps4_monai.cluster.address import ClusterError, SchedulerAddress
@@ -120,18 +121,16 @@ class Session:
         """Answers in the order of the items, as :func:`map` gives them.
 
         Raises:
-            ClusterError: see :meth:`complete`, and where an item's workers died.
+            ClusterError: the scheduler is gone, or each worker that took an item up died.
         """
-        waiting, ahead = iter(items), deque[Any]()
+        waiting, ahead = iter(items), deque[tuple[T, Any]]()
         with self.lost_is_told():
             while True:
-                ahead.extend(self.submit(function, one) for one in itertools.islice(waiting, self.threads - len(ahead)))
+                for item in itertools.islice(waiting, max(0, self.threads - len(ahead))):
+                    ahead.append((item, self.submit(function, item)))
                 if not ahead:
                     return
-                future = ahead.popleft()
-                result = future.result()
-                self._out.pop(future.key, None)
-                yield result
+                yield self._answer(function, *ahead.popleft())
 
     def ask(self, function: Callable[[Any, None], R]) -> R:
         """The answer of whichever worker is free first."""
@@ -162,6 +161,18 @@ class Session:
             return error
         raise error
 
+    def _answer(self, function: Callable[[Any, T], R], item: T, future: Any) -> R:
+        """Waits for the answer of an item that is out; asks another worker where the first one closes."""
+        while True:
+            wait(future)
+            self._out.pop(future.key, None)
+            error = self.error_of(future)
+            if error is None:
+                return future.result()
+            if not isinstance(error, GivenUp):
+                raise error
+            future = self.submit(function, item)
+
     def _retire(self, fault: MachineError) -> None:
         logger.warning("worker %s is retired: %s; its work goes to another", fault.worker, fault.reason)
         self.client.retire_workers([fault.worker])
@@ -175,11 +186,9 @@ class Session:
     @contextmanager
     def lost_is_told(self) -> Iterator[None]:
         """Errors of a lost connection in words; others as they are."""
-        from distributed.client import FutureCancelledError
-
         try:
             yield
-        except (CommClosedError, FutureCancelledError, TimeoutError) as error:
+        except (CommClosedError, CancelledError, TimeoutError) as error:
             raise ClusterError(
                 f"the scheduler {self.client.scheduler.address if self.client.scheduler else self.address.text} is "
                 f"gone ({type(error).__name__}). What is done is on the disk. Fix: start it and its workers again, "
