@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from distributed import KilledWorker, as_completed, wait
+from distributed import KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
 from cps4_monai.cluster.address import ClusterError, SchedulerAddress
@@ -164,7 +164,7 @@ class Session:
     def _answer(self, function: Callable[[Any, T], R], item: T, future: Any) -> R:
         """Waits for the answer of an item that is out; asks another worker where the first one closes."""
         while True:
-            wait(future)
+            future.exception()  # which waits for its end
             self._out.pop(future.key, None)
             error = self.error_of(future)
             if error is None:

@@ -53,8 +53,8 @@ class RunInWorker(WorkerPlugin):
     def __init__(self, folder: Path, *, own_workers: bool) -> None:
         self.folder, self.own_workers, self.version = Path(folder), own_workers, __version__
 
-    def setup(self, worker: Any) -> None:
-        """Called by Dask, in the worker's main thread.
+    async def setup(self, worker: Any) -> None:
+        """Called by Dask, in the worker's main thread, which is free for Dask while things are opened.
 
         Raises:
             ClusterError: the worker runs another version of this package, or does not see the command's folder.
@@ -74,7 +74,7 @@ class RunInWorker(WorkerPlugin):
                 "file system that all workers share. Fix: give the command in a shared folder"
             )
         os.chdir(self.folder)
-        self.begin()
+        await asyncio.to_thread(self.begin)
 
     def begin(self) -> None:
         """Opens what the tasks need; an error ends the run."""
