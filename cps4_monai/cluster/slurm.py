@@ -29,6 +29,7 @@ def slurm_cluster(file: Path) -> Any:
     from dask_jobqueue import SLURMCluster
 
     arguments, least, most = read_slurm_file(file)
+    arguments = {"scheduler_options": {"dashboard_address": ":0"}, **arguments}  # several commands on a login node
     try:
         cluster = SLURMCluster(**arguments)
     except (TypeError, ValueError) as error:
