@@ -13,7 +13,7 @@ from cps4_monai.extras import require
 from cps4_monai.threads import usable_cores
 
 logger = logging.getLogger(__name__)
-FIRST_WORKER_SECONDS = 60  # of a scheduler that runs; Slurm may let jobs wait for days
+FIRST_WORKER_SECONDS = 120  # of a scheduler that runs; Slurm may let jobs wait for days
 CLOSE_SECONDS = 10
 _THREADS = "distributed.nanny.pre-spawn-environ"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

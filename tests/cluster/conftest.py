@@ -13,6 +13,7 @@ import pytest
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
+PATIENCE_SECONDS = 300
 HERE = Path(__file__).resolve().parent
 _spec = importlib.util.spec_from_file_location("cluster_coded_fixtures", HERE.parent / "inference" / "conftest.py")
 assert _spec is not None and _spec.loader is not None
@@ -53,6 +54,11 @@ class Processes:
         """Starts a worker with one thread, and the nanny that starts it again."""
         return self._start("worker", self.address, "--nthreads", 1, "--memory-limit", 0, "--no-dashboard")
 
+    def wait_for(self, workers: int) -> None:
+        """Waits until so many have come, however busy this machine is."""
+        with distributed.Client(self.address, set_as_default=False, timeout=PATIENCE_SECONDS) as client:
+            client.wait_for_workers(workers)
+
     def _start(self, what: str, *arguments: object) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *map(str, arguments)]
         with open(self.folder / f"{what}.log", "ab") as log:
@@ -83,7 +89,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
     processes.start_scheduler()
     processes.start_worker()
     processes.start_worker()
-    with distributed.Client(processes.address, set_as_default=False) as client:
-        client.wait_for_workers(2)
+    processes.wait_for(2)
     yield processes
     processes.stop()
