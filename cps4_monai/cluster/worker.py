@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -63,6 +64,7 @@ class RunInWorker(WorkerPlugin):
         self._lock, self._tasks = threading.Lock(), 0
         if self.own_workers:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a scheduler that ends before them
         if self.version != __version__:
             raise ClusterError(
                 f"worker {self.address}: found cps4_monai {__version__}; expected {self.version}, the command's. "

@@ -82,6 +82,14 @@ class Processes:
                 process.kill()
 
 
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a command whose own workers are to preload the faults."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    return Processes(folder).environment
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory):
     """A scheduler with two workers."""

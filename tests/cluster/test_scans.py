@@ -152,14 +152,20 @@ def test_a_scheduler_that_goes_is_told_and_the_same_command_resumes(run, cluster
     assert statuses.count("kept") == there and statuses.count("done") == 6 - there
 
 
-def test_ctrl_c_ends_command_and_workers_and_leaves_nothing_half_written(run, cluster, bundle_dir, make_scan, tmp_path):
+def test_ctrl_c_ends_command_and_workers_and_leaves_nothing_half_written(environment, bundle_dir, make_scan, tmp_path):
     for number in range(30):
         make_scan(slices=3).save(tmp_path / f"in/slow{number}.nii.gz")
     command = [sys.executable, "-m", "cps4_monai.cli", "segment", tmp_path / "in", "-o", tmp_path / "out", "-w",
                bundle_dir, "-d", "cpu", "--no-qc", "--scheduler", "local:1"]  # fmt: skip
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
-            list(map(str, command)), env=cluster.environment, stdout=log, stderr=log, start_new_session=True
+            list(map(str, command)),
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # Whoever starts the tests in the background of a shell has SIGINT ignored, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     while process.poll() is None and not list((tmp_path / "out").glob("[!.]*_dseg.nii.gz")):
         time.sleep(0.02)
