@@ -21,7 +21,7 @@ from distributed.comm import CommClosedError
 
 from cps4_monai.cluster.address import ClusterError, SchedulerAddress
 from cps4_monai.cluster.opening import open_client
-from cps4_monai.cluster.worker import GivenUp, MachineError, RunInWorker, on_worker
+from cps4_monai.cluster.worker import GivenUp, MachineError, RunInWorker, on_worker, packed
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # between two looks at how many workers there are
@@ -79,7 +79,7 @@ class Session:
     def submit(self, function: Callable[[Any, T], R], item: T) -> Any:
         """A future of ``function(tenant, item)`` in some worker."""
         key = f"{self.name}-{next(self._numbers)}"
-        future = self.client.submit(on_worker, self.name, function, item, key=key, pure=False)
+        future = self.client.submit(on_worker, self.name, packed(function, item), key=key, pure=False)
         self._out[key] = future
         return future
 

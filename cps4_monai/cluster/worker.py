@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distributed import WorkerPlugin, get_worker
+from distributed.protocol.pickle import dumps, loads
 
 from cps4_monai import __version__
 from cps4_monai.cluster.address import ClusterError
@@ -114,8 +115,14 @@ class RunInWorker(WorkerPlugin):
             await asyncio.sleep(_POLL_SECONDS)
 
 
-def on_worker(name: str, function: Callable[[Any, Any], Any], item: Any) -> Any:
-    """A task: the function of the run's part in this worker and of one item."""
+def packed(function: Callable[[Any, Any], Any], item: Any) -> bytes:
+    """A function and its item as the scheduler is to see them: it unpacks what it hands on, and would import torch."""
+    return dumps((function, item))
+
+
+def on_worker(name: str, call: bytes) -> Any:
+    """A task: the function of the run's part in this worker and of one item, see :func:`packed`."""
     tenant = get_worker().plugins[name]
     with tenant.task():
+        function, item = loads(call)
         return function(tenant, item)
