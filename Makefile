@@ -35,9 +35,9 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 --cov
 
-# What takes longer than a minute: real processes that are killed and started again.
+# What takes longer than a minute: real processes that are killed and started again, hundreds of scans on workers.
 test-cluster: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 15
 
 # All that a machine without a network needs, in one folder with hashes: docs/how-to/offline-machines.md. DATA=FOLDER
 # takes a data set along; TORCH=2.13.0+cpu another torch than the pinned one; EXTRAS and WEIGHTS may be fewer.

@@ -28,6 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tracking": ("mlflow",),
     "weights": ("onnx",),
     "onnx": ("onnxscript", "onnxruntime"),
+    "cluster": ("distributed", "dask", "dask_jobqueue"),
 }
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 

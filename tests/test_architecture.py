@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan": {"anatomy", "atomic_file"},
     "cache_folder": set(),
     "extras": {"failure"},
+    "cluster": {"extras", "threads"},
     "palette": {"anatomy"},
     "device": set(),
     "precision": set(),
@@ -50,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
-        "anatomy", "atomic_file", "bundle_root", "data", "device", "encoding", "evaluation", "extras",
+        "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "encoding", "evaluation", "extras",
         "levels", "metrics", "networks", "palette", "plan", "precision", "report", "scan_names", "transforms",
     },
     "known_settings": set(),
@@ -63,13 +64,13 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"anatomy", "atomic_file", "evaluation", "inference", "networks", "plan"},
     "demo": {"data", "evaluation", "report", "workflow"},
     "bench": {
-        "anatomy", "atomic_file", "bundle_root", "data", "device", "evaluation", "failure", "fingerprint", "handlers",
-        "known_settings", "metrics", "report", "vision", "workflow",
+        "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "fingerprint",
+        "handlers", "known_settings", "metrics", "report", "vision", "workflow",
     },
     "method_list": {"fingerprint", "known_settings"},
     "commands": {
-        "anatomy", "atomic_file", "bench", "bundle_root", "data", "demo", "device", "evaluation", "export", "failure",
-        "inference", "method_list", "pretrained", "report", "threads", "workflow",
+        "anatomy", "atomic_file", "bench", "bundle_root", "cluster", "data", "demo", "device", "evaluation", "export",
+        "failure", "inference", "method_list", "pretrained", "report", "threads", "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip
@@ -85,6 +86,8 @@ HEAVY = {
     "numpy",
     "nibabel",
     "scipy",
+    "dask",
+    "distributed",
 }
 
 

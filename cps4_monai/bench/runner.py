@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO, NoReturn, Protocol
 
 from cps4_monai.bench.folders import LOG
 from cps4_monai.bench.plan import Job
@@ -24,13 +24,28 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 POLL_SECONDS = 0.2
 
 
+class Process(Protocol):
+    """A job's process, here or elsewhere, as :class:`subprocess.Popen` has it."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        ...
+
+    def terminate(self) -> None:
+        """Has it end."""
+        ...
+
+    def wait(self) -> int | None:
+        """Waits until it has ended."""
+        ...
+
+
 @dataclass
 class Running:
     """A job that is being worked on."""
 
     job: Job
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    process: Process
     since: float
 
 
@@ -130,9 +145,17 @@ class Runner:
                 one.process.terminate()
             for one in self.running:
                 one.process.wait()
-                one.log.close()
             signal.signal(signal.SIGTERM, before)
         return self.results
+
+    def begin(self, job: Job) -> Process:
+        """Starts a job that is prepared."""
+        with (job.folder / LOG).open("ab") as log:
+            return start_process(job_command(job), log, self._environment)
+
+    def at_a_time(self) -> int:
+        """Jobs that may run now."""
+        return self.slots
 
     def _start(self) -> None:
         for job in list(self.waiting):
@@ -144,13 +167,11 @@ class Runner:
                     self.waiting.remove(job)
                     self._end(Ended(job, 0.0, f"its stage 1 failed, see {before.folder / LOG}"))
                     continue
-            if len(self.running) >= self.slots:
+            if len(self.running) >= self.at_a_time():
                 return
             self.waiting.remove(job)
             job.prepare()
-            log = (job.folder / LOG).open("ab")
-            process = start_process(job_command(job), log, self._environment)
-            self.running.append(Running(job, process, log, time.monotonic()))
+            self.running.append(Running(job, self.begin(job), time.monotonic()))
 
     def _collect(self) -> None:
         for one in list(self.running):
@@ -158,7 +179,6 @@ class Runner:
             if code is None:
                 continue
             self.running.remove(one)
-            one.log.close()
             error = "" if code == 0 and not one.job.left else _reason(one.job.folder / LOG, code)
             self._end(Ended(one.job, time.monotonic() - one.since, error))
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from cps4_monai.bench.runner import Ended
+    from cps4_monai.cluster.address import SchedulerAddress
 
 
 class StudyGroup(click.Group):
@@ -40,6 +45,11 @@ def bench() -> None:
 @click.option("--only", metavar="PATTERN", help="Cells to run, e.g. 'cps4-*' or seed0; their stage 1 comes along.")
 @click.option("--dry-run", is_flag=True, help="Show what is left and how long it may take.")
 @click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Jobs on workers of Dask: tcp://HOST:PORT, local:N or slurm:FILE.yaml (extra cluster).",
+)
 def run(
     study_file: Path,
     output: Path,
@@ -49,6 +59,7 @@ def run(
     only: str | None,
     dry_run: bool,
     device: str | None,
+    scheduler: str | None,
 ) -> None:
     """Run what is left of STUDY; started again, it goes on where it stopped."""
     from rich.console import Console
@@ -56,11 +67,14 @@ def run(
     from cps4_monai.bench.display import Display, show_plan
     from cps4_monai.bench.runner import Runner, auto_jobs
     from cps4_monai.bench.start import start_study
+    from cps4_monai.cluster.address import SchedulerAddress
 
     try:
+        address = None if scheduler is None else SchedulerAddress.parse(scheduler)
         plan = start_study(study_file, output, datalist=datalist, dataset_dir=dataset_dir, device=device)
         left = plan.open_jobs(only)
-        slots = auto_jobs(device) if jobs == "auto" else _count(jobs)
+        most = auto_jobs(device) if address is None else max(1, len(left))  # a cluster says itself how many
+        slots = most if jobs == "auto" else _count(jobs)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if only is not None and not plan.matching(only):
@@ -71,8 +85,9 @@ def run(
         return
     plan.write()
     display = Display(plan, left, console)
+    told = (left, slots, display.watch, display.ended)
     with display.progress:
-        results = Runner(left, slots, display.watch, display.ended).run()
+        results = Runner(*told).run() if address is None else _on_cluster(address, *told)
     failed = [result for result in results if result.error]
     if failed:
         raise click.ClickException(
@@ -130,6 +145,16 @@ def report(
             click.echo(f"study {results.manifest['study']}: {len(results.missing)} cells are not done yet", err=True)
     click.echo(f"report: {made.html}")
     click.echo(f"report: {made.markdown}")
+
+
+def _on_cluster(address: SchedulerAddress, *told: Any) -> list[Ended]:
+    from cps4_monai.bench.on_cluster import cluster_runner
+
+    try:
+        with cluster_runner(address, *told) as runner:
+            return runner.run()
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _count(jobs: str) -> int:

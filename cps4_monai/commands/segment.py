@@ -65,6 +65,11 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--dicom-seg", is_flag=True, help="A DICOM SEG of each DICOM series, too (extra dicom).")
 @click.option("--seg-nrrd", is_flag=True, help="A .seg.nrrd for 3D Slicer of each scan, too (extra slicer).")
 @click.option("--identify", is_flag=True, help="PatientID and StudyInstanceUID in the JSONs as they are, not hashed.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Scans on workers of Dask: tcp://HOST:PORT, local:N or slurm:FILE.yaml (extra cluster).",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def segment(
     inputs: tuple[Path, ...],
@@ -82,6 +87,7 @@ def segment(
     dicom_seg: bool,
     seg_nrrd: bool,
     identify: bool,
+    scheduler: str | None,
     verbose: bool,
 ) -> None:
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
@@ -97,6 +103,7 @@ def segment(
       cps4 segment archive/patient3 -o out --dicom-seg
       cps4 segment patient1/dicom patient2/dicom -o out --weights spine.zip
       cps4 segment scans more/scan.nii -o out --tta --jobs 4
+      cps4 segment archive -o out --scheduler local:2
     """
     import logging
     import warnings
@@ -114,7 +121,7 @@ def segment(
             run = segment_scans(
                 inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
                 qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, series=series,
-                dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, identify=identify, on_scan=on_scan,
+                dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, identify=identify, on_scan=on_scan, scheduler=scheduler,
             )  # fmt: skip
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error

@@ -22,7 +22,7 @@ from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import check_picture, write_picture
-from cps4_monai.inference.scan_views import REPORT, report_files, series_uid
+from cps4_monai.inference.scan_views import REPORT, report_files, series_uid, spread_over_threads
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import LevelThresholds, level_flags
@@ -88,7 +88,7 @@ def report_masks(
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         outcomes = list(pool.map(one, paths))
     run_files.write(run_tables(outcomes, anatomy, output))
-    for files in report_files(outcomes, anatomy, title=title, views=qc, jobs=jobs):
+    for files in report_files(outcomes, anatomy, title=title, views=qc, spread=spread_over_threads(jobs)):
         run_files.write(files)
     return outcomes, output / REPORT
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,37 @@ class ScanOutcome:
         """Warnings about the scan, and the note about a label map that was kept."""
         note = [self.reason] if self.reason and self.status == "kept" else []
         return [*note, *self.record.get("Warnings", [])]
+
+
+class StoredRecord(Mapping[str, Any]):
+    """A record that stays in its sidecar and is read when it is looked at: of ten thousand, none is in memory.
+
+    Args:
+        sidecar: JSON beside a label map.
+    """
+
+    def __init__(self, sidecar: Path) -> None:
+        self.sidecar = sidecar
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        known = os.stat(self.sidecar)
+        return _record_in(self.sidecar, known.st_mtime_ns, known.st_ino)
+
+
+@lru_cache(maxsize=2)  # a row of a table asks for several values of one record
+def _record_in(sidecar: Path, changed_ns: int, inode: int) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+    return record
 
 
 def reason_of(error: Exception) -> str:

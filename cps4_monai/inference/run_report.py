@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -75,7 +77,7 @@ def run_report(
             "per structure by which this numbering beats its shifts.",
         ),
         Section("Viewer", viewer_blocks(views, anatomy, corrections=True), VIEWER_INTRO),
-        Section("Pictures", _pictures(listed)),
+        Section("Pictures", _pictures(listed, stored=pages is None)),
         Section("Structures", [_structure_table(listed, anatomy)] if any(o.structures for o in listed) else []),
         Section("Alarms and notes", [_meanings()]),
         Section(
@@ -134,11 +136,14 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
 
 def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
     colours, rows = hex_colours(anatomy), []
+    found: dict[int, list[tuple[str, float, float | None]]] = defaultdict(list)
+    for one in listed:
+        for s in one.structures:
+            found[s["code"]].append((s["state"], s["volume_ml"], s["confidence"]))
     for structure in anatomy.foreground:
-        found = [s for o in listed for s in o.structures if s["code"] == structure.code]
-        states = Counter(s["state"] for s in found)
-        whole = [s["volume_ml"] for s in found if s["state"] == "present"]
-        sure = [s["confidence"] for s in found if s["confidence"] is not None]
+        states = Counter(state for state, _, _ in found[structure.code])
+        whole = [volume for state, volume, _ in found[structure.code] if state == "present"]
+        sure = [confidence for _, _, confidence in found[structure.code] if confidence is not None]
         rows.append(
             [
                 Cell(structure.name, structure.code, "", colours[structure.code]),
@@ -154,13 +159,15 @@ def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
     return Table(columns, rows, "Volumes are those within the slab.")
 
 
-def _pictures(listed: Sequence[ScanOutcome]) -> list[Any]:
+def _pictures(listed: Sequence[ScanOutcome], *, stored: bool) -> list[Any]:
+    """The first pictures: stored in the page, or beside their label maps, from where they are loaded when looked at."""
     drawn = [one for one in listed if one.picture is not None]
     figures = []
     for one in drawn[:MAX_PICTURES]:
-        png = _read(one.picture)
+        png = _read(one.picture) if stored else b""
         if png is not None:
-            figures.append(Figure(png, one.name, ". ".join(one.alarm_words), alt=one.name))
+            address = "" if stored else quote(os.fsencode(f"{one.name}_qc.png"))
+            figures.append(Figure(png, one.name, ". ".join(one.alarm_words), alt=one.name, address=address))
     more = len(drawn) - MAX_PICTURES
     rest = [Text(f"{more} more lie beside their label maps (*_qc.png).")] if more > 0 else []
     return [Gallery(figures, wide=True), *rest] if figures else []

@@ -42,11 +42,11 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         folder: that the tables will lie in; label maps in it are named from there, so that it can be moved as a whole.
     """
     listed = [one for one in outcomes if one.status != "skipped"]
-    structures = [structure_row(one, structure) for one in listed for structure in one.structures]
+    structures = (structure_row(one, structure) for one in listed for structure in one.structures)
     failures = [{"source": o.source, "scan": o.name, "reason": o.reason} for o in outcomes if o.status == "failed"]
     tables = (
         _csv(STRUCTURE_COLUMNS, structures),
-        _csv(SCAN_COLUMNS, [scan_row(one, anatomy, folder) for one in listed]),
+        _csv(SCAN_COLUMNS, (scan_row(one, anatomy, folder) for one in listed)),
         _csv(FAILURE_COLUMNS, failures),
         slicer_colour_table(anatomy),
         slicer_colour_csv(anatomy),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -28,6 +31,29 @@ from cps4_monai.report.viewer import MAX_IN_PAGE, NIIVUE, View, Viewer, niivue_c
 logger = logging.getLogger(__name__)
 REPORT = "report.html"
 LAYER = "labels"
+PAGES_AT_A_TIME = 50  # that are in memory before they are written
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Spread(Protocol):
+    """A :func:`map` that may work on several items at a time; answers come in the order of the items."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        """Answers as they are ready."""
+        ...
+
+
+def spread_over_threads(jobs: int) -> Spread:
+    """A map that works on ``jobs`` items at a time, and takes no more than a page's worth of them ahead."""
+
+    def spread(function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        waiting = iter(items)
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            while part := list(islice(waiting, MAX_IN_PAGE)):
+                yield from pool.map(function, part)
+
+    return spread
 
 
 def report_files(
@@ -37,7 +63,7 @@ def report_files(
     title: str = "Spine segmentation",
     settings: Mapping[str, Any] | None = None,
     views: bool = True,
-    jobs: int = 2,
+    spread: Spread = map,
 ) -> Iterator[dict[str, bytes]]:
     """Names and contents of the report's files, a few at a time; the page that the others belong to comes last.
 
@@ -47,21 +73,39 @@ def report_files(
         title: of the page.
         settings: of the run, in words.
         views: whether scans can be looked at in it; without, it has tables and the pictures that are there.
-        jobs: scans read at a time.
+        spread: reads the scans and makes their pages.
     """
     listed = by_urgency([one for one in outcomes if one.label is not None])
     shown = listed if views and niivue_code() is not None else []
     if len(shown) <= MAX_IN_PAGE:
-        made = [view for view in _views(shown, anatomy, jobs) if view is not None]
+        made = [view for view in spread(partial(_view, anatomy), shown) if view is not None]
         yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, views=made)}
         return
-    pages = {one.name: f"{one.name}_view.html" for one in shown}
-    run = run_of([View(one.name, b"", {LAYER: one.label.read_bytes()}) for one in shown if one.label is not None])
+    pages = [f"{one.name}_view.html" for one in shown]
+    run = run_of(View(one.name, b"", {LAYER: one.label.read_bytes()}) for one in shown if one.label is not None)
     yield {NIIVUE: niivue_code() or b""}
-    for place, view in enumerate(_views(shown, anatomy, jobs)):
-        yield {pages[shown[place].name]: _scan_page(view, shown[place].name, anatomy, list(pages.values()), place, run)}
-    links = {name: quote(page) for name, page in pages.items()}
+    places = (_Place(one, number, tuple(pages[max(0, number - 1) : number + 2]), len(pages))
+              for number, one in enumerate(shown))  # fmt: skip
+    made_pages = zip(pages, spread(partial(_scan_page, anatomy, run), places), strict=True)
+    while part := dict(islice(made_pages, PAGES_AT_A_TIME)):
+        yield part
+    links = {one.name: quote(os.fsencode(page)) for one, page in zip(shown, pages, strict=True)}
     yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, pages=links)}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A scan of many, its number from 0, names of its page and of those beside it in order, and how many there are."""
+
+    outcome: ScanOutcome
+    number: int
+    near: tuple[str, ...]
+    total: int
+
+    @property
+    def here(self) -> int:
+        """Which of the pages is its own."""
+        return min(1, self.number)
 
 
 def series_uid(sidecar: Mapping[str, Any]) -> str | None:
@@ -96,24 +140,19 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
     )
 
 
-def _views(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, jobs: int) -> Iterator[View | None]:
-    """In their order; None, and a warning, for a scan that cannot be shown."""
-
-    def one(outcome: ScanOutcome) -> View | None:
-        try:
-            return scan_view(outcome, anatomy)
-        except Exception as error:  # whatever is wrong with one scan, the report of the others is written
-            logger.warning("%s is not in the report's viewer: %s", outcome.name, error)
-            return None
-
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        for start in range(0, len(outcomes), MAX_IN_PAGE):
-            yield from pool.map(one, outcomes[start : start + MAX_IN_PAGE])
+def _view(anatomy: Anatomy, outcome: ScanOutcome) -> View | None:
+    """None, and a warning, for a scan that cannot be shown."""
+    try:
+        return scan_view(outcome, anatomy)
+    except Exception as error:  # whatever is wrong with one scan, the report of the others is written
+        logger.warning("%s is not in the report's viewer: %s", outcome.name, error)
+        return None
 
 
-def _scan_page(view: View | None, name: str, anatomy: Anatomy, pages: Sequence[str], place: int, run: str) -> bytes:
+def _scan_page(anatomy: Anatomy, run: str, place: _Place) -> bytes:
     """The page of one scan of many, with the way to its neighbours and to the index."""
-    folder = PurePosixPath(pages[place]).parent
+    view = _view(anatomy, place.outcome)
+    folder = PurePosixPath(place.near[place.here]).parent
 
     def address(page: str) -> str:
         return quote(os.fsencode(os.path.relpath(page, folder).replace(os.sep, "/")))
@@ -123,13 +162,13 @@ def _scan_page(view: View | None, name: str, anatomy: Anatomy, pages: Sequence[s
         anatomy,
         corrections=True,
         script=address(NIIVUE),
-        pages=[address(page) for page in pages],
-        place=place,
+        pages=[address(page) for page in place.near],
+        place=place.here,
         index=address(REPORT),
         run=run,
     )
-    section = Section("Viewer", [viewer], f"Scan {place + 1} of {len(pages)}.")
-    return text_bytes(render_page(name, SUBTITLE, [section], f"Made by cps4_monai {__version__}."))
+    section = Section("Viewer", [viewer], f"Scan {place.number + 1} of {place.total}.")
+    return text_bytes(render_page(place.outcome.name, SUBTITLE, [section], f"Made by cps4_monai {__version__}."))
 
 
 def _shown_sha256(outcome: ScanOutcome) -> str | None:

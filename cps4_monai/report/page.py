@@ -19,6 +19,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.report.viewer import Viewer
 
 WEBP_QUALITY = 85
+ROWS_AT_A_TIME = 200
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Table:
 
     On a narrow screen a table of numbers is pushed sideways past its first column; with ``words``, each row becomes a
     block of lines instead, so that no column is out of sight. ``filtered`` puts a line above it in which a reader types
-    what the rows shown are to hold, and a box that leaves those with a cell of tone "warn" or "bad".
+    what the rows shown are to hold, and a box that leaves those with a cell of tone "warn" or "bad". Of more than
+    ``ROWS_AT_A_TIME`` rows that many are shown at a time; sorting and filtering are over all of them.
     """
 
     columns: Sequence[str]
@@ -66,23 +68,32 @@ class Table:
     filtered: bool = False
     template: str = field(default="table", init=False)
 
+    @property
+    def rows_at_a_time(self) -> int:
+        """Rows that are shown before a reader asks for more."""
+        return ROWS_AT_A_TIME if len(self.rows) > ROWS_AT_A_TIME else len(self.rows)
+
 
 @dataclass(frozen=True)
 class Figure:
     """A picture (PNG bytes or an SVG element) with its title and caption.
 
-    PNG is stored in the page as WebP, a tenth of its size.
+    PNG is stored in the page as WebP, a tenth of its size; with an ``address`` (of a file, seen from the page) nothing
+    is stored, and the file is loaded when a reader comes to it.
     """
 
     picture: bytes | str
     title: str = ""
     caption: str = ""
     alt: str = ""
+    address: str = ""
     template: str = field(default="figure", init=False)
 
     @property
     def html(self) -> Markup:
-        """The element itself, with the picture inside."""
+        """The element itself, with the picture inside or with its address."""
+        if self.address:
+            return Markup('<img loading="lazy" alt="{}" src="{}">').format(self.alt or self.title, self.address)
         if isinstance(self.picture, bytes):
             buffer = io.BytesIO()
             Image.open(io.BytesIO(self.picture)).convert("RGB").save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)

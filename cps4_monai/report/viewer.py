@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -84,7 +84,7 @@ class Viewer:
         anatomy: names and colours.
         corrections: whether levels can be corrected in it; not where a prediction is shown beside its label.
         script: address of NiiVue's file; "" puts it into the page.
-        pages: where each scan has a page of its own: those of all scans, in order, as addresses from this page.
+        pages: where each scan has a page of its own: this one and those before and after it, as addresses from here.
         place: of this page among them.
         index: address of the page that lists them.
         run: what tells these scans from others, so that corrections are kept for them alone.
@@ -147,7 +147,7 @@ def niivue_code() -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
-def run_of(views: Sequence[View]) -> str:
+def run_of(views: Iterable[View]) -> str:
     """What tells these scans and label maps from others."""
     told = hashlib.sha256()
     for view in views:

@@ -202,6 +202,7 @@ def small_bundle(tmp_path_factory):
 def test_segmenting_imports_no_training_and_no_drawing_before_it_is_needed(inputs, small_bundle):
     inputs.save()
     heavy = ["monai", "ignite", "pandas", "timm", "transformers", "torchvision", "skimage", "SimpleITK", "matplotlib"]
+    heavy += ["dask", "distributed"]
     code = (
         "import sys; from cps4_monai.inference.batch import segment_scans;"
         f"run = segment_scans({str(inputs.folder)!r}, {str(inputs.out)!r}, weights={str(small_bundle)!r}, qc=False);"

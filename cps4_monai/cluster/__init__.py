@@ -1,0 +1,1 @@
+"""Work for the workers of a Dask cluster, which nothing here imports before a scheduler is named."""

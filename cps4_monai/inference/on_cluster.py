@@ -1,0 +1,123 @@
+"""Scans on the workers of a Dask cluster: each opens the weights once, and writes where one process would."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cps4_monai.cluster.address import ClusterError, SchedulerAddress
+from cps4_monai.cluster.session import Session
+from cps4_monai.cluster.worker import GivenUp, MachineError, RunInWorker
+from cps4_monai.inference.outcome import ScanOutcome, StoredRecord
+from cps4_monai.inference.scan_files import ScanFiles
+from cps4_monai.inference.scan_work import ScanWork, Tally
+from cps4_monai.inference.segment import Segmenter
+from cps4_monai.inference.sources import Source
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SegmentInWorker(RunInWorker):
+    """The weights in a worker, opened once, and the work on a scan with them.
+
+    Args:
+        weighed: arguments of :class:`Segmenter`.
+        about: the other arguments of :class:`ScanWork`.
+        folder: see :class:`RunInWorker`.
+        own_workers: likewise.
+    """
+
+    def __init__(self, weighed: Mapping[str, Any], about: Mapping[str, Any], folder: Path, own_workers: bool) -> None:
+        super().__init__(folder, own_workers=own_workers)
+        self.weighed, self.about = dict(weighed), dict(about)
+
+    def begin(self) -> None:
+        """Opens the weights.
+
+        Raises:
+            ClusterError: the worker does not see the output folder.
+            ValueError: settings or weights that cannot be used.
+        """
+        output = self.about["output"]
+        if not output.is_dir():
+            raise ClusterError(
+                f"worker {self.address}: found no folder {output}; expected a file system that all workers share. "
+                "Fix: choose an output folder on one"
+            )
+        segmenter = Segmenter(**self.weighed)
+        network = segmenter.load()
+        for module in (network, *network.children()):  # a look before each pass, of several views as well
+            module.register_forward_pre_hook(lambda *_: self.go_on())
+        self.work = ScanWork(segmenter, **self.about, go_on=self.go_on, passed_on=self._pass_on)
+
+    def _pass_on(self, error: Exception) -> None:
+        if isinstance(error, GivenUp):
+            raise error
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise MachineError(self.address, str(error)) from error
+
+
+@contextmanager
+def cluster_engine(
+    address: SchedulerAddress, weighed: Mapping[str, Any], about: Mapping[str, Any]
+) -> Iterator[ClusterEngine]:
+    """The workers of a cluster, ready for scans.
+
+    Args:
+        address: of the scheduler.
+        weighed: see :class:`SegmentInWorker`.
+        about: likewise.
+
+    Raises:
+        ClusterError: the cluster cannot be used.
+        ValueError: settings or weights that cannot be used.
+    """
+    tenant = SegmentInWorker(weighed, about, Path.cwd(), address.kind == "local")
+    with Session(address, tenant, "cps4-segment") as session:
+        yield ClusterEngine(session, about["output"])
+
+
+class ClusterEngine:
+    """Works scans off on the workers of a session, see :class:`cps4_monai.inference.batch.Engine`."""
+
+    def __init__(self, session: Session, output: Path) -> None:
+        self.session, self.output = session, output
+
+    def run(self, scans: Sequence[Source], tally: Tally) -> list[ScanOutcome]:
+        """Outcomes in the order of the scans; the records of results stay on the disk."""
+        for answer in self.session.complete(_segment, scans):
+            tally.add(answer.result or self._died(answer.item, answer.fault))
+        return [tally.outcomes[source.name] for source in scans]
+
+    def told(self, series: str | int | None) -> dict[str, str]:
+        """What the report says of a run, as a worker tells it."""
+        return next(self.session.spread(_told, [series]))
+
+    def spread(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Answers in the order of the items."""
+        return self.session.spread(_call, ((function, item) for item in items))
+
+    def _died(self, source: Source, fault: str) -> ScanOutcome:
+        return ScanOutcome(source.path, source.name, "failed", f"{source.path}: {fault}")
+
+
+def _segment(tenant: SegmentInWorker, source: Source) -> ScanOutcome:
+    outcome = tenant.work(source)
+    if not outcome.record:
+        return outcome
+    return replace(outcome, record=StoredRecord(ScanFiles.at(tenant.work.output, source.name).sidecar))
+
+
+def _told(tenant: SegmentInWorker, series: str | int | None) -> dict[str, str]:
+    return tenant.work.told(series)
+
+
+def _call(tenant: SegmentInWorker, call: tuple[Callable[[T], R], T]) -> R:
+    function, item = call
+    return function(item)

@@ -1,0 +1,80 @@
+"""`cps4 bench run --scheduler`: the jobs of a study beside workers, and Slurm's workers by a stand-in of sbatch."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from cps4_monai.bench import on_cluster
+from cps4_monai.bench.plan import Job
+from cps4_monai.cluster.address import SchedulerAddress
+
+STAND_IN = """import json, os, sys, time, pathlib
+folder = pathlib.Path(sys.argv[1]); behaviour = json.loads((folder / 'task.json').read_text())['behaviour']
+open(folder.parent / 'order', 'a').write(folder.name + '\\n')
+if behaviour == 'fail': sys.exit('Error: no labeled subject')
+if behaviour == 'hang': (folder.parent / 'hangs').write_text(str(os.getpid())); time.sleep(60)
+(folder / 'done.json').write_text(json.dumps({'seconds': {'training': 1.0}}))
+"""
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Function that makes a job whose process does what it is told, in place of the training."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    script = str(tmp_path / "stand_in.py")
+    monkeypatch.setattr(on_cluster, "job_command", lambda job: [sys.executable, script, str(job.folder)])
+
+    def make(name: str, after: Job | None = None, behaviour: str = "work") -> Job:
+        task = {"settings": {}, "behaviour": behaviour}
+        kind = "cell" if after else "stage1"
+        return Job(name, kind, tmp_path / name, {"name": name}, task, (), after, "m", 1)
+
+    return make
+
+
+def test_jobs_run_beside_workers_of_slurm_in_their_order(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
+    for name, script in (
+        ("sbatch", f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh {tmp_path}/script >{tmp_path}/worker.log 2>&1 &\n'
+                   f"echo $! >{tmp_path}/pid\necho Submitted batch job 7\n"),
+        ("scancel", f"#!/bin/sh\nkill -- -$(cat {tmp_path}/pid)\n"),
+    ):  # fmt: skip
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(script)
+        (tmp_path / "bin" / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    file = tmp_path / "slurm.yaml"
+    file.write_text("jobs: 1\ncores: 2\nmemory: 2GB\nprocesses: 1\ninterface: lo\nqueue: short\n")
+    broken, whole = job("broken", behaviour="fail"), job("whole")
+    jobs = [broken, job("x", broken), whole, job("y", whole)]
+    ended = []
+    with on_cluster.cluster_runner(
+        SchedulerAddress.parse(f"slurm:{file}"), jobs, 4, lambda running: None, ended.append
+    ) as runner:
+        results = {result.job.name: result.error for result in runner.run()}
+    assert "#SBATCH -p short" in (tmp_path / "script").read_text()
+    assert results["broken"] == "no labeled subject" and "its stage 1 failed" in results["x"]
+    assert results["whole"] == results["y"] == "" and len(ended) == 4
+    order = (tmp_path / "order").read_text().split()
+    assert "x" not in order and order.index("whole") < order.index("y")
+
+
+def test_an_interrupt_ends_the_jobs_of_all_workers(job, tmp_path: Path) -> None:
+    def interrupt(running) -> None:
+        if (tmp_path / "hangs").is_file():
+            raise KeyboardInterrupt
+
+    told = ([job("long", behaviour="hang")], 1, interrupt, lambda result: None)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        on_cluster.cluster_runner(SchedulerAddress.parse("local:1"), *told) as runner,
+    ):
+        runner.run()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "hangs").read_text()), 0)
