@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from cps4_monai.losses.semi_supervised import mask_unannotated
 from cps4_monai.networks.composite import deployable
 from cps4_monai.networks.ema import share_buffers, unwrap
+from cps4_monai.networks.evaluation_mode import evaluation_mode
 
 Batch = Mapping[str, Any]
 """{"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong", "prompt_map"}} and more, on the device."""
@@ -152,10 +153,8 @@ class SemiSupervisedMethod(ABC):
         logits: dict[str, Tensor] = {}
         for name, wrapped in self.networks.items():
             network = unwrap(wrapped)
-            was_training = network.training
-            with torch.no_grad():
-                logits[name] = network.eval()(images)
-            network.train(was_training)
+            with torch.no_grad(), evaluation_mode(network):
+                logits[name] = network(images)
         return logits
 
     @torch.no_grad()
@@ -168,9 +167,8 @@ class SemiSupervisedMethod(ABC):
             images: (B, 1, H, W), on the networks' device.
         """
         network = deployable(self.networks.get("student", self.networks[self.deployed_name]))
-        was_training = network.training
-        logits = network.eval()(images)
-        network.train(was_training)
+        with evaluation_mode(network):
+            logits = network(images)
         return mask_unannotated(logits, self.unannotated).softmax(dim=1)
 
     def feedback(self, images: Tensor) -> Tensor | None:

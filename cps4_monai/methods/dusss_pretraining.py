@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +19,7 @@ from cps4_monai.losses.similarity_supervision import Gaussian, compare, info_nce
 from cps4_monai.methods.base import Batch
 from cps4_monai.methods.prompted_pretraining import PromptedPretraining
 from cps4_monai.networks.ema import ema_update, make_teacher, unwrap
+from cps4_monai.networks.evaluation_mode import evaluation_mode
 from cps4_monai.networks.uncertain_embeddings import LOCAL_GRID
 
 
@@ -150,7 +150,7 @@ class DuSSSPretraining(PromptedPretraining):
         """
         batch = {"labeled": {"image": image, "image_strong": image, "label": label}}
         model = unwrap(self.networks["model"])
-        with eval_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
+        with evaluation_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
             return self.losses(self._similarities(model, batch["labeled"]), batch)["loss"]
 
     def _similarities(self, model: nn.Module, labeled: Mapping[str, Tensor]) -> dict[str, Tensor]:

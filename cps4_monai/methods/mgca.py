@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
-from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +19,7 @@ from cps4_monai.methods.base import Batch
 from cps4_monai.methods.prompted_pretraining import PromptedPretraining
 from cps4_monai.networks.composite import Composite
 from cps4_monai.networks.ema import ema_decay, unwrap
+from cps4_monai.networks.evaluation_mode import evaluation_mode
 
 
 class PrototypeHeads(Composite):
@@ -197,7 +197,7 @@ class MGCA(PromptedPretraining):
         The queue is read and left as it is.
         """
         model = unwrap(self.networks["model"])
-        with eval_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
+        with evaluation_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
             outputs = self._compare(model, image, label)
         counted = outputs["found"].flatten(1).any(1, keepdim=True)
         pairs = torch.cat([outputs["image_scores"], outputs["caption_scores"], counted.float()], dim=1)
