@@ -35,7 +35,7 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 --cov
 
-# What takes longer than a minute: real processes that are killed and started again, hundreds of scans on workers.
+# What takes a minute or longer: real processes that are killed and started again, hundreds of scans on workers.
 test-cluster: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 15
 

@@ -128,6 +128,7 @@ def test_where_no_worker_has_room_the_run_ends_with_what_to_do(run, cluster, tmp
     (cluster.folder / "full").unlink()
 
 
+@pytest.mark.cluster
 def test_a_scheduler_that_goes_is_told_and_the_same_command_resumes(run, cluster, tmp_path) -> None:
     names = [f"slow{n}" for n in range(6)]
     scheduler, worker = cluster.started[0], cluster.start_worker()
@@ -152,6 +153,7 @@ def test_a_scheduler_that_goes_is_told_and_the_same_command_resumes(run, cluster
     assert statuses.count("kept") == there and statuses.count("done") == 6 - there
 
 
+@pytest.mark.cluster
 def test_ctrl_c_ends_command_and_workers_and_leaves_nothing_half_written(environment, bundle_dir, make_scan, tmp_path):
     for number in range(30):
         make_scan(slices=3).save(tmp_path / f"in/slow{number}.nii.gz")

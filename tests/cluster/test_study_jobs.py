@@ -37,6 +37,7 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return make
 
 
+@pytest.mark.cluster
 def test_jobs_run_beside_workers_of_slurm_in_their_order(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
     for name, script in (
