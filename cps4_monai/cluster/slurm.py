@@ -68,8 +68,12 @@ def known_arguments() -> set[str]:
     from dask_jobqueue.core import Job, JobQueueCluster
     from dask_jobqueue.slurm import SLURMJob
 
-    signatures = [inspect.signature(one.__init__) for one in (JobQueueCluster, Job, SLURMJob)]
-    return {name for one in signatures for name in one.parameters} - {"self", "job_kwargs", "base_class_kwargs"}
+    signatures = [inspect.signature(kind.__init__) for kind in (JobQueueCluster, Job, SLURMJob)]
+    return {name for signature in signatures for name in signature.parameters} - {
+        "self",
+        "job_kwargs",
+        "base_class_kwargs",
+    }
 
 
 def _jobs(value: Any, file: Path) -> tuple[int, int]:

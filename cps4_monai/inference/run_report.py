@@ -136,14 +136,14 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
 
 def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
     colours, rows = hex_colours(anatomy), []
-    found: dict[int, list[tuple[str, float, float | None]]] = defaultdict(list)
-    for one in listed:
-        for s in one.structures:
-            found[s["code"]].append((s["state"], s["volume_ml"], s["confidence"]))
+    by_code: dict[int, list[tuple[str, float, float | None]]] = defaultdict(list)
+    for outcome in listed:
+        for s in outcome.structures:
+            by_code[s["code"]].append((s["state"], s["volume_ml"], s["confidence"]))
     for structure in anatomy.foreground:
-        states = Counter(state for state, _, _ in found[structure.code])
-        whole = [volume for state, volume, _ in found[structure.code] if state == "present"]
-        sure = [confidence for _, _, confidence in found[structure.code] if confidence is not None]
+        states = Counter(state for state, _, _ in by_code[structure.code])
+        whole = [volume for state, volume, _ in by_code[structure.code] if state == "present"]
+        sure = [confidence for _, _, confidence in by_code[structure.code] if confidence is not None]
         rows.append(
             [
                 Cell(structure.name, structure.code, "", colours[structure.code]),

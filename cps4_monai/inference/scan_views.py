@@ -81,15 +81,14 @@ def report_files(
         made = [view for view in spread(partial(_view, anatomy), shown) if view is not None]
         yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, views=made)}
         return
-    pages = [f"{one.name}_view.html" for one in shown]
+    pages = [f"{outcome.name}_view.html" for outcome in shown]
     run = run_of(View(one.name, b"", {LAYER: one.label.read_bytes()}) for one in shown if one.label is not None)
     yield {NIIVUE: niivue_code() or b""}
-    places = (_Place(one, number, tuple(pages[max(0, number - 1) : number + 2]), len(pages))
-              for number, one in enumerate(shown))  # fmt: skip
+    places = (_place(number, outcome, pages) for number, outcome in enumerate(shown))
     made_pages = zip(pages, spread(partial(_scan_page, anatomy, run), places), strict=True)
     while part := dict(islice(made_pages, PAGES_AT_A_TIME)):
         yield part
-    links = {one.name: quote(os.fsencode(page)) for one, page in zip(shown, pages, strict=True)}
+    links = {outcome.name: quote(os.fsencode(page)) for outcome, page in zip(shown, pages, strict=True)}
     yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, pages=links)}
 
 
@@ -106,6 +105,10 @@ class _Place:
     def here(self) -> int:
         """Which of the pages is its own."""
         return min(1, self.number)
+
+
+def _place(number: int, outcome: ScanOutcome, pages: Sequence[str]) -> _Place:
+    return _Place(outcome, number, tuple(pages[max(0, number - 1) : number + 2]), len(pages))
 
 
 def series_uid(sidecar: Mapping[str, Any]) -> str | None:

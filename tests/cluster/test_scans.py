@@ -157,8 +157,8 @@ def test_a_scheduler_that_goes_is_told_and_the_same_command_resumes(run, cluster
 def test_ctrl_c_ends_command_and_workers_and_leaves_nothing_half_written(environment, bundle_dir, make_scan, tmp_path):
     for number in range(30):
         make_scan(slices=3).save(tmp_path / f"in/slow{number}.nii.gz")
-    command = [sys.executable, "-m", "cps4_monai.cli", "segment", tmp_path / "in", "-o", tmp_path / "out", "-w",
-               bundle_dir, "-d", "cpu", "--no-qc", "--scheduler", "local:1"]  # fmt: skip
+    command = [sys.executable, "-m", "cps4_monai.cli", "segment", tmp_path / "in", "-o", tmp_path / "out"]
+    command += ["-w", bundle_dir, "-d", "cpu", "--no-qc", "--scheduler", "local:1"]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
             list(map(str, command)),

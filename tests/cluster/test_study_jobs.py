@@ -41,10 +41,13 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_jobs_run_beside_workers_of_slurm_in_their_order(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
     for name, script in (
-        ("sbatch", f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh {tmp_path}/script >{tmp_path}/worker.log 2>&1 &\n'
-                   f"echo $! >{tmp_path}/pid\necho Submitted batch job 7\n"),
+        (
+            "sbatch",
+            f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh {tmp_path}/script >{tmp_path}/worker.log 2>&1 &\n'
+            f"echo $! >{tmp_path}/pid\necho Submitted batch job 7\n",
+        ),
         ("scancel", f"#!/bin/sh\nkill -- -$(cat {tmp_path}/pid)\n"),
-    ):  # fmt: skip
+    ):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(script)
         (tmp_path / "bin" / name).chmod(stat.S_IRWXU)
