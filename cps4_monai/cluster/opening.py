@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from cps4_monai.threads import usable_cores
 logger = logging.getLogger(__name__)
 FIRST_WORKER_SECONDS = 120  # of a scheduler that runs; Slurm may let jobs wait for days
 CLOSE_SECONDS = 10
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # the same from Python 3.11 on
 _THREADS = "distributed.nanny.pre-spawn-environ"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -37,7 +39,7 @@ def open_client(address: SchedulerAddress) -> Iterator[Any]:
     try:
         try:
             client = Client(address.text if cluster is None else cluster, set_as_default=False)
-        except (OSError, TimeoutError) as error:
+        except (OSError, *TIMEOUTS) as error:
             raise ClusterError(
                 f"--scheduler {address.text}: no scheduler answers there ({error}). Fix: start one with "
                 f"'dask scheduler', and workers with 'dask worker {address.text}'"
@@ -90,7 +92,7 @@ def _wait_for_a_worker(client: Any, address: SchedulerAddress) -> None:
         logger.warning("waiting for the first worker of %s", address.text)
     try:
         client.wait_for_workers(1, timeout=None if address.kind == "slurm" else FIRST_WORKER_SECONDS)
-    except TimeoutError as error:
+    except TIMEOUTS as error:
         raise ClusterError(
             f"--scheduler {address.text}: found no worker within {FIRST_WORKER_SECONDS} s; expected one or more. "
             f"Fix: start some with 'dask worker {address.text}', see {HOW_TO}"

@@ -20,10 +20,11 @@ from distributed import KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
 from cps4_monai.cluster.address import ClusterError, SchedulerAddress
-from cps4_monai.cluster.opening import open_client
+from cps4_monai.cluster.opening import TIMEOUTS, open_client
 from cps4_monai.cluster.worker import GivenUp, MachineError, RunInWorker, on_worker, packed
 
 logger = logging.getLogger(__name__)
+RETURN_SECONDS = 30.0  # in which a worker that died is started again
 LOOK_SECONDS = 1.0  # between two looks at how many workers there are
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,8 +87,9 @@ class Session:
     def complete(self, function: Callable[[Any, T], R], items: Iterable[T]) -> Iterator[Answer[T, R]]:
         """Answers as they come, in any order.
 
-        An item whose worker's machine is at fault (:class:`MachineError`) goes to another worker, and that one is
-        retired.
+        Items whose workers died may only have lain with the one that killed them: they are tried again at the end, each
+        alone, and what then comes of it counts. An item whose worker's machine is at fault (:class:`MachineError`) goes
+        to another worker, and that one is retired.
 
         Args:
             function: of the tenant and an item; importable by name, as are the items' types.
@@ -99,12 +101,20 @@ class Session:
         waiting = iter(items)
         done = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
         out: dict[str, T] = {}
+        suspects, alone = deque[T](), set[str]()
+
+        def send(item: T) -> str:
+            future = self.submit(function, item)
+            out[future.key] = item
+            done.add(future)
+            return str(future.key)
+
         with self.lost_is_told():
             while True:
                 for item in itertools.islice(waiting, max(0, self.threads - len(out))):
-                    future = self.submit(function, item)
-                    out[future.key] = item
-                    done.add(future)
+                    send(item)
+                if not out and suspects:
+                    alone.add(send(suspects.popleft()))
                 if not out:
                     return
                 future, result = next(done)
@@ -114,6 +124,8 @@ class Session:
                     self._retire(error)
                 if isinstance(error, MachineError | GivenUp):  # of a worker that closes
                     waiting = itertools.chain([item], waiting)
+                elif error and future.key not in alone:
+                    suspects.append(item)
                 else:
                     yield Answer(item, None, str(error)) if error else Answer(item, result)
 
@@ -178,18 +190,20 @@ class Session:
         logger.warning("worker %s is retired: %s; its work goes to another", fault.worker, fault.reason)
         self.client.retire_workers([fault.worker])
         self._looked = 0.0
-        if not self.client.nthreads():
+        try:  # one that died before may be on its way back
+            self.client.wait_for_workers(1, timeout=RETURN_SECONDS)
+        except TIMEOUTS as error:
             raise ClusterError(
                 f"no worker is left, the last one had: {fault.reason}. Fix: mend it (make room on the disk), then give "
                 "the same command again: it does what is missing"
-            )
+            ) from error
 
     @contextmanager
     def lost_is_told(self) -> Iterator[None]:
         """Errors of a lost connection in words; others as they are."""
         try:
             yield
-        except (CommClosedError, CancelledError, TimeoutError) as error:
+        except (CommClosedError, CancelledError, *TIMEOUTS) as error:
             raise ClusterError(
                 f"the scheduler {self.client.scheduler.address if self.client.scheduler else self.address.text} is "
                 f"gone ({type(error).__name__}). What is done is on the disk. Fix: start it and its workers again, "
@@ -200,15 +214,16 @@ class Session:
         """Takes back what is out, and has the workers give up what they are at."""
         if self.client.status != "running":
             return
-        with suppress(CommClosedError, TimeoutError, OSError):
+        with suppress(CommClosedError, OSError, *TIMEOUTS):
             self.client.cancel(list(self._out.values()), force=True)
             self.client.unregister_worker_plugin(self.name)
 
 
 def _told(error: KilledWorker) -> str:
     return (
-        f"each of the {error.allowed_failures + 1} workers that took it up died; expected one to survive it. Fix: look "
-        "into the workers' logs (no memory left is the usual reason), give them more memory, then give the same command"
+        f"each of the {error.allowed_failures + 1} workers that took it up, alone at last, died; expected one that "
+        "survives it. Fix: look into the workers' logs (no memory left is the usual reason), give them more memory, "
+        "then give the same command"
     )
 
 
