@@ -150,7 +150,8 @@ class DuSSSPretraining(PromptedPretraining):
         """
         batch = {"labeled": {"image": image, "image_strong": image, "label": label}}
         model = unwrap(self.networks["model"])
-        with evaluation_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
+        # MONAI's evaluator puts it back into training mode after each volume.
+        with torch.no_grad(), evaluation_mode(model):
             return self.losses(self._similarities(model, batch["labeled"]), batch)["loss"]
 
     def _similarities(self, model: nn.Module, labeled: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -197,7 +197,8 @@ class MGCA(PromptedPretraining):
         The queue is read and left as it is.
         """
         model = unwrap(self.networks["model"])
-        with evaluation_mode(model):  # MONAI's evaluator puts it back into training mode after each volume
+        # MONAI's evaluator puts it back into training mode after each volume.
+        with torch.no_grad(), evaluation_mode(model):
             outputs = self._compare(model, image, label)
         counted = outputs["found"].flatten(1).any(1, keepdim=True)
         pairs = torch.cat([outputs["image_scores"], outputs["caption_scores"], counted.float()], dim=1)

@@ -12,7 +12,7 @@ from torch import nn
 def evaluation_mode(network: nn.Module) -> Iterator[nn.Module]:
     """The network in evaluation mode, afterwards in the mode that it was in, also after an error.
 
-    MONAI's ``eval_mode`` does the same; importing it loads torchvision.
+    MONAI's ``eval_mode`` does the same and switches gradients off; importing it loads torchvision.
 
     Args:
         network: whose dropout and batch norm are not to act as in training.
