@@ -206,5 +206,7 @@ def test_an_address_without_a_scheduler_and_weights_that_are_none_are_told(run, 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(ClusterError) as caught:
         run(["a"], "tcp://127.0.0.1:9")
     assert "no scheduler answers there" in str(caught.value) and "dask scheduler" in str(caught.value)
+    cluster.start_worker()  # a test before may have retired all
+    cluster.wait_for(1)
     with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
         run(["a"], cluster.address, batch_size=0)
