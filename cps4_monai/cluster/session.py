@@ -144,10 +144,6 @@ class Session:
                     return
                 yield self._answer(function, *ahead.popleft())
 
-    def ask(self, function: Callable[[Any, None], R]) -> R:
-        """The answer of whichever worker is free first."""
-        return next(self.spread(function, [None]))
-
     @property
     def threads(self) -> int:
         """Tasks that the workers can work on at a time now; at least 1, so that something waits for a first worker."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import run_in_two_processes
 
 pytestmark = pytest.mark.cluster
 
@@ -48,11 +46,9 @@ def folder(tiny_data: Path, tiny_overlay: Path, tmp_path_factory: pytest.TempPat
              "cache_dir": str(folder / "cache")}  # fmt: skip
     (folder / "program.py").write_text(PROGRAM)
     (folder / "given.json").write_text(json.dumps(given))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2",
-               *(str(folder / name) for name in ("program.py", "given.json")), str(folder)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=900)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-20000:]
+    given_to_it = (folder / "given.json", folder)
+    apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    run_in_two_processes(folder / "program.py", *given_to_it, restarts=2, timeout=900, **apart)
     return folder
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from two_processes import run_in_two_processes
 
 PROGRAM = """
 import json, os, sys
@@ -74,11 +72,7 @@ def folders(
         runs.append({"run_id": run_id, "overlays": given, "settings": {**places, **settings, "device_name": "cpu"}})
     (folder / "program.py").write_text(PROGRAM)
     (folder / "runs.json").write_text(json.dumps(runs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               *(str(folder / name) for name in ("program.py", "runs.json", "record"))]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    run_in_two_processes(*(folder / name for name in ("program.py", "runs.json", "record")), timeout=600)
     yield folder
 
 

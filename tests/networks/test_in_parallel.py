@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
+from two_processes import run_in_two_processes
 
 from cps4_monai.losses.dice import soft_dice
 from cps4_monai.losses.whole_batch import of_all_processes, whole_sum
@@ -72,10 +69,7 @@ dist.destroy_process_group()
 def test_two_processes_have_losses_gradients_and_statistics_of_one(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    run_in_two_processes(program)
 
 
 def test_without_other_processes_a_sum_and_a_loss_stay_as_they_are():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import torch
 from torch import nn
+from two_processes import run_in_two_processes
 
 from cps4_monai.networks import share_buffers
 
@@ -46,10 +43,7 @@ dist.destroy_process_group()
 def test_two_processes_keep_one_student_and_one_teacher(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    run_in_two_processes(program)
 
 
 def test_a_single_network_is_left_alone():
