@@ -179,8 +179,8 @@ def tiny_catalogue(tiny_wheels: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     """The folder of wheels, whose hashes the catalogue now has; encoders are put into a cache of the test's own."""
     import dataclasses
 
+    from cps4_monai.file_hash import file_sha256
     from cps4_monai.pretrained import CATALOGUE
-    from cps4_monai.pretrained.store import file_sha256
 
     for name, encoder in list(CATALOGUE.items()):
         known = dataclasses.replace(encoder, sha256=file_sha256(tiny_wheels / encoder.wheel))

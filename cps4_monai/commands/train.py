@@ -86,10 +86,10 @@ def _weights_of_run(weights: Path | None, output: Path) -> Path:
     Raises:
         ValueError: no usable weights, or others than those that are there.
     """
-    import hashlib
     import json
 
     from cps4_monai.atomic_file import write_atomically
+    from cps4_monai.file_hash import file_sha256
     from cps4_monai.inference.bundle import open_bundle
 
     path = output.resolve() / "models" / "model.pt"
@@ -97,7 +97,7 @@ def _weights_of_run(weights: Path | None, output: Path) -> Path:
         return path
     bundle = open_bundle(weights)
     if path.is_file():
-        there = hashlib.sha256(path.read_bytes()).hexdigest()
+        there = file_sha256(path)
         if there != bundle.sha256:
             raise ValueError(
                 f"{path}: holds other weights ({there[:12]}...) than --weights ({bundle.sha256[:12]}...); expected the "

@@ -11,6 +11,7 @@ from typing import Any
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import json_bytes
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.scan_names import stem_of
 
 GENERATOR = "cps4_monai"
@@ -32,7 +33,7 @@ def is_ours(label_path: str | Path) -> bool:
     record = _record(sidecar_of(label_path))
     if record is None or not label_path.is_file():
         return False
-    return _digest(label_path) in (record.get("Sha256"), record.get("Replaces"))
+    return file_sha256(label_path) in (record.get("Sha256"), record.get("Replaces"))
 
 
 def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
@@ -47,7 +48,7 @@ def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
     """
     label_path = Path(label_path)
     sidecar = sidecar_of(label_path)
-    if label_path.exists() and not is_ours(label_path) and _digest(label_path) != over:
+    if label_path.exists() and not is_ours(label_path) and file_sha256(label_path) != over:
         raise ForeignFileError(
             f"{label_path}: found a file that {GENERATOR} did not write (or that was changed since); expected none "
             "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the file away"
@@ -76,7 +77,7 @@ def write_owned_label(
         OSError: the folder cannot be written to.
     """
     label_path = Path(label_path)
-    replaces = _digest(label_path) if check_may_write(label_path, over) else None
+    replaces = file_sha256(label_path) if check_may_write(label_path, over) else None
     sidecar = {
         "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
         "Sha256": hashlib.sha256(content).hexdigest(),
@@ -86,10 +87,6 @@ def write_owned_label(
     }
     write_atomically(sidecar_of(label_path), json_bytes(sidecar, indent=1))
     write_atomically(label_path, content)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _record(sidecar: Path) -> dict[str, Any] | None:

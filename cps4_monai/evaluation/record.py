@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.evaluation.folder import FILES, Evaluation
+from cps4_monai.file_hash import file_sha256
 
 FILE_NAME = "evaluation.json"
 ARGMAX = "argmax"
@@ -56,12 +56,12 @@ def write_record(
     """
     folder = Path(folder)
     record = EvaluationRecord(
-        weights_sha256=_sha256(Path(weights)),
+        weights_sha256=file_sha256(weights),
         section=section,
         data_set=data_set,
         decoded=decoded,
         slice_size=None if slice_size is None else (int(slice_size[0]), int(slice_size[1])),
-        summary_sha256=_sha256(folder / FILES["summary"]),
+        summary_sha256=file_sha256(folder / FILES["summary"]),
     )
     return write_atomically(folder / FILE_NAME, json.dumps(asdict(record), indent=2) + "\n")
 
@@ -81,7 +81,7 @@ def read_record(folder: str | Path) -> EvaluationRecord:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no record of an evaluation ({error}); {fix}") from error
     summary = path.with_name(FILES["summary"])
-    if not summary.is_file() or _sha256(summary) != record.summary_sha256:
+    if not summary.is_file() or file_sha256(summary) != record.summary_sha256:
         raise ValueError(f"{summary}: not the table that {FILE_NAME} beside it is about; {fix}")
     return record
 
@@ -97,7 +97,3 @@ def load_tables(folder: str | Path, record: EvaluationRecord) -> dict[str, Evalu
         return {"argmax": Evaluation.load(folder)}
     beside = {"argmax": Evaluation.load(folder / ARGMAX)} if (folder / ARGMAX).is_dir() else {}
     return {"decoded": Evaluation.load(folder), **beside}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

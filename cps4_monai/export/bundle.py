@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -18,6 +17,7 @@ from cps4_monai.export.card import card_of_weights, licence_of_data
 from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.plan import Plan, plan_of, write_plan
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def evaluation_of_run(run_dir: str | Path) -> Path | None:
     if not folder.is_dir():
         return None
     try:
-        figures_of(folder, _sha256(weights_of_run(run_dir)))
+        figures_of(folder, file_sha256(weights_of_run(run_dir)))
     except ValueError as error:
         logger.warning("the bundle states no figures: %s", error)
         return None
@@ -150,7 +150,7 @@ def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: b
     """What the texts say of weights: kept where it is about these, else written from their plan and evaluation."""
     configs, docs = folder / "configs", folder / "docs"
     metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
-    sha256, plan = _sha256(model), plan_of(model)
+    sha256, plan = file_sha256(model), plan_of(model)
     if not given and SHA256 not in metadata:
         logger.warning("%s: metadata.json has no %s; its figures are taken to be of these weights", folder.name, SHA256)
     elif not speaks_of(metadata, sha256):
@@ -188,16 +188,12 @@ def _plain_node(node: Any) -> Any:
 
 def _sign(folder: Path, model: Path) -> None:
     """The SHA-256 of the weights as they are shipped, beside them and in the metadata."""
-    digest = _sha256(model)
+    digest = file_sha256(model)
     model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
     path = folder / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
     if not speaks_of(metadata, digest):
         _write_json(path, {**metadata, SHA256: digest})
-
-
-def _sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

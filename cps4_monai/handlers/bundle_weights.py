@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -15,6 +14,7 @@ from monai.engines.workflow import Workflow
 from torch import nn
 
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers.best_weights import BestWeights, NoWeightsError, metric_of
 from cps4_monai.plan import plan_of, plan_path
 
@@ -184,7 +184,7 @@ def _listed(told: Any) -> list[str]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+    return file_sha256(path) if path.is_file() else "none"
 
 
 def _checksum_of(path: Path) -> Path:

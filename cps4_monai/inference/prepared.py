@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_slices import scan_to_slices
 from cps4_monai.data.volume import Volume, read_volume
+from cps4_monai.file_hash import file_sha256
 
 if TYPE_CHECKING:
     from cps4_monai.inference.dicom import DicomSeries
@@ -85,7 +85,7 @@ def source_key(path: str | Path, series: str | int | DicomSeries | None = None) 
         from cps4_monai.inference.dicom import series_key
 
         return series_key(path, series)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def _is_dicom(path: str | Path) -> bool:

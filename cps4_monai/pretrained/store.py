@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from cps4_monai.cache_folder import cache_folder
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.pretrained.catalogue import CATALOGUE, VISION, PretrainedEncoder
 
 RECORD = "weights.json"
@@ -75,15 +75,6 @@ def state_of(encoder: PretrainedEncoder, folder: Path | None = None) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return DAMAGED
     return HERE if whole else DAMAGED
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_record(folder: Path, content: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.pretrained.catalogue import PretrainedEncoder
-from cps4_monai.pretrained.store import file_sha256
 
 logger = logging.getLogger(__name__)
 
