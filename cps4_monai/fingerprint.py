@@ -27,7 +27,7 @@ PLACES_AND_PACE: dict[str, str] = {
     "datalist": "a place: which scans it lists is compared by their names",
     "output_dir": _PLACE,
     "cache_dir": _PLACE,
-    "stage1_checkpoint": "a place: the settings of stage 1 are its own run's",
+    "stage1_checkpoint": "a place: the settings of stage 1 are its own run's, and its file is compared by its content",
     "stage1#output_dir": _PLACE,
     "train#output_dir": _PLACE,
     "package": _PLACE,

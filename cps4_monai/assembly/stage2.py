@@ -159,5 +159,6 @@ def trainer(
         lr_scheduler=lr_scheduler,
         pictures=pictures,
         added=handlers,
+        files=getattr(provider, "files", None),
     )
     return make_trainer(stage, method, loader(stage, labeled, unlabeled), order, max_epochs)

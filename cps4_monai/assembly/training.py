@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, from_engine
@@ -67,6 +68,7 @@ def of_stage(
     lr_scheduler: Any = None,
     pictures: Sequence[Any] = (),
     added: Sequence[Any] = (),
+    files: Mapping[str, str | Path] | None = None,
 ) -> list[Any]:
     """The handlers of a stage that is validated, stopped early, resumed, and must leave weights.
 
@@ -80,6 +82,7 @@ def of_stage(
         lr_scheduler: stepped after each epoch; None: the validator steps it.
         pictures: what draws.
         added: the config's own.
+        files: what the stage is trained with beside its data; a run is resumed with the same ones only.
     """
     chooser, *others = validators.values()
     best = chooser.best
@@ -97,7 +100,7 @@ def of_stage(
         validators,
         [*losses_shown(stage), *pictures],
         added,
-        ResumeHandler(stage.folder / "resume.pt", {**states, "best": best, "early_stop": early_stop}, same),
+        ResumeHandler(stage.folder / "resume.pt", {**states, "best": best, "early_stop": early_stop}, same, files),
         best.require,
     )
 

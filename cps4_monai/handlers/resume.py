@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers.files import plain, save_plain
 from cps4_monai.networks.ema import unwrap
 
@@ -54,6 +56,8 @@ class ResumeHandler:
         settings: what must be the same for the run to go on (sizes, losses, seed, data): plain values, and objects, of
             which the class and the attributes named in ``options`` (of a dataclass: its fields) must be. Leave out what
             may change on the way (workers, device, number of epochs).
+        files: what the run is trained with beside its data, name -> path: wherever they lie, the content must be the same.
+            A checkpoint that does not tell of them yet is taken for one of these.
         every: epochs between checkpoints; the last epoch always makes one.
         enabled: False neither reads nor writes.
 
@@ -66,6 +70,7 @@ class ResumeHandler:
         path: str | Path,
         states: Mapping[str, Stateful | None],
         settings: Mapping[str, Any] | None = None,
+        files: Mapping[str, str | Path] | None = None,
         every: int = 1,
         enabled: bool = True,
     ) -> None:
@@ -75,6 +80,7 @@ class ResumeHandler:
         self.states = {name: item for name, item in states.items() if item is not None}
         flat = {key: value for name, item in (settings or {}).items() for key, value in _flat(name, item).items()}
         self.settings = plain(flat, "settings")
+        self.files = {name: Path(file) for name, file in (files or {}).items()}
         self.every = every
         self.enabled = enabled
         self._saved: list[int] = self._watched()
@@ -100,6 +106,7 @@ class ResumeHandler:
         checkpoint = {
             "format": _FORMAT,
             "settings": self.settings,
+            "files": self.hashes,
             "trainer": {
                 "epoch": state.epoch,
                 "iteration": state.iteration,
@@ -120,6 +127,11 @@ class ResumeHandler:
         if whole and self._watched() != self._saved:
             self.save(engine)
 
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each of the files, read once."""
+        return {name: file_sha256(path) for name, path in self.files.items()}
+
     def _watched(self) -> list[int]:
         """Epochs of the last validations, by the states that know them."""
         return [item.last_epoch for item in self.states.values() if hasattr(item, "last_epoch")]
@@ -128,11 +140,12 @@ class ResumeHandler:
         """Goes on from the checkpoint, if there is one.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to a run with other settings.
+            CheckpointError: it is damaged, or belongs to a run with other settings or with other files.
         """
         if not self.path.is_file():
             return
         checkpoint = self._read()
+        self._check_files(checkpoint.get("files", {}))
         trainer = checkpoint["trainer"]
         if trainer["epoch_length"] != engine.state.epoch_length:
             raise CheckpointError(
@@ -188,6 +201,21 @@ class ResumeHandler:
             )
         return checkpoint
 
+    def _check_files(self, before: Mapping[str, str]) -> None:
+        for name, digest in self.hashes.items():
+            path = self.files[name]
+            if name not in before:
+                logger.info(
+                    "%s does not say yet which %s it is trained with; %s (SHA-256 %s) is taken for it",
+                    *(self.path, name, path, digest),
+                )
+            elif before[name] != digest:
+                raise CheckpointError(
+                    f"{path}: this {name} has the SHA-256 {digest}, and {self.path} is of a run that is trained with "
+                    f"one of {before[name]}; expected the same. Fix: put that {name} back, choose another output "
+                    f"folder, or delete {self.path.name} to start over"
+                )
+
     def _way_out(self) -> str:
         return "choose another output folder, restore the settings, or delete this file to start over"
 
@@ -233,5 +261,5 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
     np.random.set_state((own["name"], own["keys"].numpy().astype(np.uint32), *own["rest"]))
     torch.set_rng_state(state["torch"])
-    for index, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(one, index)
+    for index, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(of_device, index)

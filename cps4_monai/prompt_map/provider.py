@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from cps4_monai.prompt_map.cuda_graph import CudaGraphs
 from cps4_monai.prompt_map.mapper import PromptMapper
 from cps4_monai.vision.prompted import PromptedVision
+from cps4_monai.vision.stage1_file import files_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ class PseudoLabelProvider(Protocol):
         batch_keys: entries of the unlabeled batch, beside the image, that the call takes as keyword arguments;
             ``student_probabilities`` asks for the student's (B, C, H, W) of these images, made when it is named, and
             left out while the method has nothing to say.
+
+    A provider that was read from files may name them in ``files``, name -> path: a run goes on only with the same ones.
     """
 
     batch_keys: tuple[str, ...]
@@ -53,6 +56,7 @@ class VLMProvider:
 
     def __init__(self, model: PromptedVision, mapper: PromptMapper) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.files = files_of(model)
         self.mapper = mapper
         self._graphs = CudaGraphs(self._answer)
 

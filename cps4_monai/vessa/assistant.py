@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Assistant(nn.Module):
     Attributes:
         objective: what the weights were trained by; empty where nothing is known.
         substitution: what stands in place of what the objective was published with; None: nothing.
+        path: of the file that it was read from; None: of none.
         waits_for_device: whether a call waits for the device, as parts in local folders do.
 
     Raises:
@@ -76,6 +78,7 @@ class Assistant(nn.Module):
         self.unannotated = tuple(sorted(unannotated))
         self.objective = ""
         self.substitution: str | None = None
+        self.path: Path | None = None
         self.waits_for_device = bool(reference.waits_for_device or mask_decoder.waits_for_device)
         features = torch.zeros(len(bank), image_encoder.embed_dim)
         self.register_buffer("features", features, persistent=False)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cps4_monai.vessa.assistant import FrozenAssistant
 from cps4_monai.vessa.label_map import LabelMap
+from cps4_monai.vision.stage1_file import files_of
 
 
 class AssistantProvider:
@@ -22,6 +23,7 @@ class AssistantProvider:
 
     def __init__(self, assistant: FrozenAssistant) -> None:
         self.assistant = assistant
+        self.files = files_of(assistant)
         self.label_map = LabelMap(assistant.unannotated)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +72,7 @@ class PromptedVision(nn.Module):
     Attributes:
         objective: what the weights were trained by; empty where nothing is known.
         substitution: what stood in place of data that the objective was published with; None: nothing.
+        path: of the file that it was read from; None: of none.
         image_size: (H, W) that it takes.
         grid_size: (h, w) of its attention maps.
         num_classes: C.
@@ -100,6 +102,7 @@ class PromptedVision(nn.Module):
         self.activation = activation
         self.objective = ""
         self.substitution: str | None = None
+        self.path: Path | None = None
         self.image_encoder = image_encoder
         self.projection_kind = projection
         self.projection = make_projection(projection, image_encoder.embed_dim, prompt_embeddings.shape[1])

@@ -18,6 +18,7 @@ from cps4_monai.plan import Plan
 logger = logging.getLogger(__name__)
 PROMPTED_VISION = "cps4_monai.prompted_vision"
 ASSISTANT = "cps4_monai.assistant"
+NAME = "stage-1 file"  # in messages and in the record of what a run was trained with
 VERSION = 1
 KEYS = ("anatomy", "arguments", "image_size", "unannotated", "weights")
 
@@ -133,7 +134,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def restored(path: str | Path, content: Mapping[str, Any], build: Callable[[], ModuleT]) -> ModuleT:
-    """The model of a file between the stages, with its weights and by which objective they were trained.
+    """The model of a file between the stages, with its weights, its path and by which objective they were trained.
 
     Args:
         path: of the file, for messages.
@@ -154,9 +155,16 @@ def restored(path: str | Path, content: Mapping[str, Any], build: Callable[[], M
         ) from error
     recorded = content.get("objective", {})
     model.objective, model.substitution = recorded.get("name", ""), recorded.get("substitution")
+    model.path = Path(path)
     for name, text in objective_of(path, content).items():
         logger.info("%s of %s: %s", name, path, text)
     return model
+
+
+def files_of(model: Any) -> dict[str, Path]:
+    """Which file a model of stage 1 was read from, by ``NAME``; empty where it was made in memory."""
+    path = getattr(model, "path", None)
+    return {} if path is None else {NAME: path}
 
 
 def holds_prompted_vision(path: str | Path) -> bool:

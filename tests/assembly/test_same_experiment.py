@@ -11,6 +11,7 @@ from typing import Any
 
 import monai.bundle
 import pytest
+import torch
 
 from cps4_monai.fingerprint import CHANGES_ON_THE_WAY, PLACES_AND_PACE, fingerprint
 
@@ -123,6 +124,17 @@ def test_a_run_goes_on_where_only_places_pace_and_length_changed(
     workflow = run_tiny("training_stage2", moved, num_workers=1, tracking=None, **given)
     assert workflow.parser.get_parsed_content("train#trainer").state.epoch == 2
     assert "resumed from" in (moved / "stage2" / "run.log").read_text()
+
+
+def test_a_run_goes_on_with_the_stage_1_file_that_it_began_with_and_with_no_other_at_its_place(
+    ended: Path, run_tiny: Callable[..., Any]
+) -> None:
+    file = ended / "stage1" / "prompted_vision.pt"
+    content = torch.load(file, weights_only=True)
+    content["weights"]["logit_bias"] += 0.5  # settings, classes and pixels are the same
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"prompted_vision\.pt: this stage-1 file has the SHA-256"):
+        run_tiny("training_stage2", ended, max_epochs=2)
 
 
 def test_the_plain_form_compares_them_too(tiny_data: Path, tiny_overlay: Path, tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ class Score:
 class Run:
     """Everything of one run, wired as the bundle does it."""
 
-    def __init__(self, folder, epochs=4, scores=None, handlers=(), patience=None, settings=None, loader=None):
+    def __init__(
+        self, folder, epochs=4, scores=None, handlers=(), patience=None, settings=None, loader=None, files=None
+    ):
         torch.manual_seed(0)
         student = ResUNet(1, 3, features=(4, 8))
         student.head = nn.Sequential(nn.Dropout(0.2), student.head)
@@ -74,7 +76,7 @@ class Run:
             states["early_stop"] = EarlyStop(self.evaluator, patience)
             chain.append(states["early_stop"])
         self.resume = ResumeHandler(
-            folder / "resume.pt", states, settings={"seed": 7} if settings is None else settings
+            folder / "resume.pt", states, {"seed": 7} if settings is None else settings, files
         )
         self.trainer = SemiSupervisedTrainer("cpu", epochs, loader or RandomLoader(), self.method, train_handlers=chain)
         self.trainer.add_event_handler("EPOCH_COMPLETED", lambda _: self.scheduler.step())

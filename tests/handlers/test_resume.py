@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -132,6 +133,36 @@ def test_other_settings_are_named(tmp_path, make_run):
     make_run(tmp_path, epochs=1, settings={"seed": 7, "classes": 3}).run()
     with pytest.raises(CheckpointError, match=r"classes was 3, is 4; seed was 7, is None.*another output folder"):
         make_run(tmp_path, epochs=2, settings={"classes": 4}).run()
+
+
+def test_a_file_with_another_content_is_named_and_the_same_one_elsewhere_is_not(tmp_path, make_run):
+    stage1 = tmp_path / "prompted_vision.pt"
+    stage1.write_bytes(b"first")
+    run = {"settings": {"seed": 7}, "files": {"stage-1 file": stage1}}
+    make_run(tmp_path, epochs=1, **run).run()
+    stage1.write_bytes(b"second")
+    first, second = (hashlib.sha256(content).hexdigest() for content in (b"first", b"second"))
+    told = rf"{stage1}: this stage-1 file has the SHA-256 {second}, and .* one of {first}; .*Fix: put that .* back"
+    with pytest.raises(CheckpointError, match=told):
+        make_run(tmp_path, epochs=2, **run).run()
+    (tmp_path / "moved.pt").write_bytes(b"first")
+    resumed = make_run(tmp_path, epochs=2, settings={"seed": 7}, files={"stage-1 file": tmp_path / "moved.pt"}).run()
+    assert resumed.trainer.data_loader.epochs == [2]
+
+
+def test_a_checkpoint_that_names_no_files_yet_goes_on_and_names_them_from_then_on(tmp_path, make_run, caplog):
+    make_run(tmp_path, epochs=1).run()
+    checkpoint = torch.load(tmp_path / "resume.pt", weights_only=True)
+    del checkpoint["files"]  # as versions before wrote it
+    torch.save(checkpoint, tmp_path / "resume.pt")
+    (tmp_path / "stage1.pt").write_bytes(b"first")
+    with caplog.at_level("INFO"):
+        make_run(tmp_path, epochs=2, files={"stage-1 file": tmp_path / "stage1.pt"}).run()
+    lines = [record.message for record in caplog.records if "stage-1 file" in record.message]
+    assert len(lines) == 1 and "does not say yet" in lines[0] and hashlib.sha256(b"first").hexdigest() in lines[0]
+    (tmp_path / "stage1.pt").write_bytes(b"second")
+    with pytest.raises(CheckpointError, match="put that stage-1 file back"):
+        make_run(tmp_path, epochs=3, files={"stage-1 file": tmp_path / "stage1.pt"}).run()
 
 
 class Prior:
