@@ -18,7 +18,7 @@ from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.data.leaks import check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
-__all__ = ["check_data", "check_output_dir", "check_schedule", "check_validation_labels"]
+__all__ = ["check_data", "check_output_dir", "check_ramp", "check_schedule", "check_validation_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,6 @@ def check_schedule(
     batch_sizes: Mapping[str, int] | None = None,
     early_stopping_patience: int | None = None,
     accumulation_steps: int = 1,
-    ramp_up_updates: int = 0,
     decode_first_epoch: int | None = None,
 ) -> tuple[str, ...]:
     """Refuses settings that leave a training without its product, and names those that leave a part of it unused.
@@ -70,7 +69,6 @@ def check_schedule(
         batch_sizes: by the setting's name.
         early_stopping_patience: validations without improvement until the run stops; None: it never does.
         accumulation_steps: batches for one optimiser step.
-        ramp_up_updates: optimiser steps until the losses of unlabeled slices count in full.
         decode_first_epoch: the first epoch with decoded pseudo-labels; None: the method has none.
 
     Returns:
@@ -97,11 +95,38 @@ def check_schedule(
     warnings = [
         *_of_validation(max_epochs, val_interval),
         *_of_early_stopping(max_epochs, val_interval, early_stopping_patience, decode_first_epoch),
-        *_of_ramp_up(max_epochs, iterations_per_epoch, accumulation_steps, ramp_up_updates),
     ]
-    for warning in warnings:
-        logger.warning("%s: %s", stage, warning)
-    return tuple(warnings)
+    return _told(stage, warnings)
+
+
+def check_ramp(stage: str, setting: int, method: str, of_method: int, updates: int | None = None) -> tuple[str, ...]:
+    """Names a ramp that the method does not read, and one that is longer than the run.
+
+    It is no error: overlays that set the size of a run set a ramp for those methods that have one.
+
+    Args:
+        stage: named in messages.
+        setting: `ramp_up_updates`.
+        method: its name.
+        of_method: optimiser steps until its losses of unlabeled slices count in full; 0: it has no such ramp.
+        updates: optimiser steps of the run; None: unknown, where an epoch is a pass over the data.
+
+    Returns:
+        The warnings, which are logged, too.
+    """
+    warnings = []
+    if setting not in (0, of_method):
+        taken = f"takes {of_method}" if of_method else "does not read it: it has the ramp of its publication, or none"
+        warnings.append(
+            f"ramp_up_updates is {setting}, and {method} {taken}. Fix: nothing, if an overlay set it for the methods "
+            "that read it; else leave it out, or set the method's own (`cps4 methods` shows its settings)"
+        )
+    if updates is not None and of_method >= updates:
+        warnings.append(
+            f"ramp_up_updates is {of_method}, and there are {updates} optimiser steps: the losses of unlabeled slices "
+            "never count in full"
+        )
+    return _told(stage, warnings)
 
 
 def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] = ()) -> None:
@@ -122,6 +147,12 @@ def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] =
             "network's slices: no weights could be chosen; expected labels with structures: correct 'validation' in "
             "the datalist, its 'unannotated', or slice_size"
         )
+
+
+def _told(stage: str, warnings: Sequence[str]) -> tuple[str, ...]:
+    for warning in warnings:
+        logger.warning("%s: %s", stage, warning)
+    return tuple(warnings)
 
 
 def _require_counts(stage: str, numbers: Mapping[str, int | None]) -> None:
@@ -155,20 +186,6 @@ def _of_early_stopping(
             f"{decode_first_epoch}: raise early_stopping_patience"
         )
     return warnings
-
-
-def _of_ramp_up(
-    max_epochs: int, iterations_per_epoch: int | None, accumulation_steps: int, ramp_up_updates: int
-) -> list[str]:
-    if iterations_per_epoch is None:
-        return []
-    updates = max_epochs * -(-iterations_per_epoch // accumulation_steps)
-    if ramp_up_updates < updates:
-        return []
-    return [
-        f"ramp_up_updates is {ramp_up_updates}, and there are {updates} optimiser steps: the losses of unlabeled "
-        "slices never count in full"
-    ]
 
 
 class _Digests:

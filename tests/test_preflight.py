@@ -12,7 +12,7 @@ import pytest
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.leaks import LeakError
-from cps4_monai.preflight import check_data, check_output_dir, check_schedule
+from cps4_monai.preflight import check_data, check_output_dir, check_ramp, check_schedule
 
 
 def message(run: Callable, *arguments: object, **settings: object) -> str:
@@ -155,7 +155,6 @@ def test_settings_that_leave_no_product_are_refused(settings: dict, words: str) 
         ({"val_interval": 11}, "validated once, after the last epoch"),
         ({"early_stopping_patience": 2}, "cannot be stopped early"),
         ({"val_interval": 1, "early_stopping_patience": 3, "decode_first_epoch": 5}, "may end the run at epoch 4"),
-        ({"iterations_per_epoch": 10, "accumulation_steps": 3, "ramp_up_updates": 40}, "there are 40 optimiser steps"),
     ],
 )
 def test_settings_that_leave_a_part_unused_are_said(settings: dict, words: str) -> None:
@@ -164,7 +163,39 @@ def test_settings_that_leave_a_part_unused_are_said(settings: dict, words: str) 
 
 
 def test_settings_that_fit_are_quiet() -> None:
-    assert check_schedule("stage 1", 10, 5, 100, {"batch": 1}, 1, 1, 999, 10) == ()
+    assert check_schedule("stage 1", 10, 5, 100, {"batch": 1}, 1, 1, 10) == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "of_method", "words"),
+    [
+        (400, 0, "ramp_up_updates is 400, and BCP does not read it"),
+        (400, 30, "ramp_up_updates is 400, and BCP takes 30"),
+        (40, 40, "ramp_up_updates is 40, and there are 40 optimiser steps"),
+    ],
+)
+def test_a_ramp_that_is_not_read_or_never_ends_is_said(setting: int, of_method: int, words: str) -> None:
+    (warning,) = check_ramp("stage 2", setting, "BCP", of_method, 40)
+    assert words in warning
+
+
+def test_a_ramp_that_ends_within_the_run_is_quiet() -> None:
+    assert check_ramp("stage 2", 39, "CPS4", 39, 40) == () == check_ramp("stage 2", 0, "UCMT", 0, 40)
+    assert check_ramp("stage 2", 99, "CPS4", 99, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [("bcp", "BCP does not read it"), ("ucmt", "UCMT does not read it"), ("cps4", "")]
+)
+def test_a_size_overlay_s_ramp_stops_no_method_and_is_said_where_it_does_nothing(
+    method: str, said: str, run_tiny: Callable, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stage1 = str(tiny_run / "stage1" / "prompted_vision.pt")
+    given = {"ramp_up_updates": 1, "stage1_checkpoint": stage1}
+    workflow = run_tiny("training_stage2", tmp_path, (f"methods/{method}",), run=False, **given)
+    workflow.parser.get_parsed_content("train#trainer")
+    told = [line for line in capsys.readouterr().out.splitlines() if "ramp_up_updates" in line]  # the bundle's log
+    assert len(told) == bool(said) and said in "".join(told)
 
 
 def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable, tmp_path: Path) -> None:

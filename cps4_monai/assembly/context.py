@@ -172,7 +172,7 @@ class Stage:
         early_stopping_patience: validations without improvement until the run stops; None: it never does.
         accumulation_steps: batches for one optimiser step.
         gradient_clip_norm: largest norm of all gradients together; None does not clip.
-        ramp_up_updates: optimiser steps until the losses of unlabeled slices count in full.
+        ramp_up_updates: optimiser steps until the losses of unlabeled slices count in full, of methods that read it.
         decode_first_epoch: the first epoch with decoded pseudo-labels; None: the method has none.
 
     Raises:
@@ -205,9 +205,15 @@ class Stage:
             },
             early_stopping_patience=self.early_stopping_patience,
             accumulation_steps=self.accumulation_steps,
-            ramp_up_updates=self.ramp_up_updates,
             decode_first_epoch=self.decode_first_epoch,
         )
+
+    @property
+    def updates(self) -> int | None:
+        """Optimiser steps of the run; None where an epoch is a pass over the data."""
+        if self.iterations_per_epoch is None:
+            return None
+        return self.max_epochs * -(-self.iterations_per_epoch // self.accumulation_steps)
 
     @property
     def folder(self) -> Path:

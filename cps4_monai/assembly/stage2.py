@@ -19,6 +19,7 @@ from cps4_monai.handlers import BestWeights, DecodedPredictiond, PictureHandler,
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import describe
 from cps4_monai.plan import Plan
+from cps4_monai.preflight import check_ramp
 from cps4_monai.vision import PromptedVision, load_prompted_vision
 
 DECODED = "decoded_val_dice"
@@ -133,6 +134,8 @@ def trainer(
         handlers: the config's own, last before the checkpoint.
     """
     context = stage.context
+    own_ramp = getattr(method, "ramp_up_updates", 0)
+    check_ramp(stage.name, stage.ramp_up_updates, type(method).__name__, own_ramp, stage.updates)
     validators = {"": evaluator}
     if student and getattr(method, "student", method.deployed) is not method.deployed:
         validators["student_"] = student_validator(evaluator, stage, method)

@@ -56,8 +56,8 @@ class ResumeHandler:
         settings: what must be the same for the run to go on (sizes, losses, seed, data): plain values, and objects, of
             which the class and the attributes named in ``options`` (of a dataclass: its fields) must be. Leave out what
             may change on the way (workers, device, number of epochs).
-        files: what the run is trained with beside its data, name -> path: wherever they lie, the content must be the same.
-            A checkpoint that does not tell of them yet is taken for one of these.
+        files: what the run is trained with beside its data, name -> path: wherever they lie, their content must be the
+            same. A checkpoint that does not tell of them yet is taken for one of these.
         every: epochs between checkpoints; the last epoch always makes one.
         enabled: False neither reads nor writes.
 

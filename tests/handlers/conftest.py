@@ -75,9 +75,7 @@ class Run:
         if patience is not None:
             states["early_stop"] = EarlyStop(self.evaluator, patience)
             chain.append(states["early_stop"])
-        self.resume = ResumeHandler(
-            folder / "resume.pt", states, {"seed": 7} if settings is None else settings, files
-        )
+        self.resume = ResumeHandler(folder / "resume.pt", states, {"seed": 7} if settings is None else settings, files)
         self.trainer = SemiSupervisedTrainer("cpu", epochs, loader or RandomLoader(), self.method, train_handlers=chain)
         self.trainer.add_event_handler("EPOCH_COMPLETED", lambda _: self.scheduler.step())
         self.resume.attach(self.trainer)
