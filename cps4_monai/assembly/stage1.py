@@ -18,7 +18,7 @@ from cps4_monai.assembly.slices import labeled_slices, loader
 from cps4_monai.assembly.training import make_trainer, of_stage
 from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.handlers import AttentionLocalisation, BestWeights, VolumeLoss
+from cps4_monai.handlers import AttentionLocalisation, BestWeights, CosineEnd, VolumeLoss
 from cps4_monai.methods import AttentionPretraining
 from cps4_monai.networks import unwrap
 from cps4_monai.vision import save_prompted_vision
@@ -152,5 +152,6 @@ def trainer(
         {"method": method, "lr_scheduler": lr_scheduler},
         TRAINER,
         added=handlers,
+        restored=[CosineEnd(lr_scheduler, stage.val_interval)],
     )
     return make_trainer(stage, method, loader(stage, slices), order, max_epochs)

@@ -15,7 +15,7 @@ from cps4_monai.assembly.training import make_trainer, of_stage
 from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
 from cps4_monai.data.datasets import SliceDataset
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.handlers import BestWeights, DecodedPredictiond, PictureHandler, PromptMapHandler
+from cps4_monai.handlers import BestWeights, CosineEnd, DecodedPredictiond, PictureHandler, PromptMapHandler
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import describe
 from cps4_monai.plan import Plan
@@ -163,5 +163,6 @@ def trainer(
         pictures=pictures,
         added=handlers,
         files=getattr(provider, "files", None),
+        restored=[CosineEnd(lr_scheduler)],
     )
     return make_trainer(stage, method, loader(stage, labeled, unlabeled), order, max_epochs)

@@ -69,6 +69,7 @@ def of_stage(
     pictures: Sequence[Any] = (),
     added: Sequence[Any] = (),
     files: Mapping[str, str | Path] | None = None,
+    restored: Sequence[Any] = (),
 ) -> list[Any]:
     """The handlers of a stage that is validated, stopped early, resumed, and must leave weights.
 
@@ -83,6 +84,7 @@ def of_stage(
         pictures: what draws.
         added: the config's own.
         files: what the stage is trained with beside its data; a run is resumed with the same ones only.
+        restored: what looks at the state that the checkpoint has brought back.
     """
     chooser, *others = validators.values()
     best = chooser.best
@@ -101,6 +103,7 @@ def of_stage(
         [*losses_shown(stage), *pictures],
         added,
         ResumeHandler(stage.folder / "resume.pt", {**states, "best": best, "early_stop": early_stop}, same, files),
+        restored,
         best.require,
     )
 
@@ -117,6 +120,7 @@ def in_order(
     shown: Sequence[Any] = (),
     added: Sequence[Any] = (),
     checkpoint: ResumeHandler | None = None,
+    restored: Sequence[Any] = (),
     last: Callable[[], Any] | None = None,
     progress: bool = True,
 ) -> list[Any]:
@@ -134,6 +138,7 @@ def in_order(
         shown: losses and pictures in TensorBoard.
         added: the config's own.
         checkpoint: keeps what all before it have left.
+        restored: what looks at the state that it has brought back.
         last: what is done once training is completed.
         progress: whether there may be a bar.
     """
@@ -152,6 +157,7 @@ def in_order(
         *shown,
         *added,
         checkpoint,
+        *restored,
         None if last is None else AtTheEnd(last),
     ]
     return [handler for handler in handlers if handler is not None]

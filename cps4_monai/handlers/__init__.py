@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cps4_monai.handlers.at_the_end import AtTheEnd
 from cps4_monai.handlers.best_weights import BestWeights, NoWeightsError
+from cps4_monai.handlers.cosine_end import CosineEnd
 from cps4_monai.handlers.decoded_labels import DecodedLabels
 from cps4_monai.handlers.decoded_validation import DecodedPredictiond
 from cps4_monai.handlers.early_stop import EarlyStop
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionLocalisation",
     "BestWeights",
     "CheckpointError",
+    "CosineEnd",
     "DecodedLabels",
     "DecodedPredictiond",
     "EarlyStop",

@@ -23,6 +23,7 @@ ORDER = [
     "PictureHandler",
     "CheckpointSaver",
     "ResumeHandler",
+    "CosineEnd",
     "AtTheEnd",
 ]
 
