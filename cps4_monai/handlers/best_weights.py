@@ -82,7 +82,7 @@ class BestWeights:
         self.save = save
         self.best_score: float | None = None
         self.best_epoch = self.last_epoch = 0
-        self._validated = False
+        self._written = False
         self._evaluator: Workflow | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -97,7 +97,7 @@ class BestWeights:
             ValueError: the metric does not exist or is no scalar.
         """
         score = metric_of(engine, self.metric, "BestWeights")
-        self.last_epoch, self._validated = int(engine.state.epoch), True
+        self.last_epoch = int(engine.state.epoch)
         if self.best_score is not None and not (
             score > self.best_score if self.mode == "max" else score < self.best_score
         ):
@@ -108,21 +108,20 @@ class BestWeights:
         # The file first: killed in between, the epoch is run again and writes the same file again.
         if idist.get_rank() == 0:
             self._write()
-        self.best_score, self.best_epoch = score, int(engine.state.epoch)
+        self.best_score, self.best_epoch, self._written = score, int(engine.state.epoch), True
         logger.info("best so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
 
     def require(self) -> None:
-        """The last step of a training: the weights are there, and where it validated, they are its own.
+        """The last step of a training: the weights are there, and are its own: it wrote them, now or before a resume.
 
         Raises:
             NoWeightsError: they are not; says why.
         """
-        unscored = self._validated and self.best_score is None
-        if idist.get_rank() != 0 or (self.path.is_file() and not unscored):
+        if idist.get_rank() != 0 or (self.path.is_file() and self._written):
             return
         if self.last_epoch == 0:
             why = "nothing was validated: no epoch ended"
-        elif self.best_score is None:
+        elif not self._written:
             why = (
                 f"{self.metric or 'the validation score'} was no number in any validation, as where no label of the "
                 "validation subjects holds an annotated class: correct the datalist's 'validation'"
@@ -159,6 +158,7 @@ class BestWeights:
         not compared with: the next validation sets the score to beat.
         """
         self.last_epoch = state.get("last_epoch", state["best_epoch"])
+        self._written = state["best_score"] is not None
         if self._evaluator is not None:
             self._evaluator.state.epoch = self.last_epoch
         if state.get("metric", self.metric) != self.metric:

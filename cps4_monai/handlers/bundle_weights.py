@@ -15,7 +15,7 @@ from torch import nn
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.handlers.best_weights import BestWeights, NoWeightsError, metric_of
+from cps4_monai.handlers.best_weights import BestWeights, metric_of
 from cps4_monai.plan import plan_of, plan_path
 
 logger = logging.getLogger(__name__)
@@ -80,19 +80,6 @@ class BundleWeights(BestWeights):
             )
             return
         super().__call__(engine)
-
-    def require(self) -> None:
-        """As :class:`BestWeights`; a file that an earlier fine-tuning left there is none of this one's.
-
-        Raises:
-            NoWeightsError: this training wrote none.
-        """
-        super().require()
-        if self.best_score is None:
-            raise NoWeightsError(
-                f"training ended without weights: {self.metric or 'the validation score'} was no number in any "
-                f"validation, and {self.path} is of an earlier training: look at the labels that are validated on"
-            )
 
     def deploy(self) -> bool:
         """Puts the fine-tuned weights in the place of the bundle's, or says why not; returns which.

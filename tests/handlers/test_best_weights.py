@@ -43,10 +43,26 @@ def test_nan_is_never_the_best(tmp_path):
 def test_weights_of_an_earlier_training_are_not_taken_for_those_of_one_without_a_score(tmp_path):
     (tmp_path / "m.pt").write_bytes(b"earlier")
     handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
-    handler.require()  # a finished training that is started again validates nothing
-    list(validate(handler, [float("nan")]))
-    with pytest.raises(NoWeightsError, match=r"m\.pt is of an earlier training; dice was no number"):
+    with pytest.raises(NoWeightsError, match=r"m\.pt is of an earlier training; nothing was validated"):
         handler.require()
+    list(validate(handler, [float("nan")]))
+    started_again = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
+    started_again.load_state_dict(handler.state_dict())  # its epochs are over: nothing is validated any more
+    for training in (handler, started_again):
+        with pytest.raises(NoWeightsError, match=r"m\.pt is of an earlier training; dice was no number"):
+            training.require()
+
+
+@pytest.mark.parametrize("metric", ["dice", "iou"])
+def test_a_finished_training_that_is_started_again_has_its_weights_by_whatever_metric(tmp_path, metric):
+    first = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
+    list(validate(first, [0.5, float("nan")]))
+    started_again = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric=metric)
+    started_again.load_state_dict(first.state_dict())
+    started_again.require()
+    (tmp_path / "m.pt").unlink()
+    with pytest.raises(NoWeightsError, match=r"m\.pt is not there; the file was removed"):
+        started_again.require()
 
 
 def test_save_function_writes_instead(tmp_path):
