@@ -75,9 +75,6 @@ class CachedSlices:
         return np.fromfile(self.file, self.dtype, count, offset=start).reshape(self.shape[1:])
 
 
-CachedImage = CachedSlices
-
-
 class SliceCache:
     """Folder of network-ready slices, keyed by the content of the source and the settings.
 
@@ -125,7 +122,7 @@ class SliceCache:
         self._known: dict[tuple[Any, ...], CachedSlices] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
 
-    def image(self, path: str | Path) -> CachedImage:
+    def image(self, path: str | Path) -> CachedSlices:
         """Slices of an image, float16 in [0, 1]; made on first use.
 
         Raises:

@@ -16,9 +16,9 @@ from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.label_upsampling import upsampled_argmax
 from cps4_monai.data.resampling import AxisMap
 from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.logits import NEVER
 
 MARGIN = 3  # pixels about the foreground: interpolating its border needs one, a renamed border two more
-EXCLUDED = -1e4  # a logit that no class can win with, finite so that it can be interpolated
 RENAMED_BORDER = 2.5  # pixels beside a renamed structure in which its new name's scores stand for the old one's
 
 
@@ -75,7 +75,7 @@ def scores_of(logits: torch.Tensor, unannotated: Sequence[int] = ()) -> ScanScor
         logits: (D, C, H, W) float, any device; those of unannotated classes are overwritten.
         unannotated: codes that can never win.
     """
-    logits[:, list(unannotated)] = EXCLUDED
+    logits[:, list(unannotated)] = NEVER
     winners = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
     crops = tuple(_crop(scores, winner) for scores, winner in zip(logits, winners, strict=True))
     return ScanScores(winners, crops, logits.shape[1])

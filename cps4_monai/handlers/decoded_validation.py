@@ -11,6 +11,7 @@ from monai.transforms import MapTransform
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.levels import LevelThresholds, decode_levels
+from cps4_monai.logits import NEVER
 
 
 class DecodedPredictiond(MapTransform):
@@ -64,7 +65,7 @@ class DecodedPredictiond(MapTransform):
         logits = pred.detach().as_subclass(torch.Tensor).float().transpose(0, 1).cpu()
         if self.unannotated:
             logits = logits.clone()
-            logits[:, list(self.unannotated)] = -1e4
+            logits[:, list(self.unannotated)] = NEVER
         labels = logits.argmax(dim=1).to(torch.uint8).numpy()
         result = decode_levels(
             labels,

@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cps4_monai.logits import NEVER
 from cps4_monai.losses.semi_supervised import mask_unannotated
-
-NEVER = -1e4
-"""Logit of what takes no part: exp() of it is exactly 0 in float32."""
 
 
 def annotated_classes(num_classes: int, unannotated: Sequence[int], device: torch.device) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cps4_monai.losses.captions import NEVER, mean_where
+from cps4_monai.logits import NEVER
+from cps4_monai.losses.captions import mean_where
 
 
 def cross_attention_alignment(
@@ -47,6 +48,6 @@ def _attended(logits: Tensor, counted: Tensor, values: Tensor) -> Tensor:
 
 def _own_counterpart(logits: Tensor, counted: Tensor) -> Tensor:
     """Cross-entropy (B,) of logits (B, N, N) with the diagonal, over columns and over rows, mean over what counts."""
-    ways = [each.masked_fill(~counted[:, None], NEVER).log_softmax(2) for each in (logits, logits.transpose(1, 2))]
+    ways = [way.masked_fill(~counted[:, None], NEVER).log_softmax(2) for way in (logits, logits.transpose(1, 2))]
     own = torch.stack([-each.diagonal(dim1=1, dim2=2) for each in ways]).mean(0)
     return mean_where(own, counted)

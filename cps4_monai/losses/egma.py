@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cps4_monai.logits import NEVER
 from cps4_monai.losses.attention import BINARISATIONS, check_shapes, masks_and_known_cells
-from cps4_monai.losses.captions import NEVER, caption_contrast, mean_where, occurrence
+from cps4_monai.losses.captions import caption_contrast, mean_where, occurrence
 
 
 class EGMALoss(nn.Module):

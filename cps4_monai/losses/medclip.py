@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cps4_monai.anatomy import NOT_ANNOTATED
+from cps4_monai.logits import NEVER
 from cps4_monai.losses.attention import check_shapes
-from cps4_monai.losses.captions import NEVER, annotated_classes, mean_where, occurrence
+from cps4_monai.losses.captions import annotated_classes, mean_where, occurrence
 
 CODINGS = ("binary", "signed")
 

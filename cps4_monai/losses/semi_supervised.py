@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.attention_maps import activate
+from cps4_monai.logits import NEVER
 from cps4_monai.losses.whole_batch import whole_sum
 
 IGNORE = -1
@@ -25,9 +26,6 @@ IGNORE = -1
 unsigned byte, means the same."""
 
 TARGET_MODES = ("soft", "hard", "sum", "teacher")
-
-# exp() of it is exactly 0 in float32, yet 0 * it is 0 and not NaN, as it would be with -inf.
-_NEVER = -1e4
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +54,7 @@ def mask_unannotated(logits: Tensor, unannotated: Sequence[int] = ()) -> Tensor:
     if not unannotated:
         return logits
     mask = _unannotated_mask(logits.shape[1], tuple(unannotated), logits.device)
-    return logits.masked_fill(mask.view(1, -1, 1, 1), _NEVER)
+    return logits.masked_fill(mask.view(1, -1, 1, 1), NEVER)
 
 
 def attention_maps(attention_logits: Tensor, activation: str, unannotated: Sequence[int] = ()) -> Tensor:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_NEVER = -1e4  # exp() of it is 0, without the NaN that -inf makes of a row without any partner
+from cps4_monai.logits import NEVER
+
 _CLOSEST = 1e-6  # least distance of two embeddings, so that no quotient is 0 / 0
 
 
@@ -80,7 +81,7 @@ def info_nce(similarity: Tensor, positives: Tensor, temperature: float = 0.07, a
     with torch.autocast(similarity.device.type, enabled=False):
         logits = similarity.float() / temperature
         if among is not None:
-            logits = logits.masked_fill(~among, _NEVER)
+            logits = logits.masked_fill(~among, NEVER)
         count = positives.sum(1)
         rows = -(logits.log_softmax(1) * positives).sum(1) / count.clamp(min=1)
         return rows.sum() / (count > 0).sum().clamp(min=1)

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from cps4_monai.attention_maps import activate, check_activation
+from cps4_monai.logits import NEVER
 from cps4_monai.vision.projection import make_projection
 
 if TYPE_CHECKING:
     from cps4_monai.vision.encoder import VisionEncoder
 
 BACKGROUNDS = ("prompt", "complement")
-UNTRAINED = -1e4  # either activation of it is 0
 
 
 def attention_logits(
@@ -167,7 +167,7 @@ class PromptedVision(nn.Module):
         """A (B, C, h, w) float32 in [0, 1] of slices (B, 1, H, W) in [0, 1]; 0 in untrained classes."""
         logits = self(image)
         for code in self.unannotated:
-            logits[:, code] = UNTRAINED
+            logits[:, code] = NEVER
         return activate(logits, self.activation)
 
 

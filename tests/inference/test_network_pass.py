@@ -8,10 +8,10 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.label_upsampling import upsampled_argmax
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.data.scan_labels import EXCLUDED
 from cps4_monai.inference.network_pass import run_network
 from cps4_monai.inference.restore import restore_labels
 from cps4_monai.inference.view_averaging import ViewAveraging
+from cps4_monai.logits import NEVER
 
 
 class Blobs(torch.nn.Module):
@@ -58,7 +58,7 @@ def test_restoring_is_that_of_the_whole_scores(slices):
     scores = run_network(Blobs(), image, unannotated=(1,))
     restored = restore_labels(scores, in_plane, grid, MRSPINESEG, (1,), raw=True)
     logits = Blobs()(image[:, None])
-    logits[:, 1] = EXCLUDED
+    logits[:, 1] = NEVER
     back = [axis.inverse() for axis in in_plane.axis_maps((90, 64), grid.spacing_mm[1:])]
     full = upsampled_argmax(logits, *back).numpy()
     assert restored.view is None and not (restored.slices == 1).any()
@@ -69,7 +69,7 @@ def test_restoring_is_that_of_the_whole_scores(slices):
 def test_codes_that_were_never_trained_cannot_win(slices):
     scores = run_network(Blobs(), slices, unannotated=(1, 5))
     assert not np.isin(scores.labels, (1, 5)).any()
-    assert (scores.crops[0].logits[[1, 5]] == EXCLUDED).all()
+    assert (scores.crops[0].logits[[1, 5]] == NEVER).all()
 
 
 def test_a_full_memory_halves_the_batch(slices):
