@@ -6,11 +6,49 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cps4_monai.data.label_review import review_state
 from cps4_monai.levels.flags import ALARM, FLAGS, NOTE, of_kind
+
+
+class Summary(NamedTuple):
+    """What tables, pages and people want of a record again and again: small enough to be kept of every scan.
+
+    Attributes:
+        flags: what each flag says, by its name.
+        warnings: about the scan.
+        seconds: that it took, all parts together.
+        codes: of the structures that were found, whole or cut.
+        margin: nats per structure by which the numbering beats its shifts; None: not asked.
+        anchored: by what the numbering is held, as the record has it.
+        review: what a person said of it, see :func:`cps4_monai.data.label_review.review_state`.
+    """
+
+    flags: dict[str, str]
+    warnings: list[str]
+    seconds: float
+    codes: tuple[int, ...]
+    margin: float | None
+    anchored: Any
+    review: str
+
+
+def summary_of(record: Mapping[str, Any]) -> Summary:
+    """The summary of what a sidecar says; of an empty record, one that says nothing."""
+    levels = record.get("Levels") or {}
+    structures = record.get("Structures", [])
+    return Summary(
+        {str(flag["name"]): str(flag.get("detail") or flag["name"]) for flag in record.get("Flags", [])},
+        list(record.get("Warnings", [])),
+        float(sum(record.get("Seconds", {}).values())),
+        tuple(structure["code"] for structure in structures if structure.get("state") in ("present", "cut")),
+        levels.get("margin"),
+        levels.get("anchored"),
+        review_state(record),
+    )
 
 
 @dataclass(frozen=True)
@@ -38,12 +76,12 @@ class ScanOutcome:
     @property
     def alarms(self) -> list[str]:
         """Names of the flags that question its result, gravest first."""
-        return of_kind(ALARM, self._flag_words)
+        return of_kind(ALARM, self.summary.flags)
 
     @property
     def notes(self) -> list[str]:
         """Names of the flags that say what the scan or the result is like, and are no reason to doubt it."""
-        return of_kind(NOTE, self._flag_words)
+        return of_kind(NOTE, self.summary.flags)
 
     @property
     def needs_a_look(self) -> bool:
@@ -53,11 +91,12 @@ class ScanOutcome:
     @property
     def alarm_words(self) -> list[str]:
         """What its alarms say, gravest first."""
-        return [self._flag_words[name] for name in self.alarms]
+        return [self.summary.flags[name] for name in self.alarms]
 
-    @property
-    def _flag_words(self) -> dict[str, str]:
-        return {str(flag["name"]): str(flag.get("detail") or flag["name"]) for flag in self.record.get("Flags", [])}
+    @cached_property
+    def summary(self) -> Summary:
+        """What is asked of its record again and again, read once."""
+        return summary_of(self.record)
 
     @property
     def structures(self) -> Sequence[Mapping[str, Any]]:
@@ -68,17 +107,19 @@ class ScanOutcome:
     @property
     def seconds(self) -> float:
         """Time that the scan took, all parts together."""
-        return float(sum(self.record.get("Seconds", {}).values()))
+        return self.summary.seconds
 
     @property
     def warnings(self) -> list[str]:
         """Warnings about the scan, and the note about a label map that was kept."""
         note = [self.reason] if self.reason and self.status == "kept" else []
-        return [*note, *self.record.get("Warnings", [])]
+        return [*note, *self.summary.warnings]
 
 
 class StoredRecord(Mapping[str, Any]):
     """A record that stays in its sidecar and is read when it is looked at: of ten thousand, none is in memory.
+
+    What tables and pages ask for more than once is in the :class:`Summary` of its outcome.
 
     Args:
         sidecar: JSON beside a label map.
@@ -96,13 +137,16 @@ class StoredRecord(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._content)
 
+    def __bool__(self) -> bool:
+        return True  # no sidecar is empty: nothing need be read to know that
+
     @property
     def _content(self) -> dict[str, Any]:
         known = os.stat(self.sidecar)
         return _record_in(self.sidecar, known.st_mtime_ns, known.st_ino)
 
 
-@lru_cache(maxsize=2)  # a row of a table asks for several values of one record
+@lru_cache(maxsize=2)  # a summary and a row of a table ask for several values of a record
 def _record_in(sidecar: Path, changed_ns: int, inode: int) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
     return record
@@ -139,7 +183,7 @@ def look_lines(outcomes: Sequence[ScanOutcome], limit: int) -> list[str]:
         outcomes: of scans that have a label map.
         limit: how many are named.
     """
-    alarmed = by_urgency([one for one in outcomes if one.alarms])
+    alarmed = by_urgency([outcome for outcome in outcomes if outcome.alarms])
     lines = [f"{len(alarmed)} of {len(outcomes)} to look at{':' if alarmed else ', no alarm was raised'}"]
-    lines += [f"  {printable(one.name)}: {', '.join(one.alarms)}" for one in alarmed[:limit]]
+    lines += [f"  {printable(outcome.name)}: {', '.join(outcome.alarms)}" for outcome in alarmed[:limit]]
     return lines if len(alarmed) <= limit else [*lines, f"  and {len(alarmed) - limit} more, see the report"]

@@ -16,7 +16,7 @@ from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
-from cps4_monai.inference.run_tables import found_levels
+from cps4_monai.inference.run_tables import levels_in_view
 from cps4_monai.levels.flags import FLAGS
 from cps4_monai.palette import hex_colours
 from cps4_monai.report.file_names import common_folder, without_folder
@@ -65,9 +65,9 @@ def run_report(
         pages: addresses of the pages that show them instead, by name.
     """
     links = viewer_links(views) if pages is None else pages
-    root = common_folder([one.source for one in outcomes])
-    listed = by_urgency([one for one in outcomes if one.status != "skipped"])
-    skipped = [one for one in outcomes if one.status == "skipped"]
+    root = common_folder([outcome.source for outcome in outcomes])
+    listed = by_urgency([outcome for outcome in outcomes if outcome.status != "skipped"])
+    skipped = [outcome for outcome in outcomes if outcome.status == "skipped"]
     sections = [
         Section("Overview", [_cards(listed, skipped)]),
         Section(
@@ -92,9 +92,9 @@ def run_report(
 
 
 def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Cards:
-    counts = Counter(one.status for one in listed)
-    flagged = sum(one.needs_a_look and one.status != "failed" for one in listed)
-    times = [one.seconds for one in listed if one.status == "done"]
+    counts = Counter(outcome.status for outcome in listed)
+    flagged = sum(outcome.needs_a_look and outcome.status != "failed" for outcome in listed)
+    times = [outcome.seconds for outcome in listed if outcome.status == "done"]
     noted = ", ".join(f"{counts[s]} {s}" for s in ("done", "kept", "mask") if counts[s])
     return Cards(
         [
@@ -108,30 +108,33 @@ def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Car
 
 
 def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | None, links: Mapping[str, str]) -> Table:
-    rows = []
-    for place, one in enumerate(listed):
-        lowest, topmost, count = found_levels(one, anatomy)
-        margin = (one.record.get("Levels") or {}).get("margin")
-        told = one.reason.removeprefix(f"{one.source}: ") if one.status == "failed" else "; ".join(one.warnings)
-        told = without_folder(told, root)
-        rows.append(
-            [
-                Cell(one.name, one.name, link=links.get(one.name, "")),
-                Cell(one.status, one.status, "bad" if one.status == "failed" else ""),
-                Cell(", ".join(one.alarms) or "–", place, "warn" if one.alarms else "muted"),
-                Cell(f"{lowest} to {topmost}" if count else "–", count),
-                number(float("nan") if margin is None else margin, 2),
-                number(one.seconds if one.record else float("nan"), 1),
-                Cell(told, told, "bad" if one.status == "failed" else "note"),
-                Cell(", ".join(one.notes) or "–", len(one.notes), "note"),
-            ]
-        )
+    rows = [_scan_cells(place, outcome, anatomy, root, links) for place, outcome in enumerate(listed)]
     return Table(
         ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"),
         rows,
         words=True,
         filtered=True,
     )
+
+
+def _scan_cells(
+    place: int, outcome: ScanOutcome, anatomy: Anatomy, root: Path | None, links: Mapping[str, str]
+) -> list[Cell]:
+    """A row of the table of scans, whose place is that of its urgency."""
+    failed, margin = outcome.status == "failed", outcome.summary.margin
+    lowest, topmost, count = levels_in_view(outcome, anatomy)
+    told = outcome.reason.removeprefix(f"{outcome.source}: ") if failed else "; ".join(outcome.warnings)
+    told = without_folder(told, root)
+    return [
+        Cell(outcome.name, outcome.name, link=links.get(outcome.name, "")),
+        Cell(outcome.status, outcome.status, "bad" if failed else ""),
+        Cell(", ".join(outcome.alarms) or "–", place, "warn" if outcome.alarms else "muted"),
+        Cell(f"{lowest} to {topmost}" if count else "–", count),
+        number(float("nan") if margin is None else margin, 2),
+        number(outcome.seconds if outcome.record else float("nan"), 1),
+        Cell(told, told, "bad" if failed else "note"),
+        Cell(", ".join(outcome.notes) or "–", len(outcome.notes), "note"),
+    ]
 
 
 def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
@@ -161,13 +164,13 @@ def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
 
 def _pictures(listed: Sequence[ScanOutcome], *, stored: bool) -> list[Any]:
     """The first pictures: stored in the page, or beside their label maps, from where they are loaded when looked at."""
-    drawn = [one for one in listed if one.picture is not None]
+    drawn = [outcome for outcome in listed if outcome.picture is not None]
     figures = []
-    for one in drawn[:MAX_PICTURES]:
-        png = _read(one.picture) if stored else b""
+    for outcome in drawn[:MAX_PICTURES]:
+        png = _read(outcome.picture) if stored else b""
         if png is not None:
-            address = "" if stored else quote(os.fsencode(f"{one.name}_qc.png"))
-            figures.append(Figure(png, one.name, ". ".join(one.alarm_words), alt=one.name, address=address))
+            address = "" if stored else quote(os.fsencode(f"{outcome.name}_qc.png"))
+            figures.append(Figure(png, outcome.name, ". ".join(outcome.alarm_words), alt=outcome.name, address=address))
     more = len(drawn) - MAX_PICTURES
     rest = [Text(f"{more} more lie beside their label maps (*_qc.png).")] if more > 0 else []
     return [Gallery(figures, wide=True), *rest] if figures else []
@@ -187,7 +190,9 @@ def _meanings() -> Table:
 
 
 def _skipped_table(skipped: Sequence[ScanOutcome], root: Path | None) -> Table:
-    rows = [[_text(without_folder(text, root)) for text in (str(one.source), one.reason)] for one in skipped]
+    rows = [
+        [_text(without_folder(text, root)) for text in (str(outcome.source), outcome.reason)] for outcome in skipped
+    ]
     return Table(("file", "reason"), rows, words=True)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_review import review_state
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.report.label_tables import (
@@ -20,14 +19,26 @@ from cps4_monai.report.label_tables import (
 )
 
 SCAN_COLUMNS = (
-    "scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "review", "warnings",
-    "seconds", "source", "label",
-)  # fmt: skip
+    *(
+        "scan",
+        "status",
+        "alarms",
+        "notes",
+        "lowest",
+        "topmost",
+        "structures",
+        "margin",
+        "anchored",
+        "review",
+        "warnings",
+    ),
+    *("seconds", "source", "label"),
+)
 STRUCTURE_COLUMNS = (
-    "scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm",
-    "centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "anterior_height_mm",
-    "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg", "confidence",
-)  # fmt: skip
+    *("scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm"),
+    *("centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "anterior_height_mm"),
+    *("middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg", "confidence"),
+)
 _SIZES = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg")
 FAILURE_COLUMNS = ("source", "scan", "reason")
 TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels.csv", "labels_itksnap.txt", "dseg.tsv")
@@ -41,13 +52,17 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         anatomy: the classes.
         folder: that the tables will lie in; label maps in it are named from there, so that it can be moved as a whole.
     """
-    listed = [one for one in outcomes if one.status != "skipped"]
-    structures = (structure_row(one, structure) for one in listed for structure in one.structures)
-    failures = [{"source": o.source, "scan": o.name, "reason": o.reason} for o in outcomes if o.status == "failed"]
+    structures, scans, failures = (_Csv(columns) for columns in (STRUCTURE_COLUMNS, SCAN_COLUMNS, FAILURE_COLUMNS))
+    for outcome in outcomes:  # one pass: a record is read for all tables at once
+        if outcome.status != "skipped":
+            scans.add([scan_row(outcome, anatomy, folder)])
+            structures.add(structure_row(outcome, structure) for structure in outcome.structures)
+        if outcome.status == "failed":
+            failures.add([{"source": outcome.source, "scan": outcome.name, "reason": outcome.reason}])
     tables = (
-        _csv(STRUCTURE_COLUMNS, structures),
-        _csv(SCAN_COLUMNS, (scan_row(one, anatomy, folder) for one in listed)),
-        _csv(FAILURE_COLUMNS, failures),
+        structures.text,
+        scans.text,
+        failures.text,
         slicer_colour_table(anatomy),
         slicer_colour_csv(anatomy),
         itksnap_label_descriptions(anatomy),
@@ -58,8 +73,7 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
 
 def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, Any]:
     """One line of ``scans.csv``."""
-    levels = outcome.record.get("Levels") or {}
-    lowest, topmost, count = found_levels(outcome, anatomy)
+    lowest, topmost, count = levels_in_view(outcome, anatomy)
     return {
         "scan": outcome.name,
         "status": outcome.status,
@@ -68,9 +82,9 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, 
         "lowest": lowest,
         "topmost": topmost,
         "structures": count,
-        "margin": _rounded(levels.get("margin"), 4),
-        "anchored": levels.get("anchored"),
-        "review": review_state(outcome.record),
+        "margin": _rounded(outcome.summary.margin, 4),
+        "anchored": outcome.summary.anchored,
+        "review": outcome.summary.review,
         "warnings": "; ".join(outcome.warnings),
         "seconds": round(outcome.seconds, 2) if outcome.record else "",
         "source": outcome.source,
@@ -92,10 +106,9 @@ def structure_row(outcome: ScanOutcome, structure: Mapping[str, Any]) -> dict[st
     }
 
 
-def found_levels(outcome: ScanOutcome, anatomy: Anatomy) -> tuple[str, str, int]:
+def levels_in_view(outcome: ScanOutcome, anatomy: Anatomy) -> tuple[str, str, int]:
     """Names of the lowest and the topmost structure of the chain that was found, and how many were."""
-    found = {s["code"] for s in outcome.structures if s["state"] in ("present", "cut")}
-    chain = [s.name for s in anatomy.along_spine() if s.code in found]
+    chain = [structure.name for structure in anatomy.along_spine() if structure.code in outcome.summary.codes]
     return (chain[0], chain[-1], len(chain)) if chain else ("", "", 0)
 
 
@@ -109,9 +122,17 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+class _Csv:
+    """A table that is written row by row."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._text = io.StringIO()
+        self._writer = csv.DictWriter(self._text, columns, lineterminator="\n")
+        self._writer.writeheader()
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._writer.writerows(rows)
+
+    @property
+    def text(self) -> str:
+        return self._text.getvalue()
