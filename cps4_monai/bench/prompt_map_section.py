@@ -1,0 +1,67 @@
+"""The section of a study about the prompt maps of stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from cps4_monai.bench.cells import share_cell
+from cps4_monai.bench.results import LOCALISATION, StudyResults
+from cps4_monai.report.page import Block, Cell, Table, number
+
+PROMPT_MAP_COLUMNS = (
+    "stage 1 of",
+    "labeled",
+    "seeds",
+    "Dice (b)",
+    "SD over seeds",
+    "Dice (a)",
+    "Dice (c)",
+    "ceiling (b)",
+    "pointing game, validation",
+    "right levels, validation",
+)
+
+
+def prompt_map_blocks(results: StudyResults) -> list[Block]:
+    """A row per labeled share and stage 1, whatever methods share it."""
+    scores = results.prompt_maps
+    means = scores[scores["subject"] == "mean"]
+    rows = [
+        _prompt_map_row(results, means, share, folders, methods)
+        for share in results.shares
+        for folders, methods in _users_of_stage1(results, means, share).items()
+    ]
+    return [Table(PROMPT_MAP_COLUMNS, rows)] if rows else []
+
+
+def _users_of_stage1(results: StudyResults, means: pd.DataFrame, share: str) -> dict[tuple[str, ...], list[str]]:
+    """Folders of a stage 1, one per seed, and the methods that used it."""
+    users: dict[tuple[str, ...], list[str]] = {}
+    for method in results.methods:
+        own = means[(means["share"] == share) & (means["method"] == method)]
+        if not own.empty:
+            users.setdefault(tuple(sorted(own["folder"].unique())), []).append(method)
+    return users
+
+
+def _prompt_map_row(
+    results: StudyResults, means: pd.DataFrame, share: str, folders: Sequence[str], methods: Sequence[str]
+) -> list[Cell]:
+    own = means[(means["share"] == share) & means["folder"].isin(folders)]
+    by = own.drop_duplicates(["folder", "map", "convention"]).groupby(["map", "convention"])["dice"]
+    mean, spread = by.mean(), by.std(ddof=1)
+    where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
+    title = ", ".join(results.methods[method] for method in methods)
+    return [
+        Cell(title, title),
+        share_cell(share),
+        Cell(str(len(folders)), len(folders)),
+        number(mean["prompt_map", "b"]),
+        number(spread["prompt_map", "b"]),
+        number(mean["prompt_map", "a"]),
+        number(mean["prompt_map", "c"]),
+        number(mean["ceiling", "b"]),
+        *(number(where[name].mean()) for name in LOCALISATION),
+    ]
