@@ -76,6 +76,7 @@ def test_an_overlay_states_differences_only(name: str) -> None:
 def test_each_difference_has_its_reason_and_each_reason_its_difference(name: str) -> None:
     why = read(name)["_meta_"]["why"]
     assert all(len(reason) > 5 for reason in why.values())
+    assert [setting for setting, reason in why.items() if reason in ("the method", "minutes")] == [], "no reasons"
     assert [reason for reason in why.values() if re.search(r"docs/|\bpage\b", reason)] == [], (
         "say it, not where it stands"
     )
