@@ -88,8 +88,8 @@ def main() -> None:
         for index in range(1, arguments.scans):
             (folder / "in" / f"scan_{index}.nii.gz").write_bytes(first.read_bytes())
         weights = arguments.weights or random_bundle(folder, arguments.spacing)
-        command = [sys.executable, "-m", "cps4_monai.cli", "segment", str(folder / "in"), "-o", str(folder / "out"),
-                   "-w", str(weights), "-d", arguments.device, "-j", str(arguments.jobs)]  # fmt: skip
+        command = [sys.executable, "-m", "cps4_monai.cli", "segment", str(folder / "in"), "-o", str(folder / "out")]
+        command += ["-w", str(weights), "-d", arguments.device, "-j", str(arguments.jobs)]
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         total = time.perf_counter() - started

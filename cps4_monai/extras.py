@@ -69,12 +69,12 @@ def explain(error: BaseException, wanted_by: str) -> str | None:
     MONAI catches failed imports and raises errors of its own later: causes, contexts and messages are looked through.
     """
     known = {module for brought in EXTRAS.values() for module in brought}
-    for one in chain_of(error):
-        if isinstance(one, MissingExtraError):
-            return str(one)
-        if isinstance(one, ImportError):
-            found = _NO_MODULE.search(str(one))
-            name = (one.name or (found[1] if found else "")).split(".")[0]
+    for cause in chain_of(error):
+        if isinstance(cause, MissingExtraError):
+            return str(cause)
+        if isinstance(cause, ImportError):
+            match = _NO_MODULE.search(str(cause))
+            name = (cause.name or (match[1] if match else "")).split(".")[0]
             if name in known:
                 return f"{wanted_by} needs {missing(name)}"
     return None

@@ -38,7 +38,7 @@ def cause_of(error: BaseException) -> BaseException:
     Without one, it is the innermost, where things went wrong.
     """
     chain = chain_of(error)
-    told = [one for one in chain if is_told(one)]
+    told = [link for link in chain if is_told(link)]
     return told[0] if told else chain[-1]
 
 
@@ -48,7 +48,7 @@ def one_line(error: BaseException) -> str:
     message = " ".join(str(cause).split())
     if is_told(cause):
         return message or type(cause).__name__
-    built = [found[1] for one in chain_of(error) if (found := _COMPONENT.search(str(one)))]
+    built = [match[1] for link in chain_of(error) if (match := _COMPONENT.search(str(link)))]
     where = f", in {' '.join(built[-1].split())}" if built else ""
     return f"{type(cause).__name__}: {message}{where}"
 

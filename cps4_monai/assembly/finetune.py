@@ -130,27 +130,13 @@ def trainer(
         handlers: the config's own, before the weights are decided on.
     """
     context = own_context(setup, weights, cache_dir)
-    stage = Stage(
-        context,
-        "finetune",
-        output_dir,
-        max_epochs,
-        iterations_per_epoch=iterations_per_epoch,
-        batch_size_labeled=batch_size,
-        gradient_clip_norm=gradient_clip_norm,
-    )
+    given = {"iterations_per_epoch": iterations_per_epoch, "gradient_clip_norm": gradient_clip_norm}
+    stage = Stage(context, "finetune", output_dir, max_epochs, batch_size_labeled=batch_size, **given)
     held_out, slices = bool(validation), labeled_slices(context, training)
     volume_set = volumes(context, validation if held_out else training)
-    best = BundleWeights(
-        weights,
-        method.deployed,
-        DECODED,
-        [entry.subject for entry in volume_set.entries],
-        held_out,
-        min_subjects,
-        output_dir,
-        trained_on=labels_in_words([entry.label for entry in slices.entries]),
-    )
+    subjects = [entry.subject for entry in volume_set.entries]
+    seen = labels_in_words([entry.label for entry in slices.entries])
+    best = BundleWeights(weights, method.deployed, DECODED, subjects, held_out, min_subjects, output_dir, seen)
     chooser = evaluator(stage, method, volume_set, inferer, best)
     order = in_order(
         stage,

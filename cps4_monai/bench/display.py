@@ -95,7 +95,7 @@ class Display:
         """Moves the bars to the epochs that the running jobs have reached."""
         if not self.console.is_terminal:
             return
-        names = {f"{one.job.kind} {one.job.name}": one.job for one in running}
+        names = {f"{job.kind} {job.name}": job for job in (started.job for started in running)}
         for name in set(self.bars) - set(names):
             self.progress.remove_task(self.bars.pop(name))
         for name, job in names.items():

@@ -93,7 +93,7 @@ class Plan:
             only: pattern (``cps4*``) or part of the names of the cells to run; their stage 1 comes along.
         """
         wanted = [self.cells[name] for name in self.matching(only)]
-        ids = {id(one) for job in wanted for one in (job.after, job)}
+        ids = {id(needed) for job in wanted for needed in (job.after, job)}
         return [job for job in self.jobs if job.left and id(job) in ids]
 
     def matching(self, only: str | None) -> list[str]:
@@ -162,10 +162,19 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
         older = shelf.older(cell.name, settings, cell.config)
         folder = shelf.place(cell.name, settings, cell.config)
         if folder not in by_folder:
-            task = _task(cell, kind, folder, places, after)
-            epochs = int(node_of(cell.config, "stage1#max_epochs" if kind == "stage1" else "max_epochs"))
-            job = Job(folder.name, kind, folder, settings, task, study.evaluate, after, cell.method, epochs,
-                      cell.config, older)  # fmt: skip
+            job = Job(
+                name=folder.name,
+                kind=kind,
+                folder=folder,
+                settings=settings,
+                task=_task(cell, kind, folder, places, after),
+                sections=study.evaluate,
+                after=after,
+                method=cell.method,
+                epochs=int(node_of(cell.config, "stage1#max_epochs" if kind == "stage1" else "max_epochs")),
+                config=cell.config,
+                older=older,
+            )
             by_folder[folder] = job
             plan.jobs.append(job)
         return by_folder[folder]

@@ -141,10 +141,10 @@ class Runner:
                 if self.running:
                     time.sleep(POLL_SECONDS)
         finally:
-            for one in self.running:
-                one.process.terminate()
-            for one in self.running:
-                one.process.wait()
+            for running in self.running:
+                running.process.terminate()
+            for running in self.running:
+                running.process.wait()
             signal.signal(signal.SIGTERM, before)
         return self.results
 
@@ -161,7 +161,7 @@ class Runner:
         for job in list(self.waiting):
             before = job.after
             if before is not None and before.left:
-                if before in self.waiting or any(one.job is before for one in self.running):
+                if before in self.waiting or any(running.job is before for running in self.running):
                     continue
                 if "training" in before.left:
                     self.waiting.remove(job)
@@ -174,13 +174,13 @@ class Runner:
             self.running.append(Running(job, self.begin(job), time.monotonic()))
 
     def _collect(self) -> None:
-        for one in list(self.running):
-            code = one.process.poll()
+        for running in list(self.running):
+            code = running.process.poll()
             if code is None:
                 continue
-            self.running.remove(one)
-            error = "" if code == 0 and not one.job.left else _reason(one.job.folder / LOG, code)
-            self._end(Ended(one.job, time.monotonic() - one.since, error))
+            self.running.remove(running)
+            error = "" if code == 0 and not running.job.left else _reason(running.job.folder / LOG, code)
+            self._end(Ended(running.job, time.monotonic() - running.since, error))
 
     def _end(self, result: Ended) -> None:
         self.results.append(result)

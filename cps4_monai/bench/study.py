@@ -13,9 +13,9 @@ import yaml
 SECTIONS = ("validation", "test")
 ALL = "all"  # a share: whatever the datalist itself calls labeled
 KEYS = (
-    "name", "description", "phantom", "overlays", "settings", "seeds", "rotate_labeled", "evaluate", "baseline", "gap",
-    "may_differ", "methods", "matrix",
-)  # fmt: skip
+    *("name", "description", "phantom", "overlays", "settings", "seeds", "rotate_labeled", "evaluate"),
+    *("baseline", "gap", "may_differ", "methods", "matrix"),
+)
 METHOD_KEYS = ("method", "overlays", "settings", "title")
 BLOCK_KEYS = ("methods", "shares", "seeds", "overlays", "settings")
 

@@ -119,10 +119,24 @@ def segment(
     with _Progress() as on_scan:
         try:
             run = segment_scans(
-                inputs, output, weights=weights, device=device, batch_size=batch_size, overwrite=overwrite,
-                qc=not no_qc, tta=tta, jobs=jobs, raw=raw, assume_spacing=assume_spacing, series=series,
-                dicom_seg=dicom_seg, seg_nrrd=seg_nrrd, identify=identify, on_scan=on_scan, scheduler=scheduler,
-            )  # fmt: skip
+                inputs,
+                output,
+                weights=weights,
+                device=device,
+                batch_size=batch_size,
+                overwrite=overwrite,
+                qc=not no_qc,
+                tta=tta,
+                jobs=jobs,
+                raw=raw,
+                assume_spacing=assume_spacing,
+                series=series,
+                dicom_seg=dicom_seg,
+                seg_nrrd=seg_nrrd,
+                identify=identify,
+                on_scan=on_scan,
+                scheduler=scheduler,
+            )
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
     _tell(run)
@@ -167,20 +181,20 @@ def _tell(run: SegmentationRun) -> None:
     """The last lines: what failed and was skipped, what needs a look, and where the report is."""
     from cps4_monai.inference.outcome import look_lines
 
-    skipped = [one for one in run.outcomes if one.status == "skipped"]
-    for one in skipped[:SHOWN]:
-        click.echo(f"skipped {one.source}: {one.reason}", err=True)
+    skipped = [outcome for outcome in run.outcomes if outcome.status == "skipped"]
+    for outcome in skipped[:SHOWN]:
+        click.echo(f"skipped {outcome.source}: {outcome.reason}", err=True)
     if len(skipped) > SHOWN:
         click.echo(f"skipped {len(skipped) - SHOWN} more, listed in the report", err=True)
-    for one in run.failures:
-        named = one.reason if one.reason.startswith(str(one.source)) else f"{one.source}: {one.reason}"
-        click.echo(f"failed {named}", err=True)
-    notes = {one.reason for one in run.segmented if one.status == "kept" and one.reason}
+    for outcome in run.failures:
+        place = "" if outcome.reason.startswith(str(outcome.source)) else f"{outcome.source}: "
+        click.echo(f"failed {place}{outcome.reason}", err=True)
+    notes = {outcome.reason for outcome in run.segmented if outcome.status == "kept" and outcome.reason}
     for note in sorted(notes):
-        count = sum(one.reason == note for one in run.segmented)
+        count = sum(outcome.reason == note for outcome in run.segmented)
         click.echo(f"{count} {note}", err=True)
-    done = sum(one.status == "done" for one in run.outcomes)
-    kept = sum(one.status == "kept" for one in run.outcomes)
+    done = sum(outcome.status == "done" for outcome in run.outcomes)
+    kept = sum(outcome.status == "kept" for outcome in run.outcomes)
     click.echo(f"{done} segmented, {kept} kept, {len(run.failures)} failed")
     for line in look_lines(run.segmented, SHOWN):
         click.echo(line)

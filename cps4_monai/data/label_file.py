@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from cps4_monai.data.volume import Volume
 
 GEOMETRY_FIELDS = (
-    "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-    "srow_x", "srow_y", "srow_z", "xyzt_units", "dim_info",
-)  # fmt: skip
+    *("pixdim", "qform_code", "sform_code", "xyzt_units", "dim_info"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
 
 
 def write_label_volume(path: str | Path, array: np.ndarray, like: Volume | nib.Nifti1Header) -> Path:

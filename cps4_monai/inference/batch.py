@@ -25,7 +25,7 @@ from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_views import REPORT, Spread, report_files, spread_over_threads
 from cps4_monai.inference.scan_work import OnScan, ScanWork, Tally
 from cps4_monai.inference.segment import Segmenter
-from cps4_monai.inference.sources import Source, find_sources
+from cps4_monai.inference.sources import Source, Sources, find_sources
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class SegmentationRun:
     @property
     def failures(self) -> list[ScanOutcome]:
         """Inputs that could not be segmented, each with its reason."""
-        return [one for one in self.outcomes if one.status == "failed"]
+        return [outcome for outcome in self.outcomes if outcome.status == "failed"]
 
     @property
     def segmented(self) -> list[ScanOutcome]:
         """Scans whose label map is there, made now or before."""
-        return [one for one in self.outcomes if one.status in ("done", "kept")]
+        return [outcome for outcome in self.outcomes if outcome.status in ("done", "kept")]
 
 
 def segment_scans(
@@ -117,24 +117,29 @@ def segment_scans(
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
     sources = find_sources(given, output, series)
-    data_sets = list(dict.fromkeys(one.root for one in sources.scans if one.bids))
+    data_sets = list(dict.fromkeys(source.root for source in sources.scans if source.bids))
     run_files.check(FILES if data_sets else ())
     hand_on = HandOn(dicom_seg, seg_nrrd)
     hand_on.check(sources)
-    outcomes = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
-    for outcome in outcomes:
-        logger.warning("%s: %s", outcome.source, outcome.reason)
     about = {"output": output, "overwrite": overwrite, "qc": qc, "hand_on": hand_on, "identify": identify}
-    tally = Tally(len(sources.scans), on_scan)
     with _engine(segmenter, address, weighed, about, jobs) as engine:
-        outcomes += engine.run(sources.scans, tally)
-        outcomes += [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
+        outcomes = _outcomes(engine, sources, on_scan)
         tables = run_tables(outcomes, bundle.anatomy, output)
         run_files.write({**tables, **(derivative_files(output, data_sets) if data_sets else {})})
         told = engine.told(series)
         for files in report_files(outcomes, bundle.anatomy, settings=told, views=qc, spread=engine.spread):
             run_files.write(files)
     return SegmentationRun(tuple(outcomes), output, output / REPORT)
+
+
+def _outcomes(engine: Engine, sources: Sources, on_scan: OnScan | None) -> list[ScanOutcome]:
+    """What becomes of all inputs: those that are no scans to segment first, files that are skipped last."""
+    failed = [ScanOutcome(path, path.name, "failed", reason) for path, reason in sources.failures]
+    for outcome in failed:
+        logger.warning("%s: %s", outcome.source, outcome.reason)
+    segmented = engine.run(sources.scans, Tally(len(sources.scans), on_scan))
+    skipped = [ScanOutcome(path, path.name, "skipped", reason) for path, reason in sources.skipped]
+    return [*failed, *segmented, *skipped]
 
 
 @contextmanager

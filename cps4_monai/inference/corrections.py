@@ -77,12 +77,12 @@ def read_corrections(path: str | Path) -> list[Correction]:
     scans = content.get("scans")
     if not isinstance(scans, list):
         raise CorrectionsError(f"{path}: 'scans' is {scans!r}; expected a list of objects")
-    found = [_entry(raw, content, f"{path}: scans[{row}]") for row, raw in enumerate(scans)]
-    names = [one.scan for one in found]
+    corrections = [_entry(raw, content, f"{path}: scans[{row}]") for row, raw in enumerate(scans)]
+    names = [correction.scan for correction in corrections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CorrectionsError(f"{path}: {', '.join(twice)} named twice; expected each scan once: leave one entry")
-    return found
+    return corrections
 
 
 def _entry(raw: Any, content: Mapping[str, Any], where: str) -> Correction:

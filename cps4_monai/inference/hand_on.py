@@ -46,7 +46,7 @@ class HandOn:
             require("nrrd", "A .seg.nrrd")
         if self.dicom_seg:
             require("highdicom", "A DICOM SEG")
-            if sources.scans and not any(one.kind == "dicom" for one in sources.scans):
+            if sources.scans and not any(source.kind == "dicom" for source in sources.scans):
                 raise ValueError(
                     "dicom_seg: found no DICOM series among the inputs; expected one, as a DICOM SEG refers to the "
                     "images of its series. Fix: name the folder with the DICOM files, or leave --dicom-seg out"

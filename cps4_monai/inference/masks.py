@@ -75,7 +75,7 @@ def report_masks(
 
     names, scans = _names(paths, root), scans_of(paths, root, images)
 
-    def one(path: Path) -> ScanOutcome:
+    def looked_at(path: Path) -> ScanOutcome:
         name = names[path]
         try:
             outcome = outcome_of_mask(path, name, output, scans.get(path), anatomy, unannotated, qc)
@@ -86,7 +86,7 @@ def report_masks(
         return outcome
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        outcomes = list(pool.map(one, paths))
+        outcomes = list(pool.map(looked_at, paths))
     run_files.write(run_tables(outcomes, anatomy, output))
     for files in report_files(outcomes, anatomy, title=title, views=qc, spread=spread_over_threads(jobs)):
         run_files.write(files)
@@ -117,18 +117,18 @@ def scans_of(masks: Sequence[Path], root: Path, images: str | Path | None = None
     """
     named = {mask: _sidecar(mask).get("Sources", []) for mask in masks}
     told = {mask: Path(scans[0]) for mask, scans in named.items() if images is None and scans}
-    found = {mask: scan for mask, scan in told.items() if scan.exists()}
-    rest = [mask for mask in masks if mask not in found]
+    scan_of = {mask: scan for mask, scan in told.items() if scan.exists()}
+    rest = [mask for mask in masks if mask not in scan_of]
     folder = root if images is None else Path(images)
     files = find_nifti(folder) if rest else []
     scans = [path for path in files if not FileName.of(path).is_label_map and path not in set(masks)]
     pairing = pair_files(scans, folder, rest, root)
     for scan, partners in pairing.partners.items():
         if images is not None:
-            found.update(dict.fromkeys(partners, scan))
+            scan_of.update(dict.fromkeys(partners, scan))
         else:
-            found.update(dict.fromkeys([mask for mask in partners if mask.parent == scan.parent], scan))
-    return found
+            scan_of.update(dict.fromkeys([mask for mask in partners if mask.parent == scan.parent], scan))
+    return scan_of
 
 
 def outcome_of_mask(
@@ -167,7 +167,7 @@ def outcome_of_mask(
         flags = [flag for flag in flags if flag["kind"] != ALARM]
     notes = [] if record or not sidecar else ["changed since it was segmented"]
     notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
-    found: dict[str, Any] = {
+    seen: dict[str, Any] = {
         "Warnings": list(dict.fromkeys([*sidecar.get("Warnings", []), *label.warnings, *notes])),
         "Flags": flags,
         "Levels": record.get("Levels"),
@@ -179,7 +179,7 @@ def outcome_of_mask(
         picture = output / f"{name}_qc.png"
         check_picture(picture)
         draw_mask(picture, label, source, {**sidecar, "Flags": flags}, anatomy, Path(name).name)
-    return ScanOutcome(source or path, name, "mask", "", path, picture, plain(found))
+    return ScanOutcome(source or path, name, "mask", "", path, picture, plain(seen))
 
 
 def _limits(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibration]:

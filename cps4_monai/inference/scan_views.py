@@ -75,14 +75,14 @@ def report_files(
         views: whether scans can be looked at in it; without, it has tables and the pictures that are there.
         spread: reads the scans and makes their pages.
     """
-    listed = by_urgency([one for one in outcomes if one.label is not None])
+    listed = by_urgency([outcome for outcome in outcomes if outcome.label is not None])
     shown = listed if views and niivue_code() is not None else []
     if len(shown) <= MAX_IN_PAGE:
         made = [view for view in spread(partial(_view, anatomy), shown) if view is not None]
         yield {REPORT: run_report(outcomes, anatomy, title=title, settings=settings, views=made)}
         return
     pages = [f"{outcome.name}_view.html" for outcome in shown]
-    run = run_of(View(one.name, b"", {LAYER: one.label.read_bytes()}) for one in shown if one.label is not None)
+    run = run_of(View(outcome.name, b"", {LAYER: outcome.label.read_bytes()}) for outcome in shown if outcome.label)
     yield {NIIVUE: niivue_code() or b""}
     places = (_place(number, outcome, pages) for number, outcome in enumerate(shown))
     made_pages = zip(pages, spread(partial(_scan_page, anatomy, run), places), strict=True)

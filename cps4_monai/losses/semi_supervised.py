@@ -96,11 +96,16 @@ def target_codes(code_map: Tensor, logits: Tensor, unannotated: Sequence[int] = 
         )
     if code_map.is_floating_point():
         raise TypeError(f"code map is of type {code_map.dtype}; expected integer class codes")
+    return annotated_codes(code_map, logits.shape[1], unannotated)
+
+
+def annotated_codes(code_map: Tensor, num_classes: int, unannotated: Sequence[int] = ()) -> Tensor:
+    """(B, 1, H, W) integer codes of any size -> (B, H, W) int64; see :func:`target_codes`."""
     codes = code_map[:, 0].long()
     codes = codes.masked_fill(codes == NOT_ANNOTATED, IGNORE)
     if not unannotated:
         return codes
-    mask = _unannotated_mask(logits.shape[1], tuple(unannotated), logits.device)
+    mask = _unannotated_mask(num_classes, tuple(unannotated), codes.device)
     return codes.masked_fill(mask[codes.clamp(min=0)] & (codes >= 0), IGNORE)
 
 

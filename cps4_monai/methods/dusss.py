@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cps4_monai.losses.captions import annotated_classes, occurrence
 from cps4_monai.losses.dice import check_dice_weight, segmentation_loss
-from cps4_monai.losses.semi_supervised import IGNORE, mask_unannotated, ramp_up, target_codes
+from cps4_monai.losses.semi_supervised import IGNORE, annotated_codes, mask_unannotated, ramp_up
 from cps4_monai.losses.similarity_supervision import info_nce
 from cps4_monai.methods.base import Batch
 from cps4_monai.methods.pixel_affinity import pixel_affinity
@@ -184,7 +184,7 @@ class DuSSS(TeacherStudent):
         features, prompts = outputs["text_features"], outputs["text_prompts"]
         with torch.autocast(features.device.type, enabled=False):
             masks = mask_unannotated(outputs["text_labeled_logits"], self.unannotated).softmax(dim=1)
-            annotated_pixels = target_codes(label, label.expand(-1, len(prompts), -1, -1), self.unannotated) != IGNORE
+            annotated_pixels = annotated_codes(label, len(prompts), self.unannotated) != IGNORE
             masks = masks * F.adaptive_max_pool2d(annotated_pixels[:, None].float(), masks.shape[2:])
             held = F.normalize(torch.einsum("bchw,bdhw->bcd", masks, features), dim=2)
             shown = occurrence(label, len(prompts), (1, 1), self.unannotated).flatten(2)  # (B, C, 1)

@@ -50,22 +50,22 @@ class PrototypeHeads(Composite):
         backbone.log_scale.requires_grad_(False).fill_(-math.log(token_temperature))
         backbone.logit_bias.requires_grad_(False)
 
-    def forward(self, image: Tensor, found: Tensor | None = None) -> Any:
-        """Attention logits (B, C, h, w); with ``found``, what the objective compares.
+    def forward(self, image: Tensor, occurs: Tensor | None = None) -> Any:
+        """Attention logits (B, C, h, w); with ``occurs``, what the objective compares.
 
         Args:
             image: (B, 1, H, W).
-            found: (B, C, h, w) bool, which class occurs in which cell.
+            occurs: (B, C, h, w) bool, which class occurs in which cell.
 
         Returns:
             A dict of ``patches`` (B, E, h * w), ``words`` (C, E), ``image`` and ``caption`` (B, E), of length one, and
             ``prototypes`` (K, E), of length one.
         """
-        if found is None:
+        if occurs is None:
             return self.backbone(image)
         patches, words = self.backbone(image, embeddings=True)
         patches = patches.flatten(2)
-        cells, captions = found.any(1).flatten(1), found.flatten(2).any(2)
+        cells, captions = occurs.any(1).flatten(1), occurs.flatten(2).any(2)
         mean_word = (captions.float() @ words) / captions.sum(1, keepdim=True).clamp(min=1)
         return {
             "patches": patches,
@@ -163,9 +163,9 @@ class MGCA(PromptedPretraining):
             )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What :class:`PrototypeHeads` gives, ``found``, the scores of both modalities, and the mean cosine."""
+        """What :class:`PrototypeHeads` gives, ``occurs``, the scores of both modalities, and the mean cosine."""
         outputs = self._compare(self.networks["model"], batch["labeled"]["image"], batch["labeled"]["label"])
-        counted = outputs["found"].flatten(1).any(1, keepdim=True)
+        counted = outputs["occurs"].flatten(1).any(1, keepdim=True)
         scores = [outputs["image_scores"], outputs["caption_scores"], counted.float()]
         self._pairs.append(idist.all_gather(torch.cat(scores, dim=1).detach()))
         self._cosines.append(self._mean_cosine(outputs))
@@ -200,26 +200,26 @@ class MGCA(PromptedPretraining):
         # MONAI's evaluator puts it back into training mode after each volume.
         with torch.no_grad(), evaluation_mode(model):
             outputs = self._compare(model, image, label)
-        counted = outputs["found"].flatten(1).any(1, keepdim=True)
+        counted = outputs["occurs"].flatten(1).any(1, keepdim=True)
         pairs = torch.cat([outputs["image_scores"], outputs["caption_scores"], counted.float()], dim=1)
         return self._losses(outputs, torch.cat([pairs, self.queue]), 0)["loss"]
 
     def _compare(self, network: nn.Module, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         model: Any = self.deployed
-        found = occurrence(label, model.num_classes, model.grid_size, self.unannotated)
-        outputs = {**network(image, found), "found": found}
+        occurs = occurrence(label, model.num_classes, model.grid_size, self.unannotated)
+        outputs = {**network(image, occurs), "occurs": occurs}
         prototypes = outputs["prototypes"]
         if self.frozen_share > 0 and self.updates < self.share_of_run(self.frozen_share):
             prototypes = prototypes.detach() + 0 * prototypes  # 0 *: every parameter has a gradient in every phase
-        with torch.autocast(found.device.type, enabled=False):
+        with torch.autocast(occurs.device.type, enabled=False):
             scores = {f"{side}_scores": outputs[side] @ prototypes.T for side in ("image", "caption")}
         return {**outputs, **scores}
 
     def _losses(self, outputs: Mapping[str, Tensor], pairs: Tensor, rank: int) -> dict[str, Tensor]:
         """The losses of a batch, whose own rows of all pairs are those of this rank."""
         with torch.autocast(pairs.device.type, enabled=False):
-            found = outputs["found"]
-            captions, cells = found.flatten(2).any(2), found.any(1).flatten(1)
+            occurs = outputs["occurs"]
+            captions, cells = occurs.flatten(2).any(2), occurs.any(1).flatten(1)
             similarity = outputs["image"] @ outputs["caption"].T / self.instance_temperature
             instance = caption_contrast(similarity, similarity, captions)
             token = cross_attention_alignment(
@@ -241,5 +241,5 @@ class MGCA(PromptedPretraining):
         """Mean cosine of annotated cells and annotated classes, a scalar."""
         cosines = (outputs["words"] @ outputs["patches"]).flatten(1)  # (B, C * P)
         kept = annotated_classes(len(outputs["words"]), self.unannotated, cosines.device)
-        cells = outputs["found"].any(1).flatten(1)
+        cells = outputs["occurs"].any(1).flatten(1)
         return mean_where(cosines.flatten(), (kept[:, None] & cells[:, None]).flatten())

@@ -15,14 +15,14 @@ from cps4_monai.metrics.identification import Identification
 from cps4_monai.metrics.surface import SurfaceDistances
 
 STRUCTURE_COLUMNS = (
-    "case", "subject", "code", "name", "kind", "state", "dice", "iou", "hd95_mm", "assd_mm",
-    "label_voxels", "pred_voxels", "centroid_distance_mm", "identified", "level_offset",
-)  # fmt: skip
+    *("case", "subject", "code", "name", "kind", "state", "dice", "iou", "hd95_mm", "assd_mm"),
+    *("label_voxels", "pred_voxels", "centroid_distance_mm", "identified", "level_offset"),
+)
 CASE_COLUMNS = (
-    "case", "subject", "dice_a", "dice_b", "dice_c", "iou_a", "iou_b", "iou_c", "hd95_mm", "assd_mm", "num_slices",
-    "num_labeled", "num_missed", "num_false", "num_measured", "num_identified", "num_off_by_one", "all_levels_right",
+    *("case", "subject", "dice_a", "dice_b", "dice_c", "iou_a", "iou_b", "iou_c", "hd95_mm", "assd_mm", "num_slices"),
+    *("num_labeled", "num_missed", "num_false", "num_measured", "num_identified", "num_off_by_one", "all_levels_right"),
     "warnings",
-)  # fmt: skip
+)
 SUMMARY_COLUMNS = ("metric", "structure", "kind", "n", "mean", "ci_low", "ci_high", "sd", "median", "min", "max")
 STRUCTURE_METRICS = ("dice", "iou", "hd95_mm", "assd_mm")
 STATES = ("ok", "missed", "false", "absent")

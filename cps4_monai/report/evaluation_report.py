@@ -233,9 +233,9 @@ def _by_structure(content: ReportContent) -> list[Block]:
 
 def _by_case(content: ReportContent) -> list[Block]:
     columns: tuple[str, ...] = (
-        "case", "subject", "Dice (b)", "Dice (a)", "Dice (c)", "HD95 mm", "ASSD mm", "measured", "missed", "false",
-        "identified", "off by one", "slices", "warnings",
-    )  # fmt: skip
+        *("case", "subject", "Dice (b)", "Dice (a)", "Dice (c)", "HD95 mm", "ASSD mm", "measured", "missed", "false"),
+        *("identified", "off by one", "slices", "warnings"),
+    )
     rows = []
     links = viewer_links(content.views)
     for row in content.evaluation.cases.sort_values("dice_b").to_dict("records"):

@@ -213,6 +213,7 @@ def report_predictions(
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
         beside.save(Path(argmax).parent)
         compared |= _compare(evaluation, beside, output)
+    compared |= {method: evaluation.summary} if method else {}
     drawn = _draw(evaluation, max_pictures, anatomy, jobs)
     content = ReportContent(
         evaluation=evaluation,
@@ -225,7 +226,7 @@ def report_predictions(
         mosaics={case.title: case.pair[1] for case in drawn},
         attention=attention or Attention(),
         curves=None if metrics is None else read_metrics(metrics),
-        comparison=compared | ({method: evaluation.summary} if method else {}),
+        comparison=compared,
         attribution=attribution,
     )
     result = PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation, beside)

@@ -104,40 +104,21 @@ def intensity_augmentation(
     Raises:
         ValueError: ``tissue_prob`` without usable tissues.
     """
-    parts: list[Callable[[Any], Any]] = []
-    if tissue_prob > 0:
-        parts.append(RandTissueContrastd(keys, tissues, tissue_prob, gain=tissue_gain, mix=tissue_mix))
-    if curve_prob > 0:
-        parts.append(RandHistogramShiftd(keys, curve_points, prob=curve_prob, allow_missing_keys=True))
-    if invert_prob > 0:
-        parts.append(RandInvertd(keys, invert_prob))
-    if contrast_prob > 0:
-        parts.append(RandAdjustContrastd(keys, prob=contrast_prob, gamma=gamma, allow_missing_keys=True))
-    if scale_prob > 0:
-        parts.append(
-            RandScaleIntensityFixedMeand(
-                keys, factors=scale, prob=scale_prob, preserve_range=True, allow_missing_keys=True
-            )
-        )
-    if bias_prob > 0:
-        parts.append(RandBiasFieldd(keys, bias_degree, bias_coefficients, prob=bias_prob, allow_missing_keys=True))
-    if blur_prob > 0:
-        sigma = tuple(blur_sigma)
-        parts.append(RandGaussianSmoothd(keys, sigma, sigma, prob=blur_prob, allow_missing_keys=True))
-    if low_resolution_prob > 0:
-        parts.append(
-            RandSimulateLowResolutiond(
-                keys,
-                prob=low_resolution_prob,
-                downsample_mode="area",
-                upsample_mode="bilinear",
-                zoom_range=low_resolution_zoom,
-                allow_missing_keys=True,
-            )
-        )
-    if noise_prob > 0:
-        parts.append(RandGaussianNoised(keys, prob=noise_prob, std=noise_std, allow_missing_keys=True))
-    return Compose([*parts, ClipIntensityd(keys)])
+    sigma, area = tuple(blur_sigma), {"downsample_mode": "area", "upsample_mode": "bilinear"}
+    passing = {"allow_missing_keys": True}  # of MONAI's; ours always pass over what is missing
+    parts: list[tuple[float, Callable[..., Any], dict[str, Any]]] = [  # share of slices, transform, its own arguments
+        (tissue_prob, RandTissueContrastd, {"tissues": tissues, "gain": tissue_gain, "mix": tissue_mix}),
+        (curve_prob, RandHistogramShiftd, {"num_control_points": curve_points, **passing}),
+        (invert_prob, RandInvertd, {}),
+        (contrast_prob, RandAdjustContrastd, {"gamma": gamma, **passing}),
+        (scale_prob, RandScaleIntensityFixedMeand, {"factors": scale, "preserve_range": True, **passing}),
+        (bias_prob, RandBiasFieldd, {"degree": bias_degree, "coeff_range": bias_coefficients, **passing}),
+        (blur_prob, RandGaussianSmoothd, {"sigma_x": sigma, "sigma_y": sigma, **passing}),
+        (low_resolution_prob, RandSimulateLowResolutiond, {"zoom_range": low_resolution_zoom, **area, **passing}),
+        (noise_prob, RandGaussianNoised, {"std": noise_std, **passing}),
+    ]
+    drawn = [part(keys, prob=prob, **own) for prob, part, own in parts if prob > 0]
+    return Compose([*drawn, ClipIntensityd(keys)])
 
 
 class StrongViewd(Randomizable, MapTransform):

@@ -155,7 +155,7 @@ def restored(path: str | Path, content: Mapping[str, Any], build: Callable[[], M
         ) from error
     recorded = content.get("objective", {})
     model.objective, model.substitution = recorded.get("name", ""), recorded.get("substitution")
-    model.path = Path(path)
+    model.path = Path(path)  # type: ignore[assignment]  # of an attribute that nn.Module does not foresee
     for name, text in objective_of(path, content).items():
         logger.info("%s of %s: %s", name, path, text)
     return model

@@ -24,14 +24,14 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 
 # No tag with a name of the patient is read. The patient's ID only tells patients apart, and is kept nowhere.
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
-    "ProtocolName", "SpecificCharacterSet", "Modality", "PatientID", "ImageType", "InstanceNumber", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness",
-    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
-    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RepetitionTime", "EchoTime", "InversionTime",
-    "EchoNumbers", "ScanningSequence", "AcquisitionContrast", "TemporalPositionIdentifier",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-]  # fmt: skip
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription"),
+    *("ProtocolName", "SpecificCharacterSet", "Modality", "PatientID", "ImageType", "InstanceNumber", "NumberOfFrames"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
+    *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RepetitionTime", "EchoTime", "InversionTime"),
+    *("EchoNumbers", "ScanningSequence", "AcquisitionContrast", "TemporalPositionIdentifier"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
 
 _quiet_lock = threading.Lock()
 
