@@ -75,7 +75,7 @@ def write_folder_atomically(path: str | Path, fill: Callable[[Path], Any]) -> Pa
     beside.mkdir()
     try:
         fill(beside)
-        for file in (found for found in beside.rglob("*") if found.is_file()):
+        for file in (entry for entry in beside.rglob("*") if entry.is_file()):
             with file.open("r+b") as opened:
                 os.fsync(opened.fileno())
         if path.exists():

@@ -146,7 +146,7 @@ def run_context(
 ) -> Context:
     """A setup with classes and data; see :class:`Context`."""
     return Context(
-        **{each.name: getattr(setup, each.name) for each in fields(Setup)},
+        **{setting.name: getattr(setup, setting.name) for setting in fields(Setup)},
         anatomy=anatomy,
         data=data,
         cache=cache,

@@ -130,7 +130,7 @@ def trainer(
         handlers: the config's own, before the weights are decided on.
     """
     context = own_context(setup, weights, cache_dir)
-    given = {"iterations_per_epoch": iterations_per_epoch, "gradient_clip_norm": gradient_clip_norm}
+    given: dict[str, Any] = {"iterations_per_epoch": iterations_per_epoch, "gradient_clip_norm": gradient_clip_norm}
     stage = Stage(context, "finetune", output_dir, max_epochs, batch_size_labeled=batch_size, **given)
     held_out, slices = bool(validation), labeled_slices(context, training)
     volume_set = volumes(context, validation if held_out else training)

@@ -89,7 +89,7 @@ def _from_file(path: Path, by: str) -> list[Correction]:
 
     from cps4_monai.inference.corrections import read_corrections
 
-    return [replace(one, by=by or one.by) for one in read_corrections(path)]
+    return [replace(correction, by=by or correction.by) for correction in read_corrections(path)]
 
 
 def _by_hand(

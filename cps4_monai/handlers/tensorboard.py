@@ -98,8 +98,8 @@ class PictureHandler:
         for name in ("label", "prompt_map"):
             if name in content:
                 drawn[name] = _overlay(image[0], content[name][0, 0], self.colours)
-        for name, one in logits.items():
-            winner = mask_unannotated(one, method.unannotated).argmax(dim=1)[0]
+        for name, scores in logits.items():
+            winner = mask_unannotated(scores, method.unannotated).argmax(dim=1)[0]
             drawn[name] = _overlay(image[0], winner, self.colours)
         return drawn
 

@@ -58,7 +58,7 @@ def derivative_files(output: Path, data_sets: list[Path]) -> dict[str, bytes]:
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
-        "SourceDatasets": [{"URL": _address(one, output)} for one in data_sets],
+        "SourceDatasets": [{"URL": _address(root, output)} for root in data_sets],
     }
     return dict(zip(FILES, (json_bytes(description, indent=1), "\n".join([*_IGNORED, ""]).encode()), strict=True))
 

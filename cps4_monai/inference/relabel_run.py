@@ -132,7 +132,7 @@ def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anat
     outcomes = [_outcome(row, reasons, output, anatomy) for row in rows]
     run_files = RunFiles(output)
     run_files.write(run_tables(outcomes, anatomy, output))
-    pictured = any(one.picture is not None for one in outcomes)  # a run without pictures has no viewer, either
+    pictured = any(outcome.picture is not None for outcome in outcomes)  # a run without pictures has no viewer, either
     for files in report_files(outcomes, anatomy, settings=_settings(outcomes), views=pictured):
         run_files.write(files)
     return output / REPORT

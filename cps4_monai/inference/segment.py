@@ -246,7 +246,7 @@ class Segmenter:
         scan.seconds.update(restored.seconds)
         scan.seconds["statistics"] = time.perf_counter() - started
         levels = None if restored.levels is None else plain(restored.levels.to_dict())
-        found: dict[str, Any] = {
+        measured: dict[str, Any] = {
             "Warnings": list(scan.warnings),
             "Flags": [flag.to_dict() for flag in flags],
             "Levels": levels,
@@ -263,7 +263,7 @@ class Segmenter:
             flags=flags,
             levels=levels,
             warnings=scan.warnings,
-            record=plain({**self._provenance(scan), **found}),
+            record=plain({**self._provenance(scan), **measured}),
             grey=scan.grey,
         )
 

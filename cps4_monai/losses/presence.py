@@ -65,5 +65,5 @@ class PresenceLoss(nn.Module):
                 pooled = torch.cat([pooled[:, code : code + 1] for code in kept], dim=1)
                 shown = torch.cat([shown[:, code : code + 1] for code in kept], dim=1)
             known = torch.maximum(shown, (label != NOT_ANNOTATED).flatten(2).all(2).float())
-            each = F.binary_cross_entropy_with_logits(pooled, shown, reduction="none")
-            return (each * known).sum() / known.sum().clamp(min=1)
+            pairs = F.binary_cross_entropy_with_logits(pooled, shown, reduction="none")
+            return (pairs * known).sum() / known.sum().clamp(min=1)

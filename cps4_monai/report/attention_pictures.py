@@ -98,5 +98,5 @@ def _smooth(attention: np.ndarray, height_mm: float) -> np.ndarray:
 def _attention(model: PromptedVision, slices: np.ndarray, device: torch.device | str) -> np.ndarray:
     """A (D, C, h, w) of slices (D, H, W), a slice at a time."""
     return np.concatenate(
-        [model.attention_maps(torch.from_numpy(one)[None, None].to(device)).cpu().numpy() for one in slices]
+        [model.attention_maps(torch.from_numpy(image)[None, None].to(device)).cpu().numpy() for image in slices]
     )

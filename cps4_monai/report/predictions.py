@@ -52,7 +52,7 @@ class PredictionReport:
         outputs = {"Dice (b)": self.evaluation}
         if self.argmax is not None:
             outputs = {DECODED: self.evaluation, ARGMAX: self.argmax}
-        return [f"{name}: {_headline(one)}" for name, one in outputs.items()]
+        return [f"{name}: {_headline(scored)}" for name, scored in outputs.items()]
 
 
 def find_cases(
@@ -141,7 +141,7 @@ def _draw(evaluation: Evaluation, limit: int, anatomy: Anatomy, jobs: int) -> li
     """The chosen cases; one that cannot be drawn is left out with a warning."""
     dice = evaluation.cases.set_index("case")["dice_b"]
 
-    def one(case: Case) -> _Drawn | None:
+    def drawn_case(case: Case) -> _Drawn | None:
         note = f"Dice (b) {dice[case.name]:.3f}"
         try:
             slab = case_slab(case, anatomy)
@@ -152,7 +152,7 @@ def _draw(evaluation: Evaluation, limit: int, anatomy: Anatomy, jobs: int) -> li
             return None
 
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        return [drawn for drawn in pool.map(one, chosen_cases(evaluation, limit)) if drawn is not None]
+        return [drawn for drawn in pool.map(drawn_case, chosen_cases(evaluation, limit)) if drawn is not None]
 
 
 def report_predictions(

@@ -86,5 +86,5 @@ def outline(label: np.ndarray) -> np.ndarray:
 def rims(label: np.ndarray) -> np.ndarray:
     """Codes (D, H, W) where a structure ends within its slice, and 0 inside of it."""
     codes = structures_alone(label)
-    ends = np.stack([outline(one) for one in codes]) if len(codes) else np.zeros(codes.shape, bool)
+    ends = np.stack([outline(image) for image in codes]) if len(codes) else np.zeros(codes.shape, bool)
     return np.where(ends, codes, 0).astype(codes.dtype)
