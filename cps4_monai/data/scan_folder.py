@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cps4_monai.data.entries import DatalistError
-from cps4_monai.scan_names import FileName, find_nifti, identify, is_nifti, pair_files
+from cps4_monai.scan_names import FileName, find_nifti, further_channels, identify, is_nifti, pair_files
 
 LABEL_FOLDERS = ("label", "labels", "mask", "masks", "segmentation", "segmentations", "derivatives")
 
@@ -60,7 +60,9 @@ def _pairs(folder: Path) -> FoundScans:
     files = find_nifti(folder)
     labels = [path for path in files if _is_label_map(path, folder)]
     others = [path for path in files if path not in set(labels)]
-    images = [path for path in others if FileName.of(path).stem.endswith("_T2w")] or others
+    channels = _channels_without_label(others, labels)
+    images = [path for path in others if FileName.of(path).stem.endswith("_T2w")]
+    images = images or [path for path in others if path not in channels]
     dseg = [path for path in labels if FileName.of(path).stem.lower().endswith("dseg")] or labels
     pairing = pair_files(images, folder, dseg, folder)
     chosen: dict[Path, Path] = {}
@@ -80,10 +82,17 @@ def _pairs(folder: Path) -> FoundScans:
         *_told("label maps belong to no scan and are left out", pairing.unmatched),
         *_told("label maps fit several scans and are left out: mirror the scans' folders", several),
         *_told("label maps are not called dseg and are left out", [p for p in labels if p not in set(dseg)]),
-        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in set(images)]),
+        *_told("files are further channels and are left out: one channel is trained on", sorted(channels)),
+        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in {*images, *channels}]),
         *_repeated(scans),
     ]
     return FoundScans(scans, tuple(warnings))
+
+
+def _channels_without_label(images: Sequence[Path], labels: Sequence[Path]) -> set[Path]:
+    """Further channels beside their scans; an image whose number a label map has, too, is a scan of its own."""
+    named = {FileName.of(label).key for label in labels}
+    return {Path(path) for path in further_channels(images) if FileName.of(path).key not in named}
 
 
 def _nnunet(folder: Path) -> FoundScans:

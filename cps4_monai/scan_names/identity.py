@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import PurePath, PurePosixPath
 
+from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import FileName
 
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
@@ -48,13 +49,13 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     (``p1/t2`` and ``p2/t2``), and decides who the patient is, unless the name does (``sub-``, nnU-Net's layout): the
     folder is the patient where there are at least as many folders as different names in them, as with one folder per
     patient; with fewer (``train/case1``, ``test/case1``, ...) every scan is a patient. The same rule decides between a
-    folder and the one around it (``p1/baseline/t2``).
+    folder and the one around it (``p1/baseline/t2``). Channels of one scan (:func:`further_channels`) are one patient.
 
     Args:
         images: paths, absolute or relative to one folder.
     """
     paths = [PurePath(os.path.normpath(image)) for image in images]
-    names = [FileName.of(path) for path in paths]
+    names, channels = [FileName.of(path) for path in paths], further_channels(paths)
     simple = [subject_of(path) for path in paths]
     count = Counter(name.casefold() for name in simple)
     folders = _below_common([path.parent for path in paths])
@@ -68,11 +69,13 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
         apart = count[own.casefold()] > 1 and len(spread[own.casefold()]) > 1
         subjects.append(str(PurePosixPath(*folder, within)) if apart else within)
     by_folder = [
-        index for index, name in enumerate(names) if not name.bids_patient and name.channel is None
+        index
+        for index, name in enumerate(names)
+        if not name.bids_patient and name.channel is None and name.path not in channels
     ]  # the others' names say who the patient is
     owners = dict(zip(by_folder, _owners([(*folders[i], simple[i]) for i in by_folder]), strict=True))
     return [
-        ScanIdentity(subject, _patient(name, own, subject, owners.get(index)))
+        ScanIdentity(subject, _patient(name, channels.get(name.path, own), subject, owners.get(index)))
         for index, (name, own, subject) in enumerate(zip(names, simple, subjects, strict=True))
     ]
 

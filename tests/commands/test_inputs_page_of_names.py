@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.report import report
-from cps4_monai.data.datalist import DatalistError, load_datalist
+from cps4_monai.data.datalist import DatalistError, LeakError, load_datalist
 
 row = pytest.mark.row
 
@@ -128,6 +128,22 @@ def test_second_channel(tmp_path):
     assert people(made) == {f"A{n}": f"A{n}" for n in range(4)}
     assert all(e.image.name.endswith("_0000.nii.gz") for side in made.sides.values() for e in side)
     assert "4 files of imagesTr are further channels" in told and "A2_0001.nii.gz" in told
+
+
+@row("second channel beside the first outside of these folders (`A_0001` and `A_0000`)")
+def test_second_channel_elsewhere(tmp_path):
+    names = [f"A{n}_000{c}.nii.gz" for n in range(4) for c in (0, 1)]
+    make_data(tmp_path / "channels", names, label=lambda name: f"{name[:2]}_seg.nii.gz")
+    told, made = listed(tmp_path / "channels", "--val", "1", "--test", "1")
+    assert people(made) == {f"A{n}": f"A{n}" for n in range(4)}
+    assert "4 files are further channels" in told and "A2_0001.nii.gz" in told
+    by_hand = {"training": ["A0_0000.nii.gz", "A1_0000.nii.gz"], "test": ["A0_0001.nii.gz"]}
+    (tmp_path / "channels" / "d.json").write_text(json.dumps(by_hand))
+    with pytest.raises(LeakError, match="same patient"):
+        load_datalist(tmp_path / "channels" / "d.json")
+    numbered = [f"case_000{n}.nii.gz" for n in range(4)]
+    make_data(tmp_path / "patients", numbered, label=lambda name: name.replace(".nii", "_seg.nii"))
+    assert len(set(people(listed(tmp_path / "patients")[1]).values())) == 4
 
 
 @row("label map of another tool: `_T2w_dseg`, `_T2w_label-spine_dseg`, `seg.nii.gz` beside one scan")
