@@ -76,9 +76,7 @@ def train(
         if stage == "finetune":
             _refuse_of_weights(given)
             override["finetune#weights"] = str(_weights_of_run(weights, output))
-        workflow = CPS4Workflow(
-            overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **given}
-        )
+        workflow = CPS4Workflow(overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **given})
         workflow.initialize()
         workflow.run()
         workflow.finalize()

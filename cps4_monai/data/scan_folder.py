@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cps4_monai.data.entries import DatalistError
-from cps4_monai.scan_names import FileName, find_nifti, further_channels, identify, is_nifti, pair_files
+from cps4_monai.scan_names import (
+    FileName,
+    find_nifti,
+    further_channels,
+    identify,
+    is_nifti,
+    pair_files,
+    without_date,
+)
 
 LABEL_FOLDERS = ("label", "labels", "mask", "masks", "segmentation", "segmentations", "derivatives")
 
@@ -85,6 +93,7 @@ def _pairs(folder: Path) -> FoundScans:
         *_told("files are further channels and are left out: one channel is trained on", sorted(channels)),
         *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in {*images, *channels}]),
         *_repeated(scans),
+        *_dated(scans),
     ]
     return FoundScans(scans, tuple(warnings))
 
@@ -144,6 +153,18 @@ def _told(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
     names = ", ".join(str(file) for file in files[:shown])
     more = f" and {len(files) - shown} more" if len(files) > shown else ""
     return [f"{len(files)} {what}: {names}{more}"] if files else []
+
+
+def _dated(scans: Sequence[Scan]) -> list[str]:
+    """What was made of scans whose names end in a date."""
+    dated = [scan for scan in scans if scan.patient == without_date(scan.subject) != scan.subject]
+    if not dated:
+        return []
+    patients = len({scan.patient for scan in dated})
+    return [
+        f"{len(dated)} names end in a date and count as {patients} patients (scan {dated[0].subject}: patient "
+        f"{dated[0].patient}): check that, and otherwise name the files sub-PATIENT_..._T2w.nii.gz"
+    ]
 
 
 def _repeated(scans: Sequence[Scan]) -> list[str]:

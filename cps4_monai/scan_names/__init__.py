@@ -2,7 +2,7 @@
 
 from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import NIFTI_ENDINGS, FileName, find_nifti, is_nifti, mirrored_folder, stem_of
-from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of
+from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of, without_date
 from cps4_monai.scan_names.pairing import Pairing, only_label_maps, pair_files
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "patient_of",
     "stem_of",
     "subject_of",
+    "without_date",
 ]
