@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import re
 import tempfile
@@ -11,12 +12,24 @@ from pathlib import Path
 
 FILE_NAME = "error.log"
 _TOLD = (ValueError, TypeError, OSError)  # kinds whose message says what to do
-_COMPONENT = re.compile(r"[Ff]ailed to (?:instantiate|evaluate) (?:component )?([^\s].{0,120}?)(?: with args|\.?$|:)")
+_COMPONENT = re.compile(
+    r"[Ff]ailed to (?:instantiate|evaluate) (?:component )?([^\s].{0,120}?)(?: with (?:args|keywords)|\.?$|:)"
+)
 
 
 def is_told(error: BaseException) -> bool:
     """Whether an error is of a kind that is raised for people, with a message that says what to do."""
     return isinstance(error, _TOLD) or bool(getattr(error, "told_to_users", False))
+
+
+def speaks_for_itself(error: BaseException) -> bool:
+    """Whether a message is worth telling alone: that of a ``raise``, not of Python itself (``float("a")``)."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if not is_told(error) or last is None or isinstance(error, OSError):
+        return is_told(error)
+    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
@@ -43,10 +56,10 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def one_line(error: BaseException) -> str:
-    """The cause in one line; of an error of an unexpected kind, with its name and the component being built."""
+    """The cause in one line; where it does not speak for itself, with its kind and the component being built."""
     cause = cause_of(error)
     message = " ".join(str(cause).split())
-    if is_told(cause):
+    if speaks_for_itself(cause):
         return message or type(cause).__name__
     built = [match[1] for link in chain_of(error) if (match := _COMPONENT.search(str(link)))]
     where = f", in {' '.join(built[-1].split())}" if built else ""
@@ -54,9 +67,9 @@ def one_line(error: BaseException) -> str:
 
 
 def for_terminal(error: BaseException, folder: str | Path) -> str:
-    """:func:`one_line`, and for an error of an unexpected kind where its traceback is."""
+    """:func:`one_line`, and where the cause does not speak for itself, the place of its traceback."""
     line, log = one_line(error), Path(folder) / log_name()
-    return line if is_told(cause_of(error)) or not log.is_file() else f"{line}; the traceback is in {log}"
+    return line if speaks_for_itself(cause_of(error)) or not log.is_file() else f"{line}; the traceback is in {log}"
 
 
 def log_name() -> str:

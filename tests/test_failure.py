@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.failure import for_terminal, one_line, write_traceback
 from cps4_monai.workflow import CPS4Workflow
 
@@ -31,6 +32,19 @@ def test_an_unexpected_error_is_told_with_its_kind_its_component_and_its_traceba
     log = write_traceback(error, tmp_path / "run")
     assert log == tmp_path / "run" / "error.log" and "KeyError: 'features'" in log.read_text()
     assert for_terminal(error, tmp_path / "run").endswith(f"; the traceback is in {log}")
+
+
+def test_what_python_says_of_a_value_is_told_with_its_kind_and_component() -> None:
+    caught = []
+    for fail in (lambda: float("wide"), lambda: len(3), lambda: MRSPINESEG.code_of("L9")):  # type: ignore[arg-type]
+        try:
+            fail()
+        except (ValueError, TypeError) as error:
+            built = RuntimeError("Failed to instantiate component 'torch.optim.Adam' with keywords: lr,betas")
+            caught.append(one_line(raised(built, error)))
+    assert caught[0] == "ValueError: could not convert string to float: 'wide', in 'torch.optim.Adam'"
+    assert caught[1] == "TypeError: object of type 'int' has no len(), in 'torch.optim.Adam'"
+    assert caught[2].startswith("no structure is called 'L9'")
 
 
 def test_a_folder_that_cannot_be_written_takes_no_message_along(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
+
+logger = logging.getLogger(__name__)
 
 DECODED = "decoded_val_dice"
 
@@ -62,6 +65,8 @@ def method(
 def own_context(setup: Setup, weights: str | Path, cache_dir: str) -> Context:
     """The context of a run with classes, geometry and normalisation of the weights, whatever the config says."""
     plan = plan_of(weights)
+    told = (weights, plan.spacing_mm, plan.slice_size)
+    logger.info("fine-tuning by the plan of %s, not by the config's geometry: spacing %s mm, slices %s", *told)
     cache = slice_cache(cache_dir, plan.anatomy, plan.slice_size, plan.spacing_mm, plan.in_plane_mode, plan.percentiles)
     return run_context(setup, plan.anatomy, Datalist(unannotated=plan.unannotated), cache, decoding=plan.decoding)
 

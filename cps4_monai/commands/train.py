@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run", "finetune": "training_finetune"}
+
+# What fine-tuning takes from the plan of the weights, whatever the configs say.
+OF_WEIGHTS = ("spacing_mm", "slice_size", "in_plane_mode", "features", "network_def", "anatomy_source", "unannotated")
 
 
 @click.command()
@@ -67,17 +72,31 @@ def train(
         **({} if labeled_share is None else {"labeled_share": labeled_share}),
     }
     try:
+        given = parse_settings(settings)
         if stage == "finetune":
+            _refuse_of_weights(given)
             override["finetune#weights"] = str(_weights_of_run(weights, output))
-        workflow = CPS4Workflow(
-            overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **parse_settings(settings)}
-        )
+        workflow = CPS4Workflow(overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **given})
         workflow.initialize()
         workflow.run()
         workflow.finalize()
     except Exception as error:
         raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"run: {output}")
+
+
+def _refuse_of_weights(given: Mapping[str, Any]) -> None:
+    """Refuses settings of a fine-tuning that come with its weights: they would change nothing.
+
+    Raises:
+        ValueError: names them.
+    """
+    named = sorted(key for key in given if key.partition("#")[0] in OF_WEIGHTS)
+    if named:
+        raise ValueError(
+            f"finetune: {', '.join(named)} set, which come with the weights (their plan.json); expected none of them. "
+            "Fix: leave them out, or train stage2 with finetune_from and finetune_other_geometry"
+        )
 
 
 def _weights_of_run(weights: Path | None, output: Path) -> Path:

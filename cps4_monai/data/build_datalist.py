@@ -17,7 +17,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
-from cps4_monai.data.scan_folder import Scan, find_scans
+from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans
 from cps4_monai.data.volume import read_volume
 from cps4_monai.scan_names import patient_of
 
@@ -74,6 +74,8 @@ def build_datalist(
     if corrected:
         unannotated = (*unannotated, *codes_without_label(folder))
     scans = in_folder.scans
+    if not corrected:
+        _require_label_maps(folder, in_folder)
     classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=test, rng=rng)
@@ -89,6 +91,17 @@ def build_datalist(
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *missing_classes(datalist, anatomy))
     return replace(datalist, warnings=(*in_folder.warnings, *datalist.warnings, *more))
+
+
+def _require_label_maps(folder: str | Path, in_folder: FoundScans) -> None:
+    """Refuses a folder without a label map that belongs to a scan, and names those that belong to none."""
+    if any(scan.label is not None for scan in in_folder.scans):
+        return
+    passed_over = "".join(f" ({warning})" for warning in in_folder.warnings if "label maps" in warning)
+    raise DatalistError(
+        f"{folder}: no scan has a label map{passed_over}; expected *_dseg.nii.gz beside *_T2w.nii.gz, or nnU-Net's "
+        "labelsTr. Fix: give label maps the names of their scans, in the same folder or in one that mirrors it"
+    )
 
 
 def _untrainable(datalist: Datalist) -> list[str]:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cps4_monai.data.entries import DatalistError
-from cps4_monai.scan_names import FileName, find_nifti, identify, is_nifti, pair_files
+from cps4_monai.scan_names import (
+    FileName,
+    find_nifti,
+    further_channels,
+    identify,
+    is_nifti,
+    pair_files,
+    without_date,
+)
 
 LABEL_FOLDERS = ("label", "labels", "mask", "masks", "segmentation", "segmentations", "derivatives")
 
@@ -60,7 +68,9 @@ def _pairs(folder: Path) -> FoundScans:
     files = find_nifti(folder)
     labels = [path for path in files if _is_label_map(path, folder)]
     others = [path for path in files if path not in set(labels)]
-    images = [path for path in others if FileName.of(path).stem.endswith("_T2w")] or others
+    channels = _channels_without_label(others, labels)
+    images = [path for path in others if FileName.of(path).stem.endswith("_T2w")]
+    images = images or [path for path in others if path not in channels]
     dseg = [path for path in labels if FileName.of(path).stem.lower().endswith("dseg")] or labels
     pairing = pair_files(images, folder, dseg, folder)
     chosen: dict[Path, Path] = {}
@@ -80,10 +90,18 @@ def _pairs(folder: Path) -> FoundScans:
         *_told("label maps belong to no scan and are left out", pairing.unmatched),
         *_told("label maps fit several scans and are left out: mirror the scans' folders", several),
         *_told("label maps are not called dseg and are left out", [p for p in labels if p not in set(dseg)]),
-        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in set(images)]),
+        *_told("files are further channels and are left out: one channel is trained on", sorted(channels)),
+        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in {*images, *channels}]),
         *_repeated(scans),
+        *_dated(scans),
     ]
     return FoundScans(scans, tuple(warnings))
+
+
+def _channels_without_label(images: Sequence[Path], labels: Sequence[Path]) -> set[Path]:
+    """Further channels beside their scans; an image whose number a label map has, too, is a scan of its own."""
+    named = {FileName.of(label).key for label in labels}
+    return {Path(path) for path in further_channels(images) if FileName.of(path).key not in named}
 
 
 def _nnunet(folder: Path) -> FoundScans:
@@ -135,6 +153,18 @@ def _told(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
     names = ", ".join(str(file) for file in files[:shown])
     more = f" and {len(files) - shown} more" if len(files) > shown else ""
     return [f"{len(files)} {what}: {names}{more}"] if files else []
+
+
+def _dated(scans: Sequence[Scan]) -> list[str]:
+    """What was made of scans whose names end in a date."""
+    dated = [scan for scan in scans if scan.patient == without_date(scan.subject) != scan.subject]
+    if not dated:
+        return []
+    patients = len({scan.patient for scan in dated})
+    return [
+        f"{len(dated)} names end in a date and count as {patients} patients (scan {dated[0].subject}: patient "
+        f"{dated[0].patient}): check that, and otherwise name the files sub-PATIENT_..._T2w.nii.gz"
+    ]
 
 
 def _repeated(scans: Sequence[Scan]) -> list[str]:

@@ -1,7 +1,8 @@
 """What file names mean: which scan, which patient, image or label map; and which files belong together."""
 
+from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import NIFTI_ENDINGS, FileName, find_nifti, is_nifti, mirrored_folder, stem_of
-from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of
+from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of, without_date
 from cps4_monai.scan_names.pairing import Pairing, only_label_maps, pair_files
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Pairing",
     "ScanIdentity",
     "find_nifti",
+    "further_channels",
     "identify",
     "is_nifti",
     "mirrored_folder",
@@ -18,4 +20,5 @@ __all__ = [
     "patient_of",
     "stem_of",
     "subject_of",
+    "without_date",
 ]

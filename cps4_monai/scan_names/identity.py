@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import PurePath, PurePosixPath
 
+from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import FileName
 
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
+_DATE = re.compile(r"[_-](?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])$")
 _BIDS = re.compile(r"(?:^|.*/)(sub-[A-Za-z0-9]+)(?:_.*)?$")
 
 
@@ -41,6 +43,11 @@ def patient_of(subject: str) -> str:
     return bids[1] if bids else _SESSION.sub("", subject)
 
 
+def without_date(subject: str) -> str:
+    """A scan's name without the date that it ends in: ``pat1_20200131`` and ``pat1_2020-01-31`` -> ``pat1``."""
+    return _DATE.sub("", subject)
+
+
 def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     """Names of all scans of a data set, in the order given.
 
@@ -48,13 +55,14 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     (``p1/t2`` and ``p2/t2``), and decides who the patient is, unless the name does (``sub-``, nnU-Net's layout): the
     folder is the patient where there are at least as many folders as different names in them, as with one folder per
     patient; with fewer (``train/case1``, ``test/case1``, ...) every scan is a patient. The same rule decides between a
-    folder and the one around it (``p1/baseline/t2``).
+    folder and the one around it (``p1/baseline/t2``). Channels of one scan (:func:`further_channels`) are one patient,
+    and so are names that differ in a date at their end (:func:`without_date`), unless all of them would be one.
 
     Args:
         images: paths, absolute or relative to one folder.
     """
     paths = [PurePath(os.path.normpath(image)) for image in images]
-    names = [FileName.of(path) for path in paths]
+    names, channels = [FileName.of(path) for path in paths], further_channels(paths)
     simple = [subject_of(path) for path in paths]
     count = Counter(name.casefold() for name in simple)
     folders = _below_common([path.parent for path in paths])
@@ -68,11 +76,15 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
         apart = count[own.casefold()] > 1 and len(spread[own.casefold()]) > 1
         subjects.append(str(PurePosixPath(*folder, within)) if apart else within)
     by_folder = [
-        index for index, name in enumerate(names) if not name.bids_patient and name.channel is None
+        index
+        for index, name in enumerate(names)
+        if not name.bids_patient and name.channel is None and name.path not in channels
     ]  # the others' names say who the patient is
     owners = dict(zip(by_folder, _owners([(*folders[i], simple[i]) for i in by_folder]), strict=True))
+    dated = len({without_date(subject) for subject in subjects if without_date(subject) != subject}) > 1
+    undated = [without_date(subject) if dated else subject for subject in subjects]
     return [
-        ScanIdentity(subject, _patient(name, own, subject, owners.get(index)))
+        ScanIdentity(subject, _patient(name, channels.get(name.path, own), undated[index], owners.get(index)))
         for index, (name, own, subject) in enumerate(zip(names, simple, subjects, strict=True))
     ]
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.report import report
-from cps4_monai.data.datalist import DatalistError, load_datalist
+from cps4_monai.data.datalist import DatalistError, LeakError, load_datalist
 
 row = pytest.mark.row
 
@@ -130,6 +130,32 @@ def test_second_channel(tmp_path):
     assert "4 files of imagesTr are further channels" in told and "A2_0001.nii.gz" in told
 
 
+@row("second channel beside the first outside of these folders (`A_0001` and `A_0000`)")
+def test_second_channel_elsewhere(tmp_path):
+    names = [f"A{n}_000{c}.nii.gz" for n in range(4) for c in (0, 1)]
+    make_data(tmp_path / "channels", names, label=lambda name: f"{name[:2]}_seg.nii.gz")
+    told, made = listed(tmp_path / "channels", "--val", "1", "--test", "1")
+    assert people(made) == {f"A{n}": f"A{n}" for n in range(4)}
+    assert "4 files are further channels" in told and "A2_0001.nii.gz" in told
+    by_hand = {"training": ["A0_0000.nii.gz", "A1_0000.nii.gz"], "test": ["A0_0001.nii.gz"]}
+    (tmp_path / "channels" / "d.json").write_text(json.dumps(by_hand))
+    with pytest.raises(LeakError, match="same patient"):
+        load_datalist(tmp_path / "channels" / "d.json")
+    numbered = [f"case_000{n}.nii.gz" for n in range(4)]
+    make_data(tmp_path / "patients", numbered, label=lambda name: name.replace(".nii", "_seg.nii"))
+    assert len(set(people(listed(tmp_path / "patients")[1]).values())) == 4
+
+
+@row("names that end in a date (`p1_20200131`, `p1_20210207`)")
+def test_dates(tmp_path):
+    names = [f"p{n}_{year}0131.nii.gz" for n in range(4) for year in (2020, 2021)]
+    make_data(tmp_path, names, label=lambda name: name.replace(".nii", "_seg.nii"))
+    told, made = listed(tmp_path, "--val", "1", "--test", "1")
+    assert people(made) == {f"p{n}_{year}0131": f"p{n}" for n in range(4) for year in (2020, 2021)}
+    assert "8 names end in a date and count as 4 patients" in told
+    assert [len(side) for side in made.sides.values()] == [4, 2, 2]
+
+
 @row("label map of another tool: `_T2w_dseg`, `_T2w_label-spine_dseg`, `seg.nii.gz` beside one scan")
 def test_labels_of_other_tools(tmp_path):
     forms = ("{}_T2w_dseg.nii.gz", "{}_dseg.nii.gz", "{}_T2w_label-spine_dseg.nii.gz")
@@ -154,6 +180,10 @@ def test_orphans(tmp_path):
         make_data(tmp_path, [f"{name}/sub-7_T2w.nii.gz"], lambda name: "c/sub-7_dseg.nii.gz")
     told, _ = listed(tmp_path)
     warnings = {line for line in told.splitlines() if line.startswith("warning")}
+    lone = tmp_path / "lone"
+    make_data(lone, ["p1/mr/t2.nii.gz", "p2/mr/t2.nii.gz"], lambda name: name.replace("mr/t2", "seg/t2_seg"))
+    refused = CliRunner().invoke(datalist, [str(lone), "-o", str(lone / "d.json")])
+    assert refused.exit_code == 1 and "no scan has a label map (2 label maps belong to no scan" in refused.output
     for words, name in (
         ("belong to no scan", "sub-9_dseg"),
         ("belong to no scan", "sub-7_dseg"),

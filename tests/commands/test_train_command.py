@@ -37,3 +37,10 @@ def test_errors_are_one_line(tiny_data: Path, tiny_overlay: Path, tmp_path: Path
         last = result.output.strip().splitlines()[-1]
         assert result.exit_code == 1 and last.startswith("Error: ") and text in last, result.output
         assert "Traceback" not in result.output
+
+
+def test_fine_tuning_refuses_settings_that_come_with_the_weights(tiny_data: Path, tiny_overlay: Path, tmp_path: Path):
+    more = ("--set", "spacing_mm=2.0", "--set", "network_def#features=[4, 8]", "--set", "max_epochs=1")
+    result = call(tiny_data, tiny_overlay, tmp_path / "run", *more, stage="finetune")
+    assert result.exit_code == 1 and not (tmp_path / "run" / "models").exists()
+    assert "network_def#features, spacing_mm set, which come with the weights" in result.output

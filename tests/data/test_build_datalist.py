@@ -156,7 +156,7 @@ def test_folders_without_scans_or_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatalistError, match=r"no scan found.*cps4 convert"):
         build_datalist(tmp_path, tmp_path / "d.json")
     save(tmp_path / "a_T2w.nii.gz", image(0))
-    with pytest.raises(DatalistError, match="no scan for training has a label map"):
+    with pytest.raises(DatalistError, match="no scan has a label map"):
         build_datalist(tmp_path, tmp_path / "d.json")
 
 

@@ -174,6 +174,8 @@ def test_on_a_narrow_screen_nothing_is_out_of_sight(browser, masks):
     narrow = Opened(browser, masks / "report.html", width=400)
     assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 400
     assert narrow.page.locator(".viewer canvas").bounding_box()["width"] > 300 and not narrow.complaints
+    edges = narrow.page.evaluate("[...document.querySelectorAll('#scans td')].map(c => c.getBoundingClientRect().right)")
+    assert edges and max(edges) <= 400  # no column of flags is pushed out of the table's own frame either
     narrow.page.close()
 
 

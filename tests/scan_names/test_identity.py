@@ -51,6 +51,19 @@ def test_channels_of_nnunet_belong_to_one_patient_in_every_folder():
     assert len({subject for subject, _ in patients}) == 4
 
 
+def test_channels_beside_their_scan_are_its_patient_and_numbers_of_one_name_are_patients():
+    both = who(*[f"{name}_000{channel}.nii" for name in "AB" for channel in (0, 1)])
+    assert both == [("A", "A"), ("A_0001", "A"), ("B", "B"), ("B_0001", "B")]
+    assert len({patient for _, patient in who(*[f"case_000{n}.nii" for n in range(4)])}) == 4
+    assert len({patient for _, patient in who("x/A_0000.nii", "y/B_0000.nii", "y/A_0001.nii")}) == 3
+
+
+def test_names_that_differ_in_a_date_are_one_patient_unless_that_would_be_all():
+    visits = who("pat1_20200131.nii", "pat1_20210207.nii", "pat2_2020-01-31.nii", "x_20209931.nii")
+    assert [patient for _, patient in visits] == ["pat1", "pat1", "pat2", "x_20209931"]
+    assert [patient for _, patient in who("mr_20200131.nii", "mr_20210207.nii")] == ["mr_20200131", "mr_20210207"]
+
+
 def test_two_contrasts_in_one_folder_get_names_of_their_own():
     assert who("sub-1_T1w.nii", "sub-1_T2w.nii") == [("sub-1_T1w", "sub-1"), ("sub-1_T2w", "sub-1")]
 
