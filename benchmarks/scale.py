@@ -108,21 +108,23 @@ def many(arguments: argparse.Namespace, folder: Path) -> None:
     weights = bundle_of(folder / "weights", ResUNet(features=(4, 8)), 8.0)
     scans = phantoms(folder / "scans", arguments.scans, (64, 32), 2, 8)
     out = arguments.output or folder / "out"
-    print(f"{busy()}\nscans done,seconds,MB of the command,MB of the scheduler", flush=True)
+    print(f"{busy()}\nscans done,seconds,MB of the command,MB of the scheduler,load", flush=True)
     started = time.perf_counter()
     if arguments.stand_in:
         segment_scans(scans / "scan00000.nii", folder / "ready", weights=weights, device="cpu", qc=False)
         on_cluster._segment = partial(linked, folder / "ready")
     with processes(2) as (address, scheduler):
 
+        def tell(what: object) -> None:
+            told = [round(one.memory_info().rss / 1e6) for one in (psutil.Process(), scheduler)]
+            print(what, round(time.perf_counter() - started), *told, round(os.getloadavg()[0], 1), sep=",", flush=True)
+
         def look(outcome: Any, done: int, total: int) -> None:
             if done == 1 or done % EVERY == 0:
-                told = [one.memory_info().rss / 1e6 for one in (psutil.Process(), scheduler)]
-                print(f"{done},{time.perf_counter() - started:.0f},{told[0]:.0f},{told[1]:.0f}", flush=True)
+                tell(done)
 
         run = segment_scans(scans, out, weights=weights, device="cpu", scheduler=address, qc=False, on_scan=look)
-        told = [one.memory_info().rss / 1e6 for one in (psutil.Process(), scheduler)]
-        print(f"report written,{time.perf_counter() - started:.0f},{told[0]:.0f},{told[1]:.0f}")
+        tell("report written")
     sizes = {name: (out / name).stat().st_size / 1e6 for name in ("scans.csv", "structures.csv", "report.html")}
     print(f"{len(run.segmented)} of {len(run.outcomes)} segmented; MB: {sizes}\n{busy()}")
 
