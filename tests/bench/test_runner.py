@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "open(folder.parent / 'order', 'a').write(folder.name + '\\n')\n"
         "if behaviour == 'fail': sys.exit('Error: no labeled subject')\n"
         "if behaviour == 'crash': os.kill(os.getpid(), 9)\n"
-        "if behaviour == 'hang': time.sleep(60)\n"
+        "if behaviour == 'hang': time.sleep(3600)\n"
         "(folder / 'done.json').write_text(json.dumps({'seconds': {'training': 1.0}}))\n"
     )
     monkeypatch.setattr(runner_module, "job_command", lambda job: [sys.executable, str(script), str(job.folder)])
@@ -63,10 +62,9 @@ def test_an_interrupt_ends_the_processes(stand_in: Path) -> None:
             raise KeyboardInterrupt
 
     runner = Runner([job(stand_in, "long", behaviour="hang")], 1, interrupt)
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         runner.run()
-    assert runner.running[0].process.poll() is not None and time.monotonic() - started < 30
+    assert runner.running[0].process.poll() == -signal.SIGTERM
     with pytest.raises(ValueError, match="0 jobs at a time"):
         Runner([], 0)
 
@@ -81,7 +79,7 @@ def test_sigterm_ends_the_processes_too(stand_in: Path) -> None:
     assert runner.slots == 1, "one job has all threads"
     with pytest.raises(KeyboardInterrupt):
         runner.run()
-    assert runner.running[0].process.poll() is not None and signal.getsignal(signal.SIGTERM) is before
+    assert runner.running[0].process.poll() == -signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_threads_are_divided_among_the_jobs_unless_the_user_says_otherwise(monkeypatch) -> None:

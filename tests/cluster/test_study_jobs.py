@@ -17,7 +17,10 @@ STAND_IN = """import json, os, sys, time, pathlib
 folder = pathlib.Path(sys.argv[1]); behaviour = json.loads((folder / 'task.json').read_text())['behaviour']
 open(folder.parent / 'order', 'a').write(folder.name + '\\n')
 if behaviour == 'fail': sys.exit('Error: no labeled subject')
-if behaviour == 'hang': (folder.parent / 'hangs').write_text(str(os.getpid())); time.sleep(60)
+if behaviour == 'hang':
+    (folder.parent / 'hanging').write_text(str(os.getpid()))
+    os.replace(folder.parent / 'hanging', folder.parent / 'hangs')
+    time.sleep(3600)
 (folder / 'done.json').write_text(json.dumps({'seconds': {'training': 1.0}}))
 """
 
