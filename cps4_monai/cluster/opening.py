@@ -87,6 +87,7 @@ def _local_cluster(workers: int) -> Any:
             processes=True,
             memory_limit=0,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},  # Dask's own port, 8787, may be another command's
             silence_logs=logging.ERROR,
         )
     for name, value in before.items():  # the nannies leave them behind in this process

@@ -7,12 +7,15 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from monai.bundle import ConfigParser
 
 from cps4_monai.bench import runner as runner_module
+from cps4_monai.bench import task as task_module
 from cps4_monai.bench.folders import DONE, write_json
 from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import Job, make_plan
@@ -80,6 +83,20 @@ def test_sigterm_ends_the_processes_too(stand_in: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         runner.run()
     assert runner.running[0].process.poll() == -signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_process_of_a_job_waits_for_the_first_and_finds_it_done(tmp_path: Path, monkeypatch) -> None:
+    write_json(tmp_path / "task.json", {"kind": "cell", "run_id": "training_stage2"})
+    waits, trained = threading.Event(), []
+    monkeypatch.setattr(task_module.logger, "warning", lambda *told: waits.set())
+    monkeypatch.setattr(task_module, "_workflow", lambda *told: trained.append(told))
+    second = threading.Thread(target=run_task, args=(tmp_path, []), daemon=True)
+    with FileLock(tmp_path / ".lock"):
+        second.start()
+        assert waits.wait(600) and second.is_alive()
+        write_json(tmp_path / DONE, {"seconds": {"training": 1.0}})
+    second.join(600)
+    assert not second.is_alive() and not trained
 
 
 def test_threads_are_divided_among_the_jobs_unless_the_user_says_otherwise(monkeypatch) -> None:

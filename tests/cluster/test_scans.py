@@ -7,9 +7,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,8 @@ def _lives(group: int) -> bool:
 
 
 def test_a_connection_that_is_slow_to_close_is_no_failure_of_a_run(cluster, monkeypatch, caplog) -> None:
+    cluster.start_worker()  # a test before may have retired all
+    cluster.wait_for(1)
     close = distributed.Client.close
 
     def slow(client, timeout) -> None:
@@ -202,12 +206,19 @@ def test_a_connection_that_is_slow_to_close_is_no_failure_of_a_run(cluster, monk
         raise TimeoutError
 
     monkeypatch.setattr(distributed.Client, "close", slow)
-    cluster.start_worker()  # a test before may have retired all
-    cluster.wait_for(1)
-    caplog.clear()
     with open_client(SchedulerAddress.parse(cluster.address)) as client:
         assert client.nthreads()
     assert f"the connection to {cluster.address}: not closed within 30 s" in caplog.text
+
+
+def test_another_command_on_this_machine_is_no_reason_to_warn(recwarn) -> None:
+    with socket.socket() as another:
+        with suppress(OSError):  # the port is taken already, which is as well
+            another.bind(("", 8787))  # Dask's own
+            another.listen()
+        with open_client(SchedulerAddress.parse("local:1")) as client:
+            assert client.nthreads()
+    assert not [str(told.message) for told in recwarn if "8787" in str(told.message)]
 
 
 def test_an_address_without_a_scheduler_and_weights_that_are_none_are_told(run, cluster) -> None:
