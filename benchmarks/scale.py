@@ -1,27 +1,30 @@
 """What a cluster brings and costs: memory at ten thousand scans, time a scan with one worker and two, and with many.
 
-    python benchmarks/scale.py many --scans 10000
+    python benchmarks/scale.py many --scans 10000 --output OUT
+    python benchmarks/scale.py browse --output OUT
     python benchmarks/scale.py work --workers 1 2 --scans 12
     python benchmarks/scale.py simulated --workers 1 2 4 8 16 32 64 --seconds 2
 
 `many` segments copies of a tiny scan with a tiny network on two workers, the scheduler in a process of its own, and
 prints the resident memory of command and scheduler as the run goes on; with --stand-in the workers link one result
-instead, and all else is as it is. `work` segments phantoms of 20 x 448 x 448
-voxels with a random network of the bundle's default size, one thread a worker, and prints scans a minute from the first
-scan that is done to the last; --weights and --data take real ones. `simulated` hands out tasks that only wait, over the
-same session: workers are threads of a few processes, as they compute nothing.
+instead, and all else is as it is. `browse` opens in Chromium what `many` left: the report, and `scans.csv` as text,
+since browsers do not show files of that name themselves. `work` segments phantoms of 20 x 448 x 448 voxels with a
+random network of the bundle's default size, one thread a worker, and prints scans a minute from the first scan that is
+done to the last; --weights and --data take real ones. `simulated` hands out tasks that only wait, over the same
+session: workers are threads of a few processes, as they compute nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ from typing import Any
 
 import psutil
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EVERY = 500  # scans between two looks at the memory
 THREADS = 16  # simulated workers in one process
 
@@ -108,23 +112,52 @@ def many(arguments: argparse.Namespace, folder: Path) -> None:
     weights = bundle_of(folder / "weights", ResUNet(features=(4, 8)), 8.0)
     scans = phantoms(folder / "scans", arguments.scans, (64, 32), 2, 8)
     out = arguments.output or folder / "out"
-    print(f"{busy()}\nscans done,seconds,MB of the command,MB of the scheduler", flush=True)
+    print(f"{busy()}\nscans done,seconds,MB of the command,MB of the scheduler,load", flush=True)
     started = time.perf_counter()
     if arguments.stand_in:
         segment_scans(scans / "scan00000.nii", folder / "ready", weights=weights, device="cpu", qc=False)
         on_cluster._segment = partial(linked, folder / "ready")
     with processes(2) as (address, scheduler):
 
+        def tell(what: object) -> None:
+            told = [round(one.memory_info().rss / 1e6) for one in (psutil.Process(), scheduler)]
+            print(what, round(time.perf_counter() - started), *told, round(os.getloadavg()[0], 1), sep=",", flush=True)
+
         def look(outcome: Any, done: int, total: int) -> None:
             if done == 1 or done % EVERY == 0:
-                told = [one.memory_info().rss / 1e6 for one in (psutil.Process(), scheduler)]
-                print(f"{done},{time.perf_counter() - started:.0f},{told[0]:.0f},{told[1]:.0f}", flush=True)
+                tell(done)
 
         run = segment_scans(scans, out, weights=weights, device="cpu", scheduler=address, qc=False, on_scan=look)
-        told = [one.memory_info().rss / 1e6 for one in (psutil.Process(), scheduler)]
-        print(f"report written,{time.perf_counter() - started:.0f},{told[0]:.0f},{told[1]:.0f}")
+        tell("report written")
     sizes = {name: (out / name).stat().st_size / 1e6 for name in ("scans.csv", "structures.csv", "report.html")}
     print(f"{len(run.segmented)} of {len(run.outcomes)} segmented; MB: {sizes}\n{busy()}")
+
+
+def browse(arguments: argparse.Namespace, folder: Path) -> None:
+    """Seconds that a browser takes for the report and the table of a run, and what it then shows."""
+    from playwright.sync_api import sync_playwright
+
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    report, table = arguments.output / "report.html", folder / "scans.txt"
+    shutil.copy(arguments.output / "scans.csv", table)
+    name = sorted(arguments.output.glob("*_dseg.json"))[-1].name.removesuffix("_dseg.json")
+    with sync_playwright() as driver:
+        page = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
+        page.set_default_timeout(0)
+
+        def timed(what: str, act: Callable[[], Any]) -> None:
+            started = time.perf_counter()
+            act()
+            rows = page.locator("#scans tbody tr:not([hidden])").count()
+            print(f"{what}: {time.perf_counter() - started:.1f} s, {rows} rows in view", flush=True)
+
+        timed("report", lambda: page.goto(report.resolve().as_uri()))
+        print(page.inner_text(".pager span"))
+        timed("next page", lambda: page.click("#scans .pager button:last-of-type"))
+        timed("sorted by margin", lambda: page.click("#scans th:has-text('margin') button"))
+        timed(f"filtered by {name}", lambda: page.fill("#scans input[type=search]", name))
+        page.goto(table.as_uri())
+        print(f"{len(page.inner_text('pre').splitlines())} lines of the table\n{busy()}")
 
 
 def linked(ready: Path, tenant: Any, source: Any) -> Any:
@@ -201,7 +234,8 @@ def simulated(arguments: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     """Reads the arguments and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("many", "work", "simulated"))
+    measured = {one.__name__: one for one in (many, browse, work, simulated)}
+    parser.add_argument("what", choices=measured)
     parser.add_argument("--scans", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=2.0, help="of a simulated task")
@@ -209,10 +243,12 @@ def main() -> None:
     parser.add_argument("--stand-in", action="store_true", help="`many` without the segmenting: results are linked")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path, help="folder of scans")
-    parser.add_argument("--output", type=Path, help="of `many`, to look at afterwards")
+    parser.add_argument("--output", type=Path, help="of `many`, for `browse` afterwards")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        {"many": many, "work": work, "simulated": simulated}[arguments.what](arguments, Path(temporary))
+        {"many": many, "browse": browse, "work": work, "simulated": simulated}[arguments.what](
+            arguments, Path(temporary)
+        )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_threads_write_one_shared_file_without_getting_in_each_others_way(tmp_pa
         def slowly(beside):
             assert beside.name.endswith("a.nii.gz"), "writers go by the suffix"
             beside.write_text(str(number) * 1000)
-            together.wait(timeout=30)
+            together.wait(timeout=600)
 
         return write_atomically(path, slowly, shared=True)
 

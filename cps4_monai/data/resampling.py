@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -46,30 +47,35 @@ class AxisMap:
         # The upper one of two equally near pixels, always: rounding half to even would make a comb.
         return torch.floor(self.positions() + 0.5).long().clamp_(0, self.source_size - 1)
 
-    def linear_matrix(self, *, zero_outside: bool = True) -> torch.Tensor:
+    def linear_matrix(self) -> torch.Tensor:
         """(target_size, source_size) weights of linear interpolation, float32; each row sums to 1 inside.
 
         Where the axis shrinks (step above 1), the interpolated line is averaged over a window, which is antialiasing:
         sqrt(2 (step^2 - 1)) pixels wide, so that the kernel has the variance of the usual triangle of that step, but
-        keeps a ramp where it is. Rows of pixels outside the field of view are zero, or those of its nearest pixel.
+        keeps a ramp where it is. Rows of pixels outside the field of view are zero. All slices of a scan, and scans of
+        one geometry, share one tensor: not to be written to.
         """
-        source = torch.arange(self.source_size, dtype=torch.float64)
-        away = self.positions().clamp(0.0, self.source_size - 1.0)[:, None] - source[None]
-        window = math.sqrt(2 * max(0.0, self.step**2 - 1))
-        if window < 1e-3:
-            weights = (1 - away.abs()).clamp_(min=0)
-        else:
-            weights = _hat_integral(away + window / 2) - _hat_integral(away - window / 2)
-        weights /= weights.sum(dim=1, keepdim=True)
-        if zero_outside:
-            weights *= self.inside()[:, None]
-        return weights.float()
+        return _linear_matrix(self)
 
     def linear_pair(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Index of the lower of the two neighbours (target_size,), and the weight of the upper one, float32."""
         positions = self.positions().clamp(0.0, self.source_size - 1.0)
         low = torch.floor(positions).long().clamp_(0, max(0, self.source_size - 2))
         return low, (positions - low).float()
+
+
+@lru_cache(maxsize=8)  # two axes of a scan; four scans of different geometry at a time
+def _linear_matrix(axis: AxisMap) -> torch.Tensor:
+    source = torch.arange(axis.source_size, dtype=torch.float64)
+    away = axis.positions().clamp(0.0, axis.source_size - 1.0)[:, None] - source[None]
+    window = math.sqrt(2 * max(0.0, axis.step**2 - 1))
+    if window < 1e-3:
+        weights = (1 - away.abs()).clamp_(min=0)
+    else:
+        weights = _hat_integral(away + window / 2) - _hat_integral(away - window / 2)
+    weights /= weights.sum(dim=1, keepdim=True)
+    weights *= axis.inside()[:, None]
+    return weights.float()
 
 
 def _hat_integral(x: torch.Tensor) -> torch.Tensor:

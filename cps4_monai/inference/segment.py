@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -275,10 +275,16 @@ class Segmenter:
             **scan.provenance,
             "Weights": self.weights_record,
             "Settings": self.settings,
-            "Software": {"cps4_monai": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+            "Software": dict(_software()),
             "Device": device_name(self.device),
             "Seconds": scan.seconds,
         }
+
+
+@cache  # read from files of the packages
+def _software() -> Mapping[str, str]:
+    """Versions of this package and of what it computes with, as results tell them."""
+    return {"cps4_monai": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def device_name(device: torch.device) -> str:

@@ -48,7 +48,7 @@ def folder(tiny_data: Path, tiny_overlay: Path, tmp_path_factory: pytest.TempPat
     (folder / "given.json").write_text(json.dumps(given))
     given_to_it = (folder / "given.json", folder)
     apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    run_in_two_processes(folder / "program.py", *given_to_it, restarts=2, timeout=900, **apart)
+    run_in_two_processes(folder / "program.py", *given_to_it, restarts=2, **apart)
     return folder
 
 

@@ -72,7 +72,7 @@ def folders(
         runs.append({"run_id": run_id, "overlays": given, "settings": {**places, **settings, "device_name": "cpu"}})
     (folder / "program.py").write_text(PROGRAM)
     (folder / "runs.json").write_text(json.dumps(runs))
-    run_in_two_processes(*(folder / name for name in ("program.py", "runs.json", "record")), timeout=600)
+    run_in_two_processes(*(folder / name for name in ("program.py", "runs.json", "record")))
     yield folder
 
 

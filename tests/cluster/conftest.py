@@ -13,7 +13,7 @@ import pytest
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600  # no measure of speed: on a busy machine the imports of a process take minutes
 HERE = Path(__file__).resolve().parent
 _spec = importlib.util.spec_from_file_location("cluster_coded_fixtures", HERE.parent / "inference" / "conftest.py")
 assert _spec is not None and _spec.loader is not None
@@ -57,7 +57,7 @@ class Processes:
     def wait_for(self, workers: int) -> None:
         """Waits until so many have come, however busy this machine is."""
         with distributed.Client(self.address, set_as_default=False, timeout=PATIENCE_SECONDS) as client:
-            client.wait_for_workers(workers)
+            client.wait_for_workers(workers, timeout=PATIENCE_SECONDS)
 
     def _start(self, what: str, *arguments: object) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *map(str, arguments)]
@@ -77,9 +77,17 @@ class Processes:
             process.terminate()
         for process in self.started:
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
+
+    def stop_workers(self) -> None:
+        """Ends all but the first, the scheduler, and waits until they have ended what they were at."""
+        for process in self.started[1:]:
+            process.terminate()
+        for process in self.started[1:]:
+            process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture

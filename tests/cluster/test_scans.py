@@ -7,19 +7,23 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cps4_monai import segment_scans
-from cps4_monai.cluster.address import ClusterError
+from cps4_monai.cluster.address import ClusterError, SchedulerAddress
+from cps4_monai.cluster.opening import open_client
 from cps4_monai.data.label_ownership import is_ours
 from cps4_monai.inference import scan_views
 
-GIVE_UP_SECONDS = 90  # generous: this machine is shared; nothing waits that long where all goes well
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+PATIENCE_SECONDS = 600  # no measure of speed: this machine is shared; nothing waits that long where all goes well
 
 
 @pytest.fixture
@@ -58,16 +62,8 @@ def _whole(folder: Path) -> bool:
     return all(is_ours(label) for label in labels) and not list(folder.rglob(".partial-*"))
 
 
-def _settled(folder: Path) -> int:
-    """How many label maps there are once workers that were left alone have ended what they were at."""
-    before, since = -1, time.monotonic()
-    while time.monotonic() - since < GIVE_UP_SECONDS:
-        now = len(list(folder.glob("[!.]*_dseg.nii.gz")))
-        if now == before and not list(folder.glob(".partial-*")):
-            return now
-        before = now
-        time.sleep(1)
-    raise AssertionError("still being written to")
+def _label_maps(folder: Path) -> int:
+    return len(list(folder.glob("[!.]*_dseg.nii.gz")))
 
 
 @pytest.mark.parametrize("in_page", [20, 2])
@@ -83,7 +79,7 @@ def test_files_tables_and_report_equal_those_of_one_process(run, cluster, tmp_pa
     assert here == there and (Path("a_view.html") in here) == (in_page == 2)
     different = [p for p in here if _without_time(tmp_path / "here" / p) != _without_time(tmp_path / "there" / p)]
     assert not different
-    assert [one.status for one in result.outcomes] == ["done", "failed", "done", "done"] or len(result.failures) == 1
+    assert {one.name: one.status for one in result.outcomes} == {"bad": "failed"} | dict.fromkeys("abc", "done")
     assert told == [(n, 4) for n in range(1, 5)]
     by = cluster.noted("opened")[opened:]
     assert len(by) == len(set(by)) == 2  # each worker once, however many scans
@@ -143,19 +139,18 @@ def test_where_no_worker_has_room_the_run_ends_with_what_to_do(run, cluster, tmp
 @pytest.mark.cluster
 def test_a_scheduler_that_goes_is_told_and_the_same_command_resumes(run, cluster, tmp_path) -> None:
     names = [f"slow{n}" for n in range(6)]
-    scheduler, worker = cluster.started[0], cluster.start_worker()
+    cluster.start_worker()  # a test before may have retired all
     cluster.wait_for(1)
 
     def kill(outcome, done, total) -> None:
         if done == 2:
-            scheduler.kill()
+            cluster.started[0].kill()
 
     with pytest.raises(ClusterError, match=r"is gone .* it does what is missing"):
         run(names, cluster.address, on_scan=kill)
-    scheduler.wait()
-    worker.terminate()
-    worker.wait()
-    there = _settled(tmp_path / "out")
+    cluster.started[0].wait()
+    cluster.stop_workers()
+    there = _label_maps(tmp_path / "out")
     assert 2 <= there < 6 and _whole(tmp_path / "out")
     cluster.start_scheduler()
     cluster.start_worker()
@@ -181,15 +176,16 @@ def test_ctrl_c_ends_command_and_workers_and_leaves_nothing_half_written(environ
             # Whoever starts the tests in the background of a shell has SIGINT ignored, which children inherit.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-    while process.poll() is None and not list((tmp_path / "out").glob("[!.]*_dseg.nii.gz")):
+    while process.poll() is None and not _label_maps(tmp_path / "out"):
         time.sleep(0.02)
-    group, asked = os.getpgid(process.pid), time.monotonic()
+    group, asked, there = os.getpgid(process.pid), time.monotonic(), _label_maps(tmp_path / "out")
     os.killpg(group, signal.SIGINT)  # as a terminal does: command and workers
-    assert process.wait(GIVE_UP_SECONDS) == 1 and "Aborted" in (tmp_path / "log").read_text()
-    while _lives(group) and time.monotonic() - asked < GIVE_UP_SECONDS:
+    assert process.wait(PATIENCE_SECONDS) == 1 and "Aborted" in (tmp_path / "log").read_text()
+    while _lives(group) and time.monotonic() - asked < PATIENCE_SECONDS:
         time.sleep(0.05)
     assert not _lives(group)
-    assert 1 <= len(list((tmp_path / "out").glob("*_dseg.nii.gz"))) < 30 and _whole(tmp_path / "out")
+    # Not by the clock, which means little on a shared machine: one may have been done, and one more begun, meanwhile.
+    assert 1 <= there <= _label_maps(tmp_path / "out") <= there + 2 and _whole(tmp_path / "out")
 
 
 def _lives(group: int) -> bool:
@@ -200,8 +196,32 @@ def _lives(group: int) -> bool:
         return False
 
 
-def test_an_address_without_a_scheduler_and_weights_that_are_none_are_told(run, cluster, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+def test_a_connection_that_is_slow_to_close_is_no_failure_of_a_run(cluster, monkeypatch, caplog) -> None:
+    cluster.start_worker()  # a test before may have retired all
+    cluster.wait_for(1)
+    close = distributed.Client.close
+
+    def slow(client, timeout) -> None:
+        close(client, timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(distributed.Client, "close", slow)
+    with open_client(SchedulerAddress.parse(cluster.address)) as client:
+        assert client.nthreads()
+    assert f"the connection to {cluster.address}: not closed within 30 s" in caplog.text
+
+
+def test_another_command_on_this_machine_is_no_reason_to_warn(recwarn) -> None:
+    with socket.socket() as another:
+        with suppress(OSError):  # the port is taken already, which is as well
+            another.bind(("", 8787))  # Dask's own
+            another.listen()
+        with open_client(SchedulerAddress.parse("local:1")) as client:
+            assert client.nthreads()
+    assert not [str(told.message) for told in recwarn if "8787" in str(told.message)]
+
+
+def test_an_address_without_a_scheduler_and_weights_that_are_none_are_told(run, cluster) -> None:
     import dask
 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(ClusterError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -17,7 +18,14 @@ STAND_IN = """import json, os, sys, time, pathlib
 folder = pathlib.Path(sys.argv[1]); behaviour = json.loads((folder / 'task.json').read_text())['behaviour']
 open(folder.parent / 'order', 'a').write(folder.name + '\\n')
 if behaviour == 'fail': sys.exit('Error: no labeled subject')
-if behaviour == 'hang': (folder.parent / 'hangs').write_text(str(os.getpid())); time.sleep(60)
+if behaviour == 'hang':
+    (folder.parent / 'hanging').write_text(str(os.getpid()))
+    os.replace(folder.parent / 'hanging', folder.parent / 'hangs')
+    time.sleep(3600)
+if behaviour == 'loses its worker' and not (folder / 'pids').exists():
+    (folder / 'pids.new').write_text(f'{os.getppid()} {os.getpid()}')
+    os.replace(folder / 'pids.new', folder / 'pids')
+    time.sleep(3600)
 (folder / 'done.json').write_text(json.dumps({'seconds': {'training': 1.0}}))
 """
 
@@ -67,6 +75,23 @@ def test_jobs_run_beside_workers_of_slurm_in_their_order(job, tmp_path: Path, mo
     assert results["whole"] == results["y"] == "" and len(ended) == 4
     order = (tmp_path / "order").read_text().split()
     assert "x" not in order and order.index("whole") < order.index("y")
+
+
+@pytest.mark.cluster
+def test_a_job_whose_worker_is_killed_is_started_beside_another(job, cluster, tmp_path: Path) -> None:
+    left, killed = job("left", behaviour="loses its worker"), []
+
+    def kill(running) -> None:
+        if (left.folder / "pids").is_file() and not killed:
+            killed.extend(map(int, (left.folder / "pids").read_text().split()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    told = ([left, job("other")], 2, kill, lambda result: None)
+    with on_cluster.cluster_runner(SchedulerAddress.parse(cluster.address), *told) as runner:
+        results = {result.job.name: result.error for result in runner.run()}
+    assert killed and results == {"left": "", "other": ""}
+    assert (tmp_path / "order").read_text().split().count("left") == 2
+    os.kill(killed[1], signal.SIGKILL)  # the process that outlived its worker
 
 
 def test_an_interrupt_ends_the_jobs_of_all_workers(job, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,31 @@ def test_the_quick_study_runs_and_is_then_done(tiny_quick: Path, tmp_path: Path,
     for arguments, message in ((["--baseline", "clip"], "baseline is 'clip'"), (["--study", "x"], "holds the studies")):
         wrong = call("report", runs, "-o", tmp_path / "report", "--no-pictures", *arguments)
         assert wrong.exit_code == 1 and message in wrong.output and "Traceback" not in wrong.output
+
+
+WITHOUT_SCHEDULER = """
+import sys
+from click.testing import CliRunner
+from cps4_monai.bench import runner
+from cps4_monai.commands.bench import bench
+
+class Ends:
+    def __init__(self, command, log, environment):
+        log.write(b"Error: nothing is trained here\\n")
+    def poll(self):
+        return 1
+
+runner.start_process = Ends
+result = CliRunner().invoke(bench, ["run", *sys.argv[1:], "--device", "cpu", "-j", "1"])
+told = "its stage 1 failed" in result.output and "jobs failed; the same command" in result.output
+print(result.exit_code, told, sorted({"dask", "distributed", "dask_jobqueue"} & set(sys.modules)))
+"""
+
+
+def test_without_a_scheduler_dask_is_not_imported(tiny_quick: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_SCHEDULER, str(tiny_quick), "-o", str(tmp_path / "runs")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "1 True []"
 
 
 def test_errors_are_one_line(tiny_quick: Path, tiny_data: Path, tmp_path: Path) -> None:

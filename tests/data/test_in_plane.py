@@ -135,3 +135,9 @@ def test_an_axis_map_and_its_inverse_cancel():
     axis = AxisMap(30, 12, 1.3, 2.2)
     there = axis.start + axis.step * (axis.inverse().start + axis.inverse().step * torch.arange(30.0))
     torch.testing.assert_close(there, torch.arange(30.0))
+
+
+def test_slices_of_one_geometry_share_their_weights():
+    axis, other = AxisMap(448, 300, 0.1, 1.5), AxisMap(448, 300, 0.1, 1.6)
+    assert AxisMap(448, 300, 0.1, 1.5).linear_matrix() is axis.linear_matrix()
+    assert not torch.equal(other.linear_matrix(), axis.linear_matrix())

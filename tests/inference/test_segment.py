@@ -154,6 +154,12 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
     result.save(tmp_path / "out", overwrite=True)
 
 
+def test_versions_of_packages_are_read_once(segmenter, make_scan, monkeypatch):
+    before = segmenter(make_scan().nifti(), qc=False).record["Software"]
+    monkeypatch.setattr("importlib.metadata.version", lambda name: pytest.fail(f"version of {name} read again"))
+    assert segmenter(make_scan().nifti(), qc=False).record["Software"] == before
+
+
 def test_a_crop_of_the_network_leaves_background_outside_and_cuts_at_its_own_border(edited_bundle, make_scan):
     segmenter = Segmenter(edited_bundle(), device="cpu")
     segmenter.bundle.__dict__["in_plane"] = InPlane((60, 32), 2.0)
