@@ -93,7 +93,8 @@ def segment(
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
 
     INPUT is any mix of NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.
-    One bad scan does not stop the others; the exit code is 1 if any failed. Called again, it does what is missing.
+    One bad scan does not stop the others; the exit code is 1 if any failed, or lacks a copy that was asked for. Called
+    again, it does what is missing.
 
     \b
     Examples:
@@ -126,7 +127,7 @@ def segment(
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
     _tell(run)
-    if run.failures:
+    if run.failures or run.lacking:
         raise SystemExit(1)
 
 
@@ -175,6 +176,8 @@ def _tell(run: SegmentationRun) -> None:
     for one in run.failures:
         named = one.reason if one.reason.startswith(str(one.source)) else f"{one.source}: {one.reason}"
         click.echo(f"failed {named}", err=True)
+    for one in run.lacking:
+        click.echo(f"segmented, but {one.lacking}", err=True)
     notes = {one.reason for one in run.segmented if one.status == "kept" and one.reason}
     for note in sorted(notes):
         count = sum(one.reason == note for one in run.segmented)

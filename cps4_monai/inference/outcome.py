@@ -25,6 +25,7 @@ class ScanOutcome:
         label: its label map.
         picture: its picture, where there is one.
         record: what its sidecar says; empty for "failed" and "skipped".
+        lacking: which copy for other programs was asked for and cannot be made of it, and why.
     """
 
     source: Path
@@ -34,6 +35,7 @@ class ScanOutcome:
     label: Path | None = None
     picture: Path | None = None
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    lacking: str = ""
 
     @property
     def alarms(self) -> list[str]:
@@ -72,9 +74,9 @@ class ScanOutcome:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the scan, and the note about a label map that was kept."""
+        """The copy that it lacks, the note about a label map that was kept, and warnings about the scan."""
         note = [self.reason] if self.reason and self.status == "kept" else []
-        return [*note, *self.record.get("Warnings", [])]
+        return [*([self.lacking] if self.lacking else []), *note, *self.record.get("Warnings", [])]
 
 
 class StoredRecord(Mapping[str, Any]):
