@@ -30,9 +30,19 @@ def lay_out(folder: Path) -> None:
 
 
 def _sort_imports(folder: Path) -> None:
-    """By the settings of the zoo's setup.cfg: profile black, 120 columns, nothing but ``models`` of its own."""
+    """By the settings of the zoo's setup.cfg: profile black, 120 columns, nothing but ``models`` of its own.
+
+    Where this is run says nothing: isort would take what lies in the current folder, this package in a checkout of it,
+    for its own, and the zoo's CI runs where there is none.
+    """
     import isort
 
-    settings = isort.Config(profile="black", line_length=120, quiet=True, known_first_party=frozenset({"models"}))
+    settings = isort.Config(
+        profile="black",
+        line_length=120,
+        quiet=True,
+        known_first_party=frozenset({"models"}),
+        src_paths=(folder / "models",),
+    )
     for path in sorted(folder.rglob("*.py")):
         isort.file(path, config=settings)

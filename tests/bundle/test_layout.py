@@ -25,8 +25,11 @@ def test_laying_out_keeps_what_is_said(tmp_path: Path) -> None:
     assert text.endswith("}\n") and list(json.loads(text)) == ["b", "a"] and json.loads(text)["a"] == [1.5, "ü"]
 
 
-def test_imports_of_an_export_are_sorted_as_the_zoo_has_it(exported_bundle: Path) -> None:
+def test_imports_of_an_export_are_sorted_as_the_zoo_has_it(exported_bundle: Path, tmp_path: Path) -> None:
+    """The zoo runs isort in its own checkout, where no folder is called as this package; the export ran in ours."""
     isort = pytest.importorskip("isort", reason="isort of the extra `zoo` is not installed")
-    settings = isort.Config(profile="black", line_length=120, known_first_party=frozenset({"models"}))
+    settings = isort.Config(
+        profile="black", line_length=120, known_first_party=frozenset({"models"}), directory=str(tmp_path)
+    )
     wrong = [path.name for path in exported_bundle.rglob("*.py") if not isort.check_file(path, config=settings)]
     assert not wrong
