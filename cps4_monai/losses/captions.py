@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cps4_monai.losses.semi_supervised import mask_unannotated
 
+# Logit of what takes no part: exp() of it is exactly 0 in float32.
 NEVER = -1e4
-"""Logit of what takes no part: exp() of it is exactly 0 in float32."""
 
 
 def annotated_classes(num_classes: int, unannotated: Sequence[int], device: torch.device) -> Tensor:

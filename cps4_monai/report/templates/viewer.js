@@ -4,8 +4,9 @@
   "use strict";
 
   var SAGITTAL = 2, WRONG = [255, 59, 48], OUTLINE = [255, 255, 255], DIM = 0.75;
-  /* NiiVue's type of colours that are the more opaque the higher the value, up to cal_min: here all of it from 0.7 on. */
-  var TRANSLUCENT = 2, OPAQUE = 0.7;
+  /* NiiVue's type of colours that are the more opaque the higher the value, up to cal_min: here all of it from 0.7 on.
+     Of volumes it is 1 in version 0.69, whose name is "transparent below min"; with 2, all below cal_min is hidden. */
+  var TRANSLUCENT = 1, OPAQUE = 0.7;
 
   /* What becomes of each code in a label map if structure `code` is level `is`; or the reason why it cannot be. */
   function renumbering(structures, present, code, is, fixed) {
