@@ -11,8 +11,8 @@ from typing import Any
 
 DEFAULT_PROMPT_TEMPLATE = "A magnetic resonance image of a {name}"
 KINDS = ("background", "sacrum", "vertebra", "disc", "other")
+# Value of a label map's voxels that nobody annotated: no loss, no metric and no pseudo-label come from them.
 NOT_ANNOTATED = 255
-"""Value of a label map's voxels that nobody annotated: no loss, no metric and no pseudo-label come from them."""
 # SNOMED CT by (kind, name): DICOM PS3.16, CID 7603 and 7604 (vertebrae, discs); each checked against its own meaning.
 _SNOMED_CT = {
     ("sacrum", "S"): ("54735007", "Sacrum"),

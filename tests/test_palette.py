@@ -52,10 +52,48 @@ def test_other_anatomy_has_its_colours():
     assert len(set(hex_colours(other))) == 3
 
 
+def as_slicer_reads(table):
+    """Name and (red, green, blue, alpha) by code, by the rules of ``vtkMRMLColorTableStorageNode::ReadCtblFile``."""
+    rows = {}
+    for line in filter(lambda line: line and not line.startswith("#"), table.split("\n")):
+        code, name, *colour = line.split()
+        rows[int(code)] = "" if name == "_" else name.replace("_", " "), [float(value) for value in colour]
+    return rows
+
+
+def as_itksnap_reads(table):
+    """Name and (red, green, blue, alpha, visible, mesh) by code, by the rules of ``ColorLabelTable::LoadFromFile``.
+
+    Seven numbers, then what stands between two quotation marks; the clear label 0 is never replaced.
+    """
+    rows = {}
+    for line in filter(lambda line: line and not line.startswith("#"), table.split("\n")):
+        numbers, name = line.split('"')[:2]
+        code, *colour = (float(value) for value in numbers.split())
+        assert len(colour) == 6
+        rows[int(code)] = name, colour
+    return {code: row for code, row in rows.items() if code}
+
+
+def test_label_tables_are_read_by_the_rules_of_the_viewers_own_readers():
+    colours = structure_colours(MRSPINESEG).tolist()
+    slicer, snap = (
+        as_slicer_reads(slicer_colour_table(MRSPINESEG)),
+        as_itksnap_reads(itksnap_label_descriptions(MRSPINESEG)),
+    )
+    for structure in MRSPINESEG.foreground:
+        colour = colours[structure.code]
+        assert slicer[structure.code] == (structure.name, [*colour, 255])
+        assert snap[structure.code] == (structure.name, [*colour, 1, 1, 1])
+    assert slicer[0] == ("background", [*colours[0], 0]) and 0 not in snap
+    table = list(csv.DictReader(io.StringIO(slicer_colour_csv(MRSPINESEG))))  # ReadCsvFile: whole numbers, not below 0
+    assert all(int(row["LabelValue"]) > 0 and 0 <= int(row[f"Color_{c}"]) <= 255 for row in table for c in "RGBA")
+
+
 def test_label_tables_hold_every_structure_and_agree_on_colours(tmp_path):
     colours = structure_colours(MRSPINESEG)
     slicer = [line.split() for line in slicer_colour_table(MRSPINESEG).splitlines() if not line.startswith("#")]
-    assert len(slicer) == 20 and slicer[12][1] == "L4_L5" and slicer[0][-1] == "0"
+    assert len(slicer) == 20 and slicer[12][1] == "L4/L5" and slicer[0][-1] == "0"
     assert all([int(v) for v in row[2:5]] == colours[int(row[0])].tolist() for row in slicer)
     snap = re.findall(
         r'^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+1\s+1\s+1\s+"(.+)"$', itksnap_label_descriptions(MRSPINESEG), re.M

@@ -93,7 +93,8 @@ def segment(
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
 
     INPUT is any mix of NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.
-    One bad scan does not stop the others; the exit code is 1 if any failed. Called again, it does what is missing.
+    One bad scan does not stop the others; the exit code is 1 if any failed, or lacks a copy that was asked for. Called
+    again, it does what is missing.
 
     \b
     Examples:
@@ -140,7 +141,7 @@ def segment(
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
     _tell(run)
-    if run.failures:
+    if run.failures or run.lacking:
         raise SystemExit(1)
 
 
@@ -189,6 +190,8 @@ def _tell(run: SegmentationRun) -> None:
     for outcome in run.failures:
         place = "" if outcome.reason.startswith(str(outcome.source)) else f"{outcome.source}: "
         click.echo(f"failed {place}{outcome.reason}", err=True)
+    for outcome in run.lacking:
+        click.echo(f"segmented, but {outcome.lacking}", err=True)
     notes = {outcome.reason for outcome in run.segmented if outcome.status == "kept" and outcome.reason}
     for note in sorted(notes):
         count = sum(outcome.reason == note for outcome in run.segmented)

@@ -19,13 +19,16 @@ class EntryLike(Protocol):
     """What the data sets ask of a volume: an entry of a datalist."""
 
     @property
-    def image(self) -> Any: ...
+    def image(self) -> Any:
+        """Path of the scan."""
 
     @property
-    def label(self) -> Any: ...
+    def label(self) -> Any:
+        """Path of its label map, or None."""
 
     @property
-    def subject(self) -> str: ...
+    def subject(self) -> str:
+        """Name of the scan."""
 
 
 class _CachedScans(Dataset[dict[str, Any]]):

@@ -16,13 +16,16 @@ class HasImage(Protocol):
     """What the leak check needs to know of a datalist entry."""
 
     @property
-    def image(self) -> Path: ...
+    def image(self) -> Path:
+        """The scan."""
 
     @property
-    def subject(self) -> str: ...
+    def subject(self) -> str:
+        """Name of the scan."""
 
     @property
-    def patient(self) -> str: ...
+    def patient(self) -> str:
+        """The person, across data sets."""
 
 
 class LeakError(ValueError):

@@ -50,6 +50,11 @@ class SegmentationRun:
         return [outcome for outcome in self.outcomes if outcome.status == "failed"]
 
     @property
+    def lacking(self) -> list[ScanOutcome]:
+        """Scans whose label map is there, and of which a copy that was asked for cannot be made."""
+        return [one for one in self.outcomes if one.lacking]
+
+    @property
     def segmented(self) -> list[ScanOutcome]:
         """Scans whose label map is there, made now or before."""
         return [outcome for outcome in self.outcomes if outcome.status in ("done", "kept")]
@@ -77,7 +82,8 @@ def segment_scans(
 ) -> SegmentationRun:
     """Segments scans into a folder: label maps, JSONs, pictures, tables and a report; what `cps4 segment` does.
 
-    A scan that cannot be used is recorded with its reason and the rest goes on. Called again, it does what is missing.
+    A scan that cannot be used is recorded with its reason and the rest goes on; so is a copy for other programs that
+    cannot be made of a scan, whose label map is written all the same. Called again, it does what is missing.
 
     Args:
         inputs: NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,14 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
 from cps4_monai.data.label_review import changed_by_a_person
 from cps4_monai.inference.dicom import DicomSeries, list_series
+from cps4_monai.inference.outcome import reason_of
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.seg_nrrd import seg_nrrd_bytes
 from cps4_monai.inference.sources import Source, Sources
 
+logger = logging.getLogger(__name__)
+# What this package and what the libraries raise about a label map or headers of which no copy can be made.
+_NOT_MADE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 _HEAD = 2**16  # bytes in which a file of ours names this package: its manufacturer, or a field of the header
 
 
@@ -65,8 +70,8 @@ class HandOn:
         affine: np.ndarray,
         anatomy: Anatomy,
         record: Mapping[str, Any],
-    ) -> None:
-        """Writes the copies of a scan's label map; an empty label map has none.
+    ) -> str:
+        """Writes the copies of a scan's label map that can be made; an empty label map has none.
 
         Args:
             source: the scan.
@@ -76,13 +81,24 @@ class HandOn:
             anatomy: the classes.
             record: of the label map; its ``Weights`` are named in a SEG.
 
+        Returns:
+            Which copy cannot be made of this scan, and why: the label map is good without it. Empty where all are made.
+
         Raises:
             ForeignFileError: a file that is not ours is there.
-            ValueError: a copy cannot be made of this scan.
+            OSError: the folder cannot be written to.
         """
+        lacking = []
         for path in self.files(source, files):
             check_copy(path)
-            write_copies({path: _copy(path, files, labels, affine, anatomy, record, source.series)})
+            try:
+                content = _copy(path, files, labels, affine, anatomy, record, source.series)
+            except _NOT_MADE as error:
+                logger.debug("%s cannot be made", path, exc_info=error)
+                lacking.append(f"no {path.name}: {reason_of(error)}")
+            else:
+                write_copies({path: content})
+        return "; ".join(lacking)
 
 
 def copies_again(

@@ -63,6 +63,7 @@ class ScanOutcome:
         label: its label map.
         picture: its picture, where there is one.
         record: what its sidecar says; empty for "failed" and "skipped".
+        lacking: which copy for other programs was asked for and cannot be made of it, and why.
     """
 
     source: Path
@@ -72,6 +73,7 @@ class ScanOutcome:
     label: Path | None = None
     picture: Path | None = None
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    lacking: str = ""
 
     @property
     def alarms(self) -> list[str]:
@@ -111,9 +113,9 @@ class ScanOutcome:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the scan, and the note about a label map that was kept."""
+        """The copy that it lacks, the note about a label map that was kept, and warnings about the scan."""
         note = [self.reason] if self.reason and self.status == "kept" else []
-        return [*note, *self.summary.warnings]
+        return [*([self.lacking] if self.lacking else []), *note, *self.summary.warnings]
 
 
 class StoredRecord(Mapping[str, Any]):

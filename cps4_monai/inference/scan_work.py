@@ -66,9 +66,9 @@ class ScanWork:
             if there is not None:
                 if self.qc and not files.picture.exists():
                     self._draw(source, files)
-                self._copy_again(source, files)
+                lacking = self._copy_again(source, files)
                 picture = _there(files.picture)
-                return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, there[0])
+                return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, there[0], lacking)
             started = time.perf_counter()
             volume = load_scan(source.path, self.segmenter.assume_spacing, source.series)
             seconds = time.perf_counter() - started
@@ -97,9 +97,10 @@ class ScanWork:
             self.go_on()
             result = self.segmenter.finish(scan, scores)
             self.go_on()
-            self.hand_on.write(source, files, result.labels, result.affine, result.anatomy, result.record)
+            lacking = self.hand_on.write(source, files, result.labels, result.affine, result.anatomy, result.record)
             write_segmentation(result, files, overwrite=self.overwrite, qc=self.qc)
-            return ScanOutcome(source.path, source.name, "done", "", files.label, _there(files.picture), result.record)
+            picture = _there(files.picture)
+            return ScanOutcome(source.path, source.name, "done", "", files.label, picture, result.record, lacking)
         except Exception as error:
             return self._failed(source, error)
 
@@ -116,12 +117,13 @@ class ScanWork:
         assert scan.grey is not None
         draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)
 
-    def _copy_again(self, source: Source, files: ScanFiles) -> None:
-        """Copies for other programs of a label map that is there without them."""
+    def _copy_again(self, source: Source, files: ScanFiles) -> str:
+        """Copies for other programs of a label map that is there without them; which cannot be made, and why."""
         if all(path.exists() for path in self.hand_on.files(source, files)):
-            return
+            return ""
         labels = read_volume(files.label, is_label=True)
-        self.hand_on.write(source, files, labels.array, labels.affine, self.segmenter.bundle.anatomy, files.record)
+        anatomy = self.segmenter.bundle.anatomy
+        return self.hand_on.write(source, files, labels.array, labels.affine, anatomy, files.record)
 
     def _failed(self, source: Source, error: Exception) -> ScanOutcome:
         """One bad scan never stops the others, whatever is wrong with it."""

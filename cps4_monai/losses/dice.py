@@ -103,8 +103,8 @@ def segmentation_loss(
     return torch.stack(terms).sum()
 
 
+# What a method may learn from labels by, see :func:`supervision_loss`.
 SUPERVISION = ("ce+dice", "ce", "dice")
-"""What a method may learn from labels by, see :func:`supervision_loss`."""
 
 
 def supervision_loss(logits: Tensor, label: Tensor, unannotated: Sequence[int] = (), kind: str = "ce+dice") -> Tensor:

@@ -21,9 +21,9 @@ from cps4_monai.attention_maps import activate
 from cps4_monai.logits import NEVER
 from cps4_monai.losses.whole_batch import whole_sum
 
+# Code of a pixel without a target: in a prompt map, one that no class claims. `NOT_ANNOTATED` of a label map, an
+# unsigned byte, means the same.
 IGNORE = -1
-"""Code of a pixel without a target: in a prompt map, one that no class claims. `NOT_ANNOTATED` of a label map, an
-unsigned byte, means the same."""
 
 TARGET_MODES = ("soft", "hard", "sum", "teacher")
 

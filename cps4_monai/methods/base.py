@@ -16,8 +16,8 @@ from cps4_monai.networks.composite import deployable
 from cps4_monai.networks.ema import share_buffers, unwrap
 from cps4_monai.networks.evaluation_mode import evaluation_mode
 
+# {"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong", "prompt_map"}} and more, on the device.
 Batch = Mapping[str, Any]
-"""{"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong", "prompt_map"}} and more, on the device."""
 
 
 class SemiSupervisedMethod(ABC):

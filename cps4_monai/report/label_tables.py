@@ -12,10 +12,10 @@ from cps4_monai.palette import hex_colours, structure_colours
 
 
 def slicer_colour_table(anatomy: Anatomy) -> str:
-    """3D Slicer colour table (.ctbl): ``code name red green blue alpha``; spaces and slashes become underscores."""
+    """3D Slicer colour table (.ctbl): ``code name red green blue alpha``; spaces become underscores, as in Slicer."""
     lines = ["# Color table file written by cps4_monai", f"# {anatomy.num_classes} values"]
     for structure, (red, green, blue) in zip(anatomy.structures, structure_colours(anatomy).tolist(), strict=True):
-        name = structure.name.replace(" ", "_").replace("/", "_")
+        name = structure.name.replace(" ", "_")
         lines.append(f"{structure.code} {name} {red} {green} {blue} {255 if structure.code else 0}")
     return "\n".join(lines) + "\n"
 

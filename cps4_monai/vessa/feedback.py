@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cps4_monai.vessa.parts import Feedback
 
 KINDS = ("mask", "box", "point")
+# Least probability, somewhere in the picture, of a class that counts as seen.
 LEAST = 0.5
-"""Least probability, somewhere in the picture, of a class that counts as seen."""
 
 
 def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
+# Factor of the first weights of queries and keys: about half of a patch's attention goes to its like.
 SHARPNESS = 2.5
-"""Factor of the first weights of queries and keys: about half of a patch's attention goes to its like."""
 
 
 class SmallSam(nn.Module):

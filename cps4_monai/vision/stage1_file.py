@@ -35,18 +35,23 @@ class Stage1Model(Protocol):
     substitution: str | None
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Background included."""
 
     @property
-    def arguments(self) -> dict[str, Any]: ...
+    def arguments(self) -> dict[str, Any]:
+        """With which it is built again."""
 
     @property
-    def image_size(self) -> tuple[int, int]: ...
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a slice in pixels."""
 
     @property
-    def unannotated(self) -> Sequence[int]: ...
+    def unannotated(self) -> Sequence[int]:
+        """Codes that no label shows."""
 
-    def state_dict(self) -> Mapping[str, Any]: ...
+    def state_dict(self) -> Mapping[str, Any]:
+        """Its weights."""
 
 
 def write_stage1_file(

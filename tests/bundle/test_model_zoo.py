@@ -23,7 +23,18 @@ from cps4_monai.bundle_root import find_bundle_root
 
 ROOT = Path(__file__).resolve().parents[2]
 # Only what these packages do needs them; each is an extra of setup.cfg or comes with one of the required ones.
-OPTIONAL = {"SimpleITK", "dask", "dask_jobqueue", "distributed", "isort", "mlflow", "onnx", "onnxruntime", "onnxscript"}
+OPTIONAL = {
+    "SimpleITK",
+    "black",
+    "dask",
+    "dask_jobqueue",
+    "distributed",
+    "isort",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+}
 TEMPLATE = [  # the sections of the zoo's docs/readme_template.md, in its order
     "Authors",
     "Tags",

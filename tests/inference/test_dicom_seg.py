@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
 
+import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from cps4_monai import segment_scans
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.commands.segment import segment
 from cps4_monai.data.label_ownership import ForeignFileError
 
 highdicom = pytest.importorskip("highdicom", reason="highdicom of the extra `dicom` is not installed")
@@ -57,8 +61,6 @@ def _back(seg, labels):
 
 @pytest.mark.parametrize("enhanced", [False, True])
 def test_a_seg_is_the_label_map_voxel_for_voxel(series, run, tmp_path, enhanced):
-    import nibabel as nib
-
     result = run(series(enhanced))
     assert not result.failures
     seg, labels = highdicom.seg.segread(tmp_path / "out/scan_seg.dcm"), nib.load(tmp_path / "out/scan_dseg.nii.gz")
@@ -99,10 +101,47 @@ def test_a_seg_is_made_later_and_never_over_a_foreign_file(series, run, tmp_path
     assert "scan_seg.dcm" in failed.reason and seg.read_bytes() == b"not ours"
 
 
-def test_what_a_seg_cannot_refer_to_is_said(series, run, make_scan, tmp_path):
-    (failed,) = run(series(keep=())).failures
-    assert "found no FrameOfReferenceUID" in failed.reason and "Fix: " in failed.reason
-    assert not (tmp_path / "out/scan_dseg.nii.gz").exists()
+def test_a_series_that_a_seg_cannot_refer_to_is_segmented_and_what_it_lacks_is_said(series, run, tmp_path):
+    folder = series(keep=())
+    result = run(folder)
+    (lacking,) = result.lacking
+    assert not result.failures and lacking.status == "done" and (tmp_path / "out/scan_dseg.nii.gz").exists()
+    assert "no scan_seg.dcm" in lacking.lacking and "found no FrameOfReferenceUID" in lacking.lacking
+    assert "Fix: " in lacking.lacking and not (tmp_path / "out/scan_seg.dcm").exists()
+    (again,) = run(folder).outcomes
+    assert (again.status, again.lacking) == ("kept", lacking.lacking)
+    with (tmp_path / "out/scans.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert "found no FrameOfReferenceUID" in row["warnings"] and row["status"] == "kept"
+
+
+def test_places_that_were_assumed_make_a_label_map_and_no_seg(dicom, make_scan, bundle_dir, tmp_path):
+    slices = dicom.twin_of(make_scan(), FrameOfReferenceUID="1.2.3.99")
+    for one in slices:
+        del one.ImagePositionPatient
+    folder, out = dicom.save_all(tmp_path / "in" / "scan", slices), tmp_path / "out"
+    command = [folder, "-o", out, "--weights", bundle_dir, "--device", "cpu", "--no-qc", "--dicom-seg"]
+    told = CliRunner().invoke(segment, [*map(str, command), "--assume-spacing", "4,2,2"])
+    assert told.exit_code == 1 and "1 segmented, 0 kept, 0 failed" in told.output
+    assert "segmented, but no scan_seg.dcm" in told.output
+    assert f"found no usable ImagePositionPatient in {len(slices)} of {len(slices)} images" in told.output
+    assert nib.load(out / "scan_dseg.nii.gz").header.get_zooms() == pytest.approx((4, 2, 2))
+    assert not (out / "scan_seg.dcm").exists()
+
+
+@pytest.mark.parametrize("tag", ["SliceThickness", "StudyID", "PatientBirthDate", "InstanceNumber", "ImageType"])
+def test_a_series_that_lacks_a_tag_gets_its_seg_all_the_same(dicom, make_scan, run, tmp_path, tag):
+    slices = dicom.twin_of(make_scan(), FrameOfReferenceUID="1.2.3.99")
+    for one in slices:
+        if tag in one:
+            delattr(one, tag)
+    result = run(dicom.save_all(tmp_path / "in" / "scan", slices))
+    assert not result.lacking
+    seg, labels = highdicom.seg.segread(tmp_path / "out/scan_seg.dcm"), nib.load(tmp_path / "out/scan_dseg.nii.gz")
+    np.testing.assert_array_equal(_back(seg, labels), np.asarray(labels.dataobj))
+
+
+def test_a_seg_of_scans_that_are_no_dicom_series_is_refused(run, make_scan, tmp_path):
     make_scan().save(tmp_path / "nifti/a.nii.gz")
     with pytest.raises(ValueError, match=r"found no DICOM series among the inputs.*Fix: "):
         run(tmp_path / "nifti")

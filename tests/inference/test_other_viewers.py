@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from in_browser import Opened
 
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.report.page import Section, write_page
 from cps4_monai.report.predictions import report_predictions
+from cps4_monai.report.slab import Slab
+from cps4_monai.report.viewer import view_of_slab, viewer_blocks
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,24 @@ def test_a_prompt_is_chosen_from_the_list_and_its_attention_shown(attention_page
     shown = page.locator(f"{there} .viewer-name").inner_text()
     assert shown.startswith("A of L5 0.") or shown.startswith("A of L5 1.")
     assert page.content().count("const niivue") <= 1 and not attention_page.complaints and not attention_page.foreign
+
+
+def test_the_higher_the_attention_the_more_of_its_colour_is_seen(browser, tmp_path):
+    """A of 0.6 in the anterior half and of 0.3 in the other, on an even grey."""
+    grey, label = np.full((3, 60, 60), 0.4, np.float32), np.zeros((3, 60, 60), np.uint8)
+    label[:, 5:8, 29:32] = 2  # the view is cut about it
+    attention = np.repeat(np.array([0.6, 0.3], np.float32)[None, None], 3, axis=0)
+    slab = Slab(grey, {"label": label}, (4.0, 1.25, 1.25), (0.0, 1.0))
+    blocks = viewer_blocks([view_of_slab("a", slab, {2: attention}, outlined=True)], MRSPINESEG, linked=False)
+    write_page(tmp_path / "page.html", "Attention", "", [Section("Attention maps", blocks)])
+    opened = Opened(browser, tmp_path / "page.html")
+    opened.page.select_option("[data-set=map]", label="none")
+    opened.page.wait_for_selector(".viewer[data-map='']")
+    without = opened.canvas()
+    opened.page.select_option("[data-set=map]", label="L5 · lumbar vertebra 5")
+    opened.page.wait_for_selector(".viewer[data-map='L5']")
+    changed = np.abs(opened.canvas() - without).sum(axis=-1)
+    lit = np.flatnonzero(without.mean(axis=(0, 2)) > 60)  # columns of the slice on the screen
+    anterior, *_, posterior = np.array_split(changed[changed.shape[0] // 2, lit[0] : lit[-1]], 4)
+    assert np.median(anterior) > 60 and 5 < np.median(posterior) < np.median(anterior) / 2
+    opened.page.close()

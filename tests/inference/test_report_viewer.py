@@ -167,14 +167,18 @@ def test_levels_that_the_chain_does_not_have_are_refused(page):
     page.choose("L4")
     refused = page.page.locator("[data-set=level] option:disabled").all_inner_texts()
     # L5 would push L5 to the sacrum, which is another kind; at the top T9 to T10, which there is not
-    assert "L5" in refused and "T9" in refused and "L3" not in refused and "Not possible" in page.text("refused")
+    assert "L5" in refused and "T9" in refused and "L3" not in refused
+    told = page.text("refused").removeprefix("Not possible: ").split("; ")
+    reasons = {level: part for part in told for level in part.split(" (")[0].split(", ")}
+    assert list(reasons) and set(reasons) == set(refused) and reasons["L5"] != reasons["T9"]
 
 
 def test_on_a_narrow_screen_nothing_is_out_of_sight(browser, masks):
     narrow = Opened(browser, masks / "report.html", width=400)
     assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 400
     assert narrow.page.locator(".viewer canvas").bounding_box()["width"] > 300 and not narrow.complaints
-    edges = narrow.page.evaluate("[...document.querySelectorAll('#scans td')].map(c => c.getBoundingClientRect().right)")
+    right = "[...document.querySelectorAll('#scans td')].map(cell => cell.getBoundingClientRect().right)"
+    edges = narrow.page.evaluate(right)
     assert edges and max(edges) <= 400  # no column of flags is pushed out of the table's own frame either
     narrow.page.close()
 

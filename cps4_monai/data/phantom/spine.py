@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Vertebrae with a label: L5 (level 0) up to T9 (level 8); those above are drawn but not labeled.
 NUM_LABELED = 9
-"""Vertebrae with a label: L5 (level 0) up to T9 (level 8); those above are drawn but not labeled."""
 
 # One column per level, L5 up to T2. Heights, depths and widths in mm, after the bodies in the SPIDER label maps
 # (lumbar) and Panjabi et al., Spine 1991/1992 (thoracic). Angles in degrees, lordosis positive.

@@ -18,7 +18,7 @@ from cps4_monai.extras import require
 from cps4_monai.inference.dicom.headers import pydicom_module, quiet_pydicom
 from cps4_monai.inference.dicom.images import DicomImage
 from cps4_monai.inference.dicom.series import DicomSeries
-from cps4_monai.inference.dicom.stack import build_stack
+from cps4_monai.inference.dicom.stack import Stack, build_stack, missing_geometry
 from cps4_monai.palette import structure_colours
 
 # Of PS3.16, CID 7150 and CID 7162. Older objects, and 3D Slicer, have 123037004 ("Body structure") as the category.
@@ -65,16 +65,19 @@ def segmentation_object(
         None where the label map is empty: a SEG has a segment at least.
 
     Raises:
-        InvalidVolumeError: the series lacks what a SEG has to refer to, or lies in several multi-frame files.
+        InvalidVolumeError: the series lacks what a SEG has to refer to, the places of its images among it, or lies in
+            several multi-frame files.
         MissingExtraError: highdicom is not installed.
     """
     highdicom = require("highdicom", "A DICOM SEG")
     codes = [int(code) for code in np.unique(labels) if code]
     if not codes:
         return None
-    images = build_stack(series).images
-    sources = _source_headers(series.folder, images)
-    pixels = _frames(_in_stack(labels, series), images, codes)
+    _check_places(series)
+    stack = build_stack(series)
+    images = stack.images
+    sources = _source_headers(series.folder, images, float(np.linalg.norm(stack.affine[:3, 0])))
+    pixels = _frames(_in_stack(labels, stack), images, codes)
     colours = structure_colours(anatomy)
     with quiet_pydicom():
         made = highdicom.seg.Segmentation(
@@ -100,6 +103,19 @@ def segmentation_object(
         file = io.BytesIO()
         made.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def _check_places(series: DicomSeries) -> None:
+    """A SEG puts its frames where the images of the series are: what was assumed is in no header."""
+    missing = missing_geometry(series.images)
+    if missing:
+        raise InvalidVolumeError(
+            series.folder,
+            "; ".join(missing),
+            "a place for every image of the series, as a DICOM SEG refers to it; an assumed spacing is none",
+            "export the series again with its geometry, or leave --dicom-seg (dicom_seg) out: the label map has the "
+            "assumed geometry",
+        )
 
 
 def _segment(
@@ -138,8 +154,11 @@ def _segment(
     )
 
 
-def _source_headers(folder: Path, images: Sequence[DicomImage]) -> list[Any]:
-    """Headers of the files, in the order of the slices, with empty values where the standard wants the tag only."""
+def _source_headers(folder: Path, images: Sequence[DicomImage], step_mm: float) -> list[Any]:
+    """Headers of the files, in the order of the slices, with empty values where the standard wants the tag only.
+
+    A slice that gives no thickness is as thick as the slices lie apart, which a voxel of the label map is, too.
+    """
     pydicom = pydicom_module()
     files = list(dict.fromkeys(image.file for image in images))
     if len(files) > 1 and len(files) < len(images):
@@ -163,14 +182,16 @@ def _source_headers(folder: Path, images: Sequence[DicomImage]) -> list[Any]:
         for name in _MAY_BE_EMPTY:
             if name not in header:
                 setattr(header, name, "")
+        if not header.get("SliceThickness"):
+            header.SliceThickness = step_mm
     return headers
 
 
-def _in_stack(labels: np.ndarray, series: DicomSeries) -> np.ndarray:
+def _in_stack(labels: np.ndarray, stack: Stack) -> np.ndarray:
     """Codes (slice, row, column): back from the axis order that :func:`volume_from_array` gave them."""
-    order = np.argsort(nib.orientations.io_orientation(build_stack(series).affine)[:, 0])
-    stack: np.ndarray = labels.transpose(np.argsort(order)).transpose(0, 2, 1)
-    return stack
+    order = np.argsort(nib.orientations.io_orientation(stack.affine)[:, 0])
+    codes: np.ndarray = labels.transpose(np.argsort(order)).transpose(0, 2, 1)
+    return codes
 
 
 def _frames(stack: np.ndarray, images: Sequence[DicomImage], codes: Sequence[int]) -> np.ndarray:

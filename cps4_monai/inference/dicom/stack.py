@@ -65,7 +65,7 @@ def build_stack(series: DicomSeries, assume_spacing: Sequence[float] | float | N
         "mm",
     )
     assumed = assumed_spacing(assume_spacing)
-    missing = _missing(images)
+    missing = missing_geometry(images)
     if missing and assumed is None:
         raise InvalidVolumeError(
             folder,
@@ -96,7 +96,7 @@ def _check_same(
     )
 
 
-def _missing(images: Sequence[DicomImage]) -> list[str]:
+def missing_geometry(images: Sequence[DicomImage]) -> list[str]:
     """What the headers lack, in words; a single image also has to say how far slices lie apart."""
     lacking = {
         "PixelSpacing": [i for i in images if i.pixel_spacing is None],

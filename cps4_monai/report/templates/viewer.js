@@ -4,8 +4,9 @@
   "use strict";
 
   var SAGITTAL = 2, WRONG = [255, 59, 48], OUTLINE = [255, 255, 255], DIM = 0.75;
-  /* NiiVue's type of colours that are the more opaque the higher the value, up to cal_min: here all of it from 0.7 on. */
-  var TRANSLUCENT = 2, OPAQUE = 0.7;
+  /* NiiVue's type of colours that are the more opaque the higher the value, up to cal_min: here all of it from 0.7 on.
+     Of volumes it is 1 in version 0.69, whose name is "transparent below min"; with 2, all below cal_min is hidden. */
+  var TRANSLUCENT = 1, OPAQUE = 0.7;
 
   /* What becomes of each code in a label map if structure `code` is level `is`; or the reason why it cannot be. */
   function renumbering(structures, present, code, is, fixed) {
@@ -297,6 +298,14 @@
         .map(function (t) { return [t.name, t.name, renumbering(structures, codes(), selected, t.name, scan.fixed).reason]; });
     }
 
+    /* Levels that cannot be, together where they have one reason. */
+    function refusals(options) {
+      var names = {};
+      options.forEach(function (o) { if (o[2]) { (names[o[2]] = names[o[2]] || []).push(o[0]); } });
+      var told = Object.keys(names).map(function (reason) { return names[reason].join(", ") + " (" + reason + ")"; });
+      return told.length ? "Not possible: " + told.join("; ") : "";
+    }
+
     function listCorrection() {
       var entry = corrections.of(scan), wrong = entry.wrong || [], count = corrections.entries().length;
       var can = selected && structures[selected].order !== null && structures[selected].kind !== "sacrum";
@@ -305,10 +314,10 @@
       show("refused").textContent = "";
       input("level").disabled = !can;
       if (can) {
-        var options = levelOptions(), refused = options.filter(function (o) { return o[2]; });
+        var options = levelOptions();
         setOptions(input("level"), options);
         input("level").value = shownAs(selected).name;
-        show("refused").textContent = refused.length ? "Not possible: " + refused.map(function (o) { return o[0]; }).join(", ") + " (" + refused[0][2] + ")" : "";
+        show("refused").textContent = refusals(options);
       }
       button("wrong").setAttribute("aria-pressed", wrong.includes(selected));
       button("fine").setAttribute("aria-pressed", Boolean(entry.accepted));
