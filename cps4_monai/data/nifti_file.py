@@ -29,11 +29,11 @@ class InvalidVolumeError(ValueError):
     """
 
     def __init__(self, path: str | Path, found: str, expected: str, fix: str) -> None:
-        super().__init__(f"{path}: found {found}; expected {expected}. Fix: {fix}.")
+        super().__init__(path, found, expected, fix)
         self.path, self.found, self.expected, self.fix = Path(path), found, expected, fix
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.found, self.expected, self.fix)
+    def __str__(self) -> str:
+        return f"{self.path}: found {self.found}; expected {self.expected}. Fix: {self.fix}."
 
 
 def open_nifti(path: str | Path) -> tuple[bytes, str]:

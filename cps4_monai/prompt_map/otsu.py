@@ -27,7 +27,6 @@ def otsu_threshold(maps: torch.Tensor, bins: int = 256) -> torch.Tensor:
         raise ValueError(f"maps is {tuple(maps.shape)} of {maps.dtype}; expected floats (B, C, H, W) with H, W >= 1")
     if not 2 <= bins <= 256:
         raise ValueError(f"bins is {bins}; expected 2 to 256")
-    B, C = maps.shape[:2]
     values = maps.flatten(2).flatten(0, 1)  # (B * C, N)
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     low, high = values.amin(1), values.amax(1)  # (B * C,) each
@@ -38,7 +37,7 @@ def otsu_threshold(maps: torch.Tensor, bins: int = 256) -> torch.Tensor:
     best = _best_split(count(values, low, width, bins))
     # Centre of the bin; weighing low and high, not adding to low, keeps the ends exact.
     position = (best.to(low.dtype) + 0.5) / bins
-    return torch.where(splits, low * (1 - position) + high * position, high + (low - low)).view(B, C)
+    return torch.where(splits, low * (1 - position) + high * position, high + (low - low)).view(maps.shape[:2])
 
 
 def _count_at_once(values: torch.Tensor, low: torch.Tensor, width: torch.Tensor, bins: int) -> torch.Tensor:

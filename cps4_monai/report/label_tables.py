@@ -63,7 +63,8 @@ def itksnap_label_descriptions(anatomy: Anatomy) -> str:
     colours = structure_colours(anatomy).tolist()
     for structure in anatomy.foreground:
         red, green, blue = colours[structure.code]
-        lines.append(f'{structure.code:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{structure.name}"')
+        name = '"' + structure.name + '"'
+        lines.append(f"{structure.code:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    {name}")
     return "\n".join(lines) + "\n"
 
 
