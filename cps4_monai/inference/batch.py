@@ -52,7 +52,7 @@ class SegmentationRun:
     @property
     def lacking(self) -> list[ScanOutcome]:
         """Scans whose label map is there, and of which a copy that was asked for cannot be made."""
-        return [one for one in self.outcomes if one.lacking]
+        return [outcome for outcome in self.outcomes if outcome.lacking]
 
     @property
     def segmented(self) -> list[ScanOutcome]:
