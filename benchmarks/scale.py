@@ -67,8 +67,8 @@ def processes(workers: int, threads: int = 1) -> Iterator[tuple[str, psutil.Proc
             one.wait()
 
 
-def bundle_of(folder: Path, network: Any, spacing_mm: float) -> Path:
-    """A bundle with random weights of a network."""
+def bundle_of(folder: Path, network: Any, spacing_mm: float, background: float) -> Path:
+    """A bundle with random weights of a network, and so much more of its score for the background."""
     import torch
 
     from cps4_monai.anatomy import MRSPINESEG
@@ -79,7 +79,7 @@ def bundle_of(folder: Path, network: Any, spacing_mm: float) -> Path:
 
     torch.manual_seed(0)
     folder.mkdir()
-    network.head.bias.data[0] = 1.0  # mostly background, as with trained weights
+    network.head.bias.data[0] = background
     torch.save(network.state_dict(), folder / "w.pt")
     write_plan(folder, Plan(MRSPINESEG, (), spacing_mm, network=describe(network)))
     stage_bundle(find_bundle_root(), folder / "bundle", folder / "w.pt")
@@ -109,7 +109,7 @@ def many(arguments: argparse.Namespace, folder: Path) -> None:
     from cps4_monai.inference import on_cluster
     from cps4_monai.networks import ResUNet
 
-    weights = bundle_of(folder / "weights", ResUNet(features=(4, 8)), 8.0)
+    weights = bundle_of(folder / "weights", ResUNet(features=(4, 8)), 8.0, background=0.2)  # nine structures a scan
     scans = phantoms(folder / "scans", arguments.scans, (64, 32), 2, 8)
     out = arguments.output or folder / "out"
     print(f"{busy()}\nscans done,seconds,MB of the command,MB of the scheduler,load", flush=True)
@@ -177,7 +177,8 @@ def work(arguments: argparse.Namespace, folder: Path) -> None:
     from cps4_monai.networks import ResUNet
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    weights = arguments.weights or bundle_of(folder / "weights", ResUNet(), 1.0)
+    # Mostly background, as with trained weights.
+    weights = arguments.weights or bundle_of(folder / "weights", ResUNet(), 1.0, background=1.0)
     scans = arguments.data or phantoms(folder / "scans", arguments.scans, (448, 448), 20, 4)
     print("workers,scans,seconds a scan,busy")
     for workers in arguments.workers:
