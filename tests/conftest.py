@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Dask logs to the stderr that it finds when it is imported: within a test of a command that is a stream which is closed
+# after it, and what Dask logs later would end as a traceback in the output of another test.
+with suppress(ImportError):
+    import distributed  # noqa: F401
 
 SPIDER = Path(os.environ.get("CPS4_SPIDER_DIR", Path(__file__).resolve().parents[2] / "shared" / "data" / "spider"))
 
