@@ -95,7 +95,8 @@ def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Car
     counts = Counter(outcome.status for outcome in listed)
     flagged = sum(outcome.needs_a_look and outcome.status != "failed" for outcome in listed)
     times = [outcome.seconds for outcome in listed if outcome.status == "done"]
-    noted = ", ".join(f"{counts[s]} {s}" for s in ("done", "kept", "mask") if counts[s])
+    told = {"done": "done", "kept": "kept", "mask": "label maps looked at"}
+    noted = ", ".join(f"{counts[status]} {words}" for status, words in told.items() if counts[status])
     return Cards(
         [
             Card("Scans", str(len(listed) - counts["failed"]), noted, strong=True),
@@ -131,7 +132,7 @@ def _scan_cells(
         Cell(", ".join(outcome.alarms) or "–", place, "warn" if outcome.alarms else "muted"),
         Cell(f"{lowest} to {topmost}" if count else "–", count),
         number(float("nan") if margin is None else margin, 2),
-        number(outcome.seconds if outcome.record else float("nan"), 1),
+        number(outcome.seconds or float("nan"), 1),
         Cell(told, told, "bad" if failed else "note"),
         Cell(", ".join(outcome.notes) or "–", len(outcome.notes), "note"),
     ]
