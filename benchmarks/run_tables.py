@@ -17,6 +17,7 @@ import tracemalloc
 from pathlib import Path
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.data.label_ownership import sidecar_of
 from cps4_monai.inference import outcome as outcomes
 from cps4_monai.inference.run_tables import run_tables
 from cps4_monai.inference.scan_views import report_files
@@ -26,12 +27,10 @@ def stand_ins(sidecar: Path, folder: Path, count: int) -> list[outcomes.ScanOutc
     """Outcomes as a cluster's workers answer, each with a copy of the sidecar."""
     made = []
     for number in range(count):
-        label = folder / f"scan{number:05d}_dseg.nii.gz"
-        shutil.copyfile(sidecar, label.with_name(f"scan{number:05d}_dseg.json"))
-        record = outcomes.StoredRecord(label.with_name(f"scan{number:05d}_dseg.json"))
-        made.append(
-            outcomes.ScanOutcome(Path(f"scan{number:05d}.nii.gz"), f"scan{number:05d}", "done", "", label, None, record)
-        )
+        name = f"scan{number:05d}"
+        label = folder / f"{name}_dseg.nii.gz"
+        record = outcomes.StoredRecord(Path(shutil.copyfile(sidecar, sidecar_of(label))))
+        made.append(outcomes.ScanOutcome(Path(f"{name}.nii.gz"), name, "done", "", label, None, record))
     return made
 
 

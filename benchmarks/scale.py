@@ -247,9 +247,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="of `many`, for `browse` afterwards")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        {"many": many, "browse": browse, "work": work, "simulated": simulated}[arguments.what](
-            arguments, Path(temporary)
-        )
+        measured[arguments.what](arguments, Path(temporary))
 
 
 if __name__ == "__main__":

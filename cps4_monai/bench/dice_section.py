@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from cps4_monai.bench.cells import share_cell, with_interval
 from cps4_monai.bench.charts import dice_by_share, share_name
 from cps4_monai.bench.comparison import MethodRow, gap_closed, mean_ranks, method_rows
 from cps4_monai.bench.results import StudyResults
+from cps4_monai.bench.table_cells import share_cell, with_interval
 from cps4_monai.report.page import Block, Cell, Figure, Table, Text, number
 
 
@@ -28,16 +28,8 @@ def dice_blocks(
         {share: mean_ranks(results, share, column) for share in results.shares} for column in ("dice_b", "decoded_b")
     )
     columns = ["method", "labeled", "seeds", "Dice (b) [95 %]", "rank", "IoU (b)", "decoded (b) [95 %]", "rank decoded"]
-    columns += [
-        "levels right",
-        "SD over seeds",
-        "Dice (a)",
-        "Dice (c)",
-        "missed",
-        "identified",
-        "minutes",
-        *(["gap closed"] if closed else []),
-    ]
+    columns += ["levels right", "SD over seeds", "Dice (a)", "Dice (c)", "missed", "identified", "minutes"]
+    columns += ["gap closed"] if closed else []
     table = []
     for row in rows:
         tone = "best" if best.get(row.share) == row.method else ""

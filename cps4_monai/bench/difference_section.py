@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cps4_monai.bench.cells import share_cell, with_interval
 from cps4_monai.bench.charts import share_name, subject_differences
 from cps4_monai.bench.comparison import Difference, by_subject, cases_of
 from cps4_monai.bench.results import StudyResults
+from cps4_monai.bench.table_cells import share_cell, with_interval
 from cps4_monai.report.page import Block, Cell, Figure, Table, number
 
 

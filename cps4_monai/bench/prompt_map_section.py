@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cps4_monai.bench.cells import share_cell
 from cps4_monai.bench.results import LOCALISATION, StudyResults
+from cps4_monai.bench.table_cells import share_cell
 from cps4_monai.report.page import Block, Cell, Table, number
 
 PROMPT_MAP_COLUMNS = (

@@ -19,20 +19,8 @@ from cps4_monai.report.label_tables import (
 )
 
 SCAN_COLUMNS = (
-    *(
-        "scan",
-        "status",
-        "alarms",
-        "notes",
-        "lowest",
-        "topmost",
-        "structures",
-        "margin",
-        "anchored",
-        "review",
-        "warnings",
-    ),
-    *("seconds", "source", "label"),
+    *("scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "review"),
+    *("warnings", "seconds", "source", "label"),
 )
 STRUCTURE_COLUMNS = (
     *("scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm"),

@@ -81,8 +81,9 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
         if not name.bids_patient and name.channel is None and name.path not in channels
     ]  # the others' names say who the patient is
     owners = dict(zip(by_folder, _owners([(*folders[i], simple[i]) for i in by_folder]), strict=True))
-    dated = len({without_date(subject) for subject in subjects if without_date(subject) != subject}) > 1
-    undated = [without_date(subject) if dated else subject for subject in subjects]
+    undated = [without_date(subject) for subject in subjects]
+    if len({short for subject, short in zip(subjects, undated, strict=True) if short != subject}) < 2:
+        undated = subjects
     return [
         ScanIdentity(subject, _patient(name, channels.get(name.path, own), undated[index], owners.get(index)))
         for index, (name, own, subject) in enumerate(zip(names, simple, subjects, strict=True))

@@ -1,4 +1,4 @@
-"""Cells that several sections of a study have."""
+"""Table cells that several sections of a study's report have."""
 
 from __future__ import annotations
 
