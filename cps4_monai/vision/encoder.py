@@ -32,7 +32,8 @@ class VisionEncoder(nn.Module):
             name of ``cps4 weights``, such as "vit-s-focus".
         patch_size: another size of a patch, in pixels; pretrained patch embeddings are resampled.
         embed_dim: another width D, from scratch or with a checkpoint of that architecture.
-        depth: another number of blocks, likewise.
+        depth: another number of blocks, likewise; fewer than those of a checkpoint are its first ones. Half the blocks
+            cost half as much and name levels as soon (`docs/results/levers.md`).
         num_heads: another number of attention heads, likewise.
         drop_path_rate: stochastic depth while training, in [0, 1).
         stem: "patch", one linear map a patch, as in the original ViT; "conv", 3 x 3 convolutions of stride 2 down to
@@ -94,7 +95,7 @@ class VisionEncoder(nn.Module):
             in_colour = _create(name, True, {**options, **given, "in_chans": 3})
             self.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))
         if checkpoint_path is not None:
-            load_checkpoint(self.model, find_weights(checkpoint_path, "vision") or Path(checkpoint_path))
+            load_checkpoint(self.model, find_weights(checkpoint_path, "vision") or Path(checkpoint_path), depth)
         if getattr(self.model, "attn_pool", None) is not None:
             self.model.attn_pool = None  # not used, and parameters without gradient break multi-GPU training
         if frozen_blocks:

@@ -29,12 +29,13 @@ UNREADABLE = (
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 
 
-def load_checkpoint(model: Any, path: Path) -> None:
+def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> None:
     """Loads timm weights from a file, with timm's own resampling, and refuses those of another architecture.
 
     Args:
         model: a ViT of timm for one channel.
         path: the file, or the folder that holds it under one of the usual names.
+        first_blocks: take this many blocks of a file that has more; None: all.
 
     Raises:
         ValueError: no such file, or one that does not hold weights of this model.
@@ -58,6 +59,7 @@ def load_checkpoint(model: Any, path: Path) -> None:
         classifiers = model.pretrained_cfg["classifier"]
         heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
         state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
+        state = state if first_blocks is None else _without_later_blocks(state, first_blocks)
         model.load_state_dict(state)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:400]
@@ -65,6 +67,12 @@ def load_checkpoint(model: Any, path: Path) -> None:
             f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {fix}"
         ) from error
     logger.info("vision encoder starts from %s", path)
+
+
+def _without_later_blocks(state: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    """The state dict less ``blocks.N...`` for N from ``count`` on."""
+    numbers = {key: int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+    return {key: value for key, value in state.items() if numbers.get(key, -1) < count}
 
 
 def for_one_channel(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:

@@ -97,7 +97,7 @@ def test_stage_1_starts_from_the_file(tmp_path):
     assert started.pretrained
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), started.parameters(), strict=True))
     with pytest.raises(ValueError, match="does not hold weights"):
-        encoder(checkpoint_path=path, depth=1)
+        encoder(checkpoint_path=path, depth=3)
 
 
 @pytest.mark.parametrize("options", [{"mask_ratio": 0.0}, {"mask_ratio": 0.99}, {"decoder_dim": 9, "decoder_heads": 2}])

@@ -229,6 +229,18 @@ def test_architecture_overrides_with_pretrained_weights_are_refused():
         VisionEncoder("vit_tiny_patch16_224", (32, 16), pretrained=True, depth=2)
 
 
+def test_fewer_blocks_are_the_first_ones_of_a_checkpoint(rgb_weights):
+    path = rgb_weights[0]
+    encoder = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path, depth=3).eval()
+    assert len(encoder.blocks) == 3
+    image = torch.rand(1, 1, 64, 64)
+    whole = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path).eval()
+    whole.model.blocks = whole.model.blocks[:3]
+    torch.testing.assert_close(encoder(image), whole(image))
+    with pytest.raises(ValueError, match=r"does not hold weights.*blocks\.12"):
+        VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path, depth=13)
+
+
 def test_frozen_blocks_learn_nothing_and_later_ones_all(rgb_weights):
     path = rgb_weights[0]
     plain = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path)
