@@ -98,17 +98,22 @@ def differences(
         now: settings of another.
         config: the merged config of one of them, where the objects' classes stand; None: all are taken for options.
     """
-    changed = {}
-    for setting in sorted(before.keys() | now.keys()):
-        first, second = before.get(setting, _MISSING), now.get(setting, _MISSING)
-        if first is _MISSING or second is _MISSING:
-            value = first if second is _MISSING else second
-            default = _default_of(config or {}, setting)
-            if bool(value) if default is _MISSING else value != default:
-                changed[setting] = (None if first is _MISSING else first, None if second is _MISSING else second)
-        elif first != second:
-            changed[setting] = (first, second)
-    return changed
+    return {setting: (before.get(setting), now.get(setting)) for setting in sorted(_changed(before, now, config or {}))}
+
+
+def same_result(before: Mapping[str, Any], now: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> bool:
+    """Whether :func:`differences` finds none; as a rule known after a few settings, where it looks at all."""
+    return next(_changed(before, now, config or {}), None) is None
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Ids whose values differ, those that both sides have first."""
+    yield from (setting for setting in before.keys() & now.keys() if before[setting] != now[setting])
+    for setting in before.keys() ^ now.keys():
+        value = before[setting] if setting in before else now[setting]
+        default = _default_of(config, setting)
+        if bool(value) if default is _MISSING else value != default:
+            yield setting
 
 
 def depends_on(config: Mapping[str, Any], start: str, setting: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import json
 import re
@@ -100,7 +101,8 @@ def node_at(config: Any, setting: str, missing: Any = None) -> Any:
     return config
 
 
-def arguments_of(target: str) -> dict[str, Any] | None:
+@functools.cache
+def arguments_of(target: str) -> Mapping[str, Any] | None:
     """Arguments that a class or function takes, with their defaults; None where it takes any, or is not found.
 
     An argument without a default has ``inspect.Parameter.empty``.

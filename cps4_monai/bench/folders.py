@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.fingerprint import differences
+from cps4_monai.fingerprint import differences, same_result
 
 SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
 PLANNED = "planned.json"  # the merged config that the job trains with, whatever becomes of the overlays meanwhile
@@ -53,7 +53,7 @@ class FolderShelf:
         """
         plain = json.loads(json.dumps(settings, default=str))
         for folder, known in sorted(self._settings.items(), key=lambda item: item[0].name != name):
-            if not differences(known, plain, config):
+            if same_result(known, plain, config):
                 return folder
         for number in itertools.count(1):
             folder = self.parent / (name if number == 1 else f"{name}-{number}")

@@ -1,0 +1,221 @@
+"""The tables and the figure of docs/results/table1.md, from the runs of studies/table1.yaml; nothing is trained.
+
+    python benchmarks/table1.py RUNS --section validation
+
+Everything between the two marks of the page is written anew, what stands around them stays; so is the figure beside it.
+The paper's figures are those of its Table 1, single runs in percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cps4_monai.bench.charts import share_name
+from cps4_monai.bench.comparison import Difference, MethodRow, differences_to, mean_ranks, method_rows
+from cps4_monai.bench.results import LOCALISATION, StudyResults, find_studies, load_results
+from cps4_monai.bench.table_cells import with_interval
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "table1.md"
+MARKS = ("<!-- tables: benchmarks/table1.py -->", "<!-- end of tables -->")
+# Method -> mean Dice and IoU in percent, at 5 and 10 % labeled; DuSSS has 25 and 50 % only.
+PAPER = {
+    "mean_teacher": ("MT", (74.25, 64.14), (75.54, 64.22)),
+    "bcp": ("BCP", (49.86, 37.09), (66.24, 53.81)),
+    "mc_net": ("MC-Net", (70.57, 59.89), (71.30, 59.54)),
+    "ss_net": ("SS-Net", (71.89, 61.26), (70.01, 58.65)),
+    "ucmt": ("UCMT", (74.51, 63.22), (74.88, 63.17)),
+    "clip": ("CLIP", (76.17, 66.12), (76.15, 66.08)),
+    "medclip": ("MedCLIP", (76.47, 66.84), (76.72, 67.05)),
+    "mgca": ("MGCA", (77.52, 67.39), (77.86, 67.47)),
+    "egma_mask_gaze": ("EGMA", (77.69, 68.21), (78.54, 67.82)),
+    "graphcl": ("GraphCL", (78.21, 67.89), (78.64, 68.10)),
+    "cps4_paper": ("CPS4", (80.44, 70.63), (81.67, 70.43)),
+}
+OF_SHARE = {"5": 1, "10": 2}
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is known of a method at a share: its scores, its difference to the baseline, its ranks."""
+
+    row: MethodRow
+    difference: Difference | None
+    rank: float | None
+    decoded_rank: float | None
+
+
+def lines_of(results: StudyResults, share: str) -> list[Line]:
+    """Methods at a share in the study's order, as far as they are done."""
+    rows = [row for row in method_rows(results) if row.share == share]
+    baseline = results.manifest["baseline"]
+    against = {
+        difference.method: difference for difference in differences_to(results, baseline) if difference.share == share
+    }
+    ranks, decoded = (mean_ranks(results, share, column) for column in ("dice_b", "decoded_b"))
+    return [Line(row, against.get(row.method), ranks.get(row.method), decoded.get(row.method)) for row in rows]
+
+
+def tables(results: StudyResults) -> Iterator[str]:
+    """Lines of Markdown: a table of scores for each share, then what stage 1 gave, then costs."""
+    for share in results.shares:
+        lines = lines_of(results, share)
+        seeds = ", ".join(str(seed) for seed in sorted({seed for line in lines for seed in line.row.seeds}))
+        yield from (f"### {share_name(share)} labeled", "")
+        patients = f"{lines[0].row.dice['b'].n} {results.section} patients"
+        yield f"Dice (b), {patients}, seeds {seeds}; points are those over Mean Teacher."
+        yield ""
+        yield "| method | paper: Dice, IoU | argmax | points | rank | decoded | points | rank | IoU | seeds |"
+        yield "|---|---|---|---|---|---|---|---|---|---|"
+        for line in lines:
+            yield score_row(results, line, share)
+        yield ""
+    yield from stage1_table(results)
+    yield from cost_table(results)
+
+
+def score_row(results: StudyResults, line: Line, share: str) -> str:
+    """A method's row in the table of a share."""
+    row, difference = line.row, line.difference
+    own = PAPER.get(row.method)
+    paper = "" if own is None or share not in OF_SHARE else "{:.1f}, {:.1f}".format(*own[OF_SHARE[share]])
+    cells = [
+        results.methods[row.method],
+        paper,
+        with_interval(row.dice["b"]),
+        points(difference, decoded=False),
+        "" if line.rank is None else f"{line.rank:.1f}",
+        with_interval(row.decoded),
+        points(difference, decoded=True),
+        "" if line.decoded_rank is None else f"{line.decoded_rank:.1f}",
+        f"{row.iou.mean:.3f}",
+        str(len(row.seeds)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def points(difference: Difference | None, decoded: bool) -> str:
+    """ "+4.0 [+1.4, +6.8]", bold where the interval leaves out 0."""
+    comparison = None if difference is None else difference.decoded if decoded else difference.comparison
+    if comparison is None:
+        return ""
+    text = with_interval(comparison.difference, 1, 100, sign=True)
+    sure = comparison.difference.low > 0 or comparison.difference.high < 0
+    return f"**{text}**" if sure else text
+
+
+def stage1_table(results: StudyResults) -> Iterator[str]:
+    """Prompt maps and where they lie, one row for each stage 1 and share."""
+    means = results.prompt_maps[results.prompt_maps["subject"] == "mean"]
+    if means.empty:
+        return
+    yield from (
+        "### Stage 1",
+        "",
+        "Dice (b) of the prompt map on the network's slices, beside the ceiling of its grid.",
+    )
+    yield from ("", "| stage 1 of | labeled | prompt map | ceiling | pointing game | right levels | seeds | minutes |")
+    yield "|---|---|---|---|---|---|---|---|"
+    for share in results.shares:
+        users: dict[tuple[str, ...], list[str]] = {}
+        for method in results.methods:
+            folders = means[(means["share"] == share) & (means["method"] == method)]["folder"]
+            if len(folders):
+                users.setdefault(tuple(sorted(folders.unique())), []).append(method)
+        for folders, methods in users.items():
+            own = means[means["folder"].isin(folders) & (means["convention"] == "b")].drop_duplicates(["folder", "map"])
+            dice = own.groupby("map")["dice"].mean()
+            where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
+            cells = [", ".join(results.methods[method] for method in methods), share_name(share)]
+            cells += [f"{dice['prompt_map']:.3f}", f"{dice['ceiling']:.3f}"]
+            cells += [f"{where[name].mean():.3f}" for name in LOCALISATION]
+            minutes = [stage1_minutes(results, folder) for folder in folders]
+            cells += [str(len(folders)), f"{sum(minutes) / len(minutes):.0f}"]
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def stage1_minutes(results: StudyResults, folder: str) -> float:
+    """Minutes that a stage 1 trained."""
+    done = json.loads((results.runs / "stage1" / folder / "done.json").read_text(encoding="utf-8"))
+    return float(done["seconds"]["training"]) / 60
+
+
+def cost_table(results: StudyResults) -> Iterator[str]:
+    """What a step of stage 2 costs, one row for each method."""
+    yield from (
+        "### Cost of stage 2",
+        "",
+        "| method | seconds an iteration | minutes a training | per batch |",
+        "|---|---|---|---|",
+    )
+    for method, title in results.methods.items():
+        own = results.costs[results.costs["method"] == method]
+        if own.empty:
+            continue
+        minutes = [cell.done["seconds"]["training"] / 60 for cell in results.cells if cell.method == method]
+        notes = "; ".join(dict.fromkeys(note for note in own["notes"] if note))
+        yield f"| {title} | {own['seconds'].mean():.2f} | {sum(minutes) / len(minutes):.1f} | {notes} |"
+    yield ""
+
+
+def draw(results: StudyResults, share: str) -> str:
+    """The SVG: methods from the best argmax down, both scores with intervals, the paper's figure hollow."""
+    from cps4_monai.bench.charts import style_of
+    from cps4_monai.report.charts import MUTED, TEXT, plain_chart, svg_of
+
+    lines = sorted(lines_of(results, share), key=lambda line: -line.row.dice["b"].mean)
+    figure, axes = plain_chart(9.6, 1.1 + 0.3 * len(lines))
+    for place, line in enumerate(lines):
+        for offset, interval, label, series in (
+            (-0.14, line.row.dice["b"], "plain argmax", 0),
+            (0.14, line.row.decoded, "levels decoded", 1),
+        ):
+            style = style_of(series) | {"ls": ""}
+            axes.plot([interval.low, interval.high], [place + offset] * 2, color=style["color"], lw=2, alpha=0.55)
+            axes.plot(interval.mean, place + offset, label=label if place == 0 else None, ms=6, **style)
+        paper = PAPER.get(line.row.method)
+        if paper is not None and share in OF_SHARE:
+            value = paper[OF_SHARE[share]][0] / 100
+            axes.plot(
+                value,
+                place,
+                "D",
+                mfc="none",
+                mec=MUTED,
+                ms=6,
+                label="the paper's own, on its data" if place == 0 else None,
+            )
+    axes.plot([], [], "D", mfc="none", mec=MUTED, ms=6, label="the paper's own, on its data")
+    axes.set_yticks(range(len(lines)), [results.methods[line.row.method] for line in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.set_xlabel(f"Dice, {share_name(share)} labeled", color=MUTED, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8.5, labelcolor=TEXT, loc="lower left")
+    return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#fff"/>', svg_of(figure), count=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--section", default="test", choices=("validation", "test"))
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--share", default="5", help="of the figure")
+    arguments = parser.parse_args()
+    results = load_results(find_studies(arguments.runs, ["table1"])[0], arguments.runs, arguments.section)
+    text = arguments.page.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    made = "\n".join(tables(results))
+    arguments.page.write_text(f"{before}{MARKS[0]}\n\n{made}\n{MARKS[1]}{after}", encoding="utf-8")
+    arguments.page.with_suffix(".svg").write_text(draw(results, arguments.share), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
