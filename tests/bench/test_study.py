@@ -82,3 +82,17 @@ def test_the_shipped_studies_hold_what_the_issue_asks_for() -> None:
     assert load_study(STUDIES / "levers.yaml").evaluate == ("validation",), "what is chosen is never chosen on test"
     assert len(ablation.methods) == 10 and ablation.baseline == "mt_ce" and ablation.matrix[0].shares == ("5",)
     assert all(block.seeds == (0, 1, 2) for study in (ratios, ablation) for block in study.matrix)
+
+
+def test_table_1_holds_every_system_and_shares_its_cells_with_lumbar_t1() -> None:
+    table, lumbar = (load_study(STUDIES / f"{name}.yaml") for name in ("table1", "lumbar_t1"))
+    systems = {"bcp", "mc_net", "ss_net", "ucmt", "graphcl", "unimatch_v2", "clip", "medclip", "mgca", "egma_mask_gaze"}
+    systems |= {"egma_no_gaze", "dusss_provider", "dusss", "vessa", "supervised", "mean_teacher"}
+    systems |= {"cps4_paper", "cps4", "cps4_plus"}
+    of_share = {share: set(block.methods) for block in table.matrix for share in block.shares}
+    assert of_share.keys() == {"5", "1", "2", "10", "100"}
+    assert all(systems <= of_share[share] for share in ("5", "1", "2", "10"))
+    assert table.matrix[0].shares == ("5",), "5 % is run first"
+    assert all(block.seeds == (0, 1, 2) for block in table.matrix)
+    assert (table.settings, table.overlays) == (lumbar.settings, lumbar.overlays)
+    assert all(table.methods[name] == spec for name, spec in lumbar.methods.items())
