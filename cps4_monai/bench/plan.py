@@ -86,19 +86,20 @@ class Plan:
     entries: list[dict[str, Any]] = field(default_factory=list)
     command: str = ""
 
-    def open_jobs(self, only: str | None = None) -> list[Job]:
+    def open_jobs(self, *only: str) -> list[Job]:
         """Jobs with something left, in order.
 
         Args:
-            only: pattern (``cps4*``) or part of the names of the cells to run; their stage 1 comes along.
+            *only: patterns (``cps4*``) or parts of the names of the cells to run, all where there are none; their
+                stage 1 comes along.
         """
-        wanted = [self.cells[name] for name in self.matching(only)]
+        wanted = [self.cells[name] for name in (self.matching(*only) if only else self.cells)]
         ids = {id(needed) for job in wanted for needed in (job.after, job)}
         return [job for job in self.jobs if job.left and id(job) in ids]
 
-    def matching(self, only: str | None) -> list[str]:
-        """Names of the cells that a pattern, or a part of the name, chooses."""
-        return [name for name in self.cells if only is None or fnmatch.fnmatch(name, only) or only in name]
+    def matching(self, *only: str) -> list[str]:
+        """Names of the cells that one of the patterns, or a part of the name, chooses."""
+        return [name for name in self.cells if any(fnmatch.fnmatch(name, one) or one in name for one in only)]
 
     def estimate(self, job: Job) -> float | None:
         """Seconds that a job may still take, from the done ones like it; None where nothing is known yet."""

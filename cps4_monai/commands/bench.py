@@ -42,7 +42,12 @@ def bench() -> None:
 @click.option("--datalist", type=click.Path(path_type=Path), help="Datalist JSON; not for a study with a phantom.")
 @click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the scans; default: the datalist's.")
 @click.option("-j", "--jobs", default="auto", show_default=True, help="Jobs at a time: a number, or auto.")
-@click.option("--only", metavar="PATTERN", help="Cells to run, e.g. 'cps4-*' or seed0; their stage 1 comes along.")
+@click.option(
+    "--only",
+    metavar="PATTERN",
+    multiple=True,
+    help="Cells to run, e.g. 'cps4-*' or seed0; their stage 1 comes along. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what is left and how long it may take.")
 @click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
 @click.option(
@@ -56,7 +61,7 @@ def run(
     datalist: Path | None,
     dataset_dir: Path | None,
     jobs: str,
-    only: str | None,
+    only: tuple[str, ...],
     dry_run: bool,
     device: str | None,
     scheduler: str | None,
@@ -72,13 +77,14 @@ def run(
     try:
         address = None if scheduler is None else SchedulerAddress.parse(scheduler)
         plan = start_study(study_file, output, datalist=datalist, dataset_dir=dataset_dir, device=device)
-        left = plan.open_jobs(only)
+        left = plan.open_jobs(*only)
         most = auto_jobs(device) if address is None else max(1, len(left))  # a cluster says itself how many
         slots = most if jobs == "auto" else _count(jobs)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    if only is not None and not plan.matching(only):
-        raise click.ClickException(f"no cell matches --only {only!r}; the cells are {', '.join(plan.cells)}")
+    for pattern in only:
+        if not plan.matching(pattern):
+            raise click.ClickException(f"no cell matches --only {pattern!r}; the cells are {', '.join(plan.cells)}")
     console = Console(soft_wrap=True)
     show_plan(plan, left, slots, console)
     if dry_run:

@@ -99,6 +99,8 @@ def test_only_chooses_cells_and_brings_their_stage_1_along(plan) -> None:
     names = [(job.kind, job.name) for job in made.open_jobs("cps4-*-seed1")]
     assert names == [("stage1", "cps4-25pct-seed1"), ("cell", "cps4-25pct-seed1")]
     assert len(made.open_jobs("seed0")) == 3 and made.matching("nothing") == []
+    both = [job.name for job in made.open_jobs("seed0", "cps4-*-seed1")]
+    assert both.count("cps4-25pct-seed1") == 2 and len(both) == 5 and "supervised-25pct-seed1" not in both
 
 
 def test_a_folder_is_found_by_its_settings_and_never_reused_for_others(tmp_path: Path) -> None:
