@@ -163,6 +163,15 @@ def _beside_configs(root: Path) -> dict[str, str]:
     return {**settings, "logging_file": str(logging_file)} if logging_file.is_file() else settings
 
 
+def run_workflow(*args: Any, **options: Any) -> CPS4Workflow:
+    """Builds a :class:`CPS4Workflow` of these arguments, runs it, and gives it back, for what its config holds."""
+    workflow = CPS4Workflow(*args, **options)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """``ID=VALUE`` pairs of a command line to overrides.
 

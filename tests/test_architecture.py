@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight"},
     "export": {"anatomy", "atomic_file", "evaluation", "file_hash", "inference", "networks", "plan"},
     "demo": {"data", "evaluation", "report", "workflow"},
+    "rounds": {"atomic_file", "bundle_root", "data", "export", "file_hash", "inference", "workflow"},
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "fingerprint",
         "handlers", "known_settings", "metrics", "report", "vision", "workflow",
@@ -73,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "method_list": {"fingerprint", "known_settings"},
     "commands": {
         "anatomy", "atomic_file", "bench", "bundle_root", "cluster", "data", "demo", "device", "evaluation", "export",
-        "failure", "file_hash", "inference", "method_list", "pretrained", "report", "threads", "workflow",
+        "failure", "file_hash", "inference", "method_list", "pretrained", "report", "rounds", "threads", "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip

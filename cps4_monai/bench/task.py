@@ -64,12 +64,9 @@ def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:
 
 
 def _workflow(task: dict[str, Any], configs: list[str], run_id: str, own: dict[str, Any]) -> None:
-    from cps4_monai.workflow import CPS4Workflow
+    from cps4_monai.workflow import run_workflow
 
-    workflow = CPS4Workflow(configs, run_id=run_id, **{**task["places"], **own})
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    run_workflow(configs, run_id=run_id, **{**task["places"], **own})
 
 
 def _seconds(folder: Path) -> dict[str, float]:

@@ -31,6 +31,13 @@ OF_WEIGHTS = ("spacing_mm", "slice_size", "in_plane_mode", "features", "network_
     type=click.Path(path_type=Path),
     help="finetune: bundle folder, zip, or weights beside their plan; default: the bundle of this package.",
 )
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="all: from the second on, stage 1 learns from unlabeled scans that stage 2 segmented, too.",
+)
 @click.option("--tracking", help="mlflow, or a file with tracking settings.")
 def train(
     stage: str,
@@ -42,6 +49,7 @@ def train(
     settings: tuple[str, ...],
     device: str | None,
     weights: Path | None,
+    rounds: int,
     tracking: str | None,
 ) -> None:
     """Train STAGE (stage1, stage2, or all). The same command resumes a run that was stopped.
@@ -53,17 +61,20 @@ def train(
     \b
     Examples:
       cps4 train all --datalist data/datalist.json -o runs/cps4
+      cps4 train all --datalist data/datalist.json -o runs/twice --labeled-share 5 --rounds 2
       cps4 train stage2 --datalist data/datalist.json -o runs/mt --overlay mean_teacher
       cps4 train stage1 --datalist data/datalist.json -o runs/a --set stage1#max_epochs=50
       cps4 train finetune --datalist corrected.json -o runs/again --set max_epochs=20
     """
     from cps4_monai.failure import for_terminal
     from cps4_monai.threads import limit_threads
-    from cps4_monai.workflow import CPS4Workflow, parse_settings
+    from cps4_monai.workflow import parse_settings, run_workflow
 
     limit_threads()
     if weights is not None and stage != "finetune":
         raise click.UsageError("--weights goes with finetune; for stage2 use --set finetune_from=WEIGHTS")
+    if rounds > 1 and stage != "all":
+        raise click.UsageError(f"--rounds goes with all: {stage} is one stage of one round")
     override = {
         "datalist": str(datalist.resolve()),
         "dataset_dir": str((dataset_dir or datalist.parent).resolve()),
@@ -76,10 +87,12 @@ def train(
         if stage == "finetune":
             _refuse_of_weights(given)
             override["finetune#weights"] = str(_weights_of_run(weights, output))
-        workflow = CPS4Workflow(overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **given})
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        if rounds > 1:
+            from cps4_monai.rounds import train_in_rounds
+
+            train_in_rounds(rounds, output.resolve(), {**override, **given}, overlays=overlays, tracking=tracking)
+        else:
+            run_workflow(overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **given})
     except Exception as error:
         raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"run: {output}")

@@ -1,0 +1,123 @@
+"""Rounds of both stages: what stage 2 makes of the unlabeled scans, levels decoded, trains stage 1 again.
+
+A stage 1 that has seen a dozen labeled scans knows them by heart. What stage 2 makes of the unlabeled scans, once
+their levels are decoded, is many more scans for a second stage 1, whose prompt maps a second stage 2 learns from. Only
+stage 1 ever trains on such labels; stage 2 has the labels of people, as in the first round.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cps4_monai.atomic_file import write_atomically
+from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.data.entries import Datalist, DatalistError, Entry
+from cps4_monai.export import export_bundle, weights_of_run
+from cps4_monai.file_hash import file_sha256
+from cps4_monai.inference.batch import segment_scans
+from cps4_monai.workflow import run_workflow
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, LABELS, DATALIST = "weights.zip", "pseudo_labels", "pseudo_labels.json"
+
+
+def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **workflow: Any) -> None:
+    """Trains stage 1 and stage 2, ``rounds`` times; called again, it goes on where it stopped.
+
+    Round k lies in ``output/rounds/k``, a run as any other; the last one in ``output`` itself. From the second on,
+    stage 1 trains on the labels of people and on the label maps of the round before (:func:`label_unlabeled`).
+
+    Args:
+        rounds: 2 or more.
+        output: folder of the run.
+        settings: id -> value, as for :class:`cps4_monai.workflow.CPS4Workflow`, with ``datalist`` and ``dataset_dir``.
+        **workflow: further arguments of :class:`cps4_monai.workflow.CPS4Workflow`.
+
+    Raises:
+        ValueError: fewer than 2 rounds, no unlabeled scan, or as the stages and `cps4 segment` have it.
+    """
+    if rounds < 2:
+        raise ValueError(f"rounds is {rounds}; expected 2 or more: a single one is `cps4 train all` without --rounds")
+    shared = {"cache_dir": str(output / "cache"), **settings}
+    stage1_data: dict[str, Any] = {}
+    for number in range(1, rounds + 1):
+        folder = output if number == rounds else output / "rounds" / str(number)
+        own = {**shared, "output_dir": str(folder)}
+        logger.info("round %d of %d, in %s", number, rounds, folder)
+        run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
+        trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
+        if number < rounds:
+            data = trained.parser.get_parsed_content("data")
+            labels = label_unlabeled(folder, data, str(settings.get("device_name", "auto")))
+            stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
+
+
+def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
+    """Label maps of the unlabeled training scans by a run's best weights, levels decoded, and their datalist.
+
+    Scans whose result raises an alarm (`cps4 segment`) are left out, with a line that says how many.
+
+    Args:
+        run: folder of a run with a finished stage 2; it gets ``weights.zip``, ``pseudo_labels`` and the datalist.
+        data: what the run trained on.
+        device: "auto", "cpu", "cuda:N" or "mps".
+
+    Returns:
+        The datalist, ``pseudo_labels.json``: scans labeled by people as they are, the others with these label maps.
+
+    Raises:
+        DatalistError: no unlabeled scan, not one of them without an alarm, or label maps that are there already and
+            were made by other weights of this run.
+    """
+    if not data.unlabeled:
+        raise DatalistError(
+            f"datalist {data.name or '(unnamed)'}: every training scan has a label, a second round would train on "
+            "nothing new; expected unlabeled ones. Fix: leave --rounds out, or choose a smaller labeled share"
+        )
+    path, weights = run / DATALIST, weights_of_run(run)
+    sha256 = file_sha256(weights)
+    if path.is_file():
+        return _unchanged(path, sha256)
+    bundle = export_bundle(find_bundle_root(), run / WEIGHTS, weights)
+    scans = {entry.image.resolve(): entry for entry in data.unlabeled}
+    result = segment_scans(list(scans), run / LABELS, weights=bundle, device=device, qc=False)
+    made = [outcome for outcome in result.segmented if not outcome.alarms and outcome.label is not None]
+    if not made:
+        raise DatalistError(
+            f"{run}: of {len(scans)} unlabeled scans none was segmented without an alarm (see {result.report}); "
+            "expected some for a second round. Fix: train the first one longer, or leave --rounds out"
+        )
+    logger.info("%d of %d unlabeled scans are labels of the next stage 1", len(made), len(scans))
+    new = [replace(scans[outcome.source.resolve()], label=outcome.label, classes=None) for outcome in made]
+    content = {
+        "name": f"{data.name} with labels of its unlabeled scans",
+        "weights_sha256": sha256,
+        "unannotated": list(data.unannotated),
+        "training": [_entry(entry) for entry in (*data.labeled, *new)],
+        "validation": [_entry(entry) for entry in data.validation],
+        "test": [],
+    }
+    return write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def _unchanged(datalist: Path, sha256: str) -> Path:
+    """The datalist that is there, if weights with this hash made its label maps."""
+    made_by = str(json.loads(datalist.read_text(encoding="utf-8")).get("weights_sha256", ""))
+    if made_by != sha256:
+        raise DatalistError(
+            f"{datalist}: its label maps are of weights {made_by[:12]}..., the round's are {sha256[:12]}... now; "
+            "expected the same: the rounds after it learned from these label maps. Fix: choose another output folder"
+        )
+    return datalist
+
+
+def _entry(entry: Entry) -> dict[str, str]:
+    """As datalists have it, with whole paths: the files lie in several folders."""
+    label = {} if entry.label is None else {"label": str(entry.label.resolve())}
+    return {"image": str(entry.image.resolve()), **label, "subject": entry.subject, "patient": entry.patient}

@@ -1,0 +1,96 @@
+"""Rounds of both stages: what is trained on what, and what is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cps4_monai import rounds
+from cps4_monai.commands.train import train
+from cps4_monai.data.datalist import load_datalist
+from cps4_monai.data.entries import DatalistError
+from cps4_monai.inference.outcome import ScanOutcome
+
+
+@pytest.fixture
+def labels_of_phantom(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Segmenting gives the phantom's own labels, which training does not know; one scan has an alarm, one fails."""
+    whole = load_datalist(tiny_data / "datalist.json", labeled_subjects=None)
+    truth = {e.image.resolve(): e for e in whole.sides["training"]}
+    masks = {image: image.with_name(image.name.replace("_T2w", "_dseg")) for image in truth}
+    calls: list[str] = []
+
+    def segment(inputs: list[Path], output: Path, **options: Any) -> SimpleNamespace:
+        calls.append(str(options["weights"]))
+        assert Path(options["weights"]).is_file()
+        outcomes = []
+        for number, image in enumerate(inputs):
+            label = output / f"{image.parent.name}_{masks[image].name}"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            source = masks[image] if masks[image].is_file() else next(p for p in masks.values() if p.is_file())
+            shutil.copyfile(source, label)
+            flags = [{"name": "level_ambiguous", "kind": "alarm", "detail": "either"}] if number == 0 else []
+            outcomes.append(ScanOutcome(image, image.stem, "done", "", label, None, {"Flags": flags}))
+        return SimpleNamespace(segmented=outcomes, report=output / "report.html")
+
+    monkeypatch.setattr(rounds, "segment_scans", segment)
+    return calls
+
+
+def call(tiny_data: Path, tiny_overlay: Path, output: Path, *more: str, stage: str = "all") -> Any:
+    options = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(output), "--overlay", str(tiny_overlay)]
+    return CliRunner().invoke(train, [stage, *options, "--device", "cpu", *more])
+
+
+def labeled_of(run: Path) -> int:
+    return len(json.loads((run / "run.json").read_text())["starts"][-1]["settings"]["labels of"])
+
+
+def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path, labels_of_phantom: list[str]
+) -> None:
+    result = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
+    assert result.exit_code == 0, result.output
+    first = tmp_path / "rounds" / "1"
+    data = load_datalist(tiny_data / "datalist.json")
+    made = load_datalist(first / "pseudo_labels.json")
+    assert len(made.labeled) == len(data.labeled) + len(data.unlabeled) - 1, "the one with an alarm is left out"
+    assert [e.label for e in made.labeled[: len(data.labeled)]] == [e.label.resolve() for e in data.labeled if e.label]
+    assert made.validation[0].label == data.validation[0].label and not made.test
+    trained_on = [labeled_of(run / stage) for run in (first, tmp_path) for stage in ("stage1", "stage2")]
+    few = len(data.labeled)
+    assert trained_on == [few, few, len(made.labeled), few]
+    before = {path: path.stat().st_mtime_ns for path in (first / "pseudo_labels.json", first / "weights.zip")}
+    again = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
+    assert again.exit_code == 0 and len(labels_of_phantom) == 1
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    content = json.loads((first / "pseudo_labels.json").read_text())
+    (first / "pseudo_labels.json").write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
+    other = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
+    assert other.exit_code == 1 and "its label maps are of weights 000000000000..." in other.output
+
+
+def test_what_no_round_can_be_made_of_is_told(
+    run_tiny: Callable[..., Any], tiny_run: Path, tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    assert "--rounds goes with all" in call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2", stage="stage1").output
+    with pytest.raises(ValueError, match="rounds is 1; expected 2 or more"):
+        rounds.train_in_rounds(1, tmp_path, {})
+    everything = load_datalist(tiny_data / "datalist.json")
+    labeled = type(everything)(everything.labeled, everything.validation)
+    with pytest.raises(DatalistError, match="every training scan has a label"):
+        rounds.label_unlabeled(tmp_path, labeled)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    nothing = SimpleNamespace(segmented=[], report=run / "report.html")
+    monkeypatch.setattr(rounds, "segment_scans", lambda *args, **options: nothing)
+    with pytest.raises(DatalistError, match="unlabeled scans none was segmented without an alarm"):
+        rounds.label_unlabeled(run, everything)
+    assert not (run / "pseudo_labels.json").exists()
