@@ -169,35 +169,25 @@ def draw(results: StudyResults, share: str) -> str:
     from cps4_monai.report.charts import MUTED, TEXT, plain_chart, svg_of
 
     lines = sorted(lines_of(results, share), key=lambda line: -line.row.dice["b"].mean)
-    figure, axes = plain_chart(9.6, 1.1 + 0.3 * len(lines))
+    figure, axes = plain_chart(9.6, 1.3 + 0.3 * len(lines))
+    hollow = {"marker": "D", "ls": "", "mfc": "none", "mec": MUTED, "ms": 6}
     for place, line in enumerate(lines):
-        for offset, interval, label, series in (
-            (-0.14, line.row.dice["b"], "plain argmax", 0),
-            (0.14, line.row.decoded, "levels decoded", 1),
-        ):
-            style = style_of(series) | {"ls": ""}
-            axes.plot([interval.low, interval.high], [place + offset] * 2, color=style["color"], lw=2, alpha=0.55)
-            axes.plot(interval.mean, place + offset, label=label if place == 0 else None, ms=6, **style)
+        for series, interval in enumerate((line.row.dice["b"], line.row.decoded)):
+            style, y = style_of(series) | {"ls": ""}, place + (-0.14, 0.14)[series]
+            axes.plot([interval.low, interval.high], [y, y], color=style["color"], lw=2, alpha=0.55)
+            axes.plot(interval.mean, y, ms=6, **style)
         paper = PAPER.get(line.row.method)
         if paper is not None and share in OF_SHARE:
-            value = paper[OF_SHARE[share]][0] / 100
-            axes.plot(
-                value,
-                place,
-                "D",
-                mfc="none",
-                mec=MUTED,
-                ms=6,
-                label="the paper's own, on its data" if place == 0 else None,
-            )
-    axes.plot([], [], "D", mfc="none", mec=MUTED, ms=6, label="the paper's own, on its data")
+            axes.plot(paper[OF_SHARE[share]][0] / 100, place, **hollow)
+    keys = (("plain argmax", style_of(0)), ("levels decoded", style_of(1)), ("the paper's own, on its data", hollow))
+    for label, style in keys:
+        axes.plot([], [], label=label, **{**style, "ls": ""})
     axes.set_yticks(range(len(lines)), [results.methods[line.row.method] for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"Dice, {share_name(share)} labeled", color=MUTED, fontsize=9)
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8.5, labelcolor=TEXT, loc="lower left")
+    above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(keys)}
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, **above)
     return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#fff"/>', svg_of(figure), count=1)
 
 
