@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.data.entries import Datalist, DatalistError, Entry
+from cps4_monai.data.label_file import write_label_volume
+from cps4_monai.data.volume import Volume, read_volume
 from cps4_monai.export import export_bundle, weights_of_run
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import segment_scans
@@ -24,7 +29,7 @@ from cps4_monai.workflow import run_workflow
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, LABELS, DATALIST = "weights.zip", "pseudo_labels", "pseudo_labels.json"
+WEIGHTS, SEGMENTED, LABELS, DATALIST = "weights.zip", "unlabeled_scans", "pseudo_labels", "pseudo_labels.json"
 
 
 def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **workflow: Any) -> None:
@@ -61,10 +66,13 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
 def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
     """Label maps of the unlabeled training scans by a run's best weights, levels decoded, and their datalist.
 
-    Scans whose result raises an alarm (`cps4 segment`) are left out, with a line that says how many.
+    Scans whose result raises an alarm (`cps4 segment`) are left out, with a line that says how many. Structures that no
+    label of a person shows are 255, not annotated: the level logic names a T12 above the last labeled vertebra, which
+    those labels call background.
 
     Args:
-        run: folder of a run with a finished stage 2; it gets ``weights.zip``, ``pseudo_labels`` and the datalist.
+        run: folder of a run with a finished stage 2; it gets ``weights.zip``, the results with their report in
+            ``unlabeled_scans``, the label maps in ``pseudo_labels``, and the datalist.
         data: what the run trained on.
         device: "auto", "cpu", "cuda:N" or "mps".
 
@@ -86,15 +94,19 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         return _unchanged(path, sha256)
     bundle = export_bundle(find_bundle_root(), run / WEIGHTS, weights)
     scans = {entry.image.resolve(): entry for entry in data.unlabeled}
-    result = segment_scans(list(scans), run / LABELS, weights=bundle, device=device, qc=False)
-    made = [outcome for outcome in result.segmented if not outcome.alarms and outcome.label is not None]
+    result = segment_scans(list(scans), run / SEGMENTED, weights=bundle, device=device, qc=False)
+    made = [(scans[one.source.resolve()], one.label) for one in result.segmented if one.label and not one.alarms]
     if not made:
         raise DatalistError(
             f"{run}: of {len(scans)} unlabeled scans none was segmented without an alarm (see {result.report}); "
             "expected some for a second round. Fix: train the first one longer, or leave --rounds out"
         )
     logger.info("%d of %d unlabeled scans are labels of the next stage 1", len(made), len(scans))
-    new = [replace(scans[outcome.source.resolve()], label=outcome.label, classes=None) for outcome in made]
+    known = _codes_of(data.labeled)
+    new = [
+        replace(entry, label=_of_known_codes(label, known, run / LABELS / f"{number:05d}_{label.name}"), classes=None)
+        for number, (entry, label) in enumerate(made, start=1)
+    ]
     content = {
         "name": f"{data.name} with labels of its unlabeled scans",
         "weights_sha256": sha256,
@@ -104,6 +116,26 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         "test": [],
     }
     return write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def _codes_of(entries: Sequence[Entry]) -> np.ndarray:
+    """Codes that label maps show."""
+    shown: set[int] = {0}
+    for entry in entries:
+        if entry.label is not None:
+            shown |= {int(code) for code in np.unique(_label(entry.label).array)}
+    return np.array(sorted(shown))
+
+
+def _of_known_codes(label: Path, known: np.ndarray, path: Path) -> Path:
+    """Writes the label map with 255 for other codes."""
+    volume = _label(label)
+    codes = np.where(np.isin(volume.array, known), volume.array, NOT_ANNOTATED)
+    return write_label_volume(path, codes, volume)
+
+
+def _label(path: Path) -> Volume:
+    return read_volume(path, is_label=True, partly_annotated=True)
 
 
 def _unchanged(datalist: Path, sha256: str) -> Path:

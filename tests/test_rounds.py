@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from cps4_monai import rounds
 from cps4_monai.commands.train import train
 from cps4_monai.data.datalist import load_datalist
-from cps4_monai.data.entries import DatalistError
+from cps4_monai.data.entries import Datalist, DatalistError
 from cps4_monai.inference.outcome import ScanOutcome
 
 
 @pytest.fixture
 def labels_of_phantom(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Segmenting gives the phantom's own labels, which training does not know; one scan has an alarm, one fails."""
-    whole = load_datalist(tiny_data / "datalist.json", labeled_subjects=None)
-    truth = {e.image.resolve(): e for e in whole.sides["training"]}
-    masks = {image: image.with_name(image.name.replace("_T2w", "_dseg")) for image in truth}
     calls: list[str] = []
 
     def segment(inputs: list[Path], output: Path, **options: Any) -> SimpleNamespace:
@@ -32,10 +32,9 @@ def labels_of_phantom(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> list[
         assert Path(options["weights"]).is_file()
         outcomes = []
         for number, image in enumerate(inputs):
-            label = output / f"{image.parent.name}_{masks[image].name}"
+            label = output / f"{image.parent.name}_{image.name.replace('T2w', 'dseg')}"
             label.parent.mkdir(parents=True, exist_ok=True)
-            source = masks[image] if masks[image].is_file() else next(p for p in masks.values() if p.is_file())
-            shutil.copyfile(source, label)
+            shutil.copyfile(image.with_name(image.name.replace("T2w", "dseg")), label)
             flags = [{"name": "level_ambiguous", "kind": "alarm", "detail": "either"}] if number == 0 else []
             outcomes.append(ScanOutcome(image, image.stem, "done", "", label, None, {"Flags": flags}))
         return SimpleNamespace(segmented=outcomes, report=output / "report.html")
@@ -75,6 +74,25 @@ def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
     (first / "pseudo_labels.json").write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
     other = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
     assert other.exit_code == 1 and "its label maps are of weights 000000000000..." in other.output
+
+
+def test_structures_that_no_person_labeled_are_not_annotated(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, labels_of_phantom: list[str]
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    both = load_datalist(tiny_data / "datalist.json").labeled
+    (few, many), (few_codes, many_codes) = both, ({*np.unique(codes_of(entry.label))} for entry in both)
+    assert many_codes - few_codes == {10, 19} and few_codes < many_codes, "the phantom's"
+    other = next(e for e in load_datalist(tiny_data / "datalist.json").unlabeled)
+    data = Datalist((few, other, replace(many, label=None)), (), name="two")
+    labels = {e.subject: e.label for e in load_datalist(rounds.label_unlabeled(tmp_path / "run", data)).labeled}
+    assert labels.keys() == {few.subject, many.subject}
+    made, true = codes_of(labels[many.subject]), codes_of(many.label)
+    assert (made == np.where(np.isin(true, (10, 19)), 255, true)).all()
+
+
+def codes_of(label: Path | None) -> np.ndarray:
+    return np.asarray(nib.load(label).dataobj)
 
 
 def test_what_no_round_can_be_made_of_is_told(
