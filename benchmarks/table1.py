@@ -64,10 +64,11 @@ def tables(results: StudyResults) -> Iterator[str]:
     """Lines of Markdown: a table of scores for each share, then what stage 1 gave, then costs."""
     for share in results.shares:
         lines = lines_of(results, share)
-        seeds = ", ".join(str(seed) for seed in sorted({seed for line in lines for seed in line.row.seeds}))
+        numbers = sorted({seed for line in lines for seed in line.row.seeds})
+        seeds = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         yield from (f"### {share_name(share)} labeled", "")
         patients = f"{lines[0].row.dice['b'].n} {results.section} patients"
-        yield f"Dice (b), {patients}, seeds {seeds}; points are those over Mean Teacher."
+        yield f"Dice (b), {patients}, {seeds}; points are those over Mean Teacher."
         yield ""
         yield "| method | paper: Dice, IoU | argmax | points | rank | decoded | points | rank | IoU | seeds |"
         yield "|---|---|---|---|---|---|---|---|---|---|"
