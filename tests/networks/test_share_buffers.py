@@ -36,6 +36,7 @@ for _ in range(2):
         assert torch.equal(*everywhere), "parameters and statistics are the same in both processes"
     after = torch.cat([b.flatten().float() for b in unwrap(student).buffers()])
     assert torch.equal(before, after) is (dist.get_rank() == 0), "those of the first process count"
+dist.barrier()  # a process that leaves first takes its connections with it
 dist.destroy_process_group()
 """
 
