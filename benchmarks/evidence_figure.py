@@ -67,7 +67,7 @@ def draw(argmax: pd.DataFrame, decoded: pd.DataFrame, subjects: dict[str, int]) 
     from matplotlib.figure import Figure
 
     from cps4_monai.bench.charts import style_of
-    from cps4_monai.report.charts import GRID, MUTED, TEXT, svg_of
+    from cps4_monai.report.charts import GRID, MUTED, TEXT, on_white, svg_of
 
     shares = list(dict.fromkeys(argmax["share"]))
     figure = Figure(figsize=(10.4, 4.0), layout="constrained")
@@ -95,7 +95,7 @@ def draw(argmax: pd.DataFrame, decoded: pd.DataFrame, subjects: dict[str, int]) 
     panels[0].set_ylabel("Dice (b), seven test subjects", color=MUTED, fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9, labelcolor=TEXT)
-    return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#fff"/>', svg_of(figure), count=1)
+    return on_white(svg_of(figure))
 
 
 def main() -> None:

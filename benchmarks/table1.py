@@ -9,61 +9,78 @@ The paper's figures are those of its Table 1, single runs in percent.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.comparison import Difference, MethodRow, differences_to, mean_ranks, method_rows
+from cps4_monai.bench.folders import DONE, read_settings
+from cps4_monai.bench.prompt_map_section import users_of_stage1
 from cps4_monai.bench.results import LOCALISATION, StudyResults, find_studies, load_results
 from cps4_monai.bench.table_cells import with_interval
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "table1.md"
 MARKS = ("<!-- tables: benchmarks/table1.py -->", "<!-- end of tables -->")
-# Method -> mean Dice and IoU in percent, at 5 and 10 % labeled; DuSSS has 25 and 50 % only.
+# Share -> method -> mean Dice and IoU in percent; DuSSS has 25 and 50 % only.
 PAPER = {
-    "mean_teacher": ("MT", (74.25, 64.14), (75.54, 64.22)),
-    "bcp": ("BCP", (49.86, 37.09), (66.24, 53.81)),
-    "mc_net": ("MC-Net", (70.57, 59.89), (71.30, 59.54)),
-    "ss_net": ("SS-Net", (71.89, 61.26), (70.01, 58.65)),
-    "ucmt": ("UCMT", (74.51, 63.22), (74.88, 63.17)),
-    "clip": ("CLIP", (76.17, 66.12), (76.15, 66.08)),
-    "medclip": ("MedCLIP", (76.47, 66.84), (76.72, 67.05)),
-    "mgca": ("MGCA", (77.52, 67.39), (77.86, 67.47)),
-    "egma_mask_gaze": ("EGMA", (77.69, 68.21), (78.54, 67.82)),
-    "graphcl": ("GraphCL", (78.21, 67.89), (78.64, 68.10)),
-    "cps4_paper": ("CPS4", (80.44, 70.63), (81.67, 70.43)),
+    "5": {
+        "mean_teacher": (74.25, 64.14),
+        "bcp": (49.86, 37.09),
+        "mc_net": (70.57, 59.89),
+        "ss_net": (71.89, 61.26),
+        "ucmt": (74.51, 63.22),
+        "clip": (76.17, 66.12),
+        "medclip": (76.47, 66.84),
+        "mgca": (77.52, 67.39),
+        "egma_mask_gaze": (77.69, 68.21),
+        "graphcl": (78.21, 67.89),
+        "cps4_paper": (80.44, 70.63),
+    },
+    "10": {
+        "mean_teacher": (75.54, 64.22),
+        "bcp": (66.24, 53.81),
+        "mc_net": (71.30, 59.54),
+        "ss_net": (70.01, 58.65),
+        "ucmt": (74.88, 63.17),
+        "clip": (76.15, 66.08),
+        "medclip": (76.72, 67.05),
+        "mgca": (77.86, 67.47),
+        "egma_mask_gaze": (78.54, 67.82),
+        "graphcl": (78.64, 68.10),
+        "cps4_paper": (81.67, 70.43),
+    },
 }
-OF_SHARE = {"5": 1, "10": 2}
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is known of a method at a share: its scores, its difference to the baseline, its ranks."""
+    """A method at a share: its scores, its difference to the baseline, its ranks, and the paper's own scores."""
 
     row: MethodRow
     difference: Difference | None
     rank: float | None
     decoded_rank: float | None
+    paper: tuple[float, float] | None
 
 
-def lines_of(results: StudyResults, share: str) -> list[Line]:
-    """Methods at a share in the study's order, as far as they are done."""
-    rows = [row for row in method_rows(results) if row.share == share]
-    baseline = results.manifest["baseline"]
-    against = {
-        difference.method: difference for difference in differences_to(results, baseline) if difference.share == share
+def lines_of(results: StudyResults) -> dict[str, list[Line]]:
+    """Share -> its methods in the study's order, as far as they are done."""
+    against = {(one.method, one.share): one for one in differences_to(results, results.manifest["baseline"])}
+    ranks = {
+        share: [mean_ranks(results, share, column) for column in ("dice_b", "decoded_b")] for share in results.shares
     }
-    ranks, decoded = (mean_ranks(results, share, column) for column in ("dice_b", "decoded_b"))
-    return [Line(row, against.get(row.method), ranks.get(row.method), decoded.get(row.method)) for row in rows]
+    lines: dict[str, list[Line]] = {share: [] for share in results.shares}
+    for row in method_rows(results):
+        rank, decoded = (of_column.get(row.method) for of_column in ranks[row.share])
+        paper = PAPER.get(row.share, {}).get(row.method)
+        lines[row.share].append(Line(row, against.get((row.method, row.share)), rank, decoded, paper))
+    return lines
 
 
-def tables(results: StudyResults) -> Iterator[str]:
+def tables(results: StudyResults, by_share: Mapping[str, Sequence[Line]]) -> Iterator[str]:
     """Lines of Markdown: a table of scores for each share, then what stage 1 gave, then costs."""
-    for share in results.shares:
-        lines = lines_of(results, share)
+    for share, lines in by_share.items():
         numbers = sorted({seed for line in lines for seed in line.row.seeds})
         seeds = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         yield from (f"### {share_name(share)} labeled", "")
@@ -72,26 +89,23 @@ def tables(results: StudyResults) -> Iterator[str]:
         yield ""
         yield "| method | paper: Dice, IoU | argmax | points | rank | decoded | points | rank | IoU | seeds |"
         yield "|---|---|---|---|---|---|---|---|---|---|"
-        for line in lines:
-            yield score_row(results, line, share)
+        yield from (score_row(results.methods[line.row.method], line) for line in lines)
         yield ""
     yield from stage1_table(results)
     yield from cost_table(results)
 
 
-def score_row(results: StudyResults, line: Line, share: str) -> str:
+def score_row(title: str, line: Line) -> str:
     """A method's row in the table of a share."""
-    row, difference = line.row, line.difference
-    own = PAPER.get(row.method)
-    paper = "" if own is None or share not in OF_SHARE else "{:.1f}, {:.1f}".format(*own[OF_SHARE[share]])
+    row = line.row
     cells = [
-        results.methods[row.method],
-        paper,
+        title,
+        "" if line.paper is None else "{:.1f}, {:.1f}".format(*line.paper),
         with_interval(row.dice["b"]),
-        points(difference, decoded=False),
+        points(line.difference, decoded=False),
         "" if line.rank is None else f"{line.rank:.1f}",
         with_interval(row.decoded),
-        points(difference, decoded=True),
+        points(line.difference, decoded=True),
         "" if line.decoded_rank is None else f"{line.decoded_rank:.1f}",
         f"{row.iou.mean:.3f}",
         str(len(row.seeds)),
@@ -122,12 +136,7 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
     yield from ("", "| stage 1 of | labeled | prompt map | ceiling | pointing game | right levels | seeds | minutes |")
     yield "|---|---|---|---|---|---|---|---|"
     for share in results.shares:
-        users: dict[tuple[str, ...], list[str]] = {}
-        for method in results.methods:
-            folders = means[(means["share"] == share) & (means["method"] == method)]["folder"]
-            if len(folders):
-                users.setdefault(tuple(sorted(folders.unique())), []).append(method)
-        for folders, methods in users.items():
+        for folders, methods in users_of_stage1(results, means, share).items():
             own = means[means["folder"].isin(folders) & (means["convention"] == "b")].drop_duplicates(["folder", "map"])
             dice = own.groupby("map")["dice"].mean()
             where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
@@ -142,8 +151,7 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
 
 def stage1_minutes(results: StudyResults, folder: str) -> float:
     """Minutes that a stage 1 trained."""
-    done = json.loads((results.runs / "stage1" / folder / "done.json").read_text(encoding="utf-8"))
-    return float(done["seconds"]["training"]) / 60
+    return float(read_settings(results.runs / "stage1" / folder / DONE)["seconds"]["training"]) / 60
 
 
 def cost_table(results: StudyResults) -> Iterator[str]:
@@ -164,12 +172,12 @@ def cost_table(results: StudyResults) -> Iterator[str]:
     yield ""
 
 
-def draw(results: StudyResults, share: str) -> str:
+def draw(titles: Mapping[str, str], share: str, lines: Sequence[Line]) -> str:
     """The SVG: methods from the best argmax down, both scores with intervals, the paper's figure hollow."""
     from cps4_monai.bench.charts import style_of
-    from cps4_monai.report.charts import MUTED, TEXT, plain_chart, svg_of
+    from cps4_monai.report.charts import MUTED, TEXT, on_white, plain_chart, svg_of
 
-    lines = sorted(lines_of(results, share), key=lambda line: -line.row.dice["b"].mean)
+    lines = sorted(lines, key=lambda line: -line.row.dice["b"].mean)
     figure, axes = plain_chart(9.6, 1.3 + 0.3 * len(lines))
     hollow = {"marker": "D", "ls": "", "mfc": "none", "mec": MUTED, "ms": 6}
     for place, line in enumerate(lines):
@@ -177,19 +185,18 @@ def draw(results: StudyResults, share: str) -> str:
             style, y = style_of(series) | {"ls": ""}, place + (-0.14, 0.14)[series]
             axes.plot([interval.low, interval.high], [y, y], color=style["color"], lw=2, alpha=0.55)
             axes.plot(interval.mean, y, ms=6, **style)
-        paper = PAPER.get(line.row.method)
-        if paper is not None and share in OF_SHARE:
-            axes.plot(paper[OF_SHARE[share]][0] / 100, place, **hollow)
+        if line.paper is not None:
+            axes.plot(line.paper[0] / 100, place, **hollow)
     keys = (("plain argmax", style_of(0)), ("levels decoded", style_of(1)), ("the paper's own, on its data", hollow))
     for label, style in keys:
         axes.plot([], [], label=label, **{**style, "ls": ""})
-    axes.set_yticks(range(len(lines)), [results.methods[line.row.method] for line in lines])
+    axes.set_yticks(range(len(lines)), [titles[line.row.method] for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"Dice, {share_name(share)} labeled", color=MUTED, fontsize=9)
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(keys)}
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, **above)
-    return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#fff"/>', svg_of(figure), count=1)
+    return on_white(svg_of(figure))
 
 
 def main() -> None:
@@ -203,9 +210,11 @@ def main() -> None:
     text = arguments.page.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    made = "\n".join(tables(results))
+    lines = lines_of(results)
+    made = "\n".join(tables(results, lines))
     arguments.page.write_text(f"{before}{MARKS[0]}\n\n{made}\n{MARKS[1]}{after}", encoding="utf-8")
-    arguments.page.with_suffix(".svg").write_text(draw(results, arguments.share), encoding="utf-8")
+    picture = draw(results.methods, arguments.share, lines[arguments.share])
+    arguments.page.with_suffix(".svg").write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.data.build_datalist import classes_shown
 from cps4_monai.data.entries import Datalist, DatalistError, Entry
 from cps4_monai.data.label_file import write_label_volume
-from cps4_monai.data.volume import Volume, read_volume
+from cps4_monai.data.volume import read_volume
 from cps4_monai.export import export_bundle, weights_of_run
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import segment_scans
@@ -102,9 +103,9 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
             "expected some for a second round. Fix: train the first one longer, or leave --rounds out"
         )
     logger.info("%d of %d unlabeled scans are labels of the next stage 1", len(made), len(scans))
-    known = _codes_of(data.labeled)
+    known = classes_shown(data.labeled)
     new = [
-        replace(entry, label=_of_known_codes(label, known, run / LABELS / f"{number:05d}_{label.name}"), classes=None)
+        replace(entry, label=_of_known_classes(label, known, run / LABELS / f"{number:05d}_{label.name}"), classes=None)
         for number, (entry, label) in enumerate(made, start=1)
     ]
     content = {
@@ -118,24 +119,11 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
     return write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
-def _codes_of(entries: Sequence[Entry]) -> np.ndarray:
-    """Codes that label maps show."""
-    shown: set[int] = {0}
-    for entry in entries:
-        if entry.label is not None:
-            shown |= {int(code) for code in np.unique(_label(entry.label).array)}
-    return np.array(sorted(shown))
-
-
-def _of_known_codes(label: Path, known: np.ndarray, path: Path) -> Path:
-    """Writes the label map with 255 for other codes."""
-    volume = _label(label)
-    codes = np.where(np.isin(volume.array, known), volume.array, NOT_ANNOTATED)
-    return write_label_volume(path, codes, volume)
-
-
-def _label(path: Path) -> Volume:
-    return read_volume(path, is_label=True, partly_annotated=True)
+def _of_known_classes(label: Path, known: set[int], path: Path) -> Path:
+    """Writes the label map with 255 for other structures."""
+    volume = read_volume(label, is_label=True)
+    kept = np.isin(volume.array, [0, *known])
+    return write_label_volume(path, np.where(kept, volume.array, NOT_ANNOTATED), volume)
 
 
 def _unchanged(datalist: Path, sha256: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ from cps4_monai.inference.outcome import ScanOutcome
 
 @pytest.fixture
 def labels_of_phantom(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Segmenting gives the phantom's own labels, which training does not know; one scan has an alarm, one fails."""
+    """Segmenting gives the phantom's own labels, which training does not know; the first scan has an alarm."""
     calls: list[str] = []
 
     def segment(inputs: list[Path], output: Path, **options: Any) -> SimpleNamespace:
@@ -83,7 +82,7 @@ def test_structures_that_no_person_labeled_are_not_annotated(
     both = load_datalist(tiny_data / "datalist.json").labeled
     (few, many), (few_codes, many_codes) = both, ({*np.unique(codes_of(entry.label))} for entry in both)
     assert many_codes - few_codes == {10, 19} and few_codes < many_codes, "the phantom's"
-    other = next(e for e in load_datalist(tiny_data / "datalist.json").unlabeled)
+    other = load_datalist(tiny_data / "datalist.json").unlabeled[0]
     data = Datalist((few, other, replace(many, label=None)), (), name="two")
     labels = {e.subject: e.label for e in load_datalist(rounds.label_unlabeled(tmp_path / "run", data)).labeled}
     assert labels.keys() == {few.subject, many.subject}
@@ -96,13 +95,13 @@ def codes_of(label: Path | None) -> np.ndarray:
 
 
 def test_what_no_round_can_be_made_of_is_told(
-    run_tiny: Callable[..., Any], tiny_run: Path, tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: Any
+    tiny_run: Path, tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     assert "--rounds goes with all" in call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2", stage="stage1").output
     with pytest.raises(ValueError, match="rounds is 1; expected 2 or more"):
         rounds.train_in_rounds(1, tmp_path, {})
     everything = load_datalist(tiny_data / "datalist.json")
-    labeled = type(everything)(everything.labeled, everything.validation)
+    labeled = Datalist(everything.labeled, everything.validation)
     with pytest.raises(DatalistError, match="every training scan has a label"):
         rounds.label_unlabeled(tmp_path, labeled)
     run = tmp_path / "run"

@@ -31,12 +31,12 @@ def prompt_map_blocks(results: StudyResults) -> list[Block]:
     rows = [
         _prompt_map_row(results, means, share, folders, methods)
         for share in results.shares
-        for folders, methods in _users_of_stage1(results, means, share).items()
+        for folders, methods in users_of_stage1(results, means, share).items()
     ]
     return [Table(PROMPT_MAP_COLUMNS, rows)] if rows else []
 
 
-def _users_of_stage1(results: StudyResults, means: pd.DataFrame, share: str) -> dict[tuple[str, ...], list[str]]:
+def users_of_stage1(results: StudyResults, means: pd.DataFrame, share: str) -> dict[tuple[str, ...], list[str]]:
     """Folders of a stage 1, one per seed, and the methods that used it."""
     users: dict[tuple[str, ...], list[str]] = {}
     for method in results.methods:

@@ -16,6 +16,7 @@ from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
+from cps4_monai.data.entries import Entry
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans
 from cps4_monai.data.volume import read_volume
@@ -76,7 +77,7 @@ def build_datalist(
     scans = in_folder.scans
     if not corrected:
         _require_label_maps(folder, in_folder)
-    classes = {s.subject: _classes_of(s.label, anatomy) for s in scans if s.label is not None}
+    classes = {s.subject: _classes_of(s.label, anatomy.num_classes) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=test, rng=rng)
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
@@ -143,12 +144,31 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
     Raises:
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
     """
-    shown: set[int] = set()
-    for entry in datalist.labeled:
-        if entry.label is not None:
-            shown.update(entry.classes if entry.classes is not None else _classes_of(entry.label, anatomy))
+    shown = classes_shown(datalist.labeled, anatomy.num_classes)
     absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
     return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
+
+
+def classes_shown(entries: Sequence[Entry], num_classes: int | None = None) -> set[int]:
+    """Codes of the structures that label maps show; those are read whose classes the datalist does not record.
+
+    Args:
+        entries: those without a label show nothing.
+        num_classes: codes must be below it; None allows 0 to 255.
+
+    Raises:
+        InvalidVolumeError: a label map cannot be read or has other codes.
+    """
+    shown: set[int] = set()
+    for entry in entries:
+        if entry.label is not None:
+            shown.update(entry.classes if entry.classes is not None else _classes_of(entry.label, num_classes))
+    return shown
+
+
+def _classes_of(label: Path, num_classes: int | None) -> tuple[int, ...]:
+    volume = read_volume(label, is_label=True, num_classes=num_classes, partly_annotated=True)
+    return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
 
 
 def _labeled_count(count: int, share: float, labeled: int | None) -> int:
@@ -161,11 +181,6 @@ def _labeled_count(count: int, share: float, labeled: int | None) -> int:
     if not 0 < share <= 100:
         raise DatalistError(f"labeled share is {share:g}; expected a percentage above 0, at most 100")
     return subset_size(count, share)
-
-
-def _classes_of(label: Path, anatomy: Anatomy) -> tuple[int, ...]:
-    volume = read_volume(label, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
-    return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
 
 
 def _lines(content: Mapping[str, Any]) -> str:

@@ -46,6 +46,11 @@ def svg_of(figure: Figure) -> str:
     return re.sub(r'(width|height)="[\d.]+pt"', "", text, count=2)
 
 
+def on_white(svg: str) -> str:
+    """The SVG with paper of its own: a page may be dark, the ink of charts is dark too."""
+    return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#fff"/>', svg, count=1)
+
+
 def structure_boxes(structures: pd.DataFrame, anatomy: Anatomy, metric: str = "dice", title: str = "Dice") -> str:
     """Box and points per structure over the cases whose label has it, in the order of the spine, top to bottom.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.report.charts import on_white
 from cps4_monai.report.page import WEBP_QUALITY, Block, Cards, Cell, Figure, Gallery, Section, Table, Text
 
 MAX_WIDTH = 1000  # pixels; these pages are kept in a repository, whose history keeps every picture that it had
@@ -87,10 +88,7 @@ class MarkdownPage:
             write_atomically(self.pictures / name, content.getvalue())
         else:
             name = f"{stem}.svg"
-            # A page may be dark, the ink of charts is dark too: they bring their own paper.
-            ground = '<rect width="100%" height="100%" fill="#fff"/>'
-            picture = re.sub(r"(<svg[^>]*>)", lambda m: m[1] + ground, figure.picture, count=1)
-            write_atomically(self.pictures / name, picture)
+            write_atomically(self.pictures / name, on_white(figure.picture))
         link = f"![{_text(figure.alt or title)}]({self.pictures.name}/{name})"
         head = [f"**{_text(figure.title)}**"] if figure.title else []
         return [*head, link, *([_text(figure.caption)] if figure.caption else [])]

@@ -32,8 +32,8 @@ class VisionEncoder(nn.Module):
             name of ``cps4 weights``, such as "vit-s-focus".
         patch_size: another size of a patch, in pixels; pretrained patch embeddings are resampled.
         embed_dim: another width D, from scratch or with a checkpoint of that architecture.
-        depth: another number of blocks, likewise; fewer than those of a checkpoint are its first ones. Half the blocks
-            cost half as much and name levels as soon (`docs/results/levers.md`).
+        depth: another number of blocks, likewise; fewer than those of a checkpoint are its first ones. Eight of
+            twelve cost two thirds and name levels as soon (`docs/results/levers.md`).
         num_heads: another number of attention heads, likewise.
         drop_path_rate: stochastic depth while training, in [0, 1).
         stem: "patch", one linear map a patch, as in the original ViT; "conv", 3 x 3 convolutions of stride 2 down to
