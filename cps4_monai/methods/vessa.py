@@ -18,6 +18,7 @@ from cps4_monai.methods.unimatch_v2 import UniMatchV2
 from cps4_monai.networks.composite import MaskedFeatures
 
 FUSIONS = ("mix", "additional")
+AGREEMENTS = ("agreement", "structure_agreement")
 
 
 class VESSA(UniMatchV2):
@@ -107,7 +108,7 @@ class VESSA(UniMatchV2):
             confident = (outputs["assistant_confidence"] >= self.threshold).float()
             logits, codes = outputs["unlabeled_logits"], outputs["assistant_pseudo_label"]
             parts["loss_assistant"] = text_cross_entropy(logits, codes, self.unannotated, confident)
-            weight = (1 - self.present_share) * self.ramp * self.unlabeled_weight / 2
+            weight = (1 - self.present_share) * self.ramp * self.unlabeled_weight
             parts["loss"] = parts["loss"] + weight * parts["loss_assistant"]
         return {**parts, **{key: outputs[key] for key in AGREEMENTS if key in outputs}}
 
@@ -125,9 +126,6 @@ class VESSA(UniMatchV2):
                 "PromptMapHandler with cps4_monai.vessa.AssistantProvider to the trainer, as the overlay vessa does"
             )
         return given.float()
-
-
-AGREEMENTS = ("agreement", "structure_agreement")
 
 
 @torch.no_grad()

@@ -113,3 +113,29 @@ def test_batches_that_cannot_be_halved_or_paired_are_refused(batch):
     method.total_updates = None
     with pytest.raises(ValueError, match="counts in shares of the run"):
         method.forward(batch)
+
+
+@pytest.mark.parametrize("pretrain_fraction", [0.0, 1.0])
+def test_pictures_are_pasted_where_their_targets_are(pretrain_fraction):
+    """Slice i is of intensity i / 10 everywhere: what the student sees tells of which slice each pixel is."""
+    method, seen = make(pretrain_fraction=pretrain_fraction), []
+    method.networks["student"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    image = (torch.arange(8) / 10).view(8, 1, 1, 1).expand(8, 1, 12, 12)
+    label = torch.zeros(4, 1, 12, 12, dtype=torch.uint8)
+    patch = method.forward({"labeled": {"image": image[:4], "label": label}, "unlabeled": {"image": image[4:]}})[
+        "patch"
+    ]
+    labeled_first, labeled_second, unlabeled_first, unlabeled_second = image.split(2)
+    if pretrain_fraction:
+        (mixed,) = seen
+        assert torch.equal(mixed, torch.where(patch, labeled_second, labeled_first))
+    else:
+        inward, outward = seen
+        assert torch.equal(inward, torch.where(patch, labeled_first, unlabeled_first))
+        assert torch.equal(outward, torch.where(patch, unlabeled_second, labeled_second))
+
+
+def test_a_rectangle_of_the_full_width_keeps_its_area_and_one_rectangle_serves_the_batch(batch):
+    plain, wide = (make(full_width=full).forward(batch)["patch"] for full in (False, True))
+    assert plain.shape == wide.shape == (1, 1, 12, 12)
+    assert plain.sum() == 8 * 8 and wide.any(3).sum() == int(4 / 9 * 12) and wide.all(3).sum() == wide.any(3).sum()

@@ -120,6 +120,25 @@ def test_pixels_are_drawn_of_their_class_only_each_at_most_once_and_all_get_thei
     assert seen == {(g, p) for g in range(2) for p in range(8) if codes[g, p] >= 0}
 
 
+def test_pixels_that_stand_in_for_missing_ones_are_annotated():
+    """They enter the batch norm of the heads, as of other classes."""
+    codes = torch.tensor([[-1, -1, 0, 2, -1, 2], [-1, 1, -1, -1, 1, -1]])
+    place, _ = draw_pixels(codes, 4, 3)
+    assert (codes.gather(1, place.flatten(1)) >= 0).all()
+
+
+@pytest.mark.parametrize("batch_statistics", ["separate", "joint"])
+def test_only_labeled_pixels_that_are_called_right_are_remembered(batch, batch_statistics):
+    method = make(background=True, batch_statistics=batch_statistics)
+    with torch.no_grad():
+        method.student.head.weight.zero_()
+        method.student.head.bias.copy_(torch.tensor([0.0, 0.0, 5.0, 0.0]))  # all pixels are called 2
+    outputs = method.forward(batch)
+    assert method.memory.filled.any(1).tolist() == [False, False, True, False]
+    assert outputs["labeled_drawn"].any(1).all(), "the label names the features of labeled slices, right or wrong"
+    assert outputs["unlabeled_drawn"].any(1).tolist() == [False, False, True, False]
+
+
 def test_every_selector_gets_a_gradient_and_the_backbone_too(batch):
     method = make(background=True, supervision="ce", batch_statistics="joint")
     for _ in range(2):  # the memory fills

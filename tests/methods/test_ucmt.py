@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from monai.engines.utils import IterationEvents
 
 from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.losses.dice import segmentation_loss
 from cps4_monai.methods import UCMT
 from cps4_monai.networks import ResUNet, StudentPair, deployable
 
@@ -34,12 +37,13 @@ def test_a_ramp_in_steps_which_it_would_pass_over_is_refused():
 
 
 def test_students_start_apart_and_the_global_random_state_stays():
+    plain = ResUNet(1, 4, features=(4, 8))
     before = torch.get_rng_state()
-    pair = StudentPair(ResUNet(1, 4, features=(4, 8)).requires_grad_(True), seed=1)
-    again = StudentPair(pair.backbone, seed=1)
-    assert not torch.equal(pair.backbone.head.weight, pair.second.head.weight)
+    pair, again, other = (StudentPair(plain, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(plain.head.weight, pair.second.head.weight)
     assert torch.equal(pair.second.head.weight, again.second.head.weight)
-    torch.set_rng_state(before)
+    assert not torch.equal(pair.second.head.weight, other.second.head.weight)
 
 
 def test_after_the_first_step_the_teacher_is_the_mean_of_both_students(batch):
@@ -83,12 +87,26 @@ def test_exchanging_the_students_exchanges_their_losses_alone(batch):
 
 def test_the_second_step_moves_pictures_labels_and_pseudo_labels_together(batch):
     method = make(exchanged=4)
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)  # so that pixels are called by several names
     codes = (batch["labeled"]["image"] * 255).to(torch.uint8)
-    exchanged = method._exchanged({**batch, "labeled": {"image": batch["labeled"]["image"], "label": codes}})
-    labeled = exchanged["labeled"]
+    views = {f"image_strong{suffix}": batch["unlabeled"]["image"] + by for suffix, by in (("", 1), ("_2", 2))}
+    given = {
+        "labeled": {"image": batch["labeled"]["image"], "label": codes},
+        "unlabeled": {**batch["unlabeled"], **views},
+    }
+    exchanged = method._exchanged(given)
+    labeled, unlabeled = exchanged["labeled"], exchanged["unlabeled"]
     assert torch.equal((labeled["image"] * 255).to(torch.uint8), labeled["label"])
     assert not torch.equal(labeled["image"], batch["labeled"]["image"])
-    assert exchanged["unlabeled"]["pseudo_label"].shape == (2, 1, 16, 16)
+    assert not torch.equal(unlabeled["image"], batch["unlabeled"]["image"])
+    assert torch.equal(unlabeled["image_strong"], unlabeled["image"] + 1)
+    assert torch.equal(unlabeled["image_strong_2"], unlabeled["image"] + 2)
+    pseudo_label = method.teacher(batch["unlabeled"]["image"]).argmax(1, keepdim=True)
+    values = [float(value) for value in batch["unlabeled"]["image"].flatten()]
+    name = dict(zip(values, pseudo_label.flatten().tolist(), strict=True))
+    assert len(set(name.values())) > 1
+    assert [name[float(v)] for v in unlabeled["image"].flatten()] == unlabeled["pseudo_label"].flatten().tolist()
 
 
 def test_what_is_deployed_is_the_teacher_a_plain_network():
@@ -96,3 +114,17 @@ def test_what_is_deployed_is_the_teacher_a_plain_network():
     assert method.deployed is method.teacher and deployable(method.networks["student"]) is method.student
     with pytest.raises(TypeError, match=r"expected cps4_monai\.networks\.StudentPair"):
         UCMT(method.student, torch.optim.SGD(method.student.parameters(), lr=0.1))
+
+
+def test_student_2_without_weight_on_unlabeled_slices_is_that_of_a_supervised_run_with_two_steps_a_batch(batch):
+    method = make(unlabeled_weight=0.0, exchanged=0)
+    alone = copy.deepcopy(method.networks["student"].second).train()
+    optimizer = torch.optim.SGD(alone.parameters(), lr=0.1)
+    SemiSupervisedTrainer("cpu", 2, [batch], method).run()
+    for _ in range(4):
+        optimizer.zero_grad()
+        segmentation_loss(alone(batch["labeled"]["image"]), batch["labeled"]["label"]).backward()
+        optimizer.step()
+    assert method.updates == 4
+    for ours, theirs in zip(method.networks["student"].second.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

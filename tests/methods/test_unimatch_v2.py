@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cps4_monai.losses.semi_supervised import supervised_cross_entropy
 from cps4_monai.methods import UniMatchV2
 from cps4_monai.methods.unimatch_v2 import complementary_masks
 from cps4_monai.networks import MaskedFeatures, ResUNet
@@ -62,6 +63,40 @@ def test_cutmix_changes_view_label_and_confidence_in_the_same_pixels_with_the_mi
     assert torch.equal(mixed, codes.float()) and torch.equal(mixed, (confidence * 10).round())
     assert all(set(mixed[index].unique().tolist()) == {float(index), float(3 - index)} for index in range(4))
     assert torch.equal(make(cutmix_probability=0.0)._cutmix(view, view.long(), view)[0], view)
+
+
+def test_each_view_is_mixed_with_its_own_targets_by_rectangles_of_its_own():
+    """Slice i is of intensity i in both views and of class i: what the student sees is what it is told to say."""
+    method, seen = make(cutmix_probability=1.0, dropped_share=0.0), []
+    codes = torch.arange(4).view(4, 1, 1, 1).expand(4, 1, 20, 20)
+    method.targets = lambda _: ({"pseudo_label": codes, "confidence": codes / 10}, {})
+    method.networks["student"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    views = dict.fromkeys(("image", "image_strong", "image_strong_2"), codes.float())
+    outputs = method.forward({"labeled": {"image": torch.rand(2, 1, 20, 20)}, "unlabeled": views})
+    assert torch.equal(seen[1], outputs["pseudo_label"].float())
+    assert torch.equal((outputs["confidence"] * 10).round(), seen[1])
+    first, second = seen[1].chunk(2)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("batch_statistics", ["separate", "joint"])
+def test_above_every_confidence_its_gradients_are_half_of_those_of_the_labels(batch_statistics):
+    """Of a network whose batch norm sees no batch; in training the unlabeled slices change its statistics if joint."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(8, 1, 8, 8, generator=generator)
+    label = torch.randint(0, 4, (2, 1, 8, 8), generator=generator).to(torch.uint8)
+    views = dict(zip(("image", "image_strong", "image_strong_2"), image[2:].split(2), strict=True))
+    batch = {"labeled": {"image": image[:2], "label": label}, "unlabeled": views}
+    method = make(threshold=1.01, batch_statistics=batch_statistics)
+    student = method.networks["student"].eval()
+    losses = method.losses(method.forward(batch), batch)
+    losses["loss"].backward()
+    ours = [p.grad.clone() for p in student.parameters()]
+    student.zero_grad()
+    (supervised_cross_entropy(student(image[:2]), label) / 2).backward()
+    assert losses["confident_fraction"] == 0 and losses["loss_strong"] == 0
+    for mine, p in zip(ours, student.parameters(), strict=True):
+        torch.testing.assert_close(mine, p.grad)
 
 
 def test_only_a_network_that_takes_masks_and_a_batch_with_two_views_will_do():
