@@ -182,14 +182,19 @@ def _line(
 ) -> str:
     if before is None and STAGE2_PART in classes:
         return first_line(classes[STAGE2_PART])
-    if before is None and "stage1#method#objective" in overlay:
-        return str(overlay["stage1#method#objective"])
-    if before is None and classes:
-        return first_line(next(iter(classes.values())))
+    if before is None and (classes or "stage1#method#objective" in overlay):
+        return _line_of_objective(config, classes)
     changed = [f"{key} {_short(overlay[key])}" for key in _changed(overlay, base)]
     more = f" and {len(changed) - _SHOWN} more settings" if len(changed) > _SHOWN else ""
     start = before.name if before else first_line(str(node_at(config, f"{STAGE2_PART}#_target_")))
     return f"{start}, with {', '.join(changed[:_SHOWN])}{more}" if changed else start
+
+
+def _line_of_objective(config: Mapping[str, Any], classes: Mapping[str, str]) -> str:
+    """The objective's name, as reports and files have it, and what a method of its own does."""
+    objective = node_of(config, "stage1#method#objective")
+    method = classes.get(STAGE1_PARTS[0]) or (None if objective else next(iter(classes.values())))
+    return ". ".join(str(part) for part in (objective, method and first_line(method)) if part)
 
 
 def _changed(overlay: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -205,8 +210,9 @@ def _short(value: Any) -> str:
 
 
 def _of_config(config: Mapping[str, Any], stages: str) -> dict[str, str]:
-    """The class of stage 2, where an overlay changes that stage without naming one."""
-    return {STAGE2_PART: str(node_at(config, f"{STAGE2_PART}#_target_"))} if stages == "2" else {}
+    """The class of the stage that an overlay changes without naming one."""
+    part = STAGE2_PART if stages == "2" else STAGE1_PARTS[0]
+    return {part: str(node_at(config, f"{part}#_target_"))}
 
 
 def _source(classes: Mapping[str, str]) -> str:

@@ -49,6 +49,7 @@ class BCP(TeacherStudent):
     """
 
     source: ClassVar[str] = "Bai et al., CVPR 2023; code read: DeepMed-Lab-ECNU/BCP (MIT)"
+    needs: ClassVar[tuple[str, ...]] = ("an even number of labeled slices a batch, and as many unlabeled ones",)
     options = (
         *TeacherStudent.options,
         "pretrain_fraction",

@@ -27,10 +27,9 @@ class DuSSSPretraining(PromptedPretraining):
     """Contrast of slices, captions and momentum copies by similarities that uncertainty corrects.
 
     A caption names the classes that a labeled slice shows; its embedding is the mean of their prompts'. Patches over
-    which nothing is annotated are no part of a slice's. Across the
-    modalities, slice and caption find each other, all slices with an equal caption being right. Within them, a slice
-    finds its second view, and a class prompt its second wording, both of the momentum encoders. Each process contrasts
-    its own slices only.
+    which nothing is annotated are no part of a slice's. Across the modalities, slice and caption find each other, all
+    slices with an equal caption being right. Within them, a slice finds its second view, and a class prompt its second
+    wording, both of the momentum encoders. Each process contrasts its own slices only.
 
     Args:
         network: :class:`cps4_monai.networks.UncertainEmbeddings` around the vision-language model.

@@ -48,6 +48,7 @@ class UCMT(TeacherStudent):
     """
 
     source: ClassVar[str] = "Shen et al., IJCAI 2023; code read: Senyh/UCMT (no licence: formulas and numbers only)"
+    needs: ClassVar[tuple[str, ...]] = ("slices whose sides are multiples of 16, or another grid",)
     strong_views: ClassVar[int] = 2
     steps_per_batch: ClassVar[int] = 2
     budget_notes = ("two students", "two optimiser steps per batch", "about four times the computation")

@@ -39,6 +39,7 @@ def run_of(run_tiny, tmp_path_factory):
         (("ucmt", "ucmt_paper"), "UCMT", 4),
         (("bcp",), "BCP", 2),
         (("bcp", "bcp_paper"), "BCP", 2),
+        (("bcp", "bcp_first_phase"), "BCP", 2),
         (("graphcl",), "GraphCL", 2),
         (("graphcl", "graphcl_paper"), "GraphCL", 2),
         (("mc_net",), "MCNet", 2),

@@ -10,7 +10,7 @@ import pytest
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.known_settings import node_at
 from cps4_monai.method_list import list_methods, method_of, options_of
-from cps4_monai.method_list.entries import class_of
+from cps4_monai.method_list.entries import class_of, first_line
 from cps4_monai.method_list.options import meanings_of
 
 ROOT = find_bundle_root()
@@ -42,6 +42,7 @@ def test_every_class_that_an_overlay_names_says_what_it_is_and_where_it_comes_fr
         if not (getattr(class_of(target), "__doc__", "") or "").strip() or not vars(class_of(target)).get("source")
     }
     assert silent == {}
+    assert [name for name, entry in entries.items() if not entry.source] == []
     assert all(entry.line and len(entry.line) < 300 for entry in entries.values())
 
 
@@ -53,6 +54,18 @@ def test_cost_and_needs_are_those_of_class_and_overlay(entries):
     assert not any("teacher" in need for need in entries["mc_net"].needs)
     assert any("decoded" in need for need in entries["mt_decoded"].needs)
     assert entries["clip"].stages == "1" and any("captions" in need for need in entries["clip"].needs)
+    for name in ("bcp", "graphcl"):
+        assert any(need.startswith("an even number of labeled slices") for need in entries[name].needs)
+    assert any("multiples of 16" in need for need in entries["ucmt"].needs)
+
+
+@pytest.mark.parametrize("name", ["clip", "medclip", "mgca", "egma_mask_gaze", "egma_no_gaze", "dusss_provider"])
+def test_an_objective_is_called_by_its_name_never_by_that_of_its_paper_alone(entries, name):
+    entry = entries[name]
+    objective = node_at(entry.config, "stage1#method#objective")
+    assert "objective on class prompts" in objective and entry.line.startswith(objective)
+    own = entry.classes.get("stage1#method")
+    assert entry.line == (objective if own is None else f"{objective}. {first_line(own)}")
 
 
 def test_a_variant_stands_after_its_method_with_what_it_changes(entries):

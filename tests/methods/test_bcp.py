@@ -68,11 +68,25 @@ def test_each_pixel_learns_from_the_target_of_its_own_picture(batch):
 
 def test_an_empty_rectangle_leaves_supervision_and_self_training(batch):
     method = make(patch_ratio=0.0)
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)  # so that the two halves have different pseudo-labels
     outputs = outputs_of(method, batch)
     losses = method.losses(outputs, batch)
-    label, pseudo = batch["labeled"]["label"][2:], outputs["pseudo_label"][:2]
+    label, (pseudo, other) = batch["labeled"]["label"][2:], outputs["pseudo_label"].chunk(2)
+    assert not torch.equal(pseudo, other)
     torch.testing.assert_close(losses["loss_supervised"], segmentation_loss(outputs["out_logits"], label))
     torch.testing.assert_close(losses["loss_pseudo"], segmentation_loss(outputs["in_logits"], pseudo))
+
+
+def test_a_rectangle_of_the_whole_picture_exchanges_the_halves(batch):
+    method = make(patch_ratio=1.0)
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)
+    outputs = outputs_of(method, batch)
+    losses = method.losses(outputs, batch)
+    label, pseudo = batch["labeled"]["label"][:2], outputs["pseudo_label"][2:]
+    torch.testing.assert_close(losses["loss_supervised"], segmentation_loss(outputs["in_logits"], label))
+    torch.testing.assert_close(losses["loss_pseudo"], segmentation_loss(outputs["out_logits"], pseudo))
 
 
 def test_at_the_switch_the_teacher_is_the_student_and_then_the_second_phase_begins(batch):

@@ -87,6 +87,11 @@ def test_options_of_the_scale_by_hand(batch):
     torch.testing.assert_close(plain["loss_consistency"], by_classes["loss_consistency"])  # 4 classes here, too
     two = make(squared_error_classes=2.0).losses(outputs, batch)
     torch.testing.assert_close(two["loss_consistency"], 2 * plain["loss_consistency"])
+    annotated = {"unannotated": (2,)}
+    by_three, mean = (
+        make(squared_error_classes=c, **annotated).losses(outputs, batch)["loss_consistency"] for c in (3.0, None)
+    )
+    torch.testing.assert_close(mean, by_three)
     summed = make(sum_decoders=True).losses(outputs, batch)
     torch.testing.assert_close(summed["loss_supervised"], 3 * plain["loss_supervised"])
 

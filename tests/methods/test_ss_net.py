@@ -139,6 +139,16 @@ def test_only_labeled_pixels_that_are_called_right_are_remembered(batch, batch_s
     assert outputs["unlabeled_drawn"].any(1).tolist() == [False, False, True, False]
 
 
+def test_projected_features_are_remembered_and_predicted_ones_are_compared_with_them(batch):
+    method = make(background=True)
+    with torch.no_grad():
+        for p in method.memory.prediction[-1].parameters():
+            p.zero_()
+    outputs = method.forward(batch)
+    assert outputs["labeled_features"].abs().sum() == outputs["unlabeled_features"].abs().sum() == 0
+    assert (method.memory.memory.abs().sum(2) > 0).equal(method.memory.filled > 0) and method.memory.filled.any()
+
+
 def test_every_selector_gets_a_gradient_and_the_backbone_too(batch):
     method = make(background=True, supervision="ce", batch_statistics="joint")
     for _ in range(2):  # the memory fills
@@ -171,6 +181,35 @@ def test_passes_on_perturbed_pictures_leave_the_running_statistics(batch, batch_
             other.student(image)
     ours, theirs = (dict(m.student.named_buffers()) for m in (method, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_perturbation_is_sought_from_the_prediction_of_the_same_slices(batch, monkeypatch):
+    method, seen = make(), []
+
+    def spied(network, images, distance, rms, probe_rms):
+        logits = network(images)
+        seen.append((len(images), distance(logits).item(), distance(logits.flip(0)).item(), rms, probe_rms))
+        return torch.zeros_like(images)
+
+    monkeypatch.setattr("cps4_monai.methods.ss_net.adversarial_perturbation", spied)
+    method.networks["student"].eval()
+    method.forward(batch)
+    assert [(count, *sizes) for count, _, _, *sizes in seen] == [(2, 6 / 256, 10 / 256)] * 2
+    assert all(same < 1e-5 < other for _, same, other, *_ in seen)
+
+
+def test_the_separation_is_that_of_labeled_and_of_unlabeled_slices_together(batch):
+    method = make()
+    outputs = method.forward(batch)
+    network = method.memory
+    remembered = network.memory.detach(), network.filled > 0, network.memory_selectors(network.memory)
+    terms = [
+        class_contrast(f, outputs[f"{kind}_drawn"], network.feature_selectors(f), *remembered)
+        for kind in ("labeled", "unlabeled")
+        for f in [outputs[f"{kind}_features"]]
+    ]
+    assert min(terms) > 0
+    torch.testing.assert_close(method.losses(outputs, batch)["loss_separation"], sum(terms))
 
 
 def test_both_ways_of_batch_statistics_draw_alike_from_one_network(batch):

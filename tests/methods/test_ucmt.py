@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -128,3 +129,32 @@ def test_student_2_without_weight_on_unlabeled_slices_is_that_of_a_supervised_ru
     assert method.updates == 4
     for ours, theirs in zip(method.networks["student"].second.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_the_ramp_counts_batches_and_both_steps_of_one_have_the_same():
+    pair = StudentPair(ResUNet(1, 4, features=(4, 8)), seed=1)
+    method = UCMT(pair, torch.optim.SGD(pair.parameters(), lr=0.1), ramp_share=0.5)
+    method.total_updates, ramps = 8, []
+    for method.updates in range(6):
+        ramps.append(method.ramp)
+    assert ramps == pytest.approx([0.006738, 0.006738, 0.286505, 0.286505, 1.0, 1.0], rel=1e-4)
+
+
+def test_uncertainty_is_the_entropy_of_the_mean_of_student_1_and_teacher(batch):
+    method = make()
+    names = torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0]]).mul(9).view(2, 4, 1, 1).expand(2, 4, 16, 16)
+    method.student_probabilities = lambda image: names.softmax(1)
+    agreed, disagreed = method._uncertainty(batch["labeled"]["image"], torch.stack((names[0], names[0])))[:, 0, 0, 0]
+    assert agreed.item() == pytest.approx(0, abs=1e-6) and disagreed.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_each_student_has_a_strong_view_of_its_own(batch):
+    method, seen = make(), []
+    method.networks["student"].register_forward_pre_hook(
+        lambda _, given, named: seen.append((named["second"], given[0])), with_kwargs=True
+    )
+    method.forward(batch)
+    views = [batch["labeled"]["image"], *(batch["unlabeled"][f"image_strong{suffix}"] for suffix in ("", "_2"))]
+    expected = [(False, views[0]), (False, views[1]), (True, views[0]), (True, views[2])]
+    assert [second for second, _ in seen] == [second for second, _ in expected]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(seen, expected, strict=True))
