@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.methods import BCP, GraphCL
@@ -76,6 +77,22 @@ def test_correlation_and_messages_by_hand():
     assert weights.tolist() == [[[0.5, -0.5], [-0.5, 0.5]]]
     edges = torch.tensor([[[1.0, 3.0], [3.0, 1.0]]])  # degrees 4 and 4
     assert propagated(edges, torch.tensor([[[1.0], [0.0]]])).tolist() == [[[0.25], [0.75]]]
+
+
+def test_clusters_are_made_of_aligned_unit_features_by_one_graph_convolution():
+    student, features = GraphBranch(network()).eval(), torch.randn(2, 8, 3, 2)
+    correlation, clusters = student.clustered(features, 2.0, "centred")
+    aligned = student.align(features).flatten(2).mT
+    units = aligned / aligned.norm(dim=2, keepdim=True)
+    cosines = units @ units.mT
+    expected = cosines - cosines.amax((1, 2), keepdim=True) / 2
+    edges = expected.clamp(min=0)
+    degrees = edges.sum(2)
+    messages = edges / (degrees[:, :, None] * degrees[:, None]).sqrt() @ (units @ student.convolution.weight.T)
+    torch.testing.assert_close(correlation, expected)
+    torch.testing.assert_close(clusters, student.to_clusters(F.elu(messages)).softmax(2))
+    assert student.convolution.out_features == 64 and student.to_clusters[0].out_features == 32
+    assert clusters.shape == (2, 6, 20)
 
 
 def test_clusters_in_use_are_counted_in_each_picture():
