@@ -58,3 +58,17 @@ def test_a_lower_temperature_tells_more_apart():
     words = F.normalize(torch.eye(5) + 0.3, dim=1)
     given = words, words.T[None], everything(1, 5), everything(1, 5)
     assert cross_attention_alignment(*given, temperature=0.05) < cross_attention_alignment(*given, temperature=0.5)
+
+
+def test_the_formula_written_out_for_one_slice():
+    """Word by word and patch by patch, as the card has it."""
+    words, patches = F.normalize(torch.randn(3, 5), dim=1), F.normalize(torch.randn(4, 5), dim=1)
+
+    def one_way(askers, asked):
+        seen = [F.normalize(((a @ asked.T) / 0.1).softmax(0) @ asked, dim=0) for a in askers]
+        logits = torch.stack([torch.stack([a @ c for c in seen]) for a in askers]) / 0.1
+        own = torch.arange(len(askers))
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    loss = cross_attention_alignment(words, patches.T[None], everything(1, 3), everything(1, 4))
+    torch.testing.assert_close(loss, (one_way(words, patches) + one_way(patches, words)) / 2)

@@ -13,6 +13,7 @@ from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.losses.dice import segmentation_loss
 from cps4_monai.methods import DuSSS
 from cps4_monai.methods.dusss import fuse
+from cps4_monai.methods.pixel_affinity import pixel_affinity
 from cps4_monai.networks import ResUNet, TextGuided, TextGuidedDecoder, parameter_groups
 from cps4_monai.networks.text_guided import Said
 from cps4_monai.vision import VisionEncoder
@@ -132,6 +133,27 @@ def test_the_pseudo_label_is_the_argmax_of_refined_text_and_teacher(make):
     assert not torch.equal(
         make().forward(given)["pseudo_label"], make(affinity_rounds=0).forward(given)["pseudo_label"]
     )
+
+
+def test_the_text_is_refined_by_the_weak_view_and_learns_from_the_teacher(make):
+    given, method = batch(), make()
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)
+    outputs = method.forward(given)
+    text, teacher = outputs["text_unlabeled_logits"], outputs["teacher_logits"]
+    refined = pixel_affinity(text.softmax(1), given["unlabeled"]["image"], 10, (1, 2))
+    assert torch.equal(outputs["pseudo_label"], fuse(refined, teacher.softmax(1), 0.5).argmax(1, keepdim=True))
+    expected = segmentation_loss(F.interpolate(text, (16, 16), mode="bilinear"), teacher.argmax(1, keepdim=True))
+    torch.testing.assert_close(method.losses(outputs, given)["loss_text_teacher"], expected)
+
+
+def test_text_masks_are_the_attention_logits_upsampled_and_corrected(vision):
+    decoder, tokens = TextGuidedDecoder(6, CLASSES, width=8), vision.project(torch.rand(2, 1, 16, 16))
+    said = Said(tokens, vision.logits(tokens), vision.embeddings)
+    masks = decoder(said)
+    coarse = F.interpolate(said.attention_logits, scale_factor=4, mode="bilinear")
+    correction = 10 * torch.einsum("bdhw,cd->bchw", masks.features, masks.prompts)
+    torch.testing.assert_close(masks.logits, coarse + correction)
 
 
 @pytest.mark.parametrize("code", [2, 255])

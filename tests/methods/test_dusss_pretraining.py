@@ -262,6 +262,25 @@ def test_masks_are_0_or_1_and_pass_the_gradient_of_the_soft_draw():
     assert logits.grad.abs().sum() > 0
 
 
+def test_a_caption_is_compared_with_what_it_holds_of_a_slice(make, monkeypatch):
+    """Softly of the features, by its own caption's mask of the picture; the draw is a threshold here."""
+    monkeypatch.setattr("cps4_monai.networks.uncertain_embeddings.hard_mask", lambda logits: (logits > -2.5).float())
+    method, (batch,) = make(masked_weight=0.1), batches(1)
+    outputs, model, image = method.forward(batch), method.deployed, batch["labeled"]["image"]
+    present, prompts, patches = outputs["present"].float(), model.prompt_embeddings(), model.patch_embeddings(image)
+    captions = F.normalize(present @ prompts, dim=1)
+    cosine = torch.einsum("behw,ke->bkhw", patches, captions)
+    held = torch.einsum("bkhw,behw->bke", (10 * cosine - 2.5).sigmoid(), patches)
+    torch.testing.assert_close(
+        outputs["masked_feature"], torch.einsum("bke,ke->bk", F.normalize(held, dim=2), captions)
+    )
+    own = torch.stack([cosine[i, i] for i in range(4)]).unsqueeze(1) > 0
+    seen = model.patch_embeddings(image * F.interpolate(own.float(), image.shape[2:]))
+    expected = F.normalize(seen.mean((2, 3)), dim=1) @ captions.T
+    torch.testing.assert_close(outputs["masked_image"], expected)
+    assert own.any() and not own.all()
+
+
 def test_only_the_masked_branch_trains_scale_and_bias(make):
     (batch,) = batches(1)
     for weight, trained in ((0.0, False), (0.1, True)):

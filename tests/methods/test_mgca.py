@@ -6,6 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cps4_monai.losses.captions import caption_contrast
+from cps4_monai.losses.cross_attention import cross_attention_alignment
+from cps4_monai.losses.prototypes import sinkhorn, swapped_prediction
 from cps4_monai.methods import MGCA
 from cps4_monai.methods.mgca import PrototypeHeads
 
@@ -59,6 +62,22 @@ def test_the_queue_holds_the_last_pairs_the_newest_first(stage1):
     queue = method.extra_state()["queue"]
     torch.testing.assert_close(queue[:, :-1], torch.cat([scores[1], scores[0][:2]]))
     assert queue[:, -1].tolist() == [1, 1, 0, 1, 1, 1], "a slice that nobody annotated is no pair"
+
+
+def test_each_part_has_its_published_temperature(stage1):
+    """ITA 0.07, CTA 0.1, CPA 0.2, of what the network gives."""
+    method, (batch,) = make(stage1, queue_length=0), stage1.batches(1)
+    outputs = method.forward(batch)
+    losses, captions = method.losses(outputs, batch), outputs["occurs"].flatten(2).any(2)
+    cells = outputs["occurs"].any(1).flatten(1)
+    similarity = outputs["image"] @ outputs["caption"].T / 0.07
+    torch.testing.assert_close(losses["loss_instance"], caption_contrast(similarity, similarity, captions))
+    token = cross_attention_alignment(outputs["words"], outputs["patches"], captions, cells, 0.1)
+    torch.testing.assert_close(losses["loss_token"], token)
+    scores = [outputs[f"{side}_scores"] for side in ("image", "caption")]
+    pairs = torch.ones(4, dtype=torch.bool)
+    expected = swapped_prediction(*scores, tuple(sinkhorn(s, pairs, 0.05, 3) for s in scores), pairs, 0.2)
+    torch.testing.assert_close(losses["loss_prototype"], expected)
 
 
 def test_pairs_in_the_queue_balance_the_assignment(stage1):

@@ -32,6 +32,13 @@ def test_drawn_rectangles_keep_to_the_range_of_areas():
     assert 0.01 < share.min() < 0.05 and 0.3 < share.max() <= 0.4
 
 
+def test_drawn_rectangles_keep_to_the_range_of_height_by_width():
+    masks = random_rectangles(400, (200, 200), CPU, area=(0.05, 0.1))
+    height, width = (masks.any(axis).sum((1, 2)).float() for axis in (3, 2))
+    ratio = height / width
+    assert 0.28 < ratio.min() < 0.5 and 2.8 < ratio.max() < 3.5
+
+
 def test_mixing_takes_the_second_where_the_mask_is_true():
     mask = torch.tensor([True, False]).view(1, 1, 1, 2)
     assert mix(torch.tensor([[[[1, 2]]]]), torch.tensor([[[[3, 4]]]]), mask).tolist() == [[[[3, 2]]]]

@@ -99,6 +99,17 @@ def test_above_every_confidence_its_gradients_are_half_of_those_of_the_labels(ba
         torch.testing.assert_close(mine, p.grad)
 
 
+def test_targets_are_the_teachers_of_the_weak_view():
+    method, views = (
+        make(),
+        dict(zip(("image", "image_strong", "image_strong_2"), torch.rand(3, 2, 1, 8, 8), strict=True)),
+    )
+    targets, _ = method.targets({"unlabeled": views})
+    confidence, label = method.teacher(views["image"]).softmax(1).max(1, keepdim=True)
+    torch.testing.assert_close(targets["confidence"], confidence)
+    assert torch.equal(targets["pseudo_label"], label)
+
+
 def test_only_a_network_that_takes_masks_and_a_batch_with_two_views_will_do():
     plain = ResUNet(1, 4, features=(4, 8))
     with pytest.raises(TypeError, match=r"expected cps4_monai\.networks\.MaskedFeatures"):

@@ -111,6 +111,21 @@ def test_the_target_is_the_weighted_sum_by_hand_and_both_must_agree_to_be_sure()
     assert logs["agreement"] == 0.5 and logs["structure_agreement"] == 0.0
 
 
+def test_beside_the_teachers_labels_the_assistants_own_confident_ones_count_by_its_share():
+    truth = torch.randint(0, CLASSES, (2, 1, SIZE, SIZE))
+    method = make(fusion="additional", teacher_share=0.25, cutmix_probability=0.0, dropped_share=0.0, threshold=0.95)
+    unsure = truth.clone()
+    q = torch.where(torch.arange(SIZE) < SIZE // 2, one_hot(truth), 0.5 * one_hot(truth) + 0.125)
+    item = batch(pseudo_probabilities=q)
+    outputs = method.forward(item)
+    losses = method.losses(outputs, item)
+    unsure[..., SIZE // 2 :] = -1  # none of its pixels reaches the threshold
+    of_views = [supervised_cross_entropy(part, unsure) / 2 for part in outputs["unlabeled_logits"].chunk(2)]
+    torch.testing.assert_close(losses["loss_assistant"], sum(of_views) / 2)  # mean over all pixels, half of them 0
+    alone = (losses["loss_supervised"] + losses["loss_strong"]) / 2
+    torch.testing.assert_close(losses["loss"], alone + 0.75 * losses["loss_assistant"])
+
+
 def test_the_assistant_hears_the_student_from_a_share_of_the_run_on():
     class Listener:
         batch_keys = ("student_probabilities",)
@@ -199,6 +214,14 @@ def test_stage_1_total_is_the_sum_of_its_parts_and_text_is_weighed():
     losses = run(method, [labeled()])
     torch.testing.assert_close(losses["loss"], losses["loss_segmentation"] + 0.5 * losses["loss_text"])
     assert run(pretraining()[0], [labeled()]).keys() == {"loss", "loss_segmentation"}
+
+
+@pytest.mark.parametrize("code", [2, 255])
+def test_stage_1_pixels_that_nobody_annotated_get_no_gradient(code):
+    label, logits = labeled()["labeled"]["label"].clone(), torch.randn(2, CLASSES, SIZE, SIZE, requires_grad=True)
+    label[:, :, :4] = code
+    UpsampledSegmentationLoss(unannotated=(2,))(logits, label).backward()
+    assert not logits.grad[:, :, :4].any() and not logits.grad[:, 2].any() and logits.grad[:, [0, 1, 3], 4:].any()
 
 
 def test_stage_1_draws_templates_leaves_some_out_and_refreshes_by_shares_of_the_run():

@@ -40,6 +40,19 @@ def test_the_order_of_templates_changes_nothing_and_another_template_does(make, 
 
 
 @torch.no_grad()
+def test_reference_encoder_and_memory_both_read_the_classes_of_a_template(make, bands):
+    assistant, (image, _) = make().eval(), bands(1, 2)
+    picture = Picture(image, assistant.image_encoder(image))
+    templates = assistant.match(picture, None, 1)
+    other = dataclasses.replace(templates, cells=templates.cells[:, :, [0, 2, 1, 3]])
+    seg, of_other = (assistant.reference(picture, given, assistant.prompts())[0] for given in (templates, other))
+    assert (seg - of_other).abs().max() > 1e-4
+    nobody = no_feedback(2, CLASSES, SIZE, image.device)
+    masks = [assistant.mask_decoder(picture, given, seg, nobody) for given in (templates, other)]
+    assert (masks[0] - masks[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
 def test_a_template_that_is_not_there_is_not_read(make, bands):
     assistant, (image, _) = make().eval(), bands(1, 2)
     templates = assistant.match(Picture(image, assistant.image_encoder(image)), None, 2)

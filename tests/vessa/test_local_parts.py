@@ -207,6 +207,19 @@ def test_the_vlm_answers_by_one_seg_per_class_whose_embedding_learns(vlm_folder,
     assert no_text is None
 
 
+def test_the_text_loss_is_that_of_each_answer_token_given_those_before_it(vlm_folder):
+    reference = LocalVLM(vlm_folder, NAMES, COLOURS, WIDTH)
+    tokenizer, head = reference.processor.tokenizer, reference.model.get_output_embeddings().weight
+    answer = tokenizer(reference.answer_text, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([tokenizer("The second picture", add_special_tokens=False)["input_ids"] + answer])
+    assert ids[0, reference._in_answer(ids)[0]].tolist() == answer
+    states = torch.randn(1, ids.shape[1], head.shape[1])
+    rows = torch.cat((head[: reference.seg_id], reference.seg_output[None], head[reference.seg_id + 1 :]))
+    start = ids.shape[1] - len(answer)
+    expected = torch.nn.functional.cross_entropy(states[0, start - 1 : -1] @ rows.T.float(), ids[0, start:])
+    torch.testing.assert_close(reference._text_loss(ids, states), expected)
+
+
 def test_the_vlm_sees_picture_and_template_and_its_copy_shares_the_model(vlm_folder, asked):
     import dataclasses
 
