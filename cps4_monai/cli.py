@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "Train stage 1, stage 2, or both, as the bundle's configs say.",
     "segment": "Segment new spine MRIs.",
     "relabel": "Correct the numbering of results, accept them, or mark structures as wrong.",
+    "attention": "Show what the class prompts of a trained stage 1 attend to, on any scan.",
     "evaluate": "Evaluate trained weights on the test subjects of a datalist.",
     "report": "Score label maps against their ground truth, with tables and a report.",
     "bench": "Run a study: methods by labeled share and seed; report how they compare.",

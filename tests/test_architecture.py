@@ -74,7 +74,8 @@ ALLOWED: dict[str, set[str]] = {
     "method_list": {"fingerprint", "known_settings"},
     "commands": {
         "anatomy", "atomic_file", "bench", "bundle_root", "cluster", "data", "demo", "device", "evaluation", "export",
-        "failure", "file_hash", "inference", "method_list", "pretrained", "report", "rounds", "threads", "workflow",
+        "failure", "file_hash", "inference", "method_list", "plan", "pretrained", "report", "rounds", "threads",
+        "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip

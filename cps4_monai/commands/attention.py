@@ -1,0 +1,60 @@
+"""`cps4 attention`: what the class prompts of a stage 1 attend to, on any scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="SCAN...")
+@click.option(
+    "-s",
+    "--stage1",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="What a stage 1 left, prompted_vision.pt, or the folder of its run.",
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of results."
+)
+@click.option("-p", "--prompts", default="L5/S,L5,L3,L1", show_default=True, help="Structures in the pictures.")
+@click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str, device: str) -> None:
+    """Show where the class prompts of a trained stage 1 attend to on SCANs (NIfTI files, or folders of them).
+
+    A picture of each scan's middle slice with the maps of some prompts (figure 5 of the paper), and attention.html, in
+    which whole scans are looked through with the map of any prompt. The released weights have no stage 1: they were
+    made without class prompts.
+
+    \b
+    Examples:
+      cps4 attention scan.nii.gz --stage1 runs/cps4 -o out
+      cps4 attention scans --stage1 runs/cps4/stage1/prompted_vision.pt -o out --prompts S,L5,L4/L5
+    """
+    import tempfile
+
+    from cps4_monai.data.cache import SliceCache
+    from cps4_monai.data.in_plane import InPlane
+    from cps4_monai.device import select_device
+    from cps4_monai.inference.folder_search import search_folder
+    from cps4_monai.plan import plan_of
+    from cps4_monai.report.attention_page import write_attention
+    from cps4_monai.threads import limit_threads
+
+    limit_threads()
+    checkpoint = stage1 / "stage1" / "prompted_vision.pt" if stage1.is_dir() else stage1
+    scans = [scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])]
+    if not scans:
+        raise click.ClickException(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")
+    names = [name.strip() for name in prompts.split(",") if name.strip()]
+    try:
+        plan = plan_of(checkpoint)
+        lower, upper = plan.percentiles
+        with tempfile.TemporaryDirectory() as folder:
+            cache = SliceCache(folder, InPlane.from_dict(plan.in_plane), lower=lower, upper=upper)
+            page = write_attention(checkpoint, scans, output, cache, plan.anatomy, names, select_device(device))
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"page: {page}")

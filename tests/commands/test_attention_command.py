@@ -1,0 +1,81 @@
+"""`cps4 attention`: where the prompts of a stage 1 attend to, on scans that are in no datalist."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.commands.attention import attention
+from cps4_monai.plan import Plan, write_plan
+from cps4_monai.report.attention import attention_figure
+from cps4_monai.report.attention_page import named
+from cps4_monai.vision import PromptedVision, VisionEncoder, save_prompted_vision
+
+SIZE = (64, 32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with a stage 1 of random weights."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    encoder = VisionEncoder("vit_tiny_patch16_224", SIZE, False, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+    model = PromptedVision(encoder, torch.randn(MRSPINESEG.num_classes, 12), unannotated=(1,))
+    plan = Plan(MRSPINESEG, unannotated=(1,), spacing_mm=4.0, slice_size=SIZE, activation="sigmoid")
+    (folder / "stage1").mkdir()
+    write_plan(folder / "stage1", plan)
+    save_prompted_vision(folder / "stage1" / "prompted_vision.pt", model, MRSPINESEG, plan)
+    return folder
+
+
+def scan_at(path: Path) -> Path:
+    """A sagittal scan of one slice, (1, 48, 96) voxels of 4 x 3 x 3 mm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(0).integers(0, 200, (1, 48, 96)).astype(np.uint8)
+    nib.save(nib.Nifti1Image(image, np.diag([4.0, 3.0, 3.0, 1.0])), path)
+    return path
+
+
+def called(*arguments: object) -> Result:
+    return CliRunner().invoke(attention, [*map(str, arguments), "--device", "cpu"])
+
+
+def test_a_scan_gets_a_picture_of_the_named_prompts_and_a_page(run: Path, tmp_path: Path) -> None:
+    scan = scan_at(tmp_path / "in" / "a.nii.gz")
+    result = called(scan, "--stage1", run, "-o", tmp_path / "out", "--prompts", "L5, L4/L5")
+    assert result.exit_code == 0, result.output
+    picture = Image.open(tmp_path / "out" / "a_attention.png")
+    panels = np.zeros(SIZE), None, np.zeros((20, 8, 4)), ["L5", "L4/L5"]
+    alike = Image.open(io.BytesIO(attention_figure(*panels, spacing_mm=(4.0, 4.0), title="a, slice 1 of 1")))
+    assert picture.size == alike.size, "image, and the two prompts"
+    page = (tmp_path / "out" / "attention.html").read_text(encoding="utf-8")
+    assert page.count("data:image/webp") == 1 and "Whole scans" in page
+
+
+def test_a_folder_is_searched_and_its_label_maps_are_passed_over(run: Path, tmp_path: Path) -> None:
+    for name in ("x/a_T2w.nii.gz", "y/a_T2w.nii.gz", "y/a_dseg.nii.gz"):
+        scan_at(tmp_path / "in" / name)
+    stage1 = run / "stage1" / "prompted_vision.pt"
+    assert called(tmp_path / "in", "-s", stage1, "-o", tmp_path / "out").exit_code == 0
+    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert pictures == ["001_a_T2w_attention.png", "002_a_T2w_attention.png"]
+    assert list(named([Path("b.nii"), Path("c.nii.gz")])) == ["b", "c"]
+
+
+def test_what_cannot_be_shown_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
+    scan = scan_at(tmp_path / "a.nii.gz")
+    result = called(scan, "-s", run, "-o", tmp_path / "out", "--prompts", "L7")
+    assert result.exit_code == 1 and "no structure is called 'L7'" in result.output
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no NIfTI scan in it" in called(empty, "-s", run, "-o", tmp_path / "out").output
+    result = called(scan, "-s", empty, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "no such file" in result.output
