@@ -112,3 +112,12 @@ def test_ablation_and_spider_take_size_budget_and_stage_1_of_table_1() -> None:
         assert study.baseline == "mt_ce" and study.methods.keys() == {*old.methods, "mean_teacher"}
         assert all(study.methods[name] == spec for name, spec in old.methods.items())
         assert all(block.shares == ("5",) and block.seeds == (0, 1, 2) for block in study.matrix)
+
+
+def test_the_study_at_the_paper_s_size_differs_from_lumbar_t1_in_size_and_length_alone() -> None:
+    small, large = (load_study(STUDIES / f"{name}.yaml") for name in ("lumbar_t1", "lumbar_t1_paper_size"))
+    assert (large.methods, large.matrix, large.overlays) == (small.methods, small.matrix, small.overlays)
+    assert large.settings["slice_size"] == [512, 256] and large.settings["features"][-1] == 512
+    millimetres = [float(study.settings["spacing_mm"]) for study in (small, large)]
+    shifts = [study.settings["geometry"]["translate_pixels"] for study in (small, large)]
+    assert [x * millimetres[0] for x in shifts[0]] == [x * millimetres[1] for x in shifts[1]], "the same in mm"

@@ -1,0 +1,142 @@
+"""Ways to make the prompt map out of a trained stage 1's attention, and networks of stage 2 beside it; validation only.
+
+    python benchmarks/map_levers.py RUNS/stage1/cps4-5pct-seed0 --networks RUNS/cells/mean_teacher-5pct-seed0
+
+Nothing is trained. All are scored on the network's own slices: Dice (b), the share of the structures' pixels that get
+their own level, and scans with all levels right (every labeled structure mostly under its own name).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def maps_of(logits: Tensor, size: tuple[int, int], mapper: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
+    """Name, (D, H, W) codes of attention logits (D, C, h, w), as trained first.
+
+    Args:
+        logits: of the slices of a scan in their order.
+        size: (H, W).
+        mapper: makes a mapper with other options than the run's.
+    """
+    yield "as trained", mapper()(logits, size)
+    yield "no gate", mapper(presence_threshold=None)(logits, size)
+    yield "Otsu of the similarity, no gate", mapper(of="similarity", presence_threshold=None)(logits, size)
+    yield "plain argmax, no gate", mapper(stacking="argmax", presence_threshold=None)(logits, size)
+    if len(logits) > 1:
+        yield "logits averaged over three neighbouring slices", mapper()(fused(logits), size)
+
+
+def fused(logits: Tensor) -> Tensor:
+    """Each slice's logits (D, C, h, w) averaged with those of the slices beside it; the outer ones with one."""
+    padded = torch.cat([logits[:1], logits, logits[-1:]])
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+@torch.no_grad()
+def shifted_views(model: Any, slices: Tensor, patch: int) -> Tensor:
+    """Logits (D, C, 2h, 2w): those of four views, half a patch apart, each put back where it belongs and averaged."""
+    half = patch // 2
+    total = torch.zeros(())
+    for down in (0, half):
+        for right in (0, half):
+            moved = F.pad(slices, (0, right, 0, down), mode="replicate")[..., down:, right:]
+            fine = model(moved).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            back = F.pad(fine, (right // half, 0, down // half, 0), mode="replicate")
+            total = total + back[..., : fine.shape[2], : fine.shape[3]] / 4
+    return total
+
+
+def scores(prediction: np.ndarray, label: np.ndarray, num_classes: int, unannotated: tuple[int, ...]) -> list[float]:
+    """Dice (b), share of foreground pixels with their own level, and 1 where every structure has its own level."""
+    from cps4_monai.metrics.conventions import subject_scores
+
+    pair = [torch.from_numpy(np.ascontiguousarray(codes).astype(np.int64)) for codes in (prediction, label)]
+    dice = subject_scores(*pair, num_classes, unannotated).dice_by["b"]
+    structures = (label > 0) & (label != 255)
+    right = all(
+        np.bincount(prediction[label == code], minlength=num_classes)[1:].argmax() + 1 == code
+        and (prediction[label == code] > 0).any()
+        for code in np.unique(label[structures])
+    )
+    return [dice, float((prediction == label)[structures].mean()), float(right)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage1", type=Path, help="folder of a study's stage 1")
+    parser.add_argument("--networks", type=Path, nargs="*", default=[], help="folders of cells of the same slices")
+    parser.add_argument("--cache", help="folder of slices; default: the run's own")
+    arguments = parser.parse_args()
+    from monai.bundle import ConfigParser
+
+    from cps4_monai.attention_maps import activate
+    from cps4_monai.levels import decode_levels
+    from cps4_monai.losses.semi_supervised import mask_unannotated
+    from cps4_monai.networks import build_network, load_weights
+    from cps4_monai.plan import plan_of
+    from cps4_monai.prompt_map import PromptMapper
+    from cps4_monai.vision import load_prompted_vision
+
+    run = ConfigParser()
+    run.read_config(str(arguments.stage1 / "config.json"))
+    if arguments.cache:
+        run["cache_dir"] = arguments.cache
+    parsed = run.get_parsed_content
+    anatomy, cache, data, trained = parsed("anatomy"), parsed("cache"), parsed("data"), parsed("prompt_map")
+    model = load_prompted_vision(arguments.stage1 / "stage1" / "prompted_vision.pt", anatomy=anatomy)
+    options = {name: getattr(trained, name) for name in PromptMapper.options}
+    networks = {}
+    for cell in arguments.networks:
+        weights = cell / "stage2" / "model.pt"
+        networks[cell.name] = load_weights(build_network(plan_of(weights).network), weights).eval()
+    codes, rows = tuple(data.unannotated), {}
+
+    def add(name: str, prediction: np.ndarray, label: np.ndarray) -> None:
+        rows.setdefault(name, []).append(scores(prediction, label, anatomy.num_classes, codes))
+
+    def mapper(**changed: Any) -> PromptMapper:
+        return PromptMapper(**(options | changed))
+
+    for entry in data.validation:
+        image = cache.image(entry.image)
+        slices = torch.from_numpy(np.array(image.array)).float()[:, None]
+        label = np.array(cache.label(entry.label, entry.image).array)
+        size = label.shape[-2:]
+        with torch.no_grad():
+            logits = torch.cat([model(part[None]) for part in slices])
+        made = {name: codes_[:, 0].numpy() for name, codes_ in maps_of(logits, size, mapper)}
+        finer = shifted_views(model, slices, slices.shape[2] // logits.shape[2])
+        made["four views, half a patch apart"] = mapper()(finer, size)[:, 0].numpy()
+        attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
+        for name in ("as trained", "four views, half a patch apart"):
+            result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes)
+            made[f"{name}, levels decoded"] = result.labels
+        for name, network in networks.items():
+            with torch.no_grad():
+                probabilities = mask_unannotated(network(slices).float(), codes).softmax(1)
+            made[f"network of {name}"] = probabilities.argmax(1).numpy()
+            result = decode_levels(
+                made[f"network of {name}"], probabilities.numpy(), image.spacing_mm, anatomy, unannotated=codes
+            )
+            made[f"network of {name}, levels decoded"] = result.labels
+        for name, prediction in made.items():
+            add(name, prediction, label)
+    print(f"{len(data.validation)} validation scans")
+    print("| map | Dice (b) | share of pixels with their own level | all levels right |")
+    print("|---|---|---|---|")
+    for name, values in rows.items():
+        dice, share, right = np.array(values).mean(axis=0)
+        print(f"| {name} | {dice:.3f} | {share:.3f} | {right * len(values):.0f} of {len(values)} |")
+
+
+if __name__ == "__main__":
+    main()
