@@ -85,9 +85,12 @@ def tables(results: StudyResults, by_share: Mapping[str, Sequence[Line]]) -> Ite
         seeds = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         yield from (f"### {share_name(share)} labeled", "")
         patients = f"{lines[0].row.dice['b'].n} {results.section} patients"
-        yield f"Dice (b), {patients}, {seeds}; points are those over Mean Teacher."
+        yield (
+            f"Dice (b), {patients}, {seeds}; points are those over Mean Teacher, bold where the interval leaves out 0; "
+            "rank: mean over the patients, 1 is the best; IoU: (b), of the argmax."
+        )
         yield ""
-        yield "| method | paper: Dice, IoU | argmax | points | rank | decoded | points | rank | IoU | seeds |"
+        yield "| method | paper: Dice, IoU in % | argmax | points | rank | decoded | points | rank | IoU | seeds |"
         yield "|---|---|---|---|---|---|---|---|---|---|"
         yield from (score_row(results.methods[line.row.method], line) for line in lines)
         yield ""
