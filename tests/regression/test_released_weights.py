@@ -12,6 +12,7 @@ from cps4_monai import segment
 from cps4_monai.data.volume import read_volume
 from cps4_monai.evaluation.case import evaluate_arrays
 from cps4_monai.inference.bundle import open_bundle
+from cps4_monai.levels.flag_calibration import FlagCalibration
 
 STORE = runpy.run_path(str(Path(__file__).with_name("store_output.py")))
 
@@ -31,6 +32,15 @@ def test_weights_are_small_and_checked():
     model = root / "models" / "model.pt"
     assert model.stat().st_size <= 16e6
     assert (root / "models" / "model.pt.sha256").read_text().split()[0] == open_bundle().sha256
+
+
+def test_the_flags_of_the_weights_are_calibrated():
+    flags = FlagCalibration.from_dict(open_bundle().plan.flags)
+    assert flags.failure is not None, "else unusual_contrast is never raised"
+    assert "258 scans" in flags.calibrated_on
+    for kind in ("vertebra", "disc", "sacrum"):
+        doubtful, sure = (flags.outline_chance(kind, confidence) for confidence in (0.5, 0.9))
+        assert 0 < doubtful < sure < 1 and sure > 0.8, kind
 
 
 def test_labels_of_a_phantom_stay_what_they_were_at_the_release(stored):
