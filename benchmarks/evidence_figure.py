@@ -114,7 +114,7 @@ def draw(argmax: pd.DataFrame, decoded: pd.DataFrame, subjects: dict[str, int], 
             range(len(shares)), [f"{subjects[share]} ({share})" if share in subjects else share for share in shares]
         )
         axes.set_xlim(-0.5, len(shares) - 0.5)
-        axes.set_ylim(0, 0.85 if "low" not in decoded else 1.0)
+        axes.set_ylim(*(0, 0.85) if "low" not in decoded else (max(0, argmax["low"].min() - 0.1), 1))
         axes.set_title(title, color=TEXT, fontsize=10, loc="left")
         axes.set_xlabel("labeled subjects", color=MUTED, fontsize=9)
         axes.tick_params(colors=MUTED, labelsize=9, length=0)
