@@ -50,7 +50,9 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"anatomy", "atomic_file", "encoding", "extras", "file_hash", "logits", "scan_names"},
     "transforms": {"anatomy", "data", "scan_names"},
     "evaluation": {"anatomy", "atomic_file", "data", "encoding", "file_hash", "metrics", "scan_names"},
-    "report": {"anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "vision"},
+    "report": {
+        "anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "scan_names", "vision",
+    },
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "encoding", "evaluation", "extras",
