@@ -11,10 +11,12 @@ nothing. What is written comes from all patients. Three things are calibrated:
 
 - the chance that a result cannot be used (`unusual_contrast`): a logistic regression on the result's traits;
 - its limit and those of the margin of the numbering (`level_ambiguous`), together, so that most wrong scans get an
-  alarm at a bounded share of right ones (`--max-false-alarm`, of all right scans and of the whole ones among them);
+  alarm at a bounded share of right ones (`--max-false-alarm`, of all right scans and of the whole ones among them;
+  scans without the lowest structure in view have an alarm of their own, and are left out of that choice);
 - the chance that the outline of a structure is good (`low_confidence`): a logistic regression on its confidence.
 
-FOLDER gets cases.csv, structures.csv, flags.json (a plan's ``decoding`` and ``flags``), report.md and reliability.png.
+FOLDER gets cases.csv, structures.csv, flags.json (a plan's ``decoding`` and ``flags``), report.md (with the rates of
+the plan as it is, too) and reliability.png.
 """
 
 from __future__ import annotations
@@ -40,11 +42,10 @@ MIN_WRONG = 5  # wrong scans of a group of variants that counts by itself
 
 @dataclass(frozen=True)
 class Limits:
-    """What is compared with the limits of the alarms: raised above ``failure``, and below the margins."""
+    """Of the alarms: raised above the chance ``failure``, and below the ``margin`` of an anchored numbering."""
 
     failure: float
-    anchored: float
-    unanchored: float
+    margin: float
 
 
 def fit_chance(values: pd.DataFrame, happened: pd.Series) -> Any:
@@ -72,20 +73,26 @@ def fit_chance(values: pd.DataFrame, happened: pd.Series) -> Any:
 
 def alarms(cases: pd.DataFrame, chance: np.ndarray, limits: Limits) -> np.ndarray:
     """Whether each case gets any alarm."""
-    margin = np.where(cases["anchored"], limits.anchored, limits.unanchored)
-    return (chance > limits.failure) | (cases["margin"].to_numpy() < margin) | cases["fixed"].to_numpy(dtype=bool)
+    fixed = cases["fixed"].to_numpy(dtype=bool)
+    return (chance > limits.failure) | ambiguous(cases, limits) | fixed
+
+
+def ambiguous(cases: pd.DataFrame, limits: Limits) -> np.ndarray:
+    """Whether `level_ambiguous` is raised for each case."""
+    return cases["anchored"].to_numpy(dtype=bool) & (cases["margin"].to_numpy() < limits.margin)
 
 
 def choose_limits(cases: pd.DataFrame, chance: np.ndarray, max_false_alarm: float) -> Limits:
     """Limits with the highest mean hit rate over groups of variants among those within the bound.
 
-    Candidates are quantiles of the right cases; no limit may be so low that nothing is ever below or above it.
+    Only anchored cases count: the others have the alarm `unanchored`, whatever the limits. Candidates are quantiles of
+    the right cases; no limit may be so low that nothing is ever below or above it.
     """
-    right, whole = cases["right"].to_numpy(dtype=bool), (cases["group"] == "whole").to_numpy()
     anchored = cases["anchored"].to_numpy(dtype=bool)
+    cases, chance = cases[anchored], chance[anchored]
+    right, whole = cases["right"].to_numpy(dtype=bool), (cases["group"] == "whole").to_numpy()
     groups = [(cases["group"] == g).to_numpy() & ~right for g in cases["group"].unique()]
     groups = [g for g in groups if g.sum() >= MIN_WRONG] or [~right]
-    margin = cases["margin"].to_numpy()
 
     def score(limits: Limits) -> tuple[float, float]:
         raised = alarms(cases, chance, limits)
@@ -93,11 +100,7 @@ def choose_limits(cases: pd.DataFrame, chance: np.ndarray, max_false_alarm: floa
         hits = float(np.mean([raised[g].mean() for g in groups]))
         return (hits, -rates[0]) if max(rates) <= max_false_alarm else (-1.0, -max(rates))
 
-    choices = (
-        np.quantile(chance[right], 1.0 - GRID),
-        _quantiles(margin[right & anchored]),
-        _quantiles(margin[right & ~anchored]),
-    )
+    choices = np.quantile(chance[right], 1.0 - GRID), _quantiles(cases["margin"].to_numpy()[right])
     return max((Limits(*map(float, c)) for c in itertools.product(*choices)), key=score)
 
 
@@ -149,12 +152,23 @@ def cross_checked(
         parts, others = (structures[structures["case"].isin(c["case"])] for c in (here, there))
         calibration, limits = calibrate(there, others, max_false_alarm)
         chance = chances(here, calibration.failure)
-        margin = np.where(here["anchored"], limits.anchored, limits.unanchored)
-        raised = {"unusual_contrast": chance > limits.failure, "level_ambiguous": here["margin"].to_numpy() < margin}
+        raised = {"unusual_contrast": chance > limits.failure, "level_ambiguous": ambiguous(here, limits)}
         checked.append(here.assign(chance=chance, alarm=alarms(here, chance, limits), **raised))
         stated = [calibration.outline_chance(k, c) for k, c in zip(parts["kind"], parts["confidence"], strict=True)]
         outlines.append(parts.assign(chance=np.array(stated, dtype=float)))
     return pd.concat(checked).sort_index(), pd.concat(outlines).sort_index()
+
+
+def by_plan(cases: pd.DataFrame, plan: Any) -> pd.DataFrame:
+    """Cases with the alarms that the plan of some weights raises as it is."""
+    from cps4_monai.levels.flag_calibration import FlagCalibration
+    from cps4_monai.levels.settings import LevelThresholds
+
+    calibration = FlagCalibration.from_dict(plan.flags)
+    limits = Limits(calibration.failure_limit, LevelThresholds.from_dict(plan.decoding).ambiguous_margin)
+    chance = np.zeros(len(cases)) if calibration.failure is None else chances(cases, calibration.failure)
+    raised = {"unusual_contrast": chance > limits.failure, "level_ambiguous": ambiguous(cases, limits)}
+    return cases.assign(alarm=alarms(cases, chance, limits), **raised)
 
 
 def halves(subjects: pd.Series) -> dict[str, int]:
@@ -179,7 +193,7 @@ def alarm_table(checked: pd.DataFrame) -> list[str]:
         "| scans | any alarm: right scans | wrong scans | `unusual_contrast`: both | `level_ambiguous`: both |",
         "|---" * 5 + "|",
     ]
-    parts = [(str(name), part) for name, part in checked.groupby(["data", "group"], sort=False)]
+    parts = [(", ".join(map(str, name)), part) for name, part in checked.groupby(["data", "group"], sort=False)]
     for name, part in [*parts, ("all", checked)]:
         right, wrong = part[part["right"]], part[~part["right"]]
         single = [
@@ -290,20 +304,23 @@ def read_cases(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def written(arguments: argparse.Namespace, calibration: Any, limits: Limits) -> dict[str, Any]:
     """The calibration as a plan has it; with ``--write`` it is put into the plan of the weights."""
-    from cps4_monai.bundle_root import find_bundle_root
     from cps4_monai.plan import read_plan, write_plan
 
-    margins = {
-        "ambiguous_margin": round(max(limits.anchored, 0.0), 3),
-        "unanchored_margin": round(max(limits.unanchored, 0.0), 3),
-    }
+    margins = {"ambiguous_margin": round(max(limits.margin, 0.0), 3)}
     content = {"decoding": margins, "flags": calibration.to_dict()}
     (arguments.output / "flags.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if arguments.write:
-        path = next((arguments.weights or find_bundle_root()).rglob("plan.json"))
+        path = plan_file(arguments)
         plan = read_plan(path)
         write_plan(path.parent, replace(plan, decoding={**plan.decoding, **margins}, flags=content["flags"]))
     return content
+
+
+def plan_file(arguments: argparse.Namespace) -> Path:
+    """The plan beside the weights."""
+    from cps4_monai.bundle_root import find_bundle_root
+
+    return next((arguments.weights or find_bundle_root()).rglob("plan.json"))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -323,6 +340,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    from cps4_monai.plan import read_plan
+
     arguments = parse()
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.cases:
@@ -334,11 +353,16 @@ def main() -> None:
     checked, outlines = cross_checked(cases, structures, arguments.max_false_alarm)
     calibration, limits = calibrate(cases, structures, arguments.max_false_alarm)
     counts = ", ".join(f"{len(part['subject'].unique())} patients of {name}" for name, part in cases.groupby("data"))
+    shipped = by_plan(cases, read_plan(plan_file(arguments)))
     content = written(arguments, replace(calibration, calibrated_on=f"{counts}; {len(cases)} scans"), limits)
     lines = [
         f"{counts}; {len(cases)} scans, {int((~cases['right']).sum())} wrong",
         "",
         *alarm_table(checked),
+        "",
+        "With the limits of the plan as it was, whatever scans they come from:",
+        "",
+        *alarm_table(shipped),
         "",
         *outline_lines(outlines),
     ]

@@ -12,7 +12,13 @@ from contrast_check import rendered
 from level_calibration import CUTS, SPOILS
 from scored_scans import LabeledScan, score, segment_scan
 
-FIXED = ("no_spine_found", "nothing_found", "gap", "unusual_height")  # alarms without a threshold to calibrate
+FIXED = (
+    "no_spine_found",
+    "nothing_found",
+    "unanchored",
+    "gap",
+    "unusual_height",
+)  # alarms without a threshold to calibrate
 MIN_VOXELS = 200  # of labels left in a crop
 
 

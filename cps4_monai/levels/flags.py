@@ -40,6 +40,7 @@ FLAGS: Mapping[str, FlagMeaning] = {
     ),
     "marked_wrong": FlagMeaning(ALARM, "a person marked the outline of a structure as wrong"),
     "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
+    "unanchored": FlagMeaning(ALARM, "the lowest structure, from which levels are counted, is not whole in the view"),
     "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
     "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),
     "low_confidence": FlagMeaning(
@@ -105,13 +106,14 @@ def level_flags(
     `no_spine_found`, `nothing_found` and `unusual_contrast` stand alone: of what they are raised on, nothing else is
     worth saying.
 
-    What concerns the chain of levels (`no_spine_found`, `level_ambiguous`, `gap`, `unusual_height`) is asked of
-    structures with an order along the spine; an anatomy without them gets `nothing_found` where nothing is.
+    What concerns the chain of levels (`no_spine_found`, `level_ambiguous`, `unanchored`, `gap`, `unusual_height`) is
+    asked of structures with an order along the spine; an anatomy without them gets `nothing_found` where nothing is.
 
     Args:
         statistics: of every structure.
         anatomy: the structures.
-        margin: of the decoding; None (a mask made elsewhere, or raw output) leaves `level_ambiguous` out.
+        margin: of the decoding; None (a mask made elsewhere, or raw output) leaves `level_ambiguous` and `unanchored`
+            out.
         unannotated: codes that the training labels never show.
         thresholds: see :class:`cps4_monai.levels.settings.LevelThresholds`.
         calibration: of the network's weights; None, or an empty one, compares confidence with a threshold and leaves
@@ -132,6 +134,7 @@ def level_flags(
         return (alone,)
     flags = [
         _ambiguous(margin, thresholds),
+        _unanchored(margin),
         _named("gap", "not found between structures that were found", _missing(chain)),
         _named("unusual_height", "height unlike its neighbours'", _unusual(visible, thresholds)),
         _unsure([s for s in visible if s.state == "present"], thresholds, calibration),
@@ -157,18 +160,28 @@ def _named(name: str, what: str, structures: Sequence[StructureStatistics]) -> F
 
 
 def _ambiguous(margin: LevelMargin | None, thresholds: LevelThresholds) -> Flag | None:
-    if margin is None or not np.isfinite(margin.margin):
+    """Asked where the chain is anchored; where it is not, `unanchored` says so whatever the margin."""
+    if margin is None or not margin.anchored or not margin.margin < thresholds.ambiguous_margin:
         return None
-    limit = thresholds.ambiguous_margin if margin.anchored else thresholds.unanchored_margin
-    if margin.margin >= limit:
-        return None
-    direction = "up" if margin.score_up >= margin.score_down else "down"
-    anchor = "" if margin.anchored else "; the lowest structure to count from is not in view"
     return Flag(
         "level_ambiguous",
-        f"one level {direction} is nearly as likely: margin {margin.margin:.2f} nats per "
-        f"structure, expected {limit:g}{anchor}",
+        f"one level {_direction(margin)} is nearly as likely: margin {margin.margin:.2f} nats per structure, expected "
+        f"{thresholds.ambiguous_margin:g}",
     )
+
+
+def _unanchored(margin: LevelMargin | None) -> Flag | None:
+    if margin is None or margin.anchored or not np.isfinite(margin.margin):
+        return None
+    return Flag(
+        "unanchored",
+        "the lowest structure is not whole in the view with room below it, so levels are told by their looks; next to "
+        f"this numbering comes one level {_direction(margin)}, margin {margin.margin:.2f} nats per structure",
+    )
+
+
+def _direction(margin: LevelMargin) -> str:
+    return "up" if margin.score_up >= margin.score_down else "down"
 
 
 def _unusual_contrast(traits: Mapping[str, float] | None, calibration: FlagCalibration) -> Flag | None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+# Thresholds of earlier versions, in plans that they wrote; `unanchored_margin` gave way to the alarm `unanchored`.
+RETIRED = frozenset({"unanchored_margin"})
+
 
 @dataclass(frozen=True)
 class LevelThresholds:
@@ -43,8 +46,8 @@ class LevelThresholds:
         spacing_penalty: cost of each step of difference beyond it, in nats; nearly a hard constraint.
         off_curve_mm: distance of a centroid from the fitted spine that is free.
         off_curve_penalty: cost of each further millimetre, in nats.
-        ambiguous_margin: flag `level_ambiguous` below this margin (nats per structure) where the chain is anchored.
-        unanchored_margin: the same where the lowest trained structure is not in view with room below it.
+        ambiguous_margin: flag `level_ambiguous` below this margin (nats per structure) where the chain is anchored;
+            where it is not, `unanchored` is raised whatever the margin.
         low_confidence: flag `low_confidence` for a whole structure whose mean class probability is below this; slivers
             at the border of the view are never sure.
         partial_share: flag `partial_width` from this share of structures (by volume) that reach the first or last
@@ -77,7 +80,6 @@ class LevelThresholds:
     off_curve_mm: float = 15.0
     off_curve_penalty: float = 0.2
     ambiguous_margin: float = 1.3
-    unanchored_margin: float = 1.0
     low_confidence: float = 0.7
     partial_share: float = 0.5
     min_structures: int = 2
@@ -98,11 +100,12 @@ class LevelThresholds:
 
     @classmethod
     def from_dict(cls, changed: Mapping[str, Any]) -> LevelThresholds:
-        """The defaults with some of them changed, as a plan keeps them.
+        """The defaults with some of them changed, as a plan keeps them; ``RETIRED`` ones change nothing.
 
         Raises:
             ValueError: a name that no threshold has, or a value that cannot be one.
         """
+        changed = {name: value for name, value in changed.items() if name not in RETIRED}
         unknown = sorted(changed.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"no level threshold is called {unknown}; expected some of {list(cls().to_dict())}")

@@ -38,7 +38,7 @@ def made_up(patients: int = 120, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFr
             traits = {name: rng.normal(1.5 * wrong if name == "body_sizes" else 0.0) for name in TRAITS}
             margin = rng.normal(0.5 if wrong and group == "crop" else 2.5, 0.5)
             common = {"case": len(cases), "data": "made up", "subject": f"sub-{patient:03d}", "group": group}
-            measured = {"margin": margin, "anchored": group != "crop", "fixed": False, **traits}
+            measured = {"margin": margin, "anchored": True, "fixed": False, **traits}
             cases.append({**common, "variant": group, "right": not wrong, **measured})
             for kind in ("vertebra", "disc"):
                 confidence = float(rng.uniform(0.3, 0.99))
@@ -65,7 +65,7 @@ def test_a_fixed_alarm_counts_and_takes_its_share_of_the_bound(benchmark: Simple
     calibration, limits = benchmark.flags.calibrate(cases, structures, 0.1)
     raised = benchmark.flags.alarms(cases, benchmark.flags.chances(cases, calibration.failure), limits)
     assert raised[cases["fixed"]].all() and raised[cases["right"]].mean() <= 0.1
-    assert limits.failure >= free.failure or limits.unanchored <= free.unanchored
+    assert limits.failure >= free.failure or limits.margin <= free.margin
 
 
 def test_rates_are_of_patients_that_chose_nothing(benchmark: SimpleNamespace) -> None:
@@ -118,7 +118,7 @@ def test_what_is_written_is_what_a_plan_takes_also_from_two_folders(
     content = json.loads((tmp_path / "out" / "flags.json").read_text())
     calibration = FlagCalibration.from_dict(content["flags"])
     assert set(calibration.failure.weights) == set(TRAITS) and "120 patients" in calibration.calibrated_on
-    assert LevelThresholds.from_dict(content["decoding"]).unanchored_margin > 0
+    assert LevelThresholds.from_dict(content["decoding"]).ambiguous_margin >= 0
     assert (tmp_path / "out" / "reliability.png").stat().st_size > 5000
     assert "| all |" in (tmp_path / "out" / "report.md").read_text()
 

@@ -116,17 +116,25 @@ def test_a_flag_of_another_version_is_an_alarm():
     assert of_kind("note", ["cut_structure", "gap", "low_confidence"]) == ["low_confidence", "cut_structure"]
 
 
-def test_level_ambiguous_depends_on_margin_and_anchor(inner):
+def test_an_anchored_numbering_is_ambiguous_below_its_margin_an_unanchored_one_is_always_questioned(inner):
     found = structure_statistics(inner, AFFINE, MRSPINESEG, unannotated=(1,))
 
-    def ambiguous(margin: float, anchored: bool) -> bool:
+    def asked(margin: float, anchored: bool) -> set[str]:
         given = LevelMargin(margin, -1.0, -1.0 - margin, -4.0, 10, anchored)
-        limits = LevelThresholds(ambiguous_margin=1.0, unanchored_margin=2.0)
-        return "level_ambiguous" in {f.name for f in level_flags(found, MRSPINESEG, given, (1,), limits)}
+        limits = LevelThresholds(ambiguous_margin=1.0)
+        raised = level_flags(found, MRSPINESEG, given, (1,), limits)
+        return {flag.name for flag in raised if flag.kind == "alarm"}
 
-    assert ambiguous(0.3, True) and not ambiguous(1.4, True)
-    assert ambiguous(1.4, False) and not ambiguous(2.1, False)
-    assert "level_ambiguous" not in names(inner, None)
+    assert asked(0.3, True) == {"level_ambiguous"} and asked(1.4, True) == set()
+    assert asked(0.3, False) == asked(3.0, False) == {"unanchored"}
+    assert not {"level_ambiguous", "unanchored"} & set(names(inner, None))
+    assert asked(float("nan"), False) == set()
+
+
+def test_a_retired_threshold_of_an_old_plan_changes_nothing_a_misspelt_one_is_refused():
+    assert LevelThresholds.from_dict({"unanchored_margin": 2.0}) == LevelThresholds()
+    with pytest.raises(ValueError, match="unanchored_margins"):
+        LevelThresholds.from_dict({"unanchored_margins": 2.0})
 
 
 def test_a_sliver_that_the_view_cuts_is_no_matter_of_confidence(inner, code):
