@@ -11,13 +11,14 @@ from torch import nn
 
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.losses.attention import check_shapes
+from cps4_monai.losses.captions import mean_where, occurrence
 
 
 class PresenceLoss(nn.Module):
     """Image against prompts, as CLIP holds them together, with several classes in one slice.
 
-    The image token is the mean of the projected patch tokens, each of length one. Its logit for class i is therefore
-    the mean of the class's attention logits over the grid, ``w * mean_u cos(F_I(u), F_T,i) + b``, and the loss is the
+    The image token is the mean of the projected patch tokens, each of length one, of the patches that somebody
+    annotated. Its logit for class i is therefore the mean of the class's attention logits over them, ``w * mean_u cos(F_I(u), F_T,i) + b``, and the loss is the
     binary cross-entropy with "the slice shows class i", mean over the annotated classes, then over the slices. Source:
     Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, with the sigmoid
     in place of the softmax over captions (Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023).
@@ -58,7 +59,8 @@ class PresenceLoss(nn.Module):
         if not kept:
             raise ValueError(f"all {count} classes are unannotated ({self.unannotated}): shorten `unannotated`")
         with torch.autocast(attention_logits.device.type, enabled=False):
-            pooled = attention_logits.float().mean((2, 3))  # (B, C)
+            cells = occurrence(label, count, attention_logits.shape[2:], self.unannotated).any(1).flatten(1)  # (B, hw)
+            pooled = mean_where(attention_logits.float().flatten(2), cells[:, None])  # (B, C)
             codes = torch.arange(count, device=label.device).view(1, -1, 1, 1)
             shown = (label == codes).flatten(2).any(2).float()  # (B, C)
             if len(kept) < count:

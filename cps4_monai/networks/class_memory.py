@@ -59,7 +59,7 @@ class ClassMemory(Composite):
 
         Returns:
             The logits, or a dict: ``logits``; ``projected`` and ``predicted`` (G, C, K, dimension) of both heads;
-            ``drawn`` (G, C, K) bool. Where a class has fewer pixels, pixels of others stand, which are not ``drawn``.
+            ``drawn`` (G, C, K) bool. Where a class has fewer pixels, others stand, which are not ``drawn``.
         """
         if maps is None:
             return self.backbone(image)
@@ -131,14 +131,20 @@ def draw_pixels(codes: Tensor, classes: int, count: int) -> tuple[Tensor, Tensor
         count: pixels of each class, K.
 
     Returns:
-        Positions (G, C, K) int64 within N, and whether each is one of its class: False where there are fewer than K.
+        Positions (G, C, K) int64 within N, and whether each is drawn: False where there are fewer than K. There the
+        class's own pixels stand again, for a class without any pixels spread over all classes, so that what all of them
+        have in common (batch norm) is that of the map.
     """
     keys, order = (codes + 0.5 * torch.rand(codes.shape, device=codes.device)).sort(dim=1)  # classes apart, shuffled
     bounds = torch.arange(classes + 1, device=codes.device, dtype=keys.dtype).repeat(len(codes), 1)
     starts = torch.searchsorted(keys, bounds)
+    number = starts.diff(dim=1).unsqueeze(2)
     rank = torch.arange(count, device=codes.device)
-    drawn = rank < starts.diff(dim=1).unsqueeze(2)
-    place = (starts[:, :-1, None] + rank).clamp(max=codes.shape[1] - 1)
+    first, last = starts[:, :1], starts[:, -1:]
+    spread = first + ((rank + 0.5) / count * (last - first)).long()
+    own = starts[:, :-1, None] + rank % number.clamp(min=1)
+    place = torch.where(number > 0, own, spread.unsqueeze(1)).clamp(max=codes.shape[1] - 1)
+    drawn = rank < number
     return order.gather(1, place.flatten(1)).view(place.shape), drawn
 
 

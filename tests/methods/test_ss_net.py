@@ -127,6 +127,16 @@ def test_pixels_that_stand_in_for_missing_ones_are_annotated():
     assert (codes.gather(1, place.flatten(1)) >= 0).all()
 
 
+def test_a_class_of_two_pixels_stands_in_for_itself_an_absent_one_is_spread_over_all():
+    codes = torch.tensor([[0] * 60 + [1] * 2 + [2] * 38])
+    place, drawn = draw_pixels(codes, 4, 20)
+    names = codes[0][place[0]]
+    assert (names[:3] == torch.arange(3)[:, None]).all() and drawn.sum(dim=2).tolist() == [[20, 2, 20, 0]]
+    assert torch.bincount(place[0, 1]).max() == 10, "each of the two as often as the other"
+    counts = torch.bincount(names[3], minlength=3)
+    assert (counts - torch.tensor([12, 0.4, 7.6])).abs().max() <= 1
+
+
 @pytest.mark.parametrize("batch_statistics", ["separate", "joint"])
 def test_only_labeled_pixels_that_are_called_right_are_remembered(batch, batch_statistics):
     method = make(background=True, batch_statistics=batch_statistics)
