@@ -18,10 +18,11 @@ class PresenceLoss(nn.Module):
     """Image against prompts, as CLIP holds them together, with several classes in one slice.
 
     The image token is the mean of the projected patch tokens, each of length one, of the patches that somebody
-    annotated. Its logit for class i is therefore the mean of the class's attention logits over them, ``w * mean_u cos(F_I(u), F_T,i) + b``, and the loss is the
-    binary cross-entropy with "the slice shows class i", mean over the annotated classes, then over the slices. Source:
-    Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, with the sigmoid
-    in place of the softmax over captions (Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023).
+    annotated. Its logit for class i is therefore the mean of the class's attention logits over them,
+    ``w * mean_u cos(F_I(u), F_T,i) + b``, and the loss is the binary cross-entropy with "the slice shows class i", mean
+    over the annotated classes, then over the slices. Source: Radford et al., "Learning transferable visual models from
+    natural language supervision", ICML 2021, with the sigmoid in place of the softmax over captions (Zhai et al.,
+    "Sigmoid loss for language image pre-training", ICCV 2023).
     Of a slice with pixels that nobody annotated (255), only the classes that it shows are known, and count.
 
     >>> label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
