@@ -1,150 +1,99 @@
-"""The figure of docs/results/evidence.md, Dice by labeled patients; nothing is trained or scored.
+"""The figure of docs/results/evidence.md, from the runs of studies/lumbar_t1.yaml; nothing is trained or scored.
 
-    python benchmarks/evidence_figure.py                                                    # of the committed tables
-    python benchmarks/evidence_figure.py --runs RUNS --study lumbar_t1 --section test       # of a study's runs
+    python benchmarks/evidence_figure.py RUNS --section test
 
-Left: the plain argmax with its interval over subjects (docs/results/studies.md, study `ratios_longer`). Right: levels
-decoded (the table of docs/results/evidence.md, which has means only). Methods and their titles are those of the study.
-Of runs, both sides have intervals.
+Left: the plain argmax; right: levels decoded, as `cps4 segment` does. Methods over the number of labeled patients,
+seeds averaged, with 95 % intervals over patients; the dashed line with its band is `supervised` with all labels.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-import yaml
+from cps4_monai.bench.charts import share_name, style_of
+from cps4_monai.bench.comparison import FULL, MethodRow, method_rows
+from cps4_monai.bench.results import StudyResults, find_studies, load_results
+from cps4_monai.metrics.bootstrap import Interval
+from cps4_monai.report.charts import GRID, MUTED, TEXT, on_white, svg_of
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results"
-STUDY = "ratios_longer"
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "results" / "evidence.svg"
+UPPER_BOUND = "supervised"
 SHOWN = {
     "supervised": "supervised",
     "mean_teacher": "Mean Teacher",
-    "cps4": "CPS4",
+    "cps4": "CPS4: class prompts",
+    "cps4_paper": "CPS4 as published",
     "mt_decoded": "decoded pseudo-labels",
-    "cps4_plus": "the same with class prompts (CPS4+)",
+    "cps4_plus": "CPS4+: both",
 }
 
 
-def table_rows(text: str, heading: str) -> list[list[str]]:
-    """Cells of the first table below a heading, without its two head lines; bold marks are taken off."""
-    part = text.split(f"\n## {heading}\n", 1)
-    if len(part) != 2:
-        raise SystemExit(f"no heading '## {heading}'")
-    lines = re.search(r"(?:^\|.*\n)+", part[1], re.MULTILINE)
-    if lines is None:
-        raise SystemExit(f"no table below '## {heading}'")
-    rows = [[cell.strip().replace("*", "") for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
-    return rows[2:]
+def labeled_patients(results: StudyResults, share: str) -> int:
+    """Training patients with labels at a share."""
+    return len(next(cell for cell in results.cells if cell.share == share).run["settings"]["labeled_subjects"])
 
 
-def argmax_values() -> pd.DataFrame:
-    """method, share (%), mean, low, high of Dice (b) on the test subjects."""
-    methods = yaml.safe_load((ROOT / "studies" / f"{STUDY}.yaml").read_text(encoding="utf-8"))["methods"]
-    by_title = {spec["title"]: name for name, spec in methods.items()}
-    rows = []
-    for cells in table_rows((RESULTS / "studies.md").read_text(encoding="utf-8"), f"{STUDY}: Dice"):
-        mean, low, high = map(float, re.findall(r"\d\.\d+", cells[3]))
-        rows.append({"method": by_title[cells[0]], "share": cells[1], "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+def score(row: MethodRow, decoded: bool) -> Interval:
+    """Dice (b) of a method at a share."""
+    return row.decoded if decoded else row.dice["b"]
 
 
-def decoded_values() -> pd.DataFrame:
-    """method, share (%) and mean of Dice (b) on the test subjects, levels decoded."""
-    rows = []
-    for cells in table_rows((RESULTS / "evidence.md").read_text(encoding="utf-8"), "When every output is decoded"):
-        found = re.fullmatch(r"(\d+ %) `(\w+)`", cells[0])
-        if found is None:
-            raise SystemExit(f"evidence.md: {cells[0]!r} in the decoded table; expected e.g. 5 % `cps4`")
-        rows.append({"method": found[2], "share": found[1], "mean": float(cells[2])})
-    return pd.DataFrame(rows)
+def draw_panel(axes: Any, rows: Sequence[MethodRow], shares: Sequence[str], decoded: bool) -> None:
+    """Means with intervals of every method, those of one share side by side."""
+    for row in [row for row in rows if (row.method, row.share) == (UPPER_BOUND, FULL)]:
+        whole = score(row, decoded)
+        axes.axhspan(whole.low, whole.high, color=MUTED, alpha=0.12, lw=0)
+        axes.axhline(whole.mean, color=MUTED, lw=1.2, ls="--", label="supervised, all patients labeled")
+    for place, (method, label) in enumerate(SHOWN.items()):
+        own = [row for row in rows if row.method == method and row.share in shares]
+        x = [shares.index(row.share) + (place - (len(SHOWN) - 1) / 2) * 0.1 for row in own]
+        values = [score(row, decoded) for row in own]
+        style = style_of(place)
+        axes.vlines(x, [v.low for v in values], [v.high for v in values], color=style["color"], lw=1.8, alpha=0.5)
+        axes.plot(x, [v.mean for v in values], label=label, lw=1.4, ms=6, **style)
+    axes.set_xlim(-0.5, len(shares) - 0.5)
+    axes.tick_params(colors=MUTED, labelsize=9, length=0)
+    axes.grid(True, axis="y", color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
 
 
-def values_of_runs(runs: Path, study: str, section: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int], int]:
-    """Argmax and decoded values as above, the second with intervals, labeled patients by share, and patients scored."""
-    from cps4_monai.bench.charts import share_name
-    from cps4_monai.bench.comparison import method_rows
-    from cps4_monai.bench.results import find_studies, load_results
-
-    results = load_results(find_studies(runs, [study])[0], runs, section)
-    rows = [row for row in method_rows(results) if row.method in SHOWN]
-    tables = [
-        pd.DataFrame(
-            {"method": row.method, "share": share_name(row.share), "mean": one.mean, "low": one.low, "high": one.high}
-            for row, one in zip(rows, intervals, strict=True)
-        )
-        for intervals in ([row.dice["b"] for row in rows], [row.decoded for row in rows])
-    ]
-    cells = [cell for cell in results.manifest["cells"] if cell["labeled_subjects"]]
-    labeled = {share_name(cell["share"]): len(cell["labeled_subjects"]) for cell in cells}
-    return tables[0], tables[1], labeled, rows[0].dice["b"].n
-
-
-def percent(share: str) -> float:
-    """ "5 %" to 5."""
-    return float(share.split()[0])
-
-
-def draw(argmax: pd.DataFrame, decoded: pd.DataFrame, subjects: dict[str, int], scored: str) -> str:
+def draw(results: StudyResults) -> str:
     """The SVG; it brings its own white paper, so that it can be read on a dark page too."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from cps4_monai.bench.charts import style_of
-    from cps4_monai.report.charts import GRID, MUTED, TEXT, on_white, svg_of
-
-    shares = sorted(dict.fromkeys(argmax["share"]), key=percent)
-    figure = Figure(figsize=(10.4, 4.0), layout="constrained")
+    rows = method_rows(results)
+    shares = [share for share in results.shares if share != FULL]
+    ticks = [f"{labeled_patients(results, share)} ({share_name(share)})" for share in shares]
+    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
-    told = "95 % interval over subjects" if "low" in decoded else "means only"
-    titles = ("plain argmax, 95 % interval over subjects", f"levels decoded, as cps4 segment does ({told})")
-    for axes, values, title in zip(panels, (argmax, decoded), titles, strict=True):
-        for place, (method, label) in enumerate(SHOWN.items()):
-            own = values[values["method"] == method].sort_values("share", key=lambda of: of.map(percent))
-            x = [shares.index(share) + (place - 2) * 0.1 for share in own["share"]]
-            style = style_of(place)
-            if "low" in own:
-                axes.vlines(x, own["low"], own["high"], color=style["color"], lw=1.8, alpha=0.5)
-            axes.plot(x, own["mean"], label=label, lw=1.4, ms=6, **style)
-        axes.set_xticks(
-            range(len(shares)), [f"{subjects[share]} ({share})" if share in subjects else share for share in shares]
-        )
-        axes.set_xlim(-0.5, len(shares) - 0.5)
-        axes.set_ylim(*(0, 0.85) if "low" not in decoded else (max(0, argmax["low"].min() - 0.1), 1))
+    for axes, decoded, title in zip(panels, (False, True), ("plain argmax", "levels decoded"), strict=True):
+        draw_panel(axes, rows, shares, decoded)
         axes.set_title(title, color=TEXT, fontsize=10, loc="left")
-        axes.set_xlabel("labeled subjects", color=MUTED, fontsize=9)
-        axes.tick_params(colors=MUTED, labelsize=9, length=0)
-        axes.grid(True, color=GRID, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(GRID)
-    panels[0].set_ylabel(f"Dice (b), {scored}", color=MUTED, fontsize=9)
+        axes.set_xticks(range(len(shares)), ticks)
+        axes.set_xlabel("labeled patients", color=MUTED, fontsize=9)
+    scored = results.cases["subject"].nunique()
+    panels[0].set_ylabel(f"Dice (b), {scored} {results.section} patients", color=MUTED, fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9, labelcolor=TEXT)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=TEXT)
     return on_white(svg_of(figure))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "evidence.svg")
-    parser.add_argument("--runs", type=Path, help="folder of a study's runs; default: the committed tables")
-    parser.add_argument("--study", default="lumbar_t1", help="of the runs")
+    parser.add_argument("runs", type=Path)
     parser.add_argument("--section", default="test", choices=("validation", "test"))
+    parser.add_argument("--study", default="lumbar_t1", help="or table1, whose runs have these methods, too")
+    parser.add_argument("-o", "--output", type=Path, default=FIGURE)
     arguments = parser.parse_args()
-    if arguments.runs is not None:
-        argmax, decoded, labeled, count = values_of_runs(arguments.runs, arguments.study, arguments.section)
-        picture = draw(argmax, decoded, labeled, f"{count} {arguments.section} patients")
-        arguments.output.write_text(picture, encoding="utf-8")
-        return
-    heads = re.findall(r"(\d+ %) \((\d+)(?: subjects?)?\)", (RESULTS / "evidence.md").read_text(encoding="utf-8"))
-    picture = draw(
-        argmax_values(), decoded_values(), {share: int(count) for share, count in heads}, "seven test subjects"
-    )
-    arguments.output.write_text(picture, encoding="utf-8")
+    results = load_results(find_studies(arguments.runs, [arguments.study])[0], arguments.runs, arguments.section)
+    arguments.output.write_text(draw(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
