@@ -2,15 +2,17 @@
 
     python benchmarks/table1.py RUNS --section validation
 
-Everything between the two marks of the page is written anew, what stands around them stays; so is the figure beside it.
-The paper's figures are those of its Table 1, single runs in percent.
+Rows stand side by side only on the same seeds, that is on the same labeled patients: a share has a table of the seeds
+that all of its methods have, and one of the methods that have more. Everything between the two marks of the page is
+written anew, what stands around them stays; so is the figure beside it. The paper's figures are those of its Table 1,
+single runs in percent.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cps4_monai.bench.charts import share_name
@@ -64,35 +66,47 @@ class Line:
     paper: tuple[float, float] | None
 
 
-def lines_of(results: StudyResults) -> dict[str, list[Line]]:
-    """Share -> its methods in the study's order, as far as they are done."""
-    against = {(one.method, one.share): one for one in differences_to(results, results.manifest["baseline"])}
-    ranks = {
-        share: [mean_ranks(results, share, column) for column in ("dice_b", "decoded_b")] for share in results.shares
-    }
-    lines: dict[str, list[Line]] = {share: [] for share in results.shares}
-    for row in method_rows(results):
-        rank, decoded = (of_column.get(row.method) for of_column in ranks[row.share])
-        paper = PAPER.get(row.share, {}).get(row.method)
-        lines[row.share].append(Line(row, against.get((row.method, row.share)), rank, decoded, paper))
-    return lines
+def comparable(results: StudyResults, share: str) -> list[StudyResults]:
+    """The cells of a share that stand side by side: those of the seeds that all methods have, then of those with more.
+
+    The second part is left out where no method has more.
+    """
+    cells = [cell for cell in results.cells if cell.share == share]
+    seeds = {method: {cell.seed for cell in cells if cell.method == method} for method in {c.method for c in cells}}
+    common = set.intersection(*seeds.values())
+    more = {method: own for method, own in seeds.items() if own > common}
+    shared = set.intersection(*more.values()) if more else set()
+    parts = [[cell for cell in cells if cell.seed in common]]
+    parts += [[cell for cell in cells if cell.method in more and cell.seed in shared]] if shared > common else []
+    return [replace(results, cells=tuple(part)) for part in parts if part]
 
 
-def tables(results: StudyResults, by_share: Mapping[str, Sequence[Line]]) -> Iterator[str]:
-    """Lines of Markdown: a table of scores for each share, then what stage 1 gave, then costs."""
-    for share, lines in by_share.items():
-        numbers = sorted({seed for line in lines for seed in line.row.seeds})
-        seeds = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+def lines_of(results: StudyResults, share: str) -> list[Line]:
+    """Methods of a share in the study's order, as far as they are done."""
+    against = {one.method: one for one in differences_to(results, results.manifest["baseline"])}
+    ranks = [mean_ranks(results, share, column) for column in ("dice_b", "decoded_b")]
+    paper = PAPER.get(share, {})
+    return [
+        Line(row, against.get(row.method), *(rank.get(row.method) for rank in ranks), paper.get(row.method))
+        for row in method_rows(results)
+    ]
+
+
+def tables(results: StudyResults, by_share: Mapping[str, Sequence[Sequence[Line]]]) -> Iterator[str]:
+    """Lines of Markdown: the tables of scores for each share, then what stage 1 gave, then costs."""
+    for share, parts in by_share.items():
         yield from (f"### {share_name(share)} labeled", "")
-        patients = f"{lines[0].row.dice['b'].n} {results.section} patients"
         yield (
-            f"Dice (b), {patients}, {seeds}; points are those over Mean Teacher, bold where the interval leaves out 0; "
-            "rank: mean over the patients, 1 is the best; IoU: (b), of the argmax."
+            "Dice (b); points are those over Mean Teacher, bold where the interval leaves out 0; rank: mean over the "
+            "patients, 1 is the best; IoU: (b), of the argmax."
         )
-        yield ""
-        yield "| method | paper: Dice, IoU in % | argmax | points | rank | decoded | points | rank | IoU | seeds |"
-        yield "|---|---|---|---|---|---|---|---|---|---|"
-        yield from (score_row(results.methods[line.row.method], line) for line in lines)
+        for lines in parts:
+            numbers = lines[0].row.seeds
+            seeds = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+            yield from ("", f"**{lines[0].row.dice['b'].n} {results.section} patients, {seeds}**", "")
+            yield "| method | paper: Dice, IoU in % | argmax | points | rank | decoded | points | rank | IoU |"
+            yield "|---|---|---|---|---|---|---|---|---|"
+            yield from (score_row(results.methods[line.row.method], line) for line in lines)
         yield ""
     yield from stage1_table(results)
     yield from cost_table(results)
@@ -111,7 +125,6 @@ def score_row(title: str, line: Line) -> str:
         points(line.difference, decoded=True),
         "" if line.decoded_rank is None else f"{line.decoded_rank:.1f}",
         f"{row.iou.mean:.3f}",
-        str(len(row.seeds)),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -213,10 +226,10 @@ def main() -> None:
     text = arguments.page.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    lines = lines_of(results)
+    lines = {share: [lines_of(part, share) for part in comparable(results, share)] for share in results.shares}
     made = "\n".join(tables(results, lines))
     arguments.page.write_text(f"{before}{MARKS[0]}\n\n{made}\n{MARKS[1]}{after}", encoding="utf-8")
-    picture = draw(results.methods, arguments.share, lines[arguments.share])
+    picture = draw(results.methods, arguments.share, lines[arguments.share][0])
     arguments.page.with_suffix(".svg").write_text(picture, encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,26 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
     Raises:
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
     """
-    shown = classes_shown(datalist.labeled, anatomy.num_classes)
-    absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
+    missing = {*not_labeled(datalist, anatomy)} - {*datalist.unannotated}
+    absent = [s for s in anatomy.foreground if s.code in missing]
     return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
+
+
+def not_labeled(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[int, ...]:
+    """Codes that no label map of a training subject shows, ``unannotated`` ones among them: none of them is learned.
+
+    A class prompt that met neither its structure nor, with objectives that contrast only what is in view, its absence
+    attends anywhere. A map of all prompts is then made of those (docs/results/levers.md).
+
+    Returns:
+        Codes in order; those of ``unannotated`` alone where nothing is labeled.
+
+    Raises:
+        InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+    """
+    shown = classes_shown(datalist.labeled, anatomy.num_classes)
+    absent = {s.code for s in anatomy.foreground if s.code not in shown} if shown else set()
+    return tuple(sorted({*datalist.unannotated, *absent}))
 
 
 def classes_shown(entries: Sequence[Entry], num_classes: int | None = None) -> set[int]:
@@ -162,11 +180,17 @@ def classes_shown(entries: Sequence[Entry], num_classes: int | None = None) -> s
     shown: set[int] = set()
     for entry in entries:
         if entry.label is not None:
-            shown.update(entry.classes if entry.classes is not None else _classes_of(entry.label, num_classes))
+            shown.update(_classes_of(entry.label, num_classes) if entry.classes is None else entry.classes)
     return shown
 
 
 def _classes_of(label: Path, num_classes: int | None) -> tuple[int, ...]:
+    return _read_classes(label, num_classes, label.stat().st_mtime_ns if label.is_file() else 0)
+
+
+@cache
+def _read_classes(label: Path, num_classes: int | None, changed: int) -> tuple[int, ...]:
+    """Of a label map; read once as long as it does not change."""
     volume = read_volume(label, is_label=True, num_classes=num_classes, partly_annotated=True)
     return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
 

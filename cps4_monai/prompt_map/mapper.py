@@ -35,7 +35,8 @@ class PromptMapper(nn.Module):
             The background is never dropped.
         upsampling: "bilinear" (align_corners false), "nearest" or "bicubic".
         of: what is upsampled, thresholded and compared between classes: "sigmoid", A; "similarity".
-        unannotated: codes in view but never labeled; they never appear in the map.
+        unannotated: codes that never appear in the map: those in view but never labeled, and in a run of the bundle
+            all that no labeled training subject shows (:func:`cps4_monai.data.build_datalist.not_labeled`).
         bins: of Otsu's histogram, 2 to 256.
 
     Raises:

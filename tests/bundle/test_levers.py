@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +63,23 @@ def test_every_variant_of_cps4_builds_after_it(name, run_tiny, tiny_run, tmp_pat
 def test_softmax_reaches_the_prompt_map_too(run_tiny, tmp_path):
     workflow = run_tiny("training_stage1", tmp_path, ("cps4", "cps4_softmax"), run=False)
     assert workflow.parser.get_parsed_content("prompt_map").activation == "softmax"
+
+
+def test_the_prompt_map_leaves_out_what_no_labeled_scan_shows(run_tiny, tiny_data, tmp_path):
+    """Also where the datalist calls nothing unannotated: prompts that never met their structure attend anywhere."""
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    label = np.zeros((2, 6, 6), np.uint8)
+    label.ravel()[:3] = 2, 3, 12
+    nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii")
+    labeled = [{**entry, "label": str(tmp_path / "label.nii")} for entry in content["training"] if "label" in entry]
+    for entry in labeled:
+        entry.pop("classes", None)
+    content = {**content, "training": labeled, "unannotated": [1], "subsets": {}}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    given = {"datalist": str(tmp_path / "datalist.json"), "dataset_dir": str(tiny_data), "labeled_share": None}
+    workflow = run_tiny("training_stage1", tmp_path / "out", ("cps4",), run=False, **given)
+    left_out = set(range(1, 20)) - {2, 3, 12}
+    assert set(workflow.parser.get_parsed_content("prompt_map").unannotated) == left_out
 
 
 def test_stage_1_may_move_slices_more_than_stage_2(run_tiny, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.data.build_datalist import build_datalist, missing_classes
+from cps4_monai.data.build_datalist import build_datalist, missing_classes, not_labeled
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
 from cps4_monai.data.patient_split import order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan
@@ -91,6 +92,16 @@ def test_warns_for_each_class_that_no_labeled_subject_shows(tmp_path: Path) -> N
     datalist = Datalist(training=(Entry(path, path, "a"),), unannotated=(1,))
     warnings = missing_classes(datalist)
     assert warnings == ("class 19 (T9/T10): no labeled subject shows it, so it cannot be learned",)
+
+
+def test_codes_that_nobody_labeled_are_those_of_the_datalist_and_those_never_shown(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", label(*range(2, 17)))
+    entries = (Entry(path, path, "a"), Entry(path, None, "b", (17,)))
+    assert not_labeled(Datalist(training=entries, unannotated=(1,))) == (1, 17, 18, 19)
+    assert not_labeled(Datalist(training=entries[1:], unannotated=(1,))) == (1,), "no label says what is absent"
+    save(path, label(*range(1, 20)))
+    os.utime(path, ns=(1, 1))
+    assert not_labeled(Datalist(training=entries[:1])) == (), "a label map that changed is read again"
 
 
 def test_recorded_classes_spare_reading_and_unlabeled_labels_are_never_read(tmp_path: Path) -> None:
