@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
-# What wants a GPU, in one command without a network: tests, benchmarks, then as much of the studies as the time allows.
+# What wants a GPU, in one command without a network: tests and benchmarks, then as much as the time allows of the
+# studies, the release's training, and nnU-Net as their peer.
 #
 #   benchmarks/gpu.sh LUMBAR_T1 OUT [SECONDS]        SECONDS: of all together, 540 by default
 #
-# LUMBAR_T1: folder of the data (datalist.json, slices/). OUT: results; given again, or carried to another machine, the
-# studies go on from what is in it. A folder WHEELS beside the call (pip download; docs/how-to/offline-machines.md) is
+# LUMBAR_T1: folder of the data (datalist.json, slices/). OUT: results; given again, or carried to another machine, all
+# goes on from what is in it. A folder WHEELS beside the call (pip download; docs/how-to/offline-machines.md) is
 # installed first. Encoders: `cps4 weights vit-s-focus` where there is a network; CPS4_CACHE_DIR names their folder here.
-# SPIDER=FOLDER (volumes/) also measures the wait for data. STUDIES="table1 ablation_lumbar_t1" names other studies of the
-# same data; lumbar_t1_paper_size has the paper's sizes. JOBS: trainings at a time.
-# REHEARSE=1 does the same on a CPU with the study `quick` on its phantom, to see that everything is there.
+# SPIDER=FOLDER (splits.json, volumes/, slices/) also measures the wait for data, and is needed for the release.
+# PARTS="benchmarks studies release nnunet" leaves out what it does not name; their order is this one.
+# STUDIES="table1 ablation_lumbar_t1" names other studies of the same data; lumbar_t1_paper_size has the paper's sizes.
+# JOBS: trainings at a time.
+# nnU-Net v2 (2.8) is taken from the PATH, or from wheels in WHEELS_NNUNET, which nothing else sees. NNUNET="5 100 spider"
+# names the sets: lumbar_t1's labeled shares, SPIDER's train. NNUNET_EPOCHS: 1000, its own; SECTIONS="validation test".
+# REHEARSE=1 does the same on a CPU with the study `quick` on its phantom, and everything else at the smallest sizes, to
+# see that it is there: no test subject, no figure that means anything.
 set -euo pipefail
-data=$1 out=$2 limit=${3:-540} start=$SECONDS
+data=$1 limit=${3:-540} start=$SECONDS
 python=${PYTHON:-python3}
-mkdir -p "$out"
+rehearse=${REHEARSE:-}
+out=$(mkdir -p "$2" && cd "$2" && pwd)
 left() { echo $((limit - SECONDS + start)); }
+want() { [[ " ${PARTS:-benchmarks studies release nnunet} " == *" $1 "* ]]; }
 step() { # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt; one that is done is passed over
     local name=$1 most=$2
     shift 2
@@ -21,18 +29,30 @@ step() { # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt; one that is
     if timeout "$most" "$@" > "$out/$name.txt" 2>&1; then touch "$out/$name.done"; echo "$name: done"
     else echo "$name: exit $?; see $out/$name.txt"; tail -n 5 "$out/$name.txt"; fi
 }
+long() { # long NAME COMMAND...: a step for as long as is left, which the same call goes on with; false until it is done
+    local name=$1
+    shift
+    if [ ! -f "$out/$name.done" ] && [ "$(left)" -le 20 ]; then echo "$name: no time left"; return 1; fi
+    step "$name" "$(left)" "$@"
+    [ -f "$out/$name.done" ]
+}
 
 if [ -d WHEELS ]; then
     "$python" -m pip install -q --no-index --no-deps --target "${TMPDIR:-/tmp}/gpu_site" WHEELS/*.whl
     export PYTHONPATH="${TMPDIR:-/tmp}/gpu_site:${PYTHONPATH:-}"
 fi
 export PYTHONPATH="$PWD:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
-if [ -n "${REHEARSE:-}" ]; then
-    step bench_prompt_map 120 "$python" benchmarks/prompt_map.py --repeats 1
-    step bench_scan 120 "$python" benchmarks/segment.py --weights bundle --slices 2
-    step bench_stage2 300 "$python" benchmarks/stage2_step.py --device cpu --size 64 32 --features 4 8 --vit vit_tiny_patch16_224 --steps 1 --warm-up 1
-    timeout "$(left)" "$python" -m cps4_monai.cli bench run studies/quick.yaml -o "$out/runs" --device cpu || echo "studies: exit $?"
-else
+cps4=("$python" -m cps4_monai.cli)
+device=cuda:0
+if [ -n "$rehearse" ]; then device=cpu; fi
+
+benchmarks() {
+    if [ -n "$rehearse" ]; then
+        step bench_prompt_map 120 "$python" benchmarks/prompt_map.py --repeats 1
+        step bench_scan 120 "$python" benchmarks/segment.py --weights bundle --slices 2
+        step bench_stage2 300 "$python" benchmarks/stage2_step.py --device cpu --size 64 32 --features 4 8 --vit vit_tiny_patch16_224 --steps 1 --warm-up 1
+        return
+    fi
     step tests 120 "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/prompt_map/test_mapper.py
     step bench_prompt_map 60 "$python" benchmarks/prompt_map.py
     step bench_stage2 60 "$python" benchmarks/stage2_step.py --device cuda --amp --steps 50 --warm-up 10
@@ -44,18 +64,101 @@ else
         step bench_data_wait 60 "$python" benchmarks/data_wait.py --dataset-dir "$SPIDER" --size 512 256 --spacing-mm 0.6 \
             --step-seconds 0.09 --workers 2 4 8
     fi
-    if command -v nvidia-cuda-mps-control > /dev/null; then # small networks share the card much better through it
-        export CUDA_MPS_PIPE_DIRECTORY="${TMPDIR:-/tmp}/mps" CUDA_MPS_LOG_DIRECTORY="${TMPDIR:-/tmp}/mps_log"
-        mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
-        nvidia-cuda-mps-control -d || true
-        trap 'echo quit | nvidia-cuda-mps-control > /dev/null' EXIT
+}
+
+share_the_card() { # small networks share the card much better through this daemon
+    command -v nvidia-cuda-mps-control > /dev/null || return 0
+    export CUDA_MPS_PIPE_DIRECTORY="${TMPDIR:-/tmp}/mps" CUDA_MPS_LOG_DIRECTORY="${TMPDIR:-/tmp}/mps_log"
+    mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    nvidia-cuda-mps-control -d || true
+    trap 'echo quit | nvidia-cuda-mps-control > /dev/null' EXIT
+}
+
+studies() {
+    local study
+    if [ -n "$rehearse" ]; then
+        long quick "${cps4[@]}" bench run studies/quick.yaml -o "$out/runs" --device cpu
+        return
     fi
+    share_the_card
     for study in ${STUDIES:-lumbar_t1 table1}; do
         if [ "$(left)" -le 60 ]; then continue; fi
-        timeout "$(left)" "$python" -m cps4_monai.cli bench run "studies/$study.yaml" -o "$out/runs" \
-            --datalist "$data/datalist.json" --device cuda:0 --jobs "${JOBS:-12}" || echo "$study: exit $?; the same command goes on"
+        timeout "$(left)" "${cps4[@]}" bench run "studies/$study.yaml" -o "$out/runs" \
+            --datalist "$data/datalist.json" --device "$device" --jobs "${JOBS:-12}" || echo "$study: exit $?; the same command goes on"
     done
-fi
+}
+
+release() { # the commands of docs/results/segment.md, and the second step once more with class prompts; on validation
+    if [ -z "${SPIDER:-}" ]; then echo "release: SPIDER=FOLDER is missing, its data"; return; fi
+    local runs=$out/release name=release_r2_prompts
+    local both=(--datalist "$runs/data/datalist.json" --device "$device" --overlay release --overlay any_contrast)
+    local check=("$python" benchmarks/contrast_check.py --datalist "$SPIDER/splits.json" "$data/datalist.json")
+    local mild=(--set finetune_from="$runs/r1/stage2/model.pt" --set max_epochs=14 --set val_interval=7 --set learning_rate=0.001
+        --set geometry#rotate_deg=15 --set geometry#scale=0.2 --set 'geometry#translate_pixels=[30,16]' --set geometry#cut_prob=0.15
+        --set intensity#tissue_prob=0.3 --set intensity#curve_prob=0.25 --set intensity#invert_prob=0.12 --set intensity#low_resolution_prob=0.25)
+    local prompts=(--overlay cps4 --overlay pretrained "${both[@]}" --overlay benchmarks/release_prompts.json "${mild[@]}")
+    if [ -n "$rehearse" ]; then
+        local tiny=(--set 'features=[4,8,8]' --set max_epochs=1 --set iterations_per_epoch=1 --set val_interval=1)
+        both+=("${tiny[@]}") mild+=("${tiny[@]}") check+=(--limit 1)
+        prompts+=("${tiny[@]}" --set stage1#max_epochs=1 --set stage1#iterations_per_epoch=1 --set stage1#image_encoder#depth=1)
+    fi
+    long release_data "$python" benchmarks/release_datalist.py "$SPIDER" "$data" "$runs/data" &&
+        long release_r1 "${cps4[@]}" train stage2 -o "$runs/r1" --overlay supervised "${both[@]}" &&
+        long release_r2 "${cps4[@]}" train stage2 -o "$runs/r2" --overlay supervised "${both[@]}" "${mild[@]}" &&
+        long release_r2_check "${check[@]}" --weights "$runs/r2/stage2/model.pt" -o "$runs/r2.csv" &&
+        long "${name}_stage1" "${cps4[@]}" train stage1 -o "$runs/r2_prompts" "${prompts[@]}" &&
+        long "${name}_stage2" "${cps4[@]}" train stage2 -o "$runs/r2_prompts" "${prompts[@]}" &&
+        long "${name}_check" "${check[@]}" --weights "$runs/r2_prompts/stage2/model.pt" -o "$runs/r2_prompts.csv"
+}
+
+peer() { # peer ID NAME FOLDER DATALIST SHARE: nnU-Net's 2-D configuration, scored as every row of the tables
+    local id=$1 name=$2 folder=$3 list=$3/$4 share=$5 section way
+    local set=$nnUNet_raw/Dataset$1_$2 trainer=${NNUNET_TRAINER:-nnUNetTrainerInPieces} mine=$out/nnunet/$2
+    local sections write=() kind=cuda
+    read -ra sections <<< "${SECTIONS:-validation test}"
+    if [ -n "$rehearse" ]; then sections=(validation) write=(--limit 3) kind=cpu; fi
+    long "nnunet_${name}_data" "$python" benchmarks/nnunet_dataset.py write "$list" "$nnUNet_raw" --id "$id" --name "$name" \
+        --share "$share" --seed 0 --sections "${sections[@]}" "${write[@]}" &&
+        long "nnunet_${name}_plan" "${nnunet[@]}" nnUNetv2_plan_and_preprocess -d "$id" -c 2d --verify_dataset_integrity --no_pbar &&
+        long "nnunet_${name}_train" "${nnunet[@]}" nnUNetv2_train "$id" 2d 0 -tr "$trainer" --c -device "$kind" || return 1
+    for section in "${sections[@]}"; do
+        long "nnunet_${name}_${section}_predict" "${nnunet[@]}" nnUNetv2_predict -i "$set/images_$section" \
+            -o "$mine/$section/predicted" -d "$id" -c 2d -f 0 -tr "$trainer" --save_probabilities -device "$kind" &&
+            long "nnunet_${name}_${section}_back" "$python" benchmarks/nnunet_dataset.py back "$list" "$set" \
+                "$mine/$section/predicted" "$mine/$section" || return 1
+        for way in argmax decoded; do
+            long "nnunet_${name}_${section}_$way" "${cps4[@]}" report -p "$mine/$section/$way" -l "$list" --dataset-dir "$folder" \
+                --section "$section" -o "$mine/$section/report_$way" --max-pictures 0 || return 1
+        done
+    done
+}
+
+nnunet() {
+    local site=${TMPDIR:-/tmp}/gpu_nnunet share
+    local nnunet=(env)
+    if [ -d WHEELS_NNUNET ]; then
+        [ -d "$site" ] || "$python" -m pip install -q --no-index --no-deps --target "$site" WHEELS_NNUNET/*.whl
+        nnunet=(env PYTHONPATH="$site:$PYTHONPATH" PATH="$site/bin:$PATH")
+    elif ! command -v nnUNetv2_train > /dev/null; then
+        echo "nnunet: nnUNetv2_train is not on the PATH, and there is no folder WHEELS_NNUNET (docs/how-to/offline-machines.md)"
+        return
+    fi
+    export nnUNet_raw=$out/nnunet/raw nnUNet_preprocessed=$out/nnunet/preprocessed nnUNet_results=$out/nnunet/results
+    export nnUNet_extTrainer=$PWD/benchmarks/nnunet_trainer OMP_NUM_THREADS=1
+    mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
+    if [ -n "$rehearse" ]; then
+        export NNUNET_EPOCHS=1 NNUNET_ITERATIONS=1 nnUNet_n_proc_DA=1 nnUNet_def_n_proc=1 nnUNet_compile=f
+    fi
+    for share in ${NNUNET:-5 100 spider}; do
+        if [ "$share" != spider ]; then peer "$((500 + share))" "lumbar_t1_$share" "$data" datalist.json "$share" || true
+        elif [ -n "${SPIDER:-}" ]; then peer 701 spider "$SPIDER" splits.json 100 || true
+        else echo "nnunet: SPIDER=FOLDER is missing for SPIDER's train"; fi
+    done
+}
+
+for part in benchmarks studies release nnunet; do
+    if want "$part"; then "$part" || echo "$part: the same command goes on"; fi
+done
 # What a report needs, without weights and label maps: small enough to carry home.
 if [ -d "$out/runs" ]; then
     tar czf "$out/runs.tgz" -C "$out" --exclude='*.pt' --exclude=predictions --exclude=cache --exclude='events*' runs
