@@ -8,7 +8,7 @@
 predicted in images_SECTION, and splits_final.json: fold 0 trains on the labeled scans and validates on ours.
 Labels are numbered without gaps, by the codes that occur; 255 becomes nnU-Net's ``ignore``.
 
-nnU-Net's 2-D network works across the axis of the largest spacing, the first one of equals, and knows no orientation.
+nnU-Net's 2-D slices lie across the axis of the largest median spacing, the first of equals; it knows no orientation.
 So scans are written as their sagittal slices, (D, H, W) as SimpleITK reads the file, voxels as they are, not resampled.
 
 ``back`` writes OUT/argmax and, where probabilities were saved, OUT/decoded (levels decoded as `cps4 segment` does),
@@ -66,19 +66,21 @@ def own_names(cases: Sequence[str], datalist: Path) -> None:
 
 
 def grid_of(scan: Volume) -> SagittalGrid:
-    """Its sagittal slices.
+    return SagittalGrid.from_affine(scan.shape, scan.affine)
+
+
+def check_slice_axis(spacings_mm: Sequence[Sequence[float]], source: Path) -> None:
+    """Checks that nnU-Net will take sagittal slices: by the median spacing of all scans.
 
     Raises:
-        ValueError: nnU-Net would slice the scan along another axis.
+        ValueError: the median is larger within slices than across.
     """
-    grid = SagittalGrid.from_affine(scan.shape, scan.affine)
-    across, *within = grid.spacing_mm
+    across, *within = np.median(spacings_mm, axis=0)
     if across < max(within):
         raise ValueError(
-            f"{scan.path}: spacing {across:g} mm across sagittal slices and {max(within):g} mm within; expected the "
-            "largest across, the axis that nnU-Net takes for 2-D slices. Fix: leave the scan out, or resample it"
+            f"{source}: median spacing {across:g} mm across sagittal slices and {max(within):g} mm within; expected "
+            "the largest across, the axis that nnU-Net takes for 2-D slices. Fix: leave out scans of thin slices"
         )
-    return grid
 
 
 def write_slices(path: Path, slices: np.ndarray, spacing_mm: Sequence[float]) -> None:
@@ -88,12 +90,13 @@ def write_slices(path: Path, slices: np.ndarray, spacing_mm: Sequence[float]) ->
     nib.save(nib.Nifti1Image(np.ascontiguousarray(slices.transpose(2, 1, 0)), affine), path)
 
 
-def write_image(entry: Entry, folder: Path) -> None:
-    """``CASE_0000.nii.gz``, float32."""
+def write_image(entry: Entry, folder: Path) -> tuple[float, float, float]:
+    """``CASE_0000.nii.gz``, float32; returns the spacing along (D, H, W)."""
     scan = read_volume(entry.image)
     grid = grid_of(scan)
     path = folder / f"{case_of(entry)}_0000.nii.gz"
     write_slices(path, grid.to_slices(scan.array).astype(np.float32), grid.spacing_mm)
+    return grid.spacing_mm
 
 
 def label_slices(entry: Entry) -> tuple[np.ndarray, SagittalGrid]:
@@ -152,10 +155,10 @@ def write_dataset(
     trained = [*labeled, *validation]
     predicted = [(section, entry) for section in sections for entry in data.sides[section][:limit]]
     tested = [entry for section, entry in predicted if section == "test"]
-    own_names([case_of(entry) for entry in (*trained, *tested)], source or Path(data.name))
+    own_names([case_of(entry) for entry in (*trained, *tested)], source or folder)
     labels = label_table(trained)
+    check_slice_axis([write_image(entry, folder / "imagesTr") for entry in trained], source or folder)
     for entry in trained:
-        write_image(entry, folder / "imagesTr")
         write_label(entry, folder / "labelsTr", codes_of(labels))
     for section, entry in predicted:
         write_image(entry, folder / f"images_{section}")

@@ -142,11 +142,19 @@ def test_test_patients_are_images_alone(datalist: Path) -> None:
     assert not [case for case in cases(folder / "labelsTr") if "006" in case]
 
 
-def test_scans_that_nnunet_would_slice_otherwise_are_refused(datalist: Path) -> None:
-    for kind in ("T1w", "dseg"):
-        path = datalist.parent / f"sub-002_{kind}.nii.gz"
-        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), AFFINE / [8, 8, 1, 1]), path)
-    with pytest.raises(ValueError, match=r"0\.5 mm across sagittal slices and 0\.6 mm within"):
+@pytest.mark.parametrize(("thin", "refused"), [(("002",), False), (("002", "004"), True)])
+def test_sets_that_nnunet_would_slice_otherwise_are_refused(
+    datalist: Path, thin: tuple[str, ...], refused: bool
+) -> None:
+    """One training and two validation scans: the median counts, as for nnU-Net."""
+    for name in (f"sub-{number}_{kind}.nii.gz" for number in thin for kind in ("T1w", "dseg")):
+        path = datalist.parent / name
+        voxels = np.asarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(voxels, AFFINE * np.array([1, 0.125, 1, 1])), path)
+    if not refused:
+        assert content(written(datalist, "25"))["numTraining"] == 3
+        return
+    with pytest.raises(ValueError, match=r"0\.5 mm across sagittal slices and 0\.8 mm within"):
         written(datalist, "25")
 
 
