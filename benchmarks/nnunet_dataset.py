@@ -10,6 +10,8 @@ Labels are numbered without gaps, by the codes that occur; 255 becomes nnU-Net's
 
 nnU-Net's 2-D slices lie across the axis of the largest median spacing, the first of equals; it knows no orientation.
 So scans are written as their sagittal slices, (D, H, W) as SimpleITK reads the file, voxels as they are, not resampled.
+Where slices are thinner than their pixels (SPIDER: 0.9 mm of 0.9375) a spacing across of 1.01 times the pixels is
+stated: the 2-D configuration computes nothing else with it.
 
 ``back`` writes OUT/argmax and, where probabilities were saved, OUT/decoded (levels decoded as `cps4 segment` does),
 each on the scan's own grid, for `cps4 report -p OUT/argmax -l DATALIST`.
@@ -34,6 +36,7 @@ from cps4_monai.levels import decode_levels
 from cps4_monai.scan_names import stem_of
 
 IGNORE, BACKGROUND = "ignore", "background"
+THICKER = 1.01  # spacing across slices over that within, at least
 
 
 def case_of(entry: Entry) -> str:
@@ -69,18 +72,10 @@ def grid_of(scan: Volume) -> SagittalGrid:
     return SagittalGrid.from_affine(scan.shape, scan.affine)
 
 
-def check_slice_axis(spacings_mm: Sequence[Sequence[float]], source: Path) -> None:
-    """Checks that nnU-Net will take sagittal slices: by the median spacing of all scans.
-
-    Raises:
-        ValueError: the median is larger within slices than across.
-    """
-    across, *within = np.median(spacings_mm, axis=0)
-    if across < max(within):
-        raise ValueError(
-            f"{source}: median spacing {across:g} mm across sagittal slices and {max(within):g} mm within; expected "
-            "the largest across, the axis that nnU-Net takes for 2-D slices. Fix: leave out scans of thin slices"
-        )
+def stated_spacing(grid: SagittalGrid) -> tuple[float, float, float]:
+    """Spacing of the slices' files: the scan's, made the largest across slices, so that nnU-Net takes these."""
+    across, height, width = grid.spacing_mm
+    return max(across, THICKER * max(height, width)), height, width
 
 
 def write_slices(path: Path, slices: np.ndarray, spacing_mm: Sequence[float]) -> None:
@@ -90,13 +85,12 @@ def write_slices(path: Path, slices: np.ndarray, spacing_mm: Sequence[float]) ->
     nib.save(nib.Nifti1Image(np.ascontiguousarray(slices.transpose(2, 1, 0)), affine), path)
 
 
-def write_image(entry: Entry, folder: Path) -> tuple[float, float, float]:
-    """``CASE_0000.nii.gz``, float32; returns the spacing along (D, H, W)."""
+def write_image(entry: Entry, folder: Path) -> None:
+    """``CASE_0000.nii.gz``, float32."""
     scan = read_volume(entry.image)
     grid = grid_of(scan)
     path = folder / f"{case_of(entry)}_0000.nii.gz"
-    write_slices(path, grid.to_slices(scan.array).astype(np.float32), grid.spacing_mm)
-    return grid.spacing_mm
+    write_slices(path, grid.to_slices(scan.array).astype(np.float32), stated_spacing(grid))
 
 
 def label_slices(entry: Entry) -> tuple[np.ndarray, SagittalGrid]:
@@ -128,7 +122,7 @@ def write_label(entry: Entry, folder: Path, codes: np.ndarray) -> None:
     slices, grid = label_slices(entry)
     number = np.zeros(256, np.uint8)
     number[codes] = np.arange(len(codes))
-    write_slices(folder / f"{case_of(entry)}.nii.gz", number[slices], grid.spacing_mm)
+    write_slices(folder / f"{case_of(entry)}.nii.gz", number[slices], stated_spacing(grid))
 
 
 def write_json(path: Path, content: object) -> None:
@@ -148,7 +142,7 @@ def write_dataset(
         source: the datalist's file, for messages.
 
     Raises:
-        ValueError: two scans of one name, or slices that nnU-Net would not take for sagittal.
+        ValueError: two scans of one name.
         InvalidVolumeError: a file that cannot be used.
     """
     labeled, validation = data.labeled[:limit], data.validation[:limit]
@@ -157,8 +151,8 @@ def write_dataset(
     tested = [entry for section, entry in predicted if section == "test"]
     own_names([case_of(entry) for entry in (*trained, *tested)], source or folder)
     labels = label_table(trained)
-    check_slice_axis([write_image(entry, folder / "imagesTr") for entry in trained], source or folder)
     for entry in trained:
+        write_image(entry, folder / "imagesTr")
         write_label(entry, folder / "labelsTr", codes_of(labels))
     for section, entry in predicted:
         write_image(entry, folder / f"images_{section}")
