@@ -114,12 +114,13 @@ release() { # the commands of docs/results/segment.md, and the second step once 
 peer() { # peer ID NAME FOLDER DATALIST SHARE: nnU-Net's 2-D configuration, scored as every row of the tables
     local id=$1 name=$2 folder=$3 list=$3/$4 share=$5 section way
     local set=$nnUNet_raw/Dataset$1_$2 trainer=${NNUNET_TRAINER:-nnUNetTrainerInPieces} mine=$out/nnunet/$2
-    local sections write=() kind=cuda
+    local sections write=() workers=() kind=cuda
     read -ra sections <<< "${SECTIONS:-validation test}"
-    if [ -n "$rehearse" ]; then sections=(validation) write=(--limit 3) kind=cpu; fi
+    if [ -n "$rehearse" ]; then sections=(validation) write=(--limit 3) workers=(-npfp 1 -np 1) kind=cpu; fi
     long "nnunet_${name}_data" "$python" benchmarks/nnunet_dataset.py write "$list" "$nnUNet_raw" --id "$id" --name "$name" \
         --share "$share" --seed 0 --sections "${sections[@]}" "${write[@]}" &&
-        long "nnunet_${name}_plan" "${nnunet[@]}" nnUNetv2_plan_and_preprocess -d "$id" -c 2d --verify_dataset_integrity --no_pbar &&
+        long "nnunet_${name}_plan" "${nnunet[@]}" nnUNetv2_plan_and_preprocess -d "$id" -c 2d --verify_dataset_integrity \
+            --no_pbar "${workers[@]}" &&
         long "nnunet_${name}_train" "${nnunet[@]}" nnUNetv2_train "$id" 2d 0 -tr "$trainer" --c -device "$kind" || return 1
     for section in "${sections[@]}"; do
         long "nnunet_${name}_${section}_predict" "${nnunet[@]}" nnUNetv2_predict -i "$set/images_$section" \
