@@ -49,6 +49,8 @@ def draw_panel(axes: Any, rows: Sequence[MethodRow], shares: Sequence[str], deco
         axes.axhline(whole.mean, color=MUTED, lw=1.2, ls="--", label="supervised, all patients labeled")
     for place, (method, label) in enumerate(SHOWN.items()):
         own = [row for row in rows if row.method == method and row.share in shares]
+        if not own:
+            continue
         x = [shares.index(row.share) + (place - (len(SHOWN) - 1) / 2) * 0.1 for row in own]
         values = [score(row, decoded) for row in own]
         style = style_of(place)
