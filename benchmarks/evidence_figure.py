@@ -9,15 +9,15 @@ seeds averaged, with 95 % intervals over patients; the dashed line with its band
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cps4_monai.bench.charts import share_name, style_of
-from cps4_monai.bench.comparison import FULL, MethodRow, method_rows
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cps4_monai.bench.charts import draw_by_share, share_name
+from cps4_monai.bench.comparison import FULL, method_rows
 from cps4_monai.bench.results import StudyResults, find_studies, load_results
-from cps4_monai.metrics.bootstrap import Interval
-from cps4_monai.report.charts import GRID, MUTED, TEXT, on_white, svg_of
+from cps4_monai.report.charts import MUTED, TEXT, on_white, plain_axes, svg_of
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "results" / "evidence.svg"
 UPPER_BOUND = "supervised"
@@ -36,49 +36,24 @@ def labeled_patients(results: StudyResults, share: str) -> int:
     return len(next(cell for cell in results.cells if cell.share == share).run["settings"]["labeled_subjects"])
 
 
-def score(row: MethodRow, decoded: bool) -> Interval:
-    """Dice (b) of a method at a share."""
-    return row.decoded if decoded else row.dice["b"]
-
-
-def draw_panel(axes: Any, rows: Sequence[MethodRow], shares: Sequence[str], decoded: bool) -> None:
-    """Means with intervals of every method, those of one share side by side."""
-    for row in [row for row in rows if (row.method, row.share) == (UPPER_BOUND, FULL)]:
-        whole = score(row, decoded)
-        axes.axhspan(whole.low, whole.high, color=MUTED, alpha=0.12, lw=0)
-        axes.axhline(whole.mean, color=MUTED, lw=1.2, ls="--", label="supervised, all patients labeled")
-    for place, (method, label) in enumerate(SHOWN.items()):
-        own = [row for row in rows if row.method == method and row.share in shares]
-        if not own:
-            continue
-        x = [shares.index(row.share) + (place - (len(SHOWN) - 1) / 2) * 0.1 for row in own]
-        values = [score(row, decoded) for row in own]
-        style = style_of(place)
-        axes.vlines(x, [v.low for v in values], [v.high for v in values], color=style["color"], lw=1.8, alpha=0.5)
-        axes.plot(x, [v.mean for v in values], label=label, lw=1.4, ms=6, **style)
-    axes.set_xlim(-0.5, len(shares) - 0.5)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    axes.grid(True, axis="y", color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-
-
 def draw(results: StudyResults) -> str:
     """The SVG; it brings its own white paper, so that it can be read on a dark page too."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = method_rows(results)
-    shares = [share for share in results.shares if share != FULL]
-    ticks = [f"{labeled_patients(results, share)} ({share_name(share)})" for share in shares]
+    few = [row for row in rows if row.share != FULL]
+    whole = next((row for row in rows if (row.method, row.share) == (UPPER_BOUND, FULL)), None)
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, decoded, title in zip(panels, (False, True), ("plain argmax", "levels decoded"), strict=True):
-        draw_panel(axes, rows, shares, decoded)
-        axes.set_title(title, color=TEXT, fontsize=10, loc="left")
+        plain_axes(axes).grid(False, axis="x")
+        if whole is not None:
+            bound = whole.decoded if decoded else whole.dice["b"]
+            axes.axhspan(bound.low, bound.high, color=MUTED, alpha=0.12, lw=0)
+            axes.axhline(bound.mean, color=MUTED, lw=1.2, ls="--", label="supervised, all patients labeled")
+        shares = draw_by_share(axes, few, SHOWN, decoded)
+        ticks = [f"{labeled_patients(results, share)} ({share_name(share)})" for share in shares]
         axes.set_xticks(range(len(shares)), ticks)
+        axes.set_title(title, color=TEXT, fontsize=10, loc="left")
         axes.set_xlabel("labeled patients", color=MUTED, fontsize=9)
     scored = results.cases["subject"].nunique()
     panels[0].set_ylabel(f"Dice (b), {scored} {results.section} patients", color=MUTED, fontsize=9)

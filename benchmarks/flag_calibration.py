@@ -10,7 +10,7 @@ What is calibrated on one half is checked on the other, and the other way round:
 nothing. What is written comes from all patients. Three things are calibrated:
 
 - the chance that a result cannot be used (`unusual_contrast`): a logistic regression on the result's traits;
-- its limit and those of the margin of the numbering (`level_ambiguous`), together, so that most wrong scans get an
+- its limit and that of the margin of the numbering (`level_ambiguous`), together, so that most wrong scans get an
   alarm at a bounded share of right ones (`--max-false-alarm`, of all right scans and of the whole ones among them;
   scans without the lowest structure in view have an alarm of their own, and are left out of that choice);
 - the chance that the outline of a structure is good (`low_confidence`): a logistic regression on its confidence.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from cps4_monai.bench.comparison import Difference, MethodRow
 from cps4_monai.report.charts import MUTED, SERIES, TEXT, plain_chart, svg_of
@@ -32,25 +33,43 @@ def dice_by_share(rows: Sequence[MethodRow], titles: Mapping[str, str]) -> str:
         rows: of the study.
         titles: method -> title, all methods of the study in order.
     """
-    shares = list(dict.fromkeys(row.share for row in rows))
-    measured = {(row.method, row.share) for row in rows}
-    at_share = {share: [method for method in titles if (method, share) in measured] for share in shares}
     figure, axes = plain_chart(10.4, 3.9)
-    for method in [method for method in titles if any(method in there for there in at_share.values())]:
-        own = [row for row in rows if row.method == method]
-        x = np.array([shares.index(row.share) + _beside(method, at_share[row.share]) for row in own])
-        mean = np.array([row.dice["b"].mean for row in own])
-        low, high = (np.array([getattr(row.dice["b"], side) for row in own]) for side in ("low", "high"))
-        style = style_of(list(titles).index(method))
-        axes.vlines(x, low, high, color=style["color"], lw=1.6, alpha=0.55)
-        axes.plot(x, mean, label=titles[method], lw=1.4, ms=5, **style)
+    shares = draw_by_share(axes, rows, titles)
     axes.set_xticks(range(len(shares)), [share_name(share) for share in shares])
-    axes.set_xlim(-0.6, len(shares) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("Dice (b)", color=MUTED, fontsize=9)
     axes.set_xlabel("labeled subjects", color=MUTED, fontsize=9)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg_of(figure)
+
+
+def draw_by_share(axes: Axes, rows: Sequence[MethodRow], titles: Mapping[str, str], decoded: bool = False) -> list[str]:
+    """Means with their intervals, a line for each method, those of one share side by side about its tick.
+
+    Args:
+        axes: drawn into.
+        rows: of the methods and shares to draw.
+        titles: method -> title, in order; others are left out.
+        decoded: Dice (b) of the decoded levels, not of the plain argmax.
+
+    Returns:
+        The shares, one for each tick from 0 on.
+    """
+    rows = [row for row in rows if row.method in titles]
+    shares = list(dict.fromkeys(row.share for row in rows))
+    measured = {(row.method, row.share) for row in rows}
+    at_share = {share: [method for method in titles if (method, share) in measured] for share in shares}
+    for place, method in enumerate(titles):
+        own = [row for row in rows if row.method == method]
+        if not own:
+            continue
+        x = [shares.index(row.share) + _beside(method, at_share[row.share]) for row in own]
+        scores = [row.decoded if decoded else row.dice["b"] for row in own]
+        style = style_of(place)
+        axes.vlines(x, [s.low for s in scores], [s.high for s in scores], color=style["color"], lw=1.6, alpha=0.55)
+        axes.plot(x, [s.mean for s in scores], label=titles[method], lw=1.4, ms=5, **style)
+    axes.set_xlim(-0.6, len(shares) - 0.4)
+    return shares
 
 
 def _beside(method: str, methods: Sequence[str]) -> float:

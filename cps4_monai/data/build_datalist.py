@@ -145,8 +145,8 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
     Raises:
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
     """
-    missing = {*not_labeled(datalist, anatomy)} - {*datalist.unannotated}
-    absent = [s for s in anatomy.foreground if s.code in missing]
+    shown = classes_shown(datalist.labeled, anatomy.num_classes)
+    absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
     return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
 
 

@@ -60,10 +60,9 @@ class PresenceLoss(nn.Module):
         if not kept:
             raise ValueError(f"all {count} classes are unannotated ({self.unannotated}): shorten `unannotated`")
         with torch.autocast(attention_logits.device.type, enabled=False):
-            cells = occurrence(label, count, attention_logits.shape[2:], self.unannotated).any(1).flatten(1)  # (B, hw)
-            pooled = mean_where(attention_logits.float().flatten(2), cells[:, None])  # (B, C)
-            codes = torch.arange(count, device=label.device).view(1, -1, 1, 1)
-            shown = (label == codes).flatten(2).any(2).float()  # (B, C)
+            cells = occurrence(label, count, attention_logits.shape[2:], self.unannotated).flatten(2)  # (B, C, h * w)
+            pooled = mean_where(attention_logits.float().flatten(2), cells.any(1, keepdim=True))  # (B, C)
+            shown = cells.any(2).float()  # (B, C)
             if len(kept) < count:
                 pooled = torch.cat([pooled[:, code : code + 1] for code in kept], dim=1)
                 shown = torch.cat([shown[:, code : code + 1] for code in kept], dim=1)

@@ -25,7 +25,11 @@ def plain_chart(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty chart in the report's style, inches; drawn without pyplot's global state."""
     figure = Figure(figsize=(width, height), facecolor="none", layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure, plain_axes(figure.add_subplot())
+
+
+def plain_axes(axes: Axes) -> Axes:
+    """Axes in the report's style."""
     axes.set_facecolor("none")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -33,7 +37,7 @@ def plain_chart(width: float, height: float) -> tuple[Figure, Axes]:
     axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
     axes.grid(True, color=GRID, lw=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
 def svg_of(figure: Figure) -> str:

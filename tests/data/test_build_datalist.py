@@ -94,6 +94,11 @@ def test_warns_for_each_class_that_no_labeled_subject_shows(tmp_path: Path) -> N
     assert warnings == ("class 19 (T9/T10): no labeled subject shows it, so it cannot be learned",)
 
 
+def test_label_maps_without_any_structure_warn_of_every_class(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", label())
+    assert len(missing_classes(Datalist(training=(Entry(path, path, "a"),), unannotated=(1,)))) == 18
+
+
 def test_codes_that_nobody_labeled_are_those_of_the_datalist_and_those_never_shown(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", label(*range(2, 17)))
     entries = (Entry(path, path, "a"), Entry(path, None, "b", (17,)))
