@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.build_datalist import not_labeled
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.plan import Plan
@@ -89,11 +88,6 @@ class Context(Setup):
     def unannotated(self) -> tuple[int, ...]:
         """Codes that are in view but never labeled."""
         return tuple(self.data.unannotated)
-
-    @property
-    def not_labeled(self) -> tuple[int, ...]:
-        """Codes that no labeled training subject shows, ``unannotated`` among them; the prompt map leaves them out."""
-        return not_labeled(self.data, self.anatomy)
 
     @cached_property
     def plan(self) -> Plan:
