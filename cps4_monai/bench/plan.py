@@ -17,6 +17,7 @@ from cps4_monai.bench.study import Study
 from cps4_monai.fingerprint import node_of
 
 STAGE1_WEIGHTS = Path("stage1") / "prompted_vision.pt"
+WEIGHTS = {"stage1": STAGE1_WEIGHTS, "cell": Path("stage2") / "model.pt"}
 TRAINING = "training"
 
 
@@ -36,6 +37,8 @@ class Job:
         epochs: of its training.
         config: the merged config, as it was when the study was planned.
         older: folders of the same name with other settings, and what is different in them.
+        again: all of it is run again, because what is left needs weights that are gone: results that came out of an
+            archive (:mod:`cps4_monai.bench.archive`) have none.
     """
 
     name: str
@@ -49,6 +52,12 @@ class Job:
     epochs: int
     config: Mapping[str, Any] = field(default_factory=dict)
     older: dict[Path, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
+    again: bool = False
+
+    @property
+    def without_weights(self) -> bool:
+        """Whether it was trained and its weights are gone."""
+        return TRAINING in self.seconds and not (self.folder / WEIGHTS[self.kind]).is_file()
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -58,7 +67,7 @@ class Job:
     @property
     def left(self) -> tuple[str, ...]:
         """Steps that are left: "training", "validation", "test"."""
-        done = self.seconds
+        done = {} if self.again and self.without_weights else self.seconds
         return tuple(step for step in (TRAINING, *self.sections) if step not in done)
 
     @property
@@ -68,6 +77,8 @@ class Job:
 
     def prepare(self) -> None:
         """Writes down what is to be run, before it is."""
+        if self.again and self.without_weights:
+            (self.folder / DONE).unlink()
         write_json(self.folder / SETTINGS, self.settings)
         write_json(self.folder / "overlay.json", self.task["settings"])
         write_json(self.folder / TASK, self.task)
@@ -91,15 +102,19 @@ class Plan:
 
         Args:
             *only: patterns (``cps4*``) or parts of the names of the cells to run, all where there are none; their
-                stage 1 comes along.
+                stage 1 comes along, to be trained again where its weights are gone.
         """
         wanted = [self.cells[name] for name in (self.matching(*only) if only else self.cells)]
+        for job in wanted:
+            job.again = bool(job.left) and job.without_weights
+            if job.after is not None and TRAINING in job.left:
+                job.after.again = job.after.without_weights
         ids = {id(needed) for job in wanted for needed in (job.after, job)}
         return [job for job in self.jobs if job.left and id(job) in ids]
 
     def matching(self, *only: str) -> list[str]:
         """Names of the cells that one of the patterns, or a part of the name, chooses."""
-        return [name for name in self.cells if any(fnmatch.fnmatch(name, one) or one in name for one in only)]
+        return [name for name in self.cells if is_chosen(name, only)]
 
     def estimate(self, job: Job) -> float | None:
         """Seconds that a job may still take, from the done ones like it; None where nothing is known yet."""
@@ -133,6 +148,11 @@ class Plan:
         path = self.runs / f"{self.study.name}.study.json"
         write_json(path, content)
         return path
+
+
+def is_chosen(cell: str, only: Sequence[str]) -> bool:
+    """Whether one of the patterns, or a part of the cell's name, chooses it."""
+    return any(fnmatch.fnmatch(cell, one) or one in cell for one in only)
 
 
 def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -> Plan:

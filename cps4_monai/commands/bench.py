@@ -23,7 +23,7 @@ class StudyGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=StudyGroup, subcommand_metavar="STUDY.yaml | report RUNS")
+@click.group(cls=StudyGroup, subcommand_metavar="STUDY.yaml | report RUNS | archive RUNS")
 def bench() -> None:
     """Run a study and report it: cps4 bench STUDY.yaml -o RUNS, then cps4 bench report RUNS.
 
@@ -32,7 +32,8 @@ def bench() -> None:
       cps4 bench studies/quick.yaml -o runs/quick
       cps4 bench studies/ratios.yaml -o runs/studies --datalist data/splits.json --dry-run
       cps4 bench report runs/quick -o report
-    Options of each: cps4 bench run --help, cps4 bench report --help
+      cps4 bench archive runs/quick -o quick.tar.xz
+    Options of each: cps4 bench run --help, and so on
     """
 
 
@@ -151,6 +152,29 @@ def report(
             click.echo(f"study {results.manifest['study']}: {len(results.missing)} cells are not done yet", err=True)
     click.echo(f"report: {made.html}")
     click.echo(f"report: {made.markdown}")
+
+
+@bench.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write, *.tar.xz.")
+@click.option("--study", "studies", multiple=True, help="Name of a study in RUNS; repeatable; default: all.")
+@click.option("--only", metavar="PATTERN", multiple=True, help="Cells to keep, as for `cps4 bench run`; repeatable.")
+def archive(runs: Path, output: Path, studies: tuple[str, ...], only: tuple[str, ...]) -> None:
+    """Put the results of RUNS in one file, without weights, predictions and places of this machine.
+
+    Unpacked, it is reported and gone on with like RUNS itself:
+
+    \b
+      mkdir runs && tar -xf quick.tar.xz -C runs
+      cps4 bench report runs -o report
+    """
+    from cps4_monai.bench.archive import archive_results
+
+    try:
+        kept, left = archive_results(runs, output, studies, only)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{output}: {kept} finished jobs; {left} are not done and left out")
 
 
 def _on_cluster(address: SchedulerAddress, *told: Any) -> list[Ended]:

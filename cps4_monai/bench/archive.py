@@ -1,0 +1,113 @@
+"""The results of studies in one archive: all that a report reads and a later start needs to know, and nothing heavy.
+
+Weights, predictions and caches stay behind, and so do the places of the machine: what is left of a job is some tens of
+kilobytes, which can be published, or carried to the machine on which the study goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from cps4_monai.atomic_file import write_atomically
+from cps4_monai.bench.folders import DONE, SETTINGS, TASK, read_settings
+from cps4_monai.bench.plan import TRAINING, is_chosen
+from cps4_monai.bench.results import find_studies
+
+SUFFIX = ".tar.xz"
+PLACES = ("datalist", "dataset_dir")  # of a task's places; names, not paths, are kept of them
+RUN_RECORD = "run.json"
+TABLES = ("*/*.csv", "*/argmax/*.csv")  # of the trainings and of the sections
+
+
+def archive_results(
+    runs: Path, archive: Path, studies: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[int, int]:
+    """Writes the results of finished jobs into an archive; the same runs give the same bytes.
+
+    Unpacked (``tar -xf ARCHIVE -C RUNS``) it is a folder of runs: ``cps4 bench report`` reads it, and ``cps4 bench
+    STUDY.yaml -o RUNS`` passes over what is done there. A stage 1 is trained again where a cell that is left needs its
+    weights.
+
+    Args:
+        runs: folder of the runs.
+        archive: file to write; its name ends in ``.tar.xz``.
+        studies: names; none: all in the folder.
+        only: cells as :func:`cps4_monai.bench.plan.is_chosen` takes them, with their stage 1; none: all.
+
+    Returns:
+        Number of jobs in the archive, and of those that are not done.
+
+    Raises:
+        ValueError: another ending, no study there, none of a given name, or a pattern that no cell matches.
+    """
+    if not archive.name.endswith(SUFFIX):
+        raise ValueError(f"{archive.name}: expected a name that ends in {SUFFIX}")
+    manifests = find_studies(runs, studies)
+    files = {f"{one['study']}.study.json": _json(one) for one in manifests}
+    kept, left = 0, 0
+    for folder, sections in sorted(_folders(manifests, only).items()):
+        if not {TRAINING, *sections} <= set(read_settings(runs / folder / DONE).get("seconds", {})):
+            left += 1
+            continue
+        kept += 1
+        files.update((f"{folder}/{name}", content) for name, content in _files_of(runs / folder))
+    write_atomically(archive, _packed(files))
+    return kept, left
+
+
+def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dict[str, list[str]]:
+    """Folder of each job -> the sections that it is scored on."""
+    names = [entry["name"] for manifest in manifests for entry in manifest["cells"]]
+    for pattern in only:
+        if not any(is_chosen(name, [pattern]) for name in names):
+            raise ValueError(f"no cell matches --only {pattern!r}; the cells are {', '.join(names)}")
+    folders: dict[str, list[str]] = {}
+    for manifest in manifests:
+        for entry in manifest["cells"]:
+            if only and not is_chosen(entry["name"], only):
+                continue
+            for folder in (entry["stage1"], entry["folder"]):
+                if folder is not None:
+                    folders.setdefault(folder, []).extend(manifest["evaluate"])
+    return folders
+
+
+def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for name in (SETTINGS, DONE):
+        yield name, (folder / name).read_bytes()
+    yield TASK, _json(_without_places(read_settings(folder / TASK)))
+    for record in sorted(folder.glob(f"*/{RUN_RECORD}")):
+        starts = read_settings(record)["starts"]
+        own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
+        yield record.relative_to(folder).as_posix(), _json({"starts": own})
+    for pattern in TABLES:
+        for table in sorted(folder.glob(pattern)):
+            yield table.relative_to(folder).as_posix(), table.read_bytes()
+
+
+def _without_places(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task that names no folder of the machine, nor the command, which is made of them."""
+    kept = {key: value for key, value in task.items() if key != "command"}
+    kept["overlays"] = [PurePath(overlay).name for overlay in task.get("overlays", ())]
+    kept["places"] = {key: PurePath(value).name for key, value in task.get("places", {}).items() if key in PLACES}
+    return kept
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    """A tar of these files, compressed: neither time nor user in it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

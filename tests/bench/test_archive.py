@@ -1,0 +1,134 @@
+"""Results without weights: the same report from them, nothing of the machine in them, and the study goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cps4_monai.bench.archive import archive_results
+from cps4_monai.bench.folders import DONE, SETTINGS, write_json
+from cps4_monai.bench.matrix import Data
+from cps4_monai.bench.plan import TRAINING, WEIGHTS, Plan, make_plan
+from cps4_monai.bench.report import write_study_report
+from cps4_monai.bench.results import find_studies, load_results
+from cps4_monai.bench.study import load_study
+from cps4_monai.cli import main
+
+SCORES = {("base", "5", 0): {"s1": 0.2, "s2": 0.4}, ("ours", "5", 0): {"s1": 0.5, "s2": 0.45}}
+
+
+@pytest.fixture
+def runs(write_runs) -> Path:
+    """Two cells and a stage 1 that are done, one of each that is not; weights and predictions beside what is kept."""
+    folder = write_runs({**SCORES, ("ours", "5", 1): {}})
+    for job in [*folder.glob("cells/*"), *folder.glob("stage1/*")]:
+        kind = "cell" if job.parent.name == "cells" else "stage1"
+        done = {"seconds": {"training": 150.0, "validation": 1.0, "test": 1.0}, "finished": {}}
+        write_json(job / SETTINGS, {"name": job.name})
+        if not (job / "task.json").is_file():
+            write_json(job / "task.json", {"overlays": [str(folder / "own.json")], "command": f"cps4 -o {job}"})
+            write_json(job / DONE, done)
+        for heavy in (WEIGHTS[kind], Path("test") / "predictions" / "s1.nii.gz"):
+            (job / heavy).parent.mkdir(parents=True, exist_ok=True)
+            (job / heavy).write_bytes(b"\0" * 4096)
+    return folder
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+def test_the_report_of_an_archive_is_that_of_the_runs(runs: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "out.tar.xz"
+    result = CliRunner().invoke(main, ["bench", "archive", str(runs), "-o", str(archive)])
+    assert result.exit_code == 0 and "3 finished jobs; 2 are not done" in result.output, result.output
+    elsewhere = unpack(archive, tmp_path / "elsewhere")
+    pages = [
+        write_study_report(
+            one, tmp_path / "report", pictures=False, section="test", attribution=""
+        ).markdown.read_text()
+        for one in (runs, elsewhere)
+    ]
+    assert pages[0] == pages[1] and "ours-5pct-seed1" in pages[0]
+
+
+def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    record = next(runs.glob("cells/ours-5pct-seed0/stage2/run.json"))
+    start = json.loads(record.read_text())["starts"][0]
+    write_json(record, {"starts": [{**start, "command": [str(runs / "task.py")]}]})
+    archives = [tmp_path / "one.tar.xz", tmp_path / "two.tar.xz"]
+    for archive in archives:
+        archive_results(runs, archive)
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    files = [path for path in unpack(archives[0], tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".pt", ".gz")]
+    assert not [path for path in files if str(tmp_path) in path.read_text()]
+    task = json.loads((tmp_path / "elsewhere" / "cells" / "ours-5pct-seed0" / "task.json").read_text())
+    assert task == {"overlays": ["ours", "study"], "places": {"datalist": "list.json", "dataset_dir": "runs"}}
+
+
+def test_what_is_no_archive_of_studies_is_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out.zip: expected a name that ends in \.tar\.xz"):
+        archive_results(runs, tmp_path / "out.zip")
+    with pytest.raises(ValueError, match=r"asked for \['other'\]"):
+        archive_results(runs, tmp_path / "out.tar.xz", ["other"])
+    with pytest.raises(ValueError, match=r"no cell matches --only 'theirs'; the cells are base-5pct-seed0, ours-5pct"):
+        archive_results(runs, tmp_path / "out.tar.xz", only=["ours", "theirs"])
+
+
+def test_only_keeps_some_cells_with_their_stage_1_and_archives_go_into_one_folder(runs: Path, tmp_path: Path) -> None:
+    assert archive_results(runs, tmp_path / "ours.tar.xz", only=["ours-*-seed0"]) == (2, 0)
+    assert archive_results(runs, tmp_path / "base.tar.xz", only=["base"]) == (1, 0)
+    elsewhere = unpack(tmp_path / "ours.tar.xz", tmp_path / "elsewhere")
+    assert sorted(path.name for path in elsewhere.glob("*/*")) == ["ours-5pct-seed0", "own-0"]
+    results = load_results(find_studies(unpack(tmp_path / "base.tar.xz", elsewhere))[0], elsewhere, "test")
+    assert [cell.name for cell in results.cells] == ["base-5pct-seed0", "ours-5pct-seed0"]
+    assert results.missing == ("ours-5pct-seed1",)
+
+
+def finish(plan: Plan, *names: str) -> None:
+    """Leaves the jobs of these cells as trained and scored."""
+    for job in {id(one): one for name in names for one in (plan.cells[name].after, plan.cells[name]) if one}.values():
+        job.prepare()
+        (job.folder / WEIGHTS[job.kind]).parent.mkdir(exist_ok=True)
+        (job.folder / WEIGHTS[job.kind]).write_bytes(b"")
+        write_json(job.folder / DONE, {"seconds": dict.fromkeys((TRAINING, *job.sections), 1.0)})
+
+
+def test_a_stage_1_without_weights_is_trained_again_for_a_cell_that_is_left(tiny_data, write_study, tmp_path) -> None:
+    def planned() -> Plan:
+        study = load_study(write_study(["supervised", "cps4", "cps4_levers"], [25]))
+        return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+
+    plan = planned()
+    assert plan.cells["cps4-25pct-seed0"].after is plan.cells["cps4_levers-25pct-seed0"].after
+    finish(plan, "supervised-25pct-seed0", "cps4-25pct-seed0")
+    assert [job.name for job in planned().open_jobs()] == ["cps4_levers-25pct-seed0"]
+    for weights in (tmp_path / "runs").rglob("*.pt"):
+        weights.unlink()
+    plan = planned()
+    assert plan.open_jobs("supervised", "cps4-") == [], "what is done needs no weights"
+    stage1, cell = plan.open_jobs()
+    assert (stage1.kind, stage1.left) == ("stage1", (TRAINING, *stage1.sections)) and cell.after is stage1
+    stage1.prepare()
+    assert not (stage1.folder / DONE).exists(), "the scores are of the weights that are gone"
+
+
+def test_a_section_more_trains_a_cell_without_weights_again(tiny_data, write_study, tmp_path) -> None:
+    def planned(sections: list[str]) -> Plan:
+        study = load_study(write_study(["cps4"], [25], evaluate=sections))
+        return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+
+    finish(planned(["validation"]), "cps4-25pct-seed0")
+    left = {job.kind: job.left for job in planned(["validation", "test"]).open_jobs()}
+    assert left == {"stage1": ("test",), "cell": ("test",)}
+    shutil.rmtree(tmp_path / "runs" / "cells" / "cps4-25pct-seed0" / "stage2")
+    (left_cell,) = [job for job in planned(["validation", "test"]).open_jobs() if job.kind == "cell"]
+    assert left_cell.left == (TRAINING, "validation", "test")
