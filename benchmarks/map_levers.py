@@ -55,6 +55,20 @@ def shifted_views(model: Any, slices: Tensor, patch: int) -> Tensor:
     return total
 
 
+def targets(probabilities: Tensor, prompt_map: Tensor, attention: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Name, (D, C, H, W) weights: what a network and the prompts say together.
+
+    Args:
+        probabilities: of the network, (D, C, H, W).
+        prompt_map: (D, 1, H, W), -1 where it says nothing.
+        attention: (D, C, H, W).
+    """
+    given = prompt_map >= 0
+    yield "and map, half each (L_enhance)", probabilities.scatter_add(1, prompt_map.clamp(min=0).long(), given.float())
+    for exponent in (0.25, 0.5, 1.0):
+        yield f"x attention ^ {exponent}", probabilities * attention.clamp(min=1e-4) ** exponent
+
+
 def scores(prediction: np.ndarray, label: np.ndarray, num_classes: int, unannotated: tuple[int, ...]) -> list[float]:
     """Dice (b), share of foreground pixels with their own level, and 1 where every structure has its own level."""
     from cps4_monai.metrics.conventions import subject_scores
@@ -113,12 +127,13 @@ def main() -> None:
         size = label.shape[-2:]
         with torch.no_grad():
             logits = torch.cat([model(part[None]) for part in slices])
-        made = {name: codes_[:, 0].numpy() for name, codes_ in maps_of(logits, size, mapper)}
+        codes_of = dict(maps_of(logits, size, mapper))
+        made = {name: codes_[:, 0].numpy() for name, codes_ in codes_of.items()}
         finer = shifted_views(model, slices, slices.shape[2] // logits.shape[2])
         made["four views, half a patch apart"] = mapper()(finer, size)[:, 0].numpy()
-        attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
+        attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear")
         for name in ("as trained", "four views, half a patch apart"):
-            result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes)
+            result = decode_levels(made[name], attention.numpy(), image.spacing_mm, anatomy, unannotated=codes)
             made[f"{name}, levels decoded"] = result.labels
         for name, network in networks.items():
             with torch.no_grad():
@@ -128,6 +143,12 @@ def main() -> None:
                 made[f"network of {name}"], probabilities.numpy(), image.spacing_mm, anatomy, unannotated=codes
             )
             made[f"network of {name}, levels decoded"] = result.labels
+            for how, target in targets(probabilities, codes_of["as trained"], attention):
+                made[f"{name} {how}"] = target.argmax(1).numpy()
+                result = decode_levels(
+                    made[f"{name} {how}"], target.numpy(), image.spacing_mm, anatomy, unannotated=codes
+                )
+                made[f"{name} {how}, levels decoded"] = result.labels
         for name, prediction in made.items():
             add(name, prediction, label)
     print(f"{len(data.validation)} validation scans")
