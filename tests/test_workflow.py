@@ -83,6 +83,7 @@ def test_every_shipped_config_is_known_to_the_ones_before_it() -> None:
         "small",
         "demo",
         "study",
+        "study_pretrained",
         "release",
         "as_trained",
         "pretrained",

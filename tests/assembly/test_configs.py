@@ -16,12 +16,12 @@ from cps4_monai.known_settings import node_at
 from cps4_monai.method_list import method_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
-SIZES = ("small", "demo", "study", "release", "pretrained", "as_trained", "any_contrast")
+SIZES = ("small", "demo", "study", "study_pretrained", "release", "pretrained", "as_trained", "any_contrast")
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.json"))
 PAPERS = [name for name in METHODS if name.endswith("_paper") and name != "cps4_paper"]  # rates and sizes as published
 OVERLAYS = (*SIZES, "paper_size", "multi_gpu_train", *(f"methods/{name}" for name in METHODS))
-# MONAI Label writes a device of its own into a config that is merged before this one.
-SAME_ON_PURPOSE = {("multi_gpu_train", "device")}
+# MONAI Label writes a device of its own into a config that is merged before this one; a mapping is replaced as a whole.
+SAME_ON_PURPOSE = {("multi_gpu_train", "device"), ("study_pretrained", "geometry#rotate_deg")}
 _MISSING = object()
 
 

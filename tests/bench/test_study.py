@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_ablation_and_spider_take_size_budget_and_stage_1_of_table_1() -> None:
     table, lumbar, spider, parts = (load_study(STUDIES / f"{name}.yaml") for name in names)
     assert (lumbar.settings, lumbar.overlays) == (table.settings, table.overlays), "cells are shared"
     assert lumbar.methods["mean_teacher"] == table.methods["mean_teacher"]
-    assert spider.settings == {**table.settings, "unlabeled_slices": True} and spider.overlays == table.overlays
+    assert spider.settings == {"unlabeled_slices": True} and spider.overlays == table.overlays == ("study_pretrained",)
     assert (parts.settings, parts.overlays) == (spider.settings, spider.overlays)
     assert all(spider.methods[name] == load_study(STUDIES / "lumbar_t1.yaml").methods[name] for name in spider.methods)
     assert spider.rotate_labeled == {"5", "10"}, "25 % are five subjects: three seeds share some, as in ratios.yaml"
@@ -118,6 +119,7 @@ def test_the_study_at_the_paper_s_size_differs_from_lumbar_t1_in_size_and_length
     small, large = (load_study(STUDIES / f"{name}.yaml") for name in ("lumbar_t1", "lumbar_t1_paper_size"))
     assert (large.methods, large.matrix, large.overlays) == (small.methods, small.matrix, small.overlays)
     assert large.settings["slice_size"] == [512, 256] and large.settings["features"][-1] == 512
-    millimetres = [float(study.settings["spacing_mm"]) for study in (small, large)]
-    shifts = [study.settings["geometry"]["translate_pixels"] for study in (small, large)]
+    overlay = json.loads((STUDIES.parent / "bundle" / "configs" / "study_pretrained.json").read_text("utf-8"))
+    millimetres = [float(settings["spacing_mm"]) for settings in (overlay, large.settings)]
+    shifts = [settings["geometry"]["translate_pixels"] for settings in (overlay, large.settings)]
     assert [x * millimetres[0] for x in shifts[0]] == [x * millimetres[1] for x in shifts[1]], "the same in mm"
