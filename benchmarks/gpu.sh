@@ -5,8 +5,9 @@
 #   benchmarks/gpu.sh LUMBAR_T1 OUT [SECONDS]        SECONDS: of all together, 540 by default
 #
 # LUMBAR_T1: folder of the data (datalist.json, slices/). OUT: results; given again, or carried to another machine, all
-# goes on from what is in it. A folder WHEELS beside the call (pip download; docs/how-to/offline-machines.md) is
-# installed first. Encoders: `cps4 weights vit-s-focus` where there is a network; CPS4_CACHE_DIR names their folder here.
+# goes on from what is in it, also from archives of results (docs/results/table1) that are unpacked into OUT/runs.
+# A folder WHEELS beside the call (pip download; docs/how-to/offline-machines.md) is installed first. Encoders:
+# `cps4 weights vit-s-focus` where there is a network; CPS4_CACHE_DIR names their folder here.
 # SPIDER=FOLDER (splits.json, volumes/, slices/) also measures the wait for data, and is needed for the release.
 # PARTS="benchmarks studies release nnunet" leaves out what it does not name; their order is this one.
 # STUDIES="table1 ablation_lumbar_t1" names other studies of the same data; lumbar_t1_paper_size has the paper's sizes.
@@ -160,8 +161,8 @@ nnunet() {
 for part in benchmarks studies release nnunet; do
     if want "$part"; then "$part" || echo "$part: the same command goes on"; fi
 done
-# What a report needs, without weights and label maps: small enough to carry home.
-if [ -d "$out/runs" ]; then
-    tar czf "$out/runs.tgz" -C "$out" --exclude='*.pt' --exclude=predictions --exclude=cache --exclude='events*' runs
+# What a report and a later start need of finished jobs: small enough to carry home.
+if compgen -G "$out/runs/*.study.json" > /dev/null; then
+    "${cps4[@]}" bench archive "$out/runs" -o "$out/runs.tar.xz"
 fi
 echo "$((SECONDS - start)) s; results in $out"

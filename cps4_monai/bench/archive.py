@@ -105,7 +105,7 @@ def _json(content: Any) -> bytes:
 def _packed(files: Mapping[str, bytes]) -> bytes:
     """A tar of these files, compressed: neither time nor user in it."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as tar:
+    with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
         for name, content in sorted(files.items()):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o644
