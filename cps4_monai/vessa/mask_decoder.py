@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cps4_monai.vessa.attention import attention_without_dropout
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
@@ -118,8 +119,9 @@ class MemoryLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
-        self.among = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
-        self.memory = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.among = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.memory = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
         self.no_memory = nn.Parameter(torch.zeros(1, 1, width))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         with torch.no_grad():
@@ -141,12 +143,12 @@ class MemoryLayer(nn.Module):
         """
         first, second, third, keys = self.norms
         among = first(image) + places
-        image = image + self.among(among, among, first(image), need_weights=False)[0]
+        image = image + self.dropout(self.among(among, among, first(image), need_weights=False)[0])
         nothing = self.no_memory.expand(len(image), -1, -1).to(memory.dtype)
         key = torch.cat((keys(shown) + where, nothing), dim=1)
         value, absent = torch.cat((memory, nothing), dim=1), F.pad(absent, (0, 1), value=False)
         remembered = self.memory(second(image) + places, key, value, key_padding_mask=absent, need_weights=False)[0]
-        image = image + remembered
+        image = image + self.dropout(remembered)
         return image + self.mlp(third(image))
 
 
@@ -206,10 +208,11 @@ class TwoWayLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.prompts = nn.TransformerDecoderLayer(
-            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+        self.prompts = attention_without_dropout(
+            nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
         )
-        self.picture = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.picture = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
         self.norm_picture, self.norm_prompts = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, prompts: Tensor, picture: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,7 +226,7 @@ class TwoWayLayer(nn.Module):
         prompts = self.prompts(prompts, self.norm_picture(picture + places))
         keys = self.norm_prompts(prompts)
         answer, _ = self.picture(self.norm_picture(picture + places), keys, keys, need_weights=False)
-        return prompts, picture + answer
+        return prompts, picture + self.dropout(answer)
 
 
 class ClassMLPs(nn.Module):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cps4_monai.vessa.attention import attention_without_dropout
 from cps4_monai.vessa.parts import Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
@@ -59,7 +60,9 @@ class SmallReference(nn.Module):
         self.classes = nn.Linear(num_classes, width, bias=False)
         self.positions = FourierPositions(width)
         self.kinds = nn.Parameter(torch.randn(4, width))  # of the picture, a template, a prompt, a <SEG>
-        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        layer = attention_without_dropout(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        )
         self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
         self.answer = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 

@@ -13,11 +13,20 @@ from torch.nn import functional as F
 from cps4_monai.losses.dice import soft_dice
 from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
 from cps4_monai.methods import VessaPretraining
-from cps4_monai.vessa import Assistant, AssistantProvider, EncodedPrompts, LabelMap, SimulatedFeedback, TemplateBank
+from cps4_monai.vessa import (
+    Assistant,
+    AssistantProvider,
+    EncodedPrompts,
+    LabelMap,
+    SimulatedFeedback,
+    SmallReference,
+    SmallSam,
+    TemplateBank,
+)
 from cps4_monai.vessa.feedback import no_feedback
 from cps4_monai.vessa.parts import Picture, Templates
 
-CLASSES, SIZE, GRID = 4, (64, 32), (8, 4)
+CLASSES, SIZE, GRID, WIDTH = 4, (64, 32), (8, 4), 32
 
 
 def ask(assistant: Assistant, image: torch.Tensor, templates: Templates) -> torch.Tensor:
@@ -242,3 +251,27 @@ def test_mixed_precision_gives_nearly_the_same_answer_and_float32_weights_their_
         UpsampledSegmentationLoss()(assistant.train()(image, said, slice_id=torch.arange(2)), label).backward()
     assert mixed.dtype == torch.float32 and (mixed - exact).abs().max() < 0.05
     assert all(p.grad is not None and p.grad.isfinite().all() for p in assistant.parameters())
+
+
+@torch.no_grad()
+def test_dropout_acts_in_training_and_spares_the_weights_of_attention_for_fused_kernels(
+    make, bands, monkeypatch
+) -> None:
+    parts = {
+        "reference": SmallReference(WIDTH, 12, CLASSES, WIDTH, 1, 2, dropout=0.5),
+        "mask_decoder": SmallSam(WIDTH, CLASSES, WIDTH, 2, 1, 1, dropout=0.5),
+    }
+    assistant, image = make(**parts), bands(1)[0]
+    templates = assistant.eval().match(Picture(image, assistant.image_encoder(image)), None, 2)
+    attend, dropped = F.scaled_dot_product_attention, []
+
+    def noted(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False) -> torch.Tensor:
+        dropped.append(dropout_p)
+        return attend(query, key, value, attn_mask, dropout_p, is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    for name, part in parts.items():
+        assistant.eval()
+        part.train()
+        assert not torch.equal(ask(assistant, image, templates), ask(assistant, image, templates)), name
+    assert len(dropped) >= 4 and not any(dropped)
