@@ -6,7 +6,7 @@ refinement).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 SHARPNESS = 0.1  # of the local standard deviation: differences below it are noise
 _FLAT = 1e-4  # least local standard deviation, of intensities in [0, 1]
-_CENTRE = 4  # of a window of 3 x 3
+_AROUND = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]  # of a window of 3 x 3
 
 
 @torch.no_grad()
@@ -40,24 +40,26 @@ def pixel_affinity(probabilities: Tensor, image: Tensor, rounds: int = 10, dilat
         refined = probabilities.float()
         size = (refined.shape[2], refined.shape[3])
         weights = _weights(F.adaptive_avg_pool2d(image.float(), size), dilations)
-        for _ in range(rounds):
-            refined = (_neighbours(refined, dilations) * weights).sum(2)
+        for _ in range(rounds):  # neighbour by neighbour: all of them at once would be moved through memory each time
+            mean = torch.zeros_like(refined)
+            for neighbour, weight in zip(_neighbours(refined, dilations), weights.unbind(2), strict=True):
+                mean.addcmul_(neighbour, weight)
+            refined = mean
         return refined
 
 
 def _weights(image: Tensor, dilations: Sequence[int]) -> Tensor:
     """(B, 1, N, h, w): how much each of the N neighbours counts; sums up to one over them."""
-    neighbours = _neighbours(image, dilations)
+    neighbours = torch.stack(list(_neighbours(image, dilations)), dim=2)
     spread = torch.cat((neighbours, image.unsqueeze(2)), dim=2).std(2, keepdim=True).clamp(min=_FLAT)
     return (-(neighbours - image.unsqueeze(2)).abs() / (SHARPNESS * spread)).softmax(2)
 
 
-def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Tensor:
-    """(B, C, N, h, w): the values of the neighbours at all dilations."""
-    batch, channels, height, width = maps.shape
-    windows = []
+def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """Views (B, C, h, w) of the maps, each moved to one of the neighbours at all dilations."""
+    height, width = maps.shape[2:]
     for dilation in dilations:
         padded = F.pad(maps, [dilation] * 4, mode="replicate")
-        window = F.unfold(padded, 3, dilation=dilation).view(batch, channels, 9, height, width)
-        windows += [window[:, :, :_CENTRE], window[:, :, _CENTRE + 1 :]]
-    return torch.cat(windows, dim=2)
+        for down, right in _AROUND:
+            top, left = down * dilation, right * dilation
+            yield padded[..., top : top + height, left : left + width]
