@@ -94,7 +94,11 @@ def evaluator(
     """
     context = stage.context
     pointing = AttentionLocalisation(
-        context.anatomy.names, context.unannotated, context.activation, from_engine(["pred", "label"])
+        context.anatomy.names,
+        context.unannotated,
+        context.activation,
+        from_engine(["pred", "label"]),
+        getattr(getattr(postprocessing, "mapper", None), "unannotated", ()),  # the prompts that its map leaves out
     )
     given = {name: metric for name, metric in (additional_metrics or {}).items() if metric is not None}
     metrics: dict[str, Metric] = {"pointing_game": pointing, **given}

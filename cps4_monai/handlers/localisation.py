@@ -35,6 +35,8 @@ class AttentionLocalisation(Metric):
         unannotated: codes in view but never labeled.
         activation: how A is made of the logits, "sigmoid" or "softmax".
         output_transform: engine output -> (pred, label), lists of (C, D, h, w) and (1, D, H, W), or batches of them.
+        not_labeled: codes that no labeled scan shows: where objectives contrast only what is in view, their maps lie
+            anywhere, and would be the largest. As in the prompt map they say nothing; in the labels they count.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class AttentionLocalisation(Metric):
         unannotated: Sequence[int] = (),
         activation: str = "sigmoid",
         output_transform: Callable[[Any], Any] = lambda output: output,
+        not_labeled: Sequence[int] = (),
     ) -> None:
         self.class_names = list(class_names)
         self.unannotated = tuple(unannotated)
+        self.not_labeled = tuple(not_labeled)
         self.activation = activation
         self._shares: dict[str, float] = {}
         super().__init__(output_transform=output_transform)
@@ -75,7 +79,8 @@ class AttentionLocalisation(Metric):
         inside, judged = (cells.gather(2, largest)[:, :, 0] for cells in (masks, known))
         self._hits += (shown & inside).sum(0).cpu()
         self._pairs += (shown & judged).sum(0).cpu()
-        maps = attention_maps(logits, self.activation, self.unannotated)[:, 1:]
+        silent = sorted({*self.unannotated, *self.not_labeled})
+        maps = attention_maps(logits, self.activation, silent)[:, 1:]
         upsampled = F.interpolate(maps, size=label.shape[2:], mode="bilinear", align_corners=False)
         level = upsampled.argmax(1, keepdim=True) + 1
         structure = torch.isin(label, codes[1:][kept[1:]])

@@ -47,6 +47,17 @@ def test_share_of_structure_pixels_named_right(volume):
     assert score(logits, label)["level_share"] == pytest.approx(2 / 3)
 
 
+def test_a_prompt_that_no_labeled_scan_taught_names_no_level_and_its_structure_still_counts(volume):
+    logits, label = volume
+    logits[2, 0] = torch.tensor([[-1.0, -1.0], [-1.0, 2.0]])
+    logits[1, 1] = 1.0
+    logits[3] = 40.0  # L4, which nobody taught, above all others
+    assert score(logits, label)["level_share"] == 0.0
+    assert score(logits, label, not_labeled=[3])["level_share"] == 1.0
+    label[0, 1, 3, 0] = 3
+    assert score(logits, label, not_labeled=[3])["level_share"] == 0.75
+
+
 def test_levels_are_those_of_the_upsampled_activation():
     """Between two cells of logits 9 and -1 the mean of sigmoids is above that of a constant 1, below in logits."""
     logits, label = torch.zeros(4, 1, 1, 2), torch.ones(1, 1, 1, 4, dtype=torch.uint8)
