@@ -7,15 +7,14 @@ kilobytes, which can be published, or carried to the machine on which the study 
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bench.folders import DONE, SETTINGS, TASK, read_settings
-from cps4_monai.bench.plan import TRAINING, is_chosen
+from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_settings
+from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies
 
 SUFFIX = ".tar.xz"
@@ -48,7 +47,7 @@ def archive_results(
     if not archive.name.endswith(SUFFIX):
         raise ValueError(f"{archive.name}: expected a name that ends in {SUFFIX}")
     manifests = find_studies(runs, studies)
-    files = {f"{one['study']}.study.json": _json(one) for one in manifests}
+    files = {f"{one['study']}.study.json": json_text(one).encode() for one in manifests}
     kept, left = 0, 0
     for folder, sections in sorted(_folders(manifests, only).items()):
         if not {TRAINING, *sections} <= set(read_settings(runs / folder / DONE).get("seconds", {})):
@@ -62,10 +61,7 @@ def archive_results(
 
 def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dict[str, list[str]]:
     """Folder of each job -> the sections that it is scored on."""
-    names = [entry["name"] for manifest in manifests for entry in manifest["cells"]]
-    for pattern in only:
-        if not any(is_chosen(name, [pattern]) for name in names):
-            raise ValueError(f"no cell matches --only {pattern!r}; the cells are {', '.join(names)}")
+    check_patterns([entry["name"] for manifest in manifests for entry in manifest["cells"]], only)
     folders: dict[str, list[str]] = {}
     for manifest in manifests:
         for entry in manifest["cells"]:
@@ -80,11 +76,11 @@ def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dic
 def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     for name in (SETTINGS, DONE):
         yield name, (folder / name).read_bytes()
-    yield TASK, _json(_without_places(read_settings(folder / TASK)))
+    yield TASK, json_text(_without_places(read_settings(folder / TASK))).encode()
     for record in sorted(folder.glob(f"*/{RUN_RECORD}")):
         starts = read_settings(record)["starts"]
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
-        yield record.relative_to(folder).as_posix(), _json({"starts": own})
+        yield record.relative_to(folder).as_posix(), json_text({"starts": own}).encode()
     for pattern in TABLES:
         for table in sorted(folder.glob(pattern)):
             yield table.relative_to(folder).as_posix(), table.read_bytes()
@@ -96,10 +92,6 @@ def _without_places(task: Mapping[str, Any]) -> dict[str, Any]:
     kept["overlays"] = [PurePath(overlay).name for overlay in task.get("overlays", ())]
     kept["places"] = {key: PurePath(value).name for key, value in task.get("places", {}).items() if key in PLACES}
     return kept
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _packed(files: Mapping[str, bytes]) -> bytes:

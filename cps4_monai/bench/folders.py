@@ -15,10 +15,14 @@ SETTINGS, DONE, TASK, LOG = "settings.json", "done.json", "task.json", "log.txt"
 PLANNED = "planned.json"  # the merged config that the job trains with, whatever becomes of the overlays meanwhile
 
 
+def json_text(content: Any) -> str:
+    """JSON as it stands in the files of a study."""
+    return json.dumps(content, indent=1, default=str) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON beside its place and renames it."""
-    text = json.dumps(content, indent=1, default=str) + "\n"
-    write_atomically(path, text)
+    write_atomically(path, json_text(content))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,8 @@ class Plan:
         wanted = [self.cells[name] for name in (self.matching(*only) if only else self.cells)]
         for job in wanted:
             job.again = bool(job.left) and job.without_weights
-            if job.after is not None and TRAINING in job.left:
-                job.after.again = job.after.without_weights
+            if job.after is not None:
+                job.after.again = job.after.without_weights and bool(job.after.left or TRAINING in job.left)
         ids = {id(needed) for job in wanted for needed in (job.after, job)}
         return [job for job in self.jobs if job.left and id(job) in ids]
 
@@ -153,6 +153,17 @@ class Plan:
 def is_chosen(cell: str, only: Sequence[str]) -> bool:
     """Whether one of the patterns, or a part of the cell's name, chooses it."""
     return any(fnmatch.fnmatch(cell, one) or one in cell for one in only)
+
+
+def check_patterns(cells: Collection[str], only: Sequence[str]) -> None:
+    """Refuses patterns that choose none of the cells.
+
+    Raises:
+        ValueError: such a pattern.
+    """
+    for pattern in only:
+        if not any(is_chosen(name, [pattern]) for name in cells):
+            raise ValueError(f"no cell matches --only {pattern!r}; the cells are {', '.join(cells)}")
 
 
 def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -> Plan:

@@ -71,6 +71,7 @@ def run(
     from rich.console import Console
 
     from cps4_monai.bench.display import Display, show_plan
+    from cps4_monai.bench.plan import check_patterns
     from cps4_monai.bench.runner import Runner, auto_jobs
     from cps4_monai.bench.start import start_study
     from cps4_monai.cluster.address import SchedulerAddress
@@ -78,14 +79,12 @@ def run(
     try:
         address = None if scheduler is None else SchedulerAddress.parse(scheduler)
         plan = start_study(study_file, output, datalist=datalist, dataset_dir=dataset_dir, device=device)
+        check_patterns(plan.cells, only)
         left = plan.open_jobs(*only)
         most = auto_jobs(device) if address is None else max(1, len(left))  # a cluster says itself how many
         slots = most if jobs == "auto" else _count(jobs)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    for pattern in only:
-        if not plan.matching(pattern):
-            raise click.ClickException(f"no cell matches --only {pattern!r}; the cells are {', '.join(plan.cells)}")
     console = Console(soft_wrap=True)
     show_plan(plan, left, slots, console)
     if dry_run:

@@ -132,3 +132,20 @@ def test_a_section_more_trains_a_cell_without_weights_again(tiny_data, write_stu
     shutil.rmtree(tmp_path / "runs" / "cells" / "cps4-25pct-seed0" / "stage2")
     (left_cell,) = [job for job in planned(["validation", "test"]).open_jobs() if job.kind == "cell"]
     assert left_cell.left == (TRAINING, "validation", "test")
+    for weights in (tmp_path / "runs").rglob("*.pt"):
+        weights.unlink()
+    left = {job.kind: job.left for job in planned(["validation", "test"]).open_jobs()}
+    assert left == dict.fromkeys(("stage1", "cell"), (TRAINING, "validation", "test"))
+
+
+def test_a_section_more_trains_a_stage_1_without_weights_again_and_not_the_cell_that_has_its_own(
+    tiny_data, write_study, tmp_path
+) -> None:
+    def planned(sections: list[str]) -> Plan:
+        study = load_study(write_study(["cps4"], [25], evaluate=sections))
+        return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+
+    finish(planned(["validation"]), "cps4-25pct-seed0")
+    (tmp_path / "runs" / "stage1" / "cps4-25pct-seed0" / WEIGHTS["stage1"]).unlink()
+    left = {job.kind: job.left for job in planned(["validation", "test"]).open_jobs()}
+    assert left == {"stage1": (TRAINING, "validation", "test"), "cell": ("test",)}
