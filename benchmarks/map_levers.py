@@ -55,18 +55,27 @@ def shifted_views(model: Any, slices: Tensor, patch: int) -> Tensor:
     return total
 
 
-def targets(probabilities: Tensor, prompt_map: Tensor, attention: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Name, (D, C, H, W) weights: what a network and the prompts say together.
+def targets(
+    teacher_logits: Tensor, prompt_map: Tensor, attention_logits: Tensor, anatomy: Any, activation: str, codes: Any
+) -> Iterator[tuple[str, Tensor]]:
+    """Name, (D, C, H, W) class weights: what stage 2 makes of a teacher and the prompts together.
 
     Args:
-        probabilities: of the network, (D, C, H, W).
+        teacher_logits: (D, C, H, W).
         prompt_map: (D, 1, H, W), -1 where it says nothing.
-        attention: (D, C, H, W).
+        attention_logits: (D, C, h, w).
+        anatomy: its vertebrae and its discs are the groups of ``cps4_plus``.
+        activation: how A is made of the logits.
+        codes: unannotated ones.
     """
-    given = prompt_map >= 0
-    yield "and map, half each (L_enhance)", probabilities.scatter_add(1, prompt_map.clamp(min=0).long(), given.float())
+    from cps4_monai.losses.attention_prior import AttentionPrior
+    from cps4_monai.losses.semi_supervised import enhanced_target
+
+    yield "and map, half each (L_enhance)", enhanced_target(teacher_logits, prompt_map, "soft", codes)
+    groups = [[s.code for s in anatomy.structures if s.kind == kind] for kind in ("vertebra", "disc")]
     for exponent in (0.25, 0.5, 1.0):
-        yield f"x attention ^ {exponent}", probabilities * attention.clamp(min=1e-4) ** exponent
+        prior = AttentionPrior(activation, exponent, floor=0.02, groups=groups)
+        yield f"x attention ^ {exponent}, as in cps4_plus", prior(teacher_logits, attention_logits, codes)
 
 
 def scores(prediction: np.ndarray, label: np.ndarray, num_classes: int, unannotated: tuple[int, ...]) -> list[float]:
@@ -131,19 +140,20 @@ def main() -> None:
         made = {name: codes_[:, 0].numpy() for name, codes_ in codes_of.items()}
         finer = shifted_views(model, slices, slices.shape[2] // logits.shape[2])
         made["four views, half a patch apart"] = mapper()(finer, size)[:, 0].numpy()
-        attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear")
+        attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
         for name in ("as trained", "four views, half a patch apart"):
-            result = decode_levels(made[name], attention.numpy(), image.spacing_mm, anatomy, unannotated=codes)
+            result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes)
             made[f"{name}, levels decoded"] = result.labels
         for name, network in networks.items():
             with torch.no_grad():
-                probabilities = mask_unannotated(network(slices).float(), codes).softmax(1)
+                teacher = network(slices).float()
+            probabilities = mask_unannotated(teacher, codes).softmax(1)
             made[f"network of {name}"] = probabilities.argmax(1).numpy()
             result = decode_levels(
                 made[f"network of {name}"], probabilities.numpy(), image.spacing_mm, anatomy, unannotated=codes
             )
             made[f"network of {name}, levels decoded"] = result.labels
-            for how, target in targets(probabilities, codes_of["as trained"], attention):
+            for how, target in targets(teacher, codes_of["as trained"], logits, anatomy, model.activation, codes):
                 made[f"{name} {how}"] = target.argmax(1).numpy()
                 result = decode_levels(
                     made[f"{name} {how}"], target.numpy(), image.spacing_mm, anatomy, unannotated=codes
