@@ -238,8 +238,9 @@ class MGCA(PromptedPretraining):
 
     @torch.no_grad()
     def _mean_cosine(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Mean cosine of annotated cells and annotated classes, a scalar."""
-        cosines = (outputs["words"] @ outputs["patches"]).flatten(1)  # (B, C * P)
+        """Mean cosine of annotated cells and annotated classes, a float32 scalar."""
+        with torch.autocast(outputs["words"].device.type, enabled=False):
+            cosines = (outputs["words"].float() @ outputs["patches"].float()).flatten(1)  # (B, C * P)
         kept = annotated_classes(len(outputs["words"]), self.unannotated, cosines.device)
         cells = outputs["occurs"].any(1).flatten(1)
         return mean_where(cosines.flatten(), (kept[:, None] & cells[:, None]).flatten())

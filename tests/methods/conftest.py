@@ -14,6 +14,7 @@ from torch import nn
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.methods import PromptedPretraining
+from cps4_monai.precision import Precision
 
 CLASSES, SIZE, GRID, WIDTH = 5, 16, 4, 6
 
@@ -60,9 +61,11 @@ def batches(count: int = 4) -> Loader:
     return Loader(batch() for _ in range(count))
 
 
-def train(method: PromptedPretraining, loader: Sequence[Any]) -> list[dict[str, torch.Tensor]]:
+def train(
+    method: PromptedPretraining, loader: Sequence[Any], precision: Precision | None = None
+) -> list[dict[str, torch.Tensor]]:
     total, seen = method.total_updates, []
-    trainer = SemiSupervisedTrainer("cpu", 1, Loader(loader), method)
+    trainer = SemiSupervisedTrainer("cpu", 1, Loader(loader), method, precision=precision)
     method.total_updates = total
     trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.append(engine.state.output[0]))
     trainer.run()

@@ -43,6 +43,7 @@ from cps4_monai.networks import (
     TextGuided,
     deployable,
 )
+from cps4_monai.precision import Precision
 
 CLASSES, SIZE, BATCHES = 4, 16, 4
 
@@ -289,10 +290,12 @@ def batches(count: int = BATCHES, seed: int = 0) -> Loader:
     return Loader(batch() for _ in range(count))
 
 
-def train(method: SemiSupervisedMethod, loader: Loader, epochs: int = 1) -> list[dict[str, torch.Tensor]]:
+def train(
+    method: SemiSupervisedMethod, loader: Loader, epochs: int = 1, precision: Precision | None = None
+) -> list[dict[str, torch.Tensor]]:
     """The losses of each iteration; the random draws depend on the iteration alone, as with EpochSeed."""
     total, seen = method.total_updates, []
-    trainer = SemiSupervisedTrainer("cpu", epochs, loader, method)
+    trainer = SemiSupervisedTrainer("cpu", epochs, loader, method, precision=precision)
     method.total_updates = total
     trainer.add_event_handler("ITERATION_STARTED", lambda _: torch.manual_seed(100 + method.updates))
     trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.append(engine.state.output[0]))
@@ -329,6 +332,18 @@ def test_without_weight_on_unlabeled_slices_the_student_is_that_of_the_supervise
     trained = deployable(method.networks["student"])
     for (name, ours), theirs in zip(trained.named_parameters(), deployable(student).parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@ALL
+def test_a_run_in_bfloat16_is_near_that_in_float32_and_all_that_is_kept_is_float32(case):
+    full, half = case.make(), case.make()
+    (expected, *_), (got, *_) = (
+        train(method, batches(), precision=precision)
+        for method, precision in ((full, None), (half, Precision("cpu", True, "bfloat16")))
+    )
+    assert got["loss"].item() == pytest.approx(expected["loss"].item(), rel=0.05)
+    kept = {name: value.dtype for name, value in tensors(half).items() if value.is_floating_point()}
+    assert kept == {name: torch.float32 for name in kept}
 
 
 @ALL

@@ -18,6 +18,7 @@ from cps4_monai.losses.medclip import MedCLIPLoss
 from cps4_monai.losses.presence import PresenceLoss
 from cps4_monai.methods import MGCA, AttentionPretraining, PromptedPretraining
 from cps4_monai.methods.mgca import PrototypeHeads
+from cps4_monai.precision import Precision
 
 BATCHES = 4
 
@@ -78,6 +79,20 @@ def test_the_total_is_the_sum_of_its_parts_by_their_weights(case, stage1):
     assert parts.keys() == case.weights.keys()
     if parts:
         torch.testing.assert_close(losses["loss"], sum(case.weights[name] * value for name, value in parts.items()))
+
+
+@ALL
+def test_a_run_in_bfloat16_is_near_that_in_float32_and_all_that_is_kept_is_float32(case, stage1):
+    full, half = case.make(stage1), case.make(stage1)
+    (expected, *_), (got, *_) = (
+        stage1.train(method, stage1.batches(), precision)
+        for method, precision in ((full, None), (half, Precision("cpu", True, "bfloat16")))
+    )
+    assert got["loss"].item() == pytest.approx(expected["loss"].item(), rel=0.02)
+    kept = half.networks["model"].state_dict() | half.extra_state()
+    assert {name: value.dtype for name, value in kept.items() if value.is_floating_point()} == {
+        name: torch.float32 for name in kept
+    }
 
 
 @ALL
