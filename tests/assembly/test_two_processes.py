@@ -28,20 +28,24 @@ def note(event, arguments):
         written.append(str(arguments[1]))
 
 sys.addaudithook(note)
-for run in runs:
-    workflow = CPS4Workflow(overlays=run["overlays"], run_id=run["run_id"], **run["settings"])
-    workflow.initialize()
-    if run["run_id"] == "training_stage2" and "supervised" not in run["overlays"]:
-        method, provider = (workflow.parser.get_parsed_content(f"train#{name}") for name in ("method", "provider"))
-        if method.needs_prompt_map:
-            answer = provider.mapper.forward
-            provider.mapper.forward = lambda *given, **more: devices.append(
-                (len(given[0]), str(given[0].device))) or answer(*given, **more)
-    workflow.run()
-    folder = run["settings"]["output_dir"]
-    own = [name for name in written if name.startswith(folder) and Path(name).is_file()]
-    record.with_name(f"{Path(folder).name}-{os.environ['RANK']}.json").write_text(json.dumps([own, devices]))
-workflow.finalize()
+
+def train():  # the hook keeps what the program has under a name
+    for run in runs:
+        workflow = CPS4Workflow(overlays=run["overlays"], run_id=run["run_id"], **run["settings"])
+        workflow.initialize()
+        if run["run_id"] == "training_stage2" and "supervised" not in run["overlays"]:
+            method, provider = (workflow.parser.get_parsed_content(f"train#{name}") for name in ("method", "provider"))
+            if method.needs_prompt_map:
+                answer = provider.mapper.forward
+                provider.mapper.forward = lambda *given, **more: devices.append(
+                    (len(given[0]), str(given[0].device))) or answer(*given, **more)
+        workflow.run()
+        folder = run["settings"]["output_dir"]
+        own = [name for name in written if name.startswith(folder) and Path(name).is_file()]
+        record.with_name(f"{Path(folder).name}-{os.environ['RANK']}.json").write_text(json.dumps([own, devices]))
+    workflow.finalize()
+
+train()
 """
 # By run: method, which subjects validate it: one for two processes, three, or two.
 RUNS = {

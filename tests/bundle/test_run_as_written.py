@@ -12,6 +12,7 @@ from typing import Any
 import monai.bundle
 import pytest
 import torch
+from two_processes import run_in_two_processes
 
 from cps4_monai.plan import plan_of
 
@@ -112,11 +113,15 @@ def test_evaluation_from_the_bundles_folder(
     assert "data:image/" in report and (tmp_path / "summary.csv").is_file()
 
 
-def test_two_processes_train_together(arguments: dict, tiny_overlay: Path, run_tiny: Callable, tmp_path: Path) -> None:
+def test_two_processes_train_together(
+    arguments: dict, tiny_overlay: Path, run_tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(BUNDLE)
+    program = tmp_path / "bundle.py"
+    program.write_text('import runpy; runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)')
     configs = f"['configs/train.json','{tiny_overlay}','configs/multi_gpu_train.json']"
     arguments |= {"output_dir": str(tmp_path / "two"), "device_name": "cpu"}
-    python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
-           "--config_file", configs, *options(arguments), cwd=BUNDLE)  # fmt: skip
+    run_in_two_processes(program, "run", "--config_file", configs, *options(arguments))
     assert len(list((tmp_path / "two" / "stage2").glob("events*"))) == 3  # trainer, evaluator, pictures: of one process
     assert (tmp_path / "two" / "stage2" / "model.pt").is_file()
     # Two processes with batches of 2 are one process with batches of 4; stage 1 has no BatchNorm to tell them apart.

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from cps4_monai.methods import GraphCL, MCNet, SSNet
 from cps4_monai.networks import ClassMemory, GraphBranch, MutualDecoders, ResUNet, unwrap
+from cps4_monai.processes import join_processes, leave_processes
 
-dist.init_process_group("gloo")
+join_processes(torch.device("cpu"), 30)
 CASES = [(MCNet, MutualDecoders, {}), (SSNet, ClassMemory, {}), (GraphCL, GraphBranch, {"pretrain_fraction": 0.5}),
          (SSNet, ClassMemory, {"weigh_memory": False, "batch_statistics": "joint"})]
 for kind, wrap, settings in CASES:
@@ -36,8 +37,7 @@ for kind, wrap, settings in CASES:
         assert torch.equal(*everywhere), f"{kind.__name__}: parameters, statistics and memory differ"
     after = torch.cat([p.detach().flatten() for p in unwrap(student).backbone.parameters()])
     assert (before != after).float().mean() > 0.9, kind.__name__
-dist.barrier()  # a process that leaves first takes its connections with it
-dist.destroy_process_group()
+leave_processes()
 """
 
 

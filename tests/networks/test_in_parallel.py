@@ -19,8 +19,9 @@ from cps4_monai.losses.dice import soft_dice, soft_dice_distance
 from cps4_monai.losses.semi_supervised import supervised_cross_entropy, text_cross_entropy
 from cps4_monai.losses.whole_batch import mean_of_processes, of_all_processes
 from cps4_monai.networks import ResUNet, in_parallel, share_buffers, unwrap
+from cps4_monai.processes import join_processes, leave_processes
 
-dist.init_process_group("gloo")
+join_processes(torch.device("cpu"), 30)
 rank = dist.get_rank()
 own = slice(2 * rank, 2 * rank + 2)
 torch.manual_seed(0)
@@ -62,8 +63,7 @@ assert (unshared - step(whole, LOSSES["cross-entropy"], slice(None), False)[1]).
 
 shown = mean_of_processes({"loss": torch.tensor(1.0 + rank), "loss_other": torch.tensor(4.0 * rank)})
 assert {name: float(value) for name, value in shown.items()} == {"loss": 1.5, "loss_other": 2.0}
-dist.barrier()  # a process that leaves first takes its connections with it
-dist.destroy_process_group()
+leave_processes()
 """
 
 
