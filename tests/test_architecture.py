@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "palette": {"anatomy"},
     "device": set(),
     "precision": set(),
+    "processes": set(),
     "threads": set(),
     "pretrained": {"atomic_file", "cache_folder", "extras", "file_hash"},
     "text": {"atomic_file", "pretrained"},
