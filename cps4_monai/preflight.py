@@ -18,9 +18,17 @@ from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.data.leaks import check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
-__all__ = ["check_data", "check_output_dir", "check_ramp", "check_schedule", "check_validation_labels"]
+__all__ = [
+    "check_data",
+    "check_output_dir",
+    "check_prompt_map",
+    "check_ramp",
+    "check_schedule",
+    "check_validation_labels",
+]
 
 logger = logging.getLogger(__name__)
+USELESS_MAP = 0.1  # Dice of a prompt map below which stage 2 is warned of it
 
 
 def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | Path | None = None) -> tuple[str, ...]:
@@ -127,6 +135,32 @@ def check_ramp(stage: str, setting: int, method: str, of_method: int, updates: i
             "never count in full"
         )
     return _told(stage, warnings)
+
+
+def check_prompt_map(stage: str, path: str | Path, dice: float | None) -> tuple[str, ...]:
+    """Names a stage 1 that learned next to nothing: what the teacher knows is lost to its map.
+
+    In docs/results/table1.md stage 2 has a Dice of 0.39 on a stage 1 whose map has 0.02, and of 0.15 on maps that are
+    background everywhere; without class prompts it has 0.85.
+
+    Args:
+        stage: named in messages.
+        path: of the stage-1 file.
+        dice: of its prompt map (b), on the scans that stage 1 was validated by; None: the file does not say.
+
+    Returns:
+        The warnings, which are logged, too.
+    """
+    if dice is None or dice >= USELESS_MAP:
+        return ()
+    return _told(
+        stage,
+        [
+            f"the prompt map of {path} has a Dice of {dice:.3f} on the scans that stage 1 was validated by, and stage "
+            "2 follows it. Fix: look at it with `cps4 attention`, train stage 1 longer or from a pretrained ViT (`cps4 "
+            "weights vit-s-focus`), or take a method without class prompts (mean_teacher, mt_decoded)"
+        ],
+    )
 
 
 def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] = ()) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.leaks import LeakError
-from cps4_monai.preflight import check_data, check_output_dir, check_ramp, check_schedule
+from cps4_monai.preflight import check_data, check_output_dir, check_prompt_map, check_ramp, check_schedule
 
 
 def message(run: Callable, *arguments: object, **settings: object) -> str:
@@ -196,6 +198,26 @@ def test_a_size_overlay_s_ramp_stops_no_method_and_is_said_where_it_does_nothing
     workflow.parser.get_parsed_content("train#trainer")
     told = [line for line in capsys.readouterr().out.splitlines() if "ramp_up_updates" in line]  # the bundle's log
     assert len(told) == bool(said) and said in "".join(told)
+
+
+@pytest.mark.parametrize(("dice", "said"), [(None, False), (0.1, False), (0.0996, True), (0.0, True)])
+def test_a_prompt_map_that_knows_nothing_is_said(dice: float | None, said: bool) -> None:
+    told = check_prompt_map("stage 2", "runs/p.pt", dice)
+    assert len(told) == said and all(f"runs/p.pt has a Dice of {dice:.3f}" in warning for warning in told)
+
+
+def test_stage_2_knows_the_score_of_its_stage_1(
+    run_tiny: Callable, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tiny_run / "stage1" / "prompted_vision.pt"
+    with (tiny_run / "stage1" / "metrics.csv").open() as file:
+        scores = [float(line["value"]) for line in csv.DictReader(file) if line["name"] == "prompt_map_dice"]
+    content = torch.load(path, weights_only=True)
+    assert content["validated"] == {"prompt_map_dice": pytest.approx(max(scores), abs=1e-6)}
+    torch.save({**content, "validated": {"prompt_map_dice": 0.01}}, tmp_path / "p.pt")
+    workflow = run_tiny("training_stage2", tmp_path, run=False, stage1_checkpoint=str(tmp_path / "p.pt"))
+    workflow.parser.get_parsed_content("train#trainer")
+    assert "p.pt has a Dice of 0.010" in capsys.readouterr().out
 
 
 def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable, tmp_path: Path) -> None:

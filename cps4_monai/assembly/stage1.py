@@ -58,8 +58,13 @@ def best_weights(
         metric: chooses the weights.
         save: writes something else, given the path to write to.
     """
-    own = save or (lambda file: save_prompted_vision(file, method.freeze(), context.anatomy, context.plan))
-    return BestWeights(path, metric=metric, save=own)
+
+    def save_with_score(file: Path) -> None:
+        validated = {} if best.score is None else {metric: best.score}
+        save_prompted_vision(file, method.freeze(), context.anatomy, context.plan, validated)
+
+    best = BestWeights(path, metric=metric, save=save or save_with_score)
+    return best
 
 
 def evaluator(

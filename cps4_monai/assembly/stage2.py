@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from cps4_monai.assembly.context import Context, Stage
 from cps4_monai.assembly.slices import loader
+from cps4_monai.assembly.stage1 import METRIC
 from cps4_monai.assembly.training import make_trainer, of_stage
 from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
 from cps4_monai.data.datasets import SliceDataset
@@ -19,7 +20,7 @@ from cps4_monai.handlers import BestWeights, CosineEnd, DecodedPredictiond, Pict
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import describe
 from cps4_monai.plan import Plan
-from cps4_monai.preflight import check_ramp
+from cps4_monai.preflight import check_prompt_map, check_ramp
 from cps4_monai.vision import PromptedVision, load_prompted_vision
 
 DECODED = "decoded_val_dice"
@@ -51,7 +52,9 @@ def stage1_model(context: Context, path: str, **compared: Any) -> PromptedVision
         "plan": context.plan,
         "map_location": context.device,
     }
-    return load_prompted_vision(path, **{**settings, **compared})
+    model = load_prompted_vision(path, **{**settings, **compared})
+    check_prompt_map("stage 2", path, model.validated.get(METRIC))
+    return model
 
 
 def evaluator(

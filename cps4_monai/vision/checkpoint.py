@@ -25,9 +25,21 @@ from cps4_monai.vision.stage1_file import (
 logger = logging.getLogger(__name__)
 
 
-def save_prompted_vision(path: str | Path, model: PromptedVision, anatomy: Anatomy, plan: Plan | None = None) -> None:
-    """Writes the frozen image side, from ``VisionLanguageModel.freeze()``; see :func:`write_stage1_file`."""
-    write_stage1_file(path, PROMPTED_VISION, model, anatomy, plan, activation=model.activation)
+def save_prompted_vision(
+    path: str | Path,
+    model: PromptedVision,
+    anatomy: Anatomy,
+    plan: Plan | None = None,
+    validated: Mapping[str, float] | None = None,
+) -> None:
+    """Writes the frozen image side, from ``VisionLanguageModel.freeze()``; see :func:`write_stage1_file`.
+
+    Args:
+        path, model, anatomy, plan: as there.
+        validated: what the weights were chosen by, name -> score; None: nothing is known.
+    """
+    own = {"activation": model.activation, "validated": dict(validated or {})}
+    write_stage1_file(path, PROMPTED_VISION, model, anatomy, plan, **own)
 
 
 def load_prompted_vision(
@@ -65,7 +77,9 @@ def load_prompted_vision(
         logger.warning(
             "stage-1 checkpoint %s does not say how A is made; taken for the %s", path, activation or "sigmoid"
         )
-    return restored(path, content, lambda: _build(content, trained or activation or "sigmoid")).to(map_location)
+    model = restored(path, content, lambda: _build(content, trained or activation or "sigmoid")).to(map_location)
+    model.validated = content.get("validated", {})
+    return model
 
 
 def _build(content: Mapping[str, Any], activation: str) -> PromptedVision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ class PromptedVision(nn.Module):
         objective: what the weights were trained by; empty where nothing is known.
         substitution: what stood in place of data that the objective was published with; None: nothing.
         path: of the file that it was read from; None: of none.
+        validated: what that file's weights were chosen by, name -> score; empty where nothing is known.
         image_size: (H, W) that it takes.
         grid_size: (h, w) of its attention maps.
         num_classes: C.
@@ -102,6 +103,7 @@ class PromptedVision(nn.Module):
         self.activation = activation
         self.objective = ""
         self.substitution: str | None = None
+        self.validated: Mapping[str, float] = {}
         self.path: Path | None = None
         self.image_encoder = image_encoder
         self.projection_kind = projection
