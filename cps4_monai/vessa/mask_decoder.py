@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cps4_monai.vessa.attention import attention_without_dropout
+from cps4_monai.vessa.attention import Attention, attention_without_dropout, slices_first, tokens_first
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
@@ -92,8 +92,8 @@ class SmallSam(nn.Module):
 
     def _remember(self, picture: Picture, templates: Templates, places: Tensor) -> Tensor:
         """Patches of the picture (B, h * w, width) after they have looked at the templates."""
-        image = self.image_in(picture.tokens.flatten(2).transpose(1, 2))
-        shown = self.image_in(templates.tokens.flatten(3).transpose(2, 3))  # (B, n, h * w, width)
+        image = self.image_in(picture.tokens.flatten(2).transpose(1, 2).contiguous())
+        shown = self.image_in(templates.tokens.flatten(3).transpose(2, 3).contiguous())  # (B, n, h * w, width)
         cells = templates.cells.flatten(3).transpose(2, 3)
         memory = shown + cells.to(shown.dtype) @ self.classes.to(shown.dtype)
         where = places.repeat(templates.tokens.shape[1], 1)
@@ -119,8 +119,8 @@ class MemoryLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
-        self.among = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.memory = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.among = Attention(width, heads)
+        self.memory = Attention(width, heads)
         self.dropout = nn.Dropout(dropout)
         self.no_memory = nn.Parameter(torch.zeros(1, 1, width))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -143,12 +143,11 @@ class MemoryLayer(nn.Module):
         """
         first, second, third, keys = self.norms
         among = first(image) + places
-        image = image + self.dropout(self.among(among, among, first(image), need_weights=False)[0])
+        image = image + self.dropout(self.among(among, among, first(image)))
         nothing = self.no_memory.expand(len(image), -1, -1).to(memory.dtype)
         key = torch.cat((keys(shown) + where, nothing), dim=1)
         value, absent = torch.cat((memory, nothing), dim=1), F.pad(absent, (0, 1), value=False)
-        remembered = self.memory(second(image) + places, key, value, key_padding_mask=absent, need_weights=False)[0]
-        image = image + self.dropout(remembered)
+        image = image + self.dropout(self.memory(second(image) + places, key, value, absent))
         return image + self.mlp(third(image))
 
 
@@ -209,9 +208,9 @@ class TwoWayLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.prompts = attention_without_dropout(
-            nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", norm_first=True)
         )
-        self.picture = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.picture = Attention(width, heads)
         self.dropout = nn.Dropout(dropout)
         self.norm_picture, self.norm_prompts = nn.LayerNorm(width), nn.LayerNorm(width)
 
@@ -223,10 +222,10 @@ class TwoWayLayer(nn.Module):
             picture: (B, h * w, width).
             places: (h * w, width).
         """
-        prompts = self.prompts(prompts, self.norm_picture(picture + places))
+        seen = self.norm_picture(picture + places)
+        prompts = slices_first(self.prompts(tokens_first(prompts), tokens_first(seen)))
         keys = self.norm_prompts(prompts)
-        answer, _ = self.picture(self.norm_picture(picture + places), keys, keys, need_weights=False)
-        return prompts, picture + self.dropout(answer)
+        return prompts, picture + self.dropout(self.picture(seen, keys, keys))
 
 
 class ClassMLPs(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cps4_monai.vessa.attention import attention_without_dropout
+from cps4_monai.vessa.attention import attention_without_dropout, slices_first, tokens_first
 from cps4_monai.vessa.parts import Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
@@ -61,7 +61,7 @@ class SmallReference(nn.Module):
         self.positions = FourierPositions(width)
         self.kinds = nn.Parameter(torch.randn(4, width))  # of the picture, a template, a prompt, a <SEG>
         layer = attention_without_dropout(
-            nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", norm_first=True)
         )
         self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
         self.answer = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
@@ -76,13 +76,14 @@ class SmallReference(nn.Module):
         text = self.text_in(prompts)
         asked = torch.cat((text + self.kinds[2], text + self.kinds[3])).expand(batch, -1, -1)
         sequence = torch.cat((of_picture, shown, asked), dim=1)
-        hidden = self.layers(sequence, src_key_padding_mask=self._absent(of_picture, shown, asked, templates.there))
-        return self.answer(hidden[:, -len(prompts) :]), None
+        absent = self._absent(of_picture, shown, asked, templates.there)
+        hidden = self.layers(tokens_first(sequence), src_key_padding_mask=absent)
+        return self.answer(slices_first(hidden[-len(prompts) :])), None
 
     def _tokens(self, grid: Tensor, project: nn.Module, placed: bool = True) -> Tensor:
         """A grid (B, D, h, w) as pooled tokens (B, n, width), with their places."""
         size = (-(-grid.shape[2] // self.pool), -(-grid.shape[3] // self.pool))
-        tokens = project(F.adaptive_avg_pool2d(grid.contiguous(), size).flatten(2).transpose(1, 2))
+        tokens = project(F.adaptive_avg_pool2d(grid.contiguous(), size).flatten(2).transpose(1, 2).contiguous())
         return tokens + self.positions.grid(*size).to(tokens.dtype) if placed else tokens
 
     @staticmethod

@@ -23,6 +23,7 @@ from cps4_monai.vessa import (
     SmallSam,
     TemplateBank,
 )
+from cps4_monai.vessa.attention import Attention
 from cps4_monai.vessa.feedback import no_feedback
 from cps4_monai.vessa.parts import Picture, Templates
 
@@ -275,3 +276,26 @@ def test_dropout_acts_in_training_and_spares_the_weights_of_attention_for_fused_
         part.train()
         assert not torch.equal(ask(assistant, image, templates), ask(assistant, image, templates)), name
     assert len(dropped) >= 4 and not any(dropped)
+
+
+def test_attention_is_torchs_over_slices_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tokens that are not there, and with keys that are the values; what is multiplied lies together in memory."""
+    torch.manual_seed(0)
+    own, torchs = Attention(8, 2), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    torchs.load_state_dict(own.state_dict())
+    query, key, value = torch.randn(3, 5, 8), torch.randn(3, 7, 8), torch.randn(3, 7, 8)
+    absent = torch.arange(7) >= torch.tensor([[7], [4], [1]])
+    multiply, together = torch.nn.functional.linear, []
+
+    def noted(tokens: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        together.append(tokens.is_contiguous())
+        return multiply(tokens, *given)
+
+    for keys, values, mask in ((key, value, absent), (key, key, None)):
+        expected, _ = torchs(query, keys, values, key_padding_mask=mask, need_weights=False)
+        with monkeypatch.context() as patched:
+            patched.setattr("torch.nn.functional.linear", noted)
+            answer = own(query, keys, values, mask)
+        torch.testing.assert_close(answer, expected)
+        assert answer.is_contiguous()
+    assert together and all(together)
