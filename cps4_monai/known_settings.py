@@ -30,7 +30,7 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
     """Checks the overlays among ``files`` and the overrides against what is configured before them.
 
     A setting is known if the configs so far define it, if something in its own layer or before refers to it, if it is
-    an argument of an object that they build, or if it is a list of expressions (a run id).
+    an argument of an object that they build, or if it is a list of expressions and objects (a run id).
 
     Args:
         files: configs in the order in which they are merged; the first one defines the settings.
@@ -127,8 +127,12 @@ def arguments_of(target: str) -> Mapping[str, Any] | None:
 
 
 def _is_run_id(value: Any) -> bool:
-    """Whether a value is a list of expressions: something to run, which nothing else need refer to."""
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v[:1] in "$@" for v in value)
+    """Whether a value is a list of expressions and objects: something to run, which nothing else need refer to."""
+    return isinstance(value, list) and bool(value) and all(_is_run(item) for item in value)
+
+
+def _is_run(item: Any) -> bool:
+    return (isinstance(item, str) and item.startswith(("$", "@"))) or (isinstance(item, Mapping) and "_target_" in item)
 
 
 def _setting_ids(node: Any, prefix: str = "") -> Iterator[str]:

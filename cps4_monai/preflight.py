@@ -141,7 +141,7 @@ def check_prompt_map(stage: str, path: str | Path, dice: float | None) -> tuple[
     """Names a stage 1 that learned next to nothing: what the teacher knows is lost to its map.
 
     In docs/results/table1.md stage 2 has a Dice of 0.39 on a stage 1 whose map has 0.02, and of 0.15 on maps that are
-    background everywhere; without class prompts it has 0.85.
+    background everywhere; Mean Teacher has 0.85.
 
     Args:
         stage: named in messages.

@@ -10,17 +10,18 @@ import importlib
 import torch
 
 
-def join_processes(device: torch.device, wait_minutes: float) -> None:
+def join_processes(backend: str, wait_minutes: float) -> None:
     """Connects this process with the others that torchrun started; does nothing where they are connected.
 
     A connection of CPUs has threads that release tensors, and a thread that does so while Python is ending takes the
     process down (SIGABRT, "terminate called without an active exception"). The threads end with the last reference to
     the connection, so that two references that would outlive a run are dealt with here: those in the default arguments
     of ``torch.distributed.nn``, if it is imported while a connection is open, and those of networks in reference
-    cycles, which are collected while Python still runs.
+    cycles, which are collected while Python still runs. A program that keeps a network in parallel, or the workflow
+    that made it, under a name of its main module keeps the connection as well: make them in a function.
 
     Args:
-        device: where this process trains; CUDA devices are connected by NCCL, others by Gloo.
+        backend: "nccl" for GPUs, "gloo" for CPUs.
         wait_minutes: after how long a process that waits for another gives up.
 
     Raises:
@@ -30,9 +31,7 @@ def join_processes(device: torch.device, wait_minutes: float) -> None:
         return
     importlib.import_module("torch.distributed.nn")
     atexit.register(gc.collect)
-    torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=wait_minutes)
-    )
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=wait_minutes))
 
 
 def leave_processes() -> None:

@@ -158,7 +158,7 @@ class VisionLanguageModel(nn.Module):
 
     def _projected_patches(self, image: torch.Tensor) -> torch.Tensor:
         tokens = self.image_encoder(image)  # (B, D, h, w)
-        return self.image_projection(tokens.movedim(1, -1)).movedim(-1, 1)  # (B, E, h, w)
+        return self.image_projection(tokens.movedim(1, -1).contiguous()).movedim(-1, 1)  # (B, E, h, w)
 
     def forward(
         self, image: torch.Tensor, embeddings: bool = False

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from turned_products import TurnedProducts
 
 from cps4_monai.anatomy import Anatomy, Structure, load_anatomy
 from cps4_monai.plan import Plan
@@ -197,6 +198,13 @@ def test_frozen_image_side_stays_in_eval_mode(vlm):
     frozen = vlm.freeze().train()
     assert not any(module.training for module in frozen.modules())
     assert vlm.training
+
+
+def test_the_frozen_image_side_makes_no_product_of_turned_tokens(vlm):
+    frozen = vlm.freeze()
+    with TurnedProducts() as products, torch.no_grad():
+        frozen(torch.rand(2, 1, 32, 16))
+    assert products.count > 1 and products.turned == []
 
 
 def test_file_between_the_stages_gives_the_same_logits(vlm, tmp_path):

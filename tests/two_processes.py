@@ -29,9 +29,14 @@ def run_in_two_processes(program: Path, *arguments: Path | str, restarts: int = 
     assert done.returncode == 0, (done.stdout + done.stderr)[-20000:]
 
 
+def connection_threads() -> list[str]:
+    """Names of the threads of this process that belong to a connection of CPUs; of Linux."""
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if name.startswith("pt_gloo")]
+
+
 def _connection_has_no_thread() -> None:
-    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]  # of Linux
-    if "pt_gloo_runloop" in threads:
+    if threads := connection_threads():
         print(f"at its end the process has the threads {threads}; expected none of a connection", flush=True)
         os._exit(1)
 

@@ -60,8 +60,7 @@ def best_weights(
     """
 
     def save_with_score(file: Path) -> None:
-        validated = {} if best.score is None else {metric: best.score}
-        save_prompted_vision(file, method.freeze(), context.anatomy, context.plan, validated)
+        save_prompted_vision(file, method.freeze(), context.anatomy, context.plan, {metric: best.written_score})
 
     best = BestWeights(path, metric=metric, save=save or save_with_score)
     return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class BestWeights:
     Attributes:
         best_score: None before the first validation.
         best_epoch: its epoch, 0 before the first validation.
-        score: of the validation whose weights were written last, known while they are being written; None before.
+        written_score: of the weights that are being written, or were last; not a number before the first of a process.
         last_epoch: that of the last validation, whatever it found; 0 before the first.
 
     Raises:
@@ -82,7 +83,7 @@ class BestWeights:
         self.mode = mode
         self.save = save
         self.best_score: float | None = None
-        self.score: float | None = None
+        self.written_score = math.nan
         self.best_epoch = self.last_epoch = 0
         self._written = False
         self._evaluator: Workflow | None = None
@@ -107,7 +108,7 @@ class BestWeights:
         if score != score:  # NaN: no class of the validation set was there to be measured
             logger.warning("%s: the validation score is not a number; weights not kept", self.path.name)
             return
-        self.score = score
+        self.written_score = score
         # The file first: killed in between, the epoch is run again and writes the same file again.
         if idist.get_rank() == 0:
             self._write()

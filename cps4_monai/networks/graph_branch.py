@@ -31,7 +31,7 @@ class GraphAlignment(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) to (B, D, h, w); the graph is that of one picture."""
-        nodes = features.flatten(2).transpose(1, 2)  # (B, N, D)
+        nodes = features.flatten(2).transpose(1, 2).contiguous()  # (B, N, D)
         analysed = F.normalize(self.analyser(nodes), dim=2)
         aligned = propagated(F.relu(analysed @ analysed.transpose(1, 2)), self.weight(nodes))
         return aligned.transpose(1, 2).reshape(features.shape)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cps4_monai.vessa.attention import Attention, attention_without_dropout, slices_first, tokens_first
+from cps4_monai.vessa.attention import Attention, attention_without_dropout, turned
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
@@ -94,7 +94,7 @@ class SmallSam(nn.Module):
         """Patches of the picture (B, h * w, width) after they have looked at the templates."""
         image = self.image_in(picture.tokens.flatten(2).transpose(1, 2).contiguous())
         shown = self.image_in(templates.tokens.flatten(3).transpose(2, 3).contiguous())  # (B, n, h * w, width)
-        cells = templates.cells.flatten(3).transpose(2, 3)
+        cells = templates.cells.flatten(3).transpose(2, 3).contiguous()
         memory = shown + cells.to(shown.dtype) @ self.classes.to(shown.dtype)
         where = places.repeat(templates.tokens.shape[1], 1)
         absent = ~templates.there[:, None].expand(-1, len(where))
@@ -223,7 +223,7 @@ class TwoWayLayer(nn.Module):
             places: (h * w, width).
         """
         seen = self.norm_picture(picture + places)
-        prompts = slices_first(self.prompts(tokens_first(prompts), tokens_first(seen)))
+        prompts = turned(self.prompts(turned(prompts), turned(seen)))
         keys = self.norm_prompts(prompts)
         return prompts, picture + self.dropout(self.picture(seen, keys, keys))
 

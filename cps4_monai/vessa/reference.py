@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cps4_monai.vessa.attention import attention_without_dropout, slices_first, tokens_first
+from cps4_monai.vessa.attention import attention_without_dropout, turned
 from cps4_monai.vessa.parts import Picture, Templates
 from cps4_monai.vessa.positions import FourierPositions
 
@@ -77,8 +77,8 @@ class SmallReference(nn.Module):
         asked = torch.cat((text + self.kinds[2], text + self.kinds[3])).expand(batch, -1, -1)
         sequence = torch.cat((of_picture, shown, asked), dim=1)
         absent = self._absent(of_picture, shown, asked, templates.there)
-        hidden = self.layers(tokens_first(sequence), src_key_padding_mask=absent)
-        return self.answer(slices_first(hidden[-len(prompts) :])), None
+        hidden = self.layers(turned(sequence), src_key_padding_mask=absent)
+        return self.answer(turned(hidden[-len(prompts) :])), None
 
     def _tokens(self, grid: Tensor, project: nn.Module, placed: bool = True) -> Tensor:
         """A grid (B, D, h, w) as pooled tokens (B, n, width), with their places."""

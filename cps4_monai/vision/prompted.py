@@ -156,7 +156,7 @@ class PromptedVision(nn.Module):
     def project(self, image: torch.Tensor) -> torch.Tensor:
         """Projected patch tokens (B, E, h, w), of any length, of slices (B, 1, H, W) in [0, 1]."""
         tokens = self.image_encoder(image)  # (B, D, h, w)
-        return self.projection(tokens.movedim(1, -1)).movedim(-1, 1)
+        return self.projection(tokens.movedim(1, -1).contiguous()).movedim(-1, 1)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Attention logits (B, C, h, w) float32 of what :meth:`project` gives."""

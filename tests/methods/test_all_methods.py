@@ -335,7 +335,7 @@ def test_without_weight_on_unlabeled_slices_the_student_is_that_of_the_supervise
 
 
 @ALL
-def test_a_run_in_bfloat16_is_near_that_in_float32_and_all_that_is_kept_is_float32(case):
+def test_a_run_in_bfloat16_begins_as_in_float32_and_all_that_is_kept_is_float32(case):
     full, half = case.make(), case.make()
     (expected, *_), (got, *_) = (
         train(method, batches(), precision=precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from turned_products import TurnedProducts
 
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.methods import BCP, GraphCL
@@ -197,3 +198,10 @@ def test_settings_that_cannot_be_are_refused():
     plain = network()
     with pytest.raises(TypeError, match=r"expected cps4_monai\.networks\.GraphBranch"):
         GraphCL(plain, torch.optim.SGD(plain.parameters(), lr=0.1))
+
+
+def test_the_alignment_makes_no_product_of_turned_nodes():
+    alignment = GraphAlignment(8)
+    with TurnedProducts() as products, torch.no_grad():
+        alignment(torch.rand(2, 8, 4, 3))
+    assert products.count == 2 and products.turned == []

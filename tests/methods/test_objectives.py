@@ -82,7 +82,7 @@ def test_the_total_is_the_sum_of_its_parts_by_their_weights(case, stage1):
 
 
 @ALL
-def test_a_run_in_bfloat16_is_near_that_in_float32_and_all_that_is_kept_is_float32(case, stage1):
+def test_a_run_in_bfloat16_begins_as_in_float32_and_all_that_is_kept_is_float32(case, stage1):
     full, half = case.make(stage1), case.make(stage1)
     (expected, *_), (got, *_) = (
         stage1.train(method, stage1.batches(), precision)

@@ -12,7 +12,7 @@ from cps4_monai.methods import GraphCL, MCNet, SSNet
 from cps4_monai.networks import ClassMemory, GraphBranch, MutualDecoders, ResUNet, unwrap
 from cps4_monai.processes import join_processes, leave_processes
 
-join_processes(torch.device("cpu"), 30)
+join_processes("gloo", 30)
 CASES = [(MCNet, MutualDecoders, {}), (SSNet, ClassMemory, {}), (GraphCL, GraphBranch, {"pretrain_fraction": 0.5}),
          (SSNet, ClassMemory, {"weigh_memory": False, "batch_statistics": "joint"})]
 for kind, wrap, settings in CASES:

@@ -21,7 +21,7 @@ from cps4_monai.losses.whole_batch import mean_of_processes, of_all_processes
 from cps4_monai.networks import ResUNet, in_parallel, share_buffers, unwrap
 from cps4_monai.processes import join_processes, leave_processes
 
-join_processes(torch.device("cpu"), 30)
+join_processes("gloo", 30)
 rank = dist.get_rank()
 own = slice(2 * rank, 2 * rank + 2)
 torch.manual_seed(0)

@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from cps4_monai.methods import MeanTeacher
 from cps4_monai.networks import ResUNet, unwrap
 from cps4_monai.processes import join_processes, leave_processes
+from two_processes import connection_threads
 
-join_processes(torch.device("cpu"), 30)
+join_processes("gloo", 30)
 torch.manual_seed(0)
 student = DistributedDataParallel(ResUNet(1, 3, features=(4, 8)), broadcast_buffers=False)
 method = MeanTeacher(student, torch.optim.SGD(student.parameters(), lr=0.1), batch_statistics="separate")
@@ -37,6 +38,7 @@ for _ in range(2):
         assert torch.equal(*everywhere), "parameters and statistics are the same in both processes"
     after = torch.cat([b.flatten().float() for b in unwrap(student).buffers()])
     assert torch.equal(before, after) is (dist.get_rank() == 0), "those of the first process count"
+assert connection_threads(), "else nothing is checked where a process ends"
 leave_processes()
 """
 

@@ -9,6 +9,7 @@ import torch
 from host_reads import HostReads
 from monai.networks import eval_mode
 from torch.nn import functional as F
+from turned_products import TurnedProducts
 
 from cps4_monai.losses.dice import soft_dice
 from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
@@ -278,24 +279,22 @@ def test_dropout_acts_in_training_and_spares_the_weights_of_attention_for_fused_
     assert len(dropped) >= 4 and not any(dropped)
 
 
-def test_attention_is_torchs_over_slices_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With tokens that are not there, and with keys that are the values; what is multiplied lies together in memory."""
+def test_attention_is_torchs_over_slices_first() -> None:
+    """Of itself, with tokens that are not there, and with keys that are the values."""
     torch.manual_seed(0)
     own, torchs = Attention(8, 2), torch.nn.MultiheadAttention(8, 2, batch_first=True)
     torchs.load_state_dict(own.state_dict())
     query, key, value = torch.randn(3, 5, 8), torch.randn(3, 7, 8), torch.randn(3, 7, 8)
     absent = torch.arange(7) >= torch.tensor([[7], [4], [1]])
-    multiply, together = torch.nn.functional.linear, []
-
-    def noted(tokens: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
-        together.append(tokens.is_contiguous())
-        return multiply(tokens, *given)
-
-    for keys, values, mask in ((key, value, absent), (key, key, None)):
+    for keys, values, mask in ((key, value, absent), (key, key, None), (query, query, None), (query, query + 1, None)):
         expected, _ = torchs(query, keys, values, key_padding_mask=mask, need_weights=False)
-        with monkeypatch.context() as patched:
-            patched.setattr("torch.nn.functional.linear", noted)
-            answer = own(query, keys, values, mask)
-        torch.testing.assert_close(answer, expected)
-        assert answer.is_contiguous()
-    assert together and all(together)
+        torch.testing.assert_close(own(query, keys, values, mask), expected)
+
+
+def test_no_product_is_made_of_turned_tokens(make, bands) -> None:
+    provider, (image, label) = AssistantProvider(make().freeze()), bands(1, 2)
+    said = (label == torch.arange(CLASSES).view(1, -1, 1, 1)).float()
+    provider(image, said)
+    with TurnedProducts() as products, torch.autocast("cpu", torch.bfloat16):
+        provider(image, said)
+    assert products.count > 10 and products.turned == []
