@@ -50,8 +50,14 @@ def run_task(folder: Path, sections: list[str]) -> None:
 
 
 def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:
+    from cps4_monai.bench.plan import STAGE1_WEIGHTS
+    from cps4_monai.vision import holds_prompted_vision
+
     own: dict[str, Any] = {"section": section, "evaluation_dir": str(folder / section)}
     if task["kind"] == "stage1":
+        if not holds_prompted_vision(folder / STAGE1_WEIGHTS):
+            logger.info("%s: an assistant makes no prompt map that could be scored", folder.name)
+            return
         run_id = "evaluate_prompt_map"
     else:
         run_id = "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from cps4_monai.bench.task import run_task
 from cps4_monai.commands.evaluate import evaluate
 from cps4_monai.commands.export import export
 from cps4_monai.inference.segment import segment
@@ -124,3 +126,13 @@ def test_the_small_overlay_and_that_of_studies_may_follow(run_tiny, tmp_path):
     for name in ("small", "study"):
         workflow = run_tiny("training_stage1", tmp_path / name, ("vessa", name), run=False, **SMALL)
         assert workflow.parser.get_parsed_content("stage1#network_def").prompts_centred
+
+
+def test_its_stage_1_has_no_prompt_map_for_a_study_to_score(vessa, tmp_path):
+    (tmp_path / "stage1").mkdir()
+    shutil.copy(vessa[0] / "stage1" / "prompted_vision.pt", tmp_path / "stage1")
+    (tmp_path / "task.json").write_text(json.dumps({"kind": "stage1"}))
+    (tmp_path / "done.json").write_text(json.dumps({"seconds": {"training": 1.0}}))
+    run_task(tmp_path, ["validation"])
+    assert set(json.loads((tmp_path / "done.json").read_text())["seconds"]) == {"training", "validation"}
+    assert not (tmp_path / "validation").exists()
