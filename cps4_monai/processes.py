@@ -5,9 +5,8 @@ from __future__ import annotations
 import atexit
 import datetime
 import gc
-import importlib
 
-import torch
+import torch.distributed.nn  # before there is a connection, see join_processes
 
 
 def join_processes(backend: str, wait_minutes: float) -> None:
@@ -29,7 +28,6 @@ def join_processes(backend: str, wait_minutes: float) -> None:
     """
     if torch.distributed.is_initialized():
         return
-    importlib.import_module("torch.distributed.nn")
     atexit.register(gc.collect)
     torch.distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=wait_minutes))
 
@@ -43,4 +41,3 @@ def leave_processes() -> None:
         return
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    gc.collect()

@@ -10,6 +10,7 @@ from monai.handlers import from_engine
 
 from cps4_monai.metrics.conventions import subject_scores
 from cps4_monai.metrics.spine_dice import SpineDice, SpineDiceHandler
+from cps4_monai.processes import leave_processes
 
 
 def _volumes(count=3, depth=4, classes=5, seed=0):
@@ -164,8 +165,7 @@ def _one_process(rank: int, port: int, queue: torch.multiprocessing.SimpleQueue)
     metric = SpineDice(5)
     metric(pred[mine], label[mine])
     queue.put(metric.summary())
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 def test_two_processes_give_the_result_of_one():
