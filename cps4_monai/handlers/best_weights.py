@@ -43,7 +43,9 @@ def metric_of(engine: Workflow, key: str | None, user: str) -> float:
 
 
 class BestWeights:
-    """Attached to an evaluator: writes the network's weights whenever a metric improves (paper page, row 19).
+    """Attached to an evaluator: writes the network's weights whenever a metric is the best yet (paper page, row 19).
+
+    Of equal ones the later weights stay, which have been trained for longer.
 
     The score to beat is kept by :class:`cps4_monai.handlers.ResumeHandler`, to which this is given as one of its
     states; after a resume a worse epoch does not overwrite better weights.
@@ -101,8 +103,8 @@ class BestWeights:
         """
         score = metric_of(engine, self.metric, "BestWeights")
         self.last_epoch = int(engine.state.epoch)
-        if self.best_score is not None and not (
-            score > self.best_score if self.mode == "max" else score < self.best_score
+        if self.best_score is not None and (
+            score < self.best_score if self.mode == "max" else score > self.best_score
         ):
             return
         if score != score:  # NaN: no class of the validation set was there to be measured

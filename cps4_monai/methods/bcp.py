@@ -25,7 +25,9 @@ class BCP(TeacherStudent):
 
     The first part of the run pastes labeled slices into labeled ones; then the teacher becomes a copy of the student,
     and labeled and unlabeled halves of the batch are pasted into each other. A pixel's weight is that of its target: 1
-    for a label, `unlabeled_weight` for a pseudo-label. Both phases are in the run's optimiser steps, and no checkpoint
+    for a label, `unlabeled_weight` for a pseudo-label. What is pasted into each other has intensities drawn the same way,
+    or the rim of a rectangle would tell labeled from unlabeled: unlabeled slices come in their strong view, and the
+    teacher sees the weak one. Both phases are in the run's optimiser steps, and no checkpoint
     is chosen between them. The student is deployed.
 
     Args:
@@ -111,7 +113,7 @@ class BCP(TeacherStudent):
         first, second = _halves(image, "labeled")
         if self.pretraining:
             return {"patch": patch, "mixed_logits": self._pretrained(mix(first, second, patch))}
-        unlabeled = batch["unlabeled"]["image"]
+        unlabeled = self.unlabeled_view(batch)
         if unlabeled.shape != image.shape:
             raise ValueError(
                 f"unlabeled pictures are {tuple(unlabeled.shape)}, labeled ones {tuple(image.shape)}; expected one "

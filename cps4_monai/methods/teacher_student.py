@@ -86,10 +86,14 @@ class TeacherStudent(SemiSupervisedMethod):
         self.networks["student"].train()
         self.teacher.eval()
 
+    def unlabeled_view(self, batch: Batch) -> Tensor:
+        """The unlabeled slices as the student sees them: with intensities of their own, as labeled ones have them."""
+        unlabeled = batch["unlabeled"]
+        return unlabeled.get("image_strong", unlabeled["image"])
+
     def student_logits(self, batch: Batch) -> dict[str, Tensor]:
         """``labeled_logits`` and ``unlabeled_logits``, each (B, C, H, W)."""
-        labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
-        view = unlabeled.get("image_strong", unlabeled["image"])
+        labeled, view = batch["labeled"]["image"], self.unlabeled_view(batch)
         if labeled.shape[1:] != view.shape[1:]:
             raise ValueError(
                 f"labeled images have shape {tuple(labeled.shape)}, unlabeled ones {tuple(view.shape)}; "

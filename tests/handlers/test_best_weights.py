@@ -34,6 +34,16 @@ def test_weights_of_the_best_epoch_stay(tmp_path, mode, best):
     assert set(saved) == {"weight", "bias"} and saved["weight"].item() == best[1] - 1
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_of_equal_epochs_the_later_one_stays(tmp_path, mode):
+    network = nn.Linear(1, 1)
+    handler = BestWeights(tmp_path / "m.pt", network, metric="dice", mode=mode)
+    for number, _ in enumerate(validate(handler, [0.0, 0.0, 0.0], network), start=1):
+        nn.init.constant_(network.weight, number)
+    assert (handler.best_score, handler.best_epoch) == (0.0, 3)
+    assert torch.load(tmp_path / "m.pt", weights_only=True)["weight"].item() == 2
+
+
 def test_nan_is_never_the_best(tmp_path):
     handler = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice")
     list(validate(handler, [float("nan")]))

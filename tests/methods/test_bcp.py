@@ -104,6 +104,19 @@ def test_at_the_switch_the_teacher_is_the_student_and_then_the_second_phase_begi
     assert method.deployed is method.student
 
 
+def test_what_is_pasted_is_the_strong_view_and_what_the_teacher_sees_the_weak_one(batch):
+    """Labeled slices have intensities drawn, too: with weak ones around it the rim of a rectangle would be seen."""
+    method = make(patch_ratio=1.0)
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)
+    strong = {**batch["unlabeled"], "image_strong": batch["unlabeled"]["image"] / 2}
+    method.networks["student"].eval()
+    weak, mixed = method.forward(batch), method.forward({**batch, "unlabeled": strong})
+    torch.testing.assert_close(mixed["out_logits"], method.student(strong["image_strong"][2:]))
+    assert not torch.equal(mixed["out_logits"], weak["out_logits"])
+    assert torch.equal(mixed["pseudo_label"], weak["pseudo_label"])
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_authors_teacher_normalises_by_the_unlabeled_batch(batch, training):
     method = make(training_teacher=training)
