@@ -1,7 +1,7 @@
 """Calibrates the flags for given weights, over patients that their training never saw, and says how well they hold.
 
     python benchmarks/flag_calibration.py --datalist SPIDER/splits.json:validation LUMBAR_T1/datalist.json:labeled \
-        --weights BUNDLE -o FOLDER [--write]
+        --weights BUNDLE -o FOLDER [--write flags]
     python benchmarks/flag_calibration.py --cases FOLDER [FOLDER] -o FOLDER      # of earlier runs, without the network
 
 Each patient is segmented whole, cropped at the top and bottom, in other contrasts and spoiled (flag_cases.py). A scan
@@ -13,7 +13,8 @@ nothing. What is written comes from all patients. Three things are calibrated:
 - its limit and that of the margin of the numbering (`level_ambiguous`), together, so that most wrong scans get an
   alarm at a bounded share of right ones (`--max-false-alarm`, of all right scans and of the whole ones among them;
   scans without the lowest structure in view have an alarm of their own, and are left out of that choice);
-- the chance that the outline of a structure is good (`low_confidence`): a logistic regression on its confidence.
+- the chance that the outline of a structure is good (`low_confidence`): a logistic regression on the mean
+  probability of its kind.
 
 FOLDER gets cases.csv, structures.csv, flags.json (a plan's ``decoding`` and ``flags``), report.md (with the rates of
 the plan as it is, too) and reliability.png.
@@ -35,6 +36,7 @@ import numpy as np
 import pandas as pd
 
 GOOD_DICE = 0.8
+BY = "outline_confidence"  # what the chance of a good outline is told from
 GRID = np.array([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15])
 MIN_EACH = 20  # good and bad structures that a regression of their kind needs; kinds with fewer share one
 MIN_WRONG = 5  # wrong scans of a group of variants that counts by itself
@@ -111,9 +113,9 @@ def _quantiles(margins: np.ndarray) -> np.ndarray:
 
 def fit_outlines(structures: pd.DataFrame) -> dict[str, Any]:
     """Chance of a good outline by kind; kinds with few good or bad ones share a regression over all, or have none."""
-    from cps4_monai.levels.flag_calibration import log_odds
+    from cps4_monai.levels.flag_calibration import OUTLINE_RANGE, log_odds
 
-    values = structures["confidence"].map(log_odds).to_frame("confidence")
+    values = structures[[BY]].map(lambda value: log_odds(value, OUTLINE_RANGE))
     good = structures["dice"] >= GOOD_DICE
 
     def fitted(rows: pd.Index) -> Any:
@@ -145,6 +147,8 @@ def cross_checked(
     cases: pd.DataFrame, structures: pd.DataFrame, max_false_alarm: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cases and structures with what a calibration on the other half of the patients says of them."""
+    from cps4_monai.levels.statistics import Confidence
+
     half = halves(cases["subject"])
     checked, outlines = [], []
     for number in (0, 1):
@@ -154,7 +158,8 @@ def cross_checked(
         chance = chances(here, calibration.failure)
         raised = {"unusual_contrast": chance > limits.failure, "level_ambiguous": ambiguous(here, limits)}
         checked.append(here.assign(chance=chance, alarm=alarms(here, chance, limits), **raised))
-        stated = [calibration.outline_chance(k, c) for k, c in zip(parts["kind"], parts["confidence"], strict=True)]
+        columns = (parts[name] for name in ("kind", "confidence", BY))
+        stated = [calibration.outline_chance(k, Confidence(c, o)) for k, c, o in zip(*columns, strict=True)]
         outlines.append(parts.assign(chance=np.array(stated, dtype=float)))
     return pd.concat(checked).sort_index(), pd.concat(outlines).sort_index()
 
@@ -303,7 +308,7 @@ def read_cases(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def written(arguments: argparse.Namespace, calibration: Any, limits: Limits) -> dict[str, Any]:
-    """The calibration as a plan has it; with ``--write`` it is put into the plan of the weights."""
+    """The calibration as a plan has it; with ``--write`` it, or its flags, are put into the plan of the weights."""
     from cps4_monai.plan import read_plan, write_plan
 
     margins = {"ambiguous_margin": round(max(limits.margin, 0.0), 3)}
@@ -312,7 +317,8 @@ def written(arguments: argparse.Namespace, calibration: Any, limits: Limits) -> 
     if arguments.write:
         path = plan_file(arguments)
         plan = read_plan(path)
-        write_plan(path.parent, replace(plan, decoding={**plan.decoding, **margins}, flags=content["flags"]))
+        decoding = {**plan.decoding, **(margins if arguments.write == "all" else {})}
+        write_plan(path.parent, replace(plan, decoding=decoding, flags=content["flags"]))
     return content
 
 
@@ -331,7 +337,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="patients of each data set; default: all")
     parser.add_argument("--cases", type=Path, nargs="+", metavar="FOLDER", help="folders of earlier runs")
     parser.add_argument("--max-false-alarm", type=float, default=0.08, help="aimed at, so that 0.10 holds for others")
-    parser.add_argument("--write", action="store_true", help="put the calibration into the plan of the weights")
+    parser.add_argument(
+        "--write",
+        choices=("flags", "all"),
+        help="what to put into the plan of the weights: the chances with their limits, or the limit of the margin, too",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
     if bool(arguments.datalist) == bool(arguments.cases):

@@ -69,7 +69,10 @@ def measured(segmenter: Any, scan: LabeledScan) -> tuple[dict[str, Any], list[di
     scores = score(segmenter, scan, pred)
     by_code = {s.code: s for s in result.structures}
     structures = [
-        {"kind": by_code[code].kind, "name": by_code[code].name, "confidence": by_code[code].confidence, "dice": dice}
+        {
+            **{name: getattr(by_code[code], name) for name in ("kind", "name", "confidence", "outline_confidence")},
+            "dice": dice,
+        }
         for code, dice in scores.pop("dice").items()
         if by_code[code].state == "present" and by_code[code].confidence is not None
     ]

@@ -147,7 +147,8 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
     yield from (
         "### Stage 1",
         "",
-        "Dice (b) of the prompt map on the network's slices, beside the ceiling of its grid.",
+        "Dice (b) of the prompt map on the network's slices, beside the ceiling of its grid; of an assistant, which "
+        "has neither, of its label maps.",
     )
     yield from ("", "| stage 1 of | labeled | prompt map | ceiling | pointing game | right levels | seeds | minutes |")
     yield "|---|---|---|---|---|---|---|---|"
@@ -157,7 +158,7 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
             dice = own.groupby("map")["dice"].mean()
             where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
             cells = [", ".join(results.methods[method] for method in methods), share_name(share)]
-            cells += [f"{dice['prompt_map']:.3f}", f"{dice['ceiling']:.3f}"]
+            cells += [f"{dice['prompt_map']:.3f}", f"{dice['ceiling']:.3f}" if "ceiling" in dice else ""]
             cells += [f"{where[name].mean():.3f}" for name in LOCALISATION]
             minutes = [stage1_minutes(results, folder) for folder in folders]
             cells += [str(len(folders)), f"{sum(minutes) / len(minutes):.0f}"]

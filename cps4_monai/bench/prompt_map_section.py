@@ -62,6 +62,6 @@ def _prompt_map_row(
         number(spread["prompt_map", "b"]),
         number(mean["prompt_map", "a"]),
         number(mean["prompt_map", "c"]),
-        number(mean["ceiling", "b"]),
+        number(mean.get(("ceiling", "b"))),
         *(number(where[name].mean()) for name in LOCALISATION),
     ]

@@ -19,6 +19,7 @@ from cps4_monai.report.curves import read_metrics
 
 IDENTITY = ("method", "share", "seed")
 LOCALISATION = ("pointing_game", "level_share")
+STAGE1_LOG = Path("stage1") / "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,22 @@ class StudyResults:
 
     @cached_property
     def prompt_maps(self) -> pd.DataFrame:
-        """Scores of stage 1: ``IDENTITY``, ``folder``, ``subject``, ``map``, ``convention``, ``dice``."""
+        """Scores of stage 1: ``IDENTITY``, ``folder``, ``subject``, ``map``, ``convention``, ``dice``.
+
+        An assistant has no prompt map and no grid: on validation its label maps' mean stands there, without a ceiling.
+        """
         parts = []
         for cell in self.cells:
-            path = None if cell.stage1 is None else cell.stage1 / self.section / "prompt_map.csv"
-            if path is not None and path.is_file():
-                parts.append(pd.read_csv(path).assign(**cell.identity, folder=cell.stage1.name))  # type: ignore[union-attr]
+            if cell.stage1 is None:
+                continue
+            path = cell.stage1 / self.section / "prompt_map.csv"
+            if path.is_file():
+                scores = pd.read_csv(path)
+            elif self.section == "validation":
+                scores = _label_maps(cell.stage1 / STAGE1_LOG)
+            else:
+                continue
+            parts.append(scores.assign(**cell.identity, folder=cell.stage1.name))
         columns = [*IDENTITY, "folder", "subject", "map", "convention", "dice"]
         return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -145,20 +156,31 @@ class StudyResults:
         """
         rows = []
         for cell in self.cells:
-            path = None if cell.stage1 is None else cell.stage1 / "stage1" / "metrics.csv"
-            scores = None if path is None or not path.is_file() else _kept(read_metrics(path))
-            if scores is not None:
+            kept = None if cell.stage1 is None else _kept(cell.stage1 / STAGE1_LOG)
+            if kept is not None and set(LOCALISATION) <= set(kept.index):
+                scores = {name: float(kept[name]) for name in LOCALISATION}
                 rows.append({**cell.identity, "folder": cell.stage1.name, **scores})  # type: ignore[union-attr]
         return pd.DataFrame(rows, columns=[*IDENTITY, "folder", *LOCALISATION])
 
 
-def _kept(log: pd.DataFrame) -> dict[str, float] | None:
-    """Scores of localisation in the epoch of the best prompt-map Dice; None where that has none."""
-    table = log.pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
-    if not {"prompt_map_dice", *LOCALISATION} <= set(table):
+def _kept(log: Path) -> pd.Series | None:
+    """Scores of stage 1 in the epoch whose weights were kept: the last of those with the best Dice; None without."""
+    if not log.is_file():
         return None
-    best = table.loc[table["prompt_map_dice"].idxmax()]
-    return {name: float(best[name]) for name in LOCALISATION}
+    table = read_metrics(log).pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
+    if "prompt_map_dice" not in table:
+        return None
+    return table.loc[table["prompt_map_dice"][::-1].idxmax()]
+
+
+def _label_maps(log: Path) -> pd.DataFrame:
+    """Mean scores of an assistant's label maps, in the form of prompt_map.csv."""
+    kept = _kept(log)
+    names = {} if kept is None else {c: kept.get(f"prompt_map_dice_{c}") for c in "abc"}
+    return pd.DataFrame(
+        [("mean", "prompt_map", convention, dice) for convention, dice in names.items() if dice is not None],
+        columns=["subject", "map", "convention", "dice"],
+    )
 
 
 def find_studies(runs: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -103,9 +103,7 @@ class BestWeights:
         """
         score = metric_of(engine, self.metric, "BestWeights")
         self.last_epoch = int(engine.state.epoch)
-        if self.best_score is not None and (
-            score < self.best_score if self.mode == "max" else score > self.best_score
-        ):
+        if self.best_score is not None and (score < self.best_score if self.mode == "max" else score > self.best_score):
             return
         if score != score:  # NaN: no class of the validation set was there to be measured
             logger.warning("%s: the validation score is not a number; weights not kept", self.path.name)

@@ -28,6 +28,7 @@ from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import LevelThresholds, level_flags
 from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
+from cps4_monai.levels.statistics import Confidence
 from cps4_monai.report.pictures import sagittal_mosaic
 from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
 
@@ -146,7 +147,8 @@ def outcome_of_mask(
     spacing = sidecar.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
     label = read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
     told = record.get("Structures", [])
-    confidence = {s["code"]: s["confidence"] for s in told if s.get("confidence") is not None}
+    sure = [s for s in told if s.get("confidence") is not None]
+    confidence = {s["code"]: Confidence(s["confidence"], s.get("outline_confidence")) for s in sure}
     if unannotated is None:
         unannotated = [s["code"] for s in told if s.get("state") == "not_trained"]
     grid = SagittalGrid.from_affine(label.shape, label.affine)

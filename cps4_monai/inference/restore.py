@@ -15,7 +15,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_labels import ScanScores, labels_on_scan
 from cps4_monai.data.scan_slices import network_spacing_mm
 from cps4_monai.levels import LevelResult, LevelThresholds, decode_levels, label_confidence
-from cps4_monai.levels.statistics import View
+from cps4_monai.levels.statistics import Confidence, View
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class RestoredLabels:
     Attributes:
         slices: (D, H0, W0) uint8 on the scan's pixels.
         levels: how the levels were decoded; None for the plain argmax.
-        confidence: mean probability of each label over its voxels, by code.
+        confidence: of each label, by code.
         view: (first H, end H, first W, end W) of the scan's slices that the network saw; None for all.
         seconds: time taken by each part.
     """
 
     slices: np.ndarray
     levels: LevelResult | None
-    confidence: dict[int, float]
+    confidence: dict[int, Confidence]
     view: View | None
     seconds: dict[str, float]
 

@@ -130,7 +130,7 @@ def _scan_cells(
         Cell(outcome.name, outcome.name, link=links.get(outcome.name, "")),
         Cell(outcome.status, outcome.status, "bad" if failed else ""),
         Cell(", ".join(outcome.alarms) or "–", place, "warn" if outcome.alarms else "muted"),
-        Cell(f"{lowest} to {topmost}" if count else "–", count),
+        Cell(f"{lowest} to {topmost}" if lowest else f"{count}, not named" if count else "–", count),
         number(float("nan") if margin is None else margin, 2),
         number(outcome.seconds or float("nan"), 1),
         Cell(told, told, "bad" if failed else "note"),

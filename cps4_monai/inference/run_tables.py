@@ -11,6 +11,7 @@ from typing import Any
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
+from cps4_monai.levels.flags import names_are_trusted
 from cps4_monai.report.label_tables import (
     bids_dseg_table,
     itksnap_label_descriptions,
@@ -26,6 +27,7 @@ STRUCTURE_COLUMNS = (
     *("scan", "code", "name", "kind", "state", "cut_at", "lateral", "volume_ml", "centroid_x_mm", "centroid_y_mm"),
     *("centroid_z_mm", "centroid_i", "centroid_j", "centroid_k", "height_mm", "anterior_height_mm"),
     *("middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg", "confidence"),
+    "outline_confidence",
 )
 _SIZES = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg")
 FAILURE_COLUMNS = ("source", "scan", "reason")
@@ -81,13 +83,17 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, 
 
 
 def structure_row(outcome: ScanOutcome, structure: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of ``structures.csv``."""
+    """One line of ``structures.csv``; without its name where names mean nothing."""
     mm, voxel = (structure.get(key) or (None, None, None) for key in ("centroid_mm", "centroid_voxels"))
     return {
         "scan": outcome.name,
-        **{key: structure.get(key) for key in ("code", "name", "kind", "state", "lateral")},
+        **{key: structure.get(key) for key in ("code", "kind", "state", "lateral")},
+        "name": structure.get("name") if names_are_trusted(outcome.alarms) else "",
         "cut_at": " ".join(structure.get("cut_at", ())),
-        **{key: _rounded(structure.get(key), 4) for key in ("volume_ml", "height_mm", "confidence")},
+        **{
+            key: _rounded(structure.get(key), 4)
+            for key in ("volume_ml", "height_mm", "confidence", "outline_confidence")
+        },
         **{key: _rounded(structure.get(key), 2) for key in _SIZES},
         **{f"centroid_{axis}_mm": _rounded(value, 3) for axis, value in zip("xyz", mm, strict=True)},
         **{f"centroid_{axis}": _rounded(value, 3) for axis, value in zip("ijk", voxel, strict=True)},
@@ -95,9 +101,13 @@ def structure_row(outcome: ScanOutcome, structure: Mapping[str, Any]) -> dict[st
 
 
 def levels_in_view(outcome: ScanOutcome, anatomy: Anatomy) -> tuple[str, str, int]:
-    """Names of the lowest and the topmost structure of the chain that was found, and how many were."""
+    """Names of the lowest and the topmost structure of the chain that was found, and how many were.
+
+    The names are empty where nothing was found, and under `unusual_contrast`, where they mean nothing.
+    """
     chain = [structure.name for structure in anatomy.along_spine() if structure.code in outcome.summary.codes]
-    return (chain[0], chain[-1], len(chain)) if chain else ("", "", 0)
+    named = bool(chain) and names_are_trusted(outcome.alarms)
+    return (chain[0], chain[-1], len(chain)) if named else ("", "", len(chain))
 
 
 def _within(path: Path | None, folder: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.levels import LevelThresholds, StructureStatistics, structure_statistics
-from cps4_monai.levels.statistics import View
+from cps4_monai.levels.statistics import Confidence, View
 
 
 def slice_statistics(
@@ -18,7 +18,7 @@ def slice_statistics(
     affine: np.ndarray,
     anatomy: Anatomy,
     *,
-    confidence: Mapping[int, float] | None = None,
+    confidence: Mapping[int, Confidence] | None = None,
     unannotated: Sequence[int] = (),
     view: View | None = None,
     thresholds: LevelThresholds | None = None,
@@ -30,7 +30,7 @@ def slice_statistics(
         grid: the scan's slices.
         affine: 4 x 4, the scan's voxels to RAS+ mm.
         anatomy: the structures.
-        confidence: mean probability per code, where known.
+        confidence: by code, where known.
         unannotated: codes that the training labels never show.
         view: part of the slices that was looked at; None for all.
         thresholds: of the level logic.

@@ -16,7 +16,7 @@ from cps4_monai.levels.fused import fit_spine, take_apart
 from cps4_monai.levels.heights import height_limits, structure_heights, typical_heights, union_heights
 from cps4_monai.levels.margin import NO_CHAIN, LevelMargin, shift_margin
 from cps4_monai.levels.settings import LevelThresholds
-from cps4_monai.levels.statistics import View, check_labels
+from cps4_monai.levels.statistics import Confidence, View, check_labels
 
 _AT_BORDER_MM = 4.0
 MAX_CANDIDATES = 150  # the largest; a spine has 19, and each is compared with each
@@ -28,7 +28,7 @@ class LevelResult:
 
     Attributes:
         labels: (D, H, W) uint8.
-        confidence: mean probability of each label in the result over its voxels, by code.
+        confidence: of each label in the result, by code.
         margin: how sure the numbering is.
         score: score of the chain in nats.
         changed_voxels: voxels whose label differs from the input's.
@@ -38,7 +38,7 @@ class LevelResult:
     """
 
     labels: np.ndarray
-    confidence: dict[int, float]
+    confidence: dict[int, Confidence]
     margin: LevelMargin
     score: float
     changed_voxels: int
@@ -106,7 +106,7 @@ def decode_levels(
     result[components.box] = np.concatenate([[0], codes]).astype(np.uint8)[components.ids]
     return LevelResult(
         labels=result,
-        confidence=_confidence(components, evidence, codes),
+        confidence=_confidence(components, evidence, codes, anatomy),
         margin=margin,
         score=score,
         changed_voxels=int(np.count_nonzero(result != labels)),
@@ -118,13 +118,13 @@ def decode_levels(
 
 def label_confidence(
     labels: np.ndarray, scores: Iterable[Any], anatomy: Anatomy = MRSPINESEG, *, from_logits: bool = False
-) -> dict[int, float]:
-    """Mean probability of each label over its voxels, for labels left as they are (`--raw`); arguments as above."""
+) -> dict[int, Confidence]:
+    """Confidence in each label, for labels left as they are (`--raw`); arguments as above."""
     check_labels(labels, anatomy)
     outside = [s.code for s in anatomy.foreground]  # nothing joins a chain: one region per code
     components = find_components(labels, (1.0, 1.0, 1.0), anatomy, outside)
     evidence = mean_probabilities(components, scores, anatomy.num_classes, from_logits)
-    return _confidence(components, evidence, components.fixed_code)
+    return _confidence(components, evidence, components.fixed_code, anatomy)
 
 
 def _assign(
@@ -233,14 +233,17 @@ def _scale(
     return ChainScale(step_mm, heights, dict(zip(heights, limits, strict=True)), depths)
 
 
-def _confidence(components: Components, evidence: np.ndarray, codes: np.ndarray) -> dict[int, float]:
-    voxels = components.moments.voxels
-    sums: dict[int, tuple[float, int]] = {}
-    for row in np.flatnonzero(codes > 0).tolist():
-        code = int(codes[row])
-        total, count = sums.get(code, (0.0, 0))
-        sums[code] = (total + float(evidence[row, code]) * int(voxels[row]), count + int(voxels[row]))
-    return {code: total / max(count, 1) for code, (total, count) in sorted(sums.items())}
+def _confidence(
+    components: Components, evidence: np.ndarray, codes: np.ndarray, anatomy: Anatomy
+) -> dict[int, Confidence]:
+    """Means over the voxels of all components that have a code: of its probability, and of that of its kind."""
+    kinds = np.array([s.kind for s in anatomy.structures])
+    result = {}
+    for code in np.unique(codes[codes > 0]).tolist():
+        rows = codes == code
+        means = np.average(evidence[rows], axis=0, weights=np.maximum(components.moments.voxels[rows], 1))
+        result[code] = Confidence(float(means[code]), float(means[kinds == kinds[code]].sum()))
+    return result
 
 
 def _renamed(

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-# Confidence is kept within this range before its log odds are taken: below it a structure's level is in doubt, and no
-# longer its outline (docs/results/flags.md); above it the log odds run away.
-CONFIDENCE_RANGE = (0.45, 0.98)
+from cps4_monai.levels.statistics import Confidence
+
+# Kept within these before log odds are taken, which run away beyond them. The confidence in a label is in doubt where
+# its level is, so that below 0.45 it says nothing of an outline any more (docs/results/flags.md).
+CONFIDENCE_RANGE, OUTLINE_RANGE = (0.45, 0.98), (0.02, 0.98)
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class FlagCalibration:
     """Chances and limits of `low_confidence` and `unusual_contrast`; a plan keeps them as ``flags``.
 
     Attributes:
-        outline: by kind of structure: the chance that its outline is good, from the log odds of its confidence, called
-            ``confidence``. Empty: `low_confidence` compares the confidence itself with a threshold.
+        outline: by kind of structure: the chance that its outline is good, from the log odds of the confidence in its
+            outline, called ``outline_confidence``, or, as until version 0.3.0, of that in its label, ``confidence``.
+            Empty: `low_confidence` compares the confidence itself with a threshold.
         good_dice: what counts as good: a Dice of at least this.
         outline_limit: `low_confidence` below this chance.
         failure: chance that the result cannot be used, from :func:`cps4_monai.levels.traits.scan_traits`; None: there
@@ -73,10 +76,14 @@ class FlagCalibration:
     failure_limit: float = 0.5
     calibrated_on: str = ""
 
-    def outline_chance(self, kind: str, confidence: float) -> float | None:
-        """Chance that the outline of a structure is good; None where that was not calibrated for its kind."""
+    def outline_chance(self, kind: str, confidence: Confidence) -> float | None:
+        """Chance that the outline of a structure is good; None where that was not calibrated for its kind.
+
+        Also None where the confidence that it goes by is not known.
+        """
         chance = self.outline.get(kind)
-        return None if chance is None else chance({"confidence": log_odds(confidence)})
+        quantities = outline_quantities(confidence)
+        return None if chance is None or not chance.weights.keys() <= quantities.keys() else chance(quantities)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, the form of a plan's ``flags``."""
@@ -112,8 +119,15 @@ class FlagCalibration:
             ) from error
 
 
-def log_odds(confidence: float) -> float:
-    """log(p / (1 - p)) of a mean probability, kept within ``CONFIDENCE_RANGE``."""
-    low, high = CONFIDENCE_RANGE
-    kept = min(max(confidence, low), high)
+def outline_quantities(confidence: Confidence) -> dict[str, float]:
+    """What a structure's outline may be judged by, as log odds log(p / (1 - p)); what is not known is left out."""
+    known = {"confidence": log_odds(confidence.label, CONFIDENCE_RANGE)}
+    if confidence.outline is not None:
+        known["outline_confidence"] = log_odds(confidence.outline, OUTLINE_RANGE)
+    return known
+
+
+def log_odds(confidence: float, within: tuple[float, float]) -> float:
+    """log(p / (1 - p)) of a mean probability, kept within a range."""
+    kept = min(max(confidence, within[0]), within[1])
     return float(np.log(kept / (1.0 - kept)))

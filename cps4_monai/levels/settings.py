@@ -48,8 +48,8 @@ class LevelThresholds:
         off_curve_penalty: cost of each further millimetre, in nats.
         ambiguous_margin: flag `level_ambiguous` below this margin (nats per structure) where the chain is anchored;
             where it is not, `unanchored` is raised whatever the margin.
-        low_confidence: flag `low_confidence` for a whole structure whose mean class probability is below this; slivers
-            at the border of the view are never sure.
+        low_confidence: flag `low_confidence` for a whole structure whose mean probability of its kind is below this,
+            where no chance was calibrated; slivers at the border of the view are never sure.
         partial_share: flag `partial_width` from this share of structures (by volume) that reach the first or last
             slice on.
         min_structures: flag `no_spine_found` below this number of structures.

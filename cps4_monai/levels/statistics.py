@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +18,18 @@ from cps4_monai.levels.settings import LevelThresholds
 
 STATES = ("present", "cut", "absent", "not_trained")
 View = tuple[int, int, int, int]
+
+
+class Confidence(NamedTuple):
+    """How sure the network is of a structure, as means over its voxels, in [0, 1].
+
+    Attributes:
+        label: probability of the label itself, in doubt where level or outline is.
+        outline: probability of any structure of its kind, in doubt where the outline is; None where unknown.
+    """
+
+    label: float
+    outline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class StructureStatistics:
         centroid_voxels: in voxels of the scan (of the slices where no scan affine was given); None likewise.
         height_mm: extent along the spine, see :mod:`cps4_monai.levels.heights`; None if not in the map.
         confidence: mean probability of its label over its voxels, in [0, 1]; None where unknown.
+        outline_confidence: mean probability of any structure of its kind over its voxels, likewise.
         morphometry: heights and angle, see :mod:`cps4_monai.levels.morphometry`; none where the view cuts it.
     """
 
@@ -51,6 +64,7 @@ class StructureStatistics:
     centroid_voxels: tuple[float, float, float] | None
     height_mm: float | None
     confidence: float | None
+    outline_confidence: float | None = None
     morphometry: Morphometry = NOTHING
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +79,7 @@ def structure_statistics(
     affine: np.ndarray,
     anatomy: Anatomy,
     *,
-    confidence: Mapping[int, float] | None = None,
+    confidence: Mapping[int, Confidence] | None = None,
     unannotated: Sequence[int] = (),
     scan_affine: np.ndarray | None = None,
     view: View | None = None,
@@ -77,7 +91,7 @@ def structure_statistics(
         labels: (D, H, W) integer codes, H superior to inferior, W anterior to posterior.
         affine: (4, 4) from indices (d, h, w) to scanner coordinates (RAS) in mm.
         anatomy: the structures.
-        confidence: mean probability per code, where known.
+        confidence: by code, where known.
         unannotated: codes that the training labels never show.
         scan_affine: (4, 4) of the scan's own grid, for ``centroid_voxels``.
         view: (first H, end H, first W, end W), end exclusive: the part of the grid that shows the scan, where slices
@@ -93,6 +107,7 @@ def structure_statistics(
     moments = measure(labels, anatomy.num_classes - 1, _triple(place.spacing_mm))
     curve = _curve(moments, anatomy)
     heights = _heights(moments, anatomy, curve)
+    known: Mapping[int, Confidence] = confidence or {}
     boxes = ndimage.find_objects(labels, max_label=anatomy.num_classes - 1)
     cuts = _cuts(boxes, labels.shape, view, thresholds.border_voxels)
     sizes = morphometry(labels, boxes, moments, curve, cuts, anatomy)
@@ -103,6 +118,7 @@ def structure_statistics(
             result.append(_not_in_the_map(structure, trained))
             continue
         mm, voxels = place.of_centroid(moments.centroid_mm[row])
+        sure = known.get(structure.code)
         cut_at = cuts[structure.code]
         result.append(
             StructureStatistics(
@@ -116,7 +132,8 @@ def structure_statistics(
                 centroid_mm=mm,
                 centroid_voxels=voxels,
                 height_mm=float(heights[row]),
-                confidence=None if confidence is None else confidence.get(structure.code),
+                confidence=None if sure is None else sure.label,
+                outline_confidence=None if sure is None else sure.outline,
                 morphometry=sizes.get(structure.code, NOTHING),
             )
         )

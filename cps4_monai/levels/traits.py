@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.levels.statistics import StructureStatistics
+from cps4_monai.levels.statistics import Confidence, StructureStatistics
 
 FEW = 0.02  # added to what may be 0 before its logarithm is taken
 BODY_MM = 26.0  # usual height of a lumbar body
@@ -19,7 +19,7 @@ def scan_traits(
     image: np.ndarray,
     argmax: np.ndarray,
     labels: np.ndarray,
-    confidence: Mapping[int, float],
+    confidence: Mapping[int, Confidence],
     structures: Sequence[StructureStatistics],
     anatomy: Anatomy,
 ) -> dict[str, float]:
@@ -43,7 +43,7 @@ def scan_traits(
         image: (D, H, W) in [0, 1], what the network saw.
         argmax: (D, H, W) its labels.
         labels: (D, H, W) those once levels are decoded.
-        confidence: mean probability of each label, by code.
+        confidence: of each label, by code.
         structures: of the result.
         anatomy: the classes.
     """
@@ -57,8 +57,9 @@ def scan_traits(
         [s for s in structures if s.kind == kind and s.state == "present"] for kind in ("vertebra", "disc")
     )
     heights = [s.height_mm for s in bodies if s.height_mm]
+    sure = [confidence[code].label if code in confidence else 0.0 for code in range(1, len(counts))]
     return {
-        "confidence": float(np.average([confidence.get(c, 0.0) for c in range(1, len(counts))], weights=counts[1:])),
+        "confidence": float(np.average(sure, weights=counts[1:])),
         "kept": float(same),
         "body_sizes": _spread([s.volume_ml for s in bodies]),
         "body_heights": _spread(heights),

@@ -83,7 +83,8 @@ class GraphCL(BCP):
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """As of :class:`BCP`; in the second phase also ``loss_graph`` before its weight.
 
-        Shown beside them: ``graph_share`` of the total, and ``clusters_in_use``, mean over pictures.
+        Shown beside them: ``graph_share``, the branch's part of the sizes |L_in + L_out| and |graph_weight L_cc|, and
+        ``clusters_in_use``, mean over pictures.
         """
         losses = super().losses(outputs, batch)
         if "clusters" not in outputs:
@@ -91,11 +92,11 @@ class GraphCL(BCP):
         clusters = outputs["clusters"]
         pairs = clusters.shape[1] ** 2 if self.per_pair else 1
         graph = clustering_loss(outputs["correlation"], clusters).mean() / pairs
-        total = losses["loss"] + self.graph_weight * graph
-        share = (self.graph_weight * graph / total).detach()
+        sizes = [part.detach().abs() for part in (self.graph_weight * graph, losses["loss"])]
+        share = sizes[0] / (sizes[0] + sizes[1]).clamp(min=1e-12)  # L_cc is negative: of the total it could be anything
         return {
             **losses,
-            "loss": total,
+            "loss": losses["loss"] + self.graph_weight * graph,
             "loss_graph": graph,
             "graph_share": share,
             "clusters_in_use": clusters_in_use(clusters),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cps4_monai.levels.flag_calibration import FlagCalibration, log_odds
+from cps4_monai.levels.flag_calibration import OUTLINE_RANGE, FlagCalibration, log_odds
 from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.traits import TRAITS
 
@@ -42,8 +42,14 @@ def made_up(patients: int = 120, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFr
             cases.append({**common, "variant": group, "right": not wrong, **measured})
             for kind in ("vertebra", "disc"):
                 confidence = float(rng.uniform(0.3, 0.99))
-                good = rng.random() < 1 / (1 + np.exp(-log_odds(confidence) - 0.5))
-                part = {"kind": kind, "name": kind, "confidence": confidence, "dice": 0.85 if good else 0.4}
+                good = rng.random() < 1 / (1 + np.exp(-log_odds(confidence, OUTLINE_RANGE) - 0.5))
+                part = {
+                    "kind": kind,
+                    "name": kind,
+                    "confidence": confidence,
+                    "outline_confidence": confidence,
+                    "dice": 0.85 if good else 0.4,
+                }
                 structures.append({**common, "right": not wrong, **part})
     return pd.DataFrame(cases), pd.DataFrame(structures)
 
@@ -139,4 +145,4 @@ def test_variants_of_a_phantom_are_measured(benchmark: SimpleNamespace, tiny_dat
     assert np.array_equal(drawn.image, again["drawn"].image) and not np.array_equal(drawn.image, scan.image)
     row, structures = benchmark.cases.measured(segmenter, scan)
     assert set(TRAITS) <= row.keys() and np.isfinite([row[name] for name in TRAITS]).all()
-    assert all(0 <= s["dice"] <= 1 and 0 <= s["confidence"] <= 1 for s in structures)
+    assert all(0 <= s["dice"] <= 1 and 0 <= s["confidence"] <= s["outline_confidence"] <= 1 for s in structures)

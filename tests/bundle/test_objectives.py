@@ -7,6 +7,7 @@ import functools
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -92,18 +93,44 @@ def test_its_run_is_evaluated_by_its_name_and_exported_and_the_bundle_segments_a
     np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
 
 
+def overlay_of(name: str) -> dict[str, Any]:
+    overlay = json.loads((find_bundle_root() / "configs" / "methods" / f"{name}.json").read_text())
+    del overlay["_meta_"]
+    return overlay
+
+
 def test_rows_differ_in_stage_1_alone():
     """No overlay sets anything of stage 2, of the network, or of stage 1's encoders, batches, rates and epochs."""
     allowed = ("stage1#loss", "stage1#method", "stage1#network", "stage1#validate#additional_metrics#loss")
     named = ("context#trained_on", "train#provider#model#objective", "prompt_map#activation")
+    named += ("prompt_map#presence_threshold",)  # see the next test
     for name in OBJECTIVES:
-        overlay = json.loads((find_bundle_root() / "configs" / "methods" / f"{name}.json").read_text())
-        del overlay["_meta_"]
+        overlay = overlay_of(name)
         own = {key for key in overlay if "#" not in key}  # settings that only the overlay's own objects read
         others = {key for key in overlay if not key.startswith(allowed) and key not in named} - own
         assert others == set(), name
         assert all(f"@{key}" in json.dumps(overlay) for key in own)
         assert overlay["prompt_map#activation"] == "sigmoid"
+
+
+@EACH
+def test_maps_are_gated_where_b_has_a_part_in_the_objective(name, run_tiny, tmp_path):
+    """A is a presence only then: else it stays below the gate, or above it, by where b was started."""
+    parsed = run_tiny("training_stage1", tmp_path, (name,), run=False).parser.get_parsed_content
+    method, objective = parsed("stage1#method"), parsed("stage1#loss")
+    model, method.total_updates = method.deployed.eval(), 4
+    torch.manual_seed(0)
+    label = torch.zeros(2, 1, *model.image_size, dtype=torch.uint8)
+    label[0, :, :, :8], label[1, :, :, 8:16] = 2, 5
+    image = torch.rand(2, 1, *model.image_size)
+    losses = []
+    for bias in (-2.5, -1.0):
+        torch.nn.init.constant_(model.logit_bias, bias)
+        loss = method.validation_loss(image, label) if objective is None else objective(model(image), label)
+        losses.append(float(loss))
+    without = losses[0] == pytest.approx(losses[1], abs=1e-4)
+    gate = overlay_of(name).get("prompt_map#presence_threshold", 0.5)
+    assert (gate is None) is (without and name != "mgca"), "MGCA sets b by the mean cosine"
 
 
 def test_stage_2_named_after_one_objective_refuses_the_maps_of_another(run_of, run_tiny, tmp_path):

@@ -217,12 +217,15 @@ def test_an_unusual_contrast_stays_one_until_a_person_accepts(edited_bundle, mak
     alone = [(flag["name"], flag["kind"]) for flag in record(out)["Flags"]]
     assert alone == [("unusual_contrast", "alarm")]
     report_masks(out)
-    assert rows(out / "scans.csv")[0]["alarms"] == "unusual_contrast"
+    (scan,) = rows(out / "scans.csv")
+    assert scan["alarms"] == "unusual_contrast" and (scan["lowest"], scan["topmost"]) == ("", "")
+    assert int(scan["structures"]) == 10 and {row["name"] for row in rows(out / "structures.csv")} == {""}
     assert call(mask, "--shift", "1").exit_code == 0
     assert [flag["name"] for flag in record(out)["Flags"]] == ["unusual_contrast"]
     assert rows(out / "scans.csv")[0]["alarms"] == "unusual_contrast" and record(out)["Traits"]
     assert not named  # three pictures without names
     assert call(mask, "--accept").exit_code == 0
+    assert {"L3", "L4/L5"} <= {row["name"] for row in rows(out / "structures.csv")}, "accepted by a person"
     assert rows(out / "scans.csv")[0]["alarms"] == "" and "unusual_contrast" not in str(record(out)["Flags"])
     assert len(named) == 1
 
@@ -230,7 +233,7 @@ def test_an_unusual_contrast_stays_one_until_a_person_accepts(edited_bundle, mak
 def test_a_calibration_of_outlines_is_asked_again_by_cps4_report(edited_bundle, make_scan, tmp_path):
     make_scan().save(tmp_path / "in" / "a_T2w.nii.gz")
     # log odds of confidence never reach 50: every whole disc is below the limit, and no vertebra, which has no chance
-    rare = {"outline": {"disc": {"intercept": -50.0, "weights": {"confidence": 1.0}}}, "outline_limit": 0.5}
+    rare = {"outline": {"disc": {"intercept": -50.0, "weights": {"outline_confidence": 1.0}}}, "outline_limit": 0.5}
     out = tmp_path / "out"
     segment_scans(tmp_path / "in", out, weights=edited_bundle(flags=rare), device="cpu")
     (low,) = [flag for flag in record(out)["Flags"] if flag["name"] == "low_confidence"]

@@ -138,12 +138,16 @@ def test_probabilities_outvote_the_labels(spine, spacing):
     np.testing.assert_array_equal(result.labels, labels)
 
 
-def test_confidence_is_the_mean_probability_of_the_new_label(spine, spacing, code):
+def test_confidence_is_the_mean_probability_of_the_new_label_and_of_its_kind(spine, spacing, code):
     labels = spine()
     scores = corruption.soft_scores(labels, 20, 0.7)
     result = decode_levels(labels, scores, spacing, unannotated=UNTRAINED)
-    assert result.confidence == pytest.approx({c: 0.7 for c in np.unique(labels)[1:].tolist()}, abs=1e-6)
-    assert label_confidence(labels, scores) == pytest.approx(result.confidence)
+    for confidence in (result.confidence, label_confidence(labels, scores)):
+        assert list(confidence) == np.unique(labels)[1:].tolist()
+        for c, sure in confidence.items():  # half of what is left of 1 is shared by the two codes on either side
+            near = [MRSPINESEG.structures[other].kind for other in range(max(c - 2, 1), min(c + 3, 20)) if other != c]
+            alike = near.count(MRSPINESEG.structures[c].kind) / len(near)
+            assert sure == pytest.approx((0.7, 0.7 + 0.15 * alike), abs=1e-6)
 
 
 def test_an_untrained_structure_is_left_as_labeled(spine, spacing):

@@ -11,7 +11,7 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.levels.flags import level_flags, of_kind
 from cps4_monai.levels.margin import LevelMargin
 from cps4_monai.levels.settings import LevelThresholds
-from cps4_monai.levels.statistics import structure_statistics
+from cps4_monai.levels.statistics import Confidence, structure_statistics
 
 AFFINE = np.array([[4.0, 0, 0, -4], [0, 0, 1, -80], [0, -1, 0, 320], [0, 0, 0, 1]])
 SURE = LevelMargin(3.0, -0.2, -3.2, -3.5, 10, True)
@@ -50,8 +50,9 @@ def test_centroid_voxels_follow_the_scan(inner):
 
 
 def test_states(inner, code):
-    found = stats(inner, confidence={code("L3"): 0.8})
-    assert found["L3"].state == "present" and found["L3"].confidence == 0.8 and found["L2"].confidence is None
+    found = stats(inner, confidence={code("L3"): Confidence(0.8, 0.9)})
+    assert found["L3"].state == "present" and found["L2"].confidence is None
+    assert (found["L3"].confidence, found["L3"].outline_confidence) == (0.8, 0.9)
     assert found["T9"].state == "absent" and found["T9"].centroid_mm is None
     assert found["S"].state == "not_trained"
     assert not found["L3"].lateral and stats(inner[1:])["L3"].lateral
@@ -88,7 +89,9 @@ def test_each_flag_has_its_cause(inner, spine, code):
     assert names(gap)["gap"].structures == ("L3/L4",)
     assert names(np.ascontiguousarray(inner[:, 150:]))["cut_structure"].structures == ("L2",)
     assert set(names(inner[1:-1])) == {"partial_width"}
-    assert names(inner, confidence={code("L3"): 0.4, code("L4"): 0.9})["low_confidence"].structures == ("L3",)
+    assert names(inner, confidence={code("L3"): Confidence(0.9, 0.4), code("L4"): Confidence(0.4, 0.9)})[
+        "low_confidence"
+    ].structures == ("L3",)
     flat = inner.copy()
     rows = np.unique(np.nonzero(inner == code("L3"))[1])
     flat[:, rows[:12]] = 0
@@ -96,7 +99,7 @@ def test_each_flag_has_its_cause(inner, spine, code):
 
 
 def test_what_nearly_every_scan_shows_is_a_note_and_no_alarm(inner, code):
-    partial = names(inner[1:-1], confidence={code("L3"): 0.4})
+    partial = names(inner[1:-1], confidence={code("L3"): Confidence(0.4, 0.4)})
     cut = names(np.ascontiguousarray(inner[:, 150:]))
     assert {f.name: f.kind for f in (*partial.values(), *cut.values())} == {
         "partial_width": "note",
@@ -138,7 +141,7 @@ def test_a_retired_threshold_of_an_old_plan_changes_nothing_a_misspelt_one_is_re
 
 
 def test_a_sliver_that_the_view_cuts_is_no_matter_of_confidence(inner, code):
-    unsure = {code("L3"): 0.4, code("L2"): 0.4}
+    unsure = dict.fromkeys((code("L3"), code("L2")), Confidence(0.4, 0.4))
     cut = names(np.ascontiguousarray(inner[:, 150:]), confidence=unsure)  # the view begins within L2
     assert cut["cut_structure"].structures == ("L2",) and cut["low_confidence"].structures == ("L3",)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.levels.statistics import structure_statistics
+from cps4_monai.levels.statistics import Confidence, structure_statistics
 from cps4_monai.levels.traits import TRAITS, scan_traits
 
 AFFINE = np.diag([4.0, 1.0, 1.0, 1.0])
-SURE = {s.code: 0.9 for s in MRSPINESEG.foreground}
+SURE = {s.code: Confidence(0.9) for s in MRSPINESEG.foreground}
 
 
 def shown(labels: np.ndarray, body: float = 0.6, disc: float = 0.2, around: float = 0.1) -> np.ndarray:

@@ -13,6 +13,7 @@ from cps4_monai.data.volume import read_volume
 from cps4_monai.evaluation.case import evaluate_arrays
 from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.levels.flag_calibration import FlagCalibration
+from cps4_monai.levels.statistics import Confidence
 
 STORE = runpy.run_path(str(Path(__file__).with_name("store_output.py")))
 
@@ -39,8 +40,8 @@ def test_the_flags_of_the_weights_are_calibrated():
     assert flags.failure is not None, "else unusual_contrast is never raised"
     assert "258 scans" in flags.calibrated_on
     for kind in ("vertebra", "disc", "sacrum"):
-        doubtful, sure = (flags.outline_chance(kind, confidence) for confidence in (0.5, 0.9))
-        assert 0 < doubtful < sure < 1 and sure > 0.8, kind
+        doubtful, sure = (flags.outline_chance(kind, Confidence(0.1, outline)) for outline in (0.6, 0.95))
+        assert 0 < doubtful < flags.outline_limit < 0.8 < sure < 1, kind
 
 
 def test_labels_of_a_phantom_stay_what_they_were_at_the_release(stored):
