@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,24 @@ class TextEncoder(nn.Module):
         Returns:
             (C, D_text).
         """
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (C, L, D_text)
+        mask = self._ready_mask(attention_mask)
+        hidden = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state  # (C, L, D_text)
         if self.pooling == "cls":
             return hidden[:, 0]
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def _ready_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """What is added to attention scores, (C, 1, L, L), where the model takes it so; else the mask as it is.
+
+        Of a mask (C, L) transformers asks on the host whether anything is masked, and the step waits for the device.
+        """
+        if not hasattr(sys.modules[type(self.model).__module__], "create_bidirectional_mask"):
+            return attention_mask
+        count, length = attention_mask.shape
+        added = torch.zeros(attention_mask.shape, dtype=self.model.dtype, device=attention_mask.device)
+        added = added.masked_fill(attention_mask == 0, torch.finfo(torch.float16).min)
+        return added[:, None, None, :].expand(count, 1, length, length)
 
 
 def _load(what: str, loader: Any, name_or_path: str) -> Any:

@@ -7,6 +7,7 @@ import json
 import huggingface_hub.constants
 import pytest
 import torch
+from host_reads import HostReads
 from transformers import AutoTokenizer, T5Config, T5Model
 
 from cps4_monai.anatomy import MRSPINESEG
@@ -51,6 +52,18 @@ def test_padding_changes_no_embedding(tiny):
         encoder = TextEncoder(tiny, pooling=pooling).eval()
         alone = encoder(**encoder.tokenize(PROMPTS[:1]))
         torch.testing.assert_close(encoder(**encoder.tokenize(PROMPTS))[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_no_pass_waits_for_the_device_to_look_at_the_mask(tiny):
+    encoder = TextEncoder(tiny).eval()
+    tokens = encoder.tokenize(PROMPTS)
+    assert not tokens["attention_mask"].all(), "prompts of different lengths"
+    with HostReads() as host:
+        embeddings = encoder(**tokens)
+    assert host.reads == []
+    with HostReads() as host:
+        torch.testing.assert_close(embeddings, encoder.model(**tokens).last_hidden_state[:, 0])
+    assert host.reads, "as transformers reads it by itself"
 
 
 def test_mean_pooling_is_the_mean_over_real_tokens(tiny):
