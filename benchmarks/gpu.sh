@@ -8,14 +8,15 @@
 # goes on from what is in it, also from archives of results (docs/results/table1) that are unpacked into OUT/runs.
 # A folder WHEELS beside the call (pip download; docs/how-to/offline-machines.md) is installed first. Encoders:
 # `cps4 weights vit-s-focus` where there is a network; CPS4_CACHE_DIR names their folder here.
-# SPIDER=FOLDER (splits.json, volumes/, slices/) also measures the wait for data, and is needed for the release.
+# SPIDER=FOLDER (splits.json, volumes/, slices/) also measures the wait for data, and is needed for the release and for
+# studies of SPIDER (spider_pretrained, ablation_spider_pretrained).
 # PARTS="benchmarks studies release nnunet" leaves out what it does not name; their order is this one.
-# STUDIES="table1 ablation_lumbar_t1" names other studies of the same data; lumbar_t1_paper_size has the paper's sizes.
+# STUDIES="table1 ablation_lumbar_t1" names other studies than lumbar_t1_paper_size, lumbar_t1 and table1, in their order.
 # JOBS: trainings at a time.
 # nnU-Net v2 (2.8) is taken from the PATH, or from wheels in WHEELS_NNUNET, which nothing else sees. NNUNET="5 100 spider"
 # names the sets: lumbar_t1's labeled shares, SPIDER's train. NNUNET_EPOCHS: 1000, its own; SECTIONS="validation test".
-# REHEARSE=1 does the same on a CPU with the study `quick` on its phantom, and everything else at the smallest sizes, to
-# see that it is there: no test subject, no figure that means anything.
+# REHEARSE=1 does the same on a CPU with the study `quick` on its phantom, a dry run of the others, and everything else at
+# the smallest sizes, to see that it is there: no test subject, no figure that means anything.
 set -euo pipefail
 data=$1 limit=${3:-540} start=$SECONDS
 python=${PYTHON:-python3}
@@ -27,8 +28,16 @@ step() { # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt; one that is
     local name=$1 most=$2
     shift 2
     [ -f "$out/$name.done" ] && { echo "$name: done before"; return; }
+    if [ "$most" -gt "$(left)" ]; then most=$(left); fi
+    if [ "$most" -le 5 ]; then echo "$name: no time left"; return; fi
     if timeout "$most" "$@" > "$out/$name.txt" 2>&1; then touch "$out/$name.done"; echo "$name: done"
     else echo "$name: exit $?; see $out/$name.txt"; tail -n 5 "$out/$name.txt"; fi
+}
+measure() { # measure NAME SECONDS TARGET COMMAND...: a step whose last lines are told beside what is wanted of them
+    local name=$1 most=$2 target=$3
+    shift 3
+    step "$name" "$most" "$@"
+    if [ -f "$out/$name.done" ]; then echo "$name: wanted: $target"; tail -n 8 "$out/$name.txt" | sed 's/^/    /'; fi
 }
 long() { # long NAME COMMAND...: a step for as long as is left, which the same call goes on with; false until it is done
     local name=$1
@@ -48,22 +57,26 @@ device=cuda:0
 if [ -n "$rehearse" ]; then device=cpu; fi
 
 benchmarks() {
+    local kind=(--device "${device%:*}" --amp --size 512 256) once=() few=() vit=() map=() methods=(--steps 30 --strict)
+    local scans=(--scans 8) wait=(--size 512 256 --spacing-mm 0.6 --step-seconds 0.045 --workers 2 4 8) # an H100's 0.048 s
     if [ -n "$rehearse" ]; then
-        step bench_prompt_map 120 "$python" benchmarks/prompt_map.py --repeats 1
-        step bench_scan 120 "$python" benchmarks/segment.py --weights bundle --slices 2
-        step bench_stage2 300 "$python" benchmarks/stage2_step.py --device cpu --size 64 32 --features 4 8 --vit vit_tiny_patch16_224 --steps 1 --warm-up 1
-        return
+        kind=(--device cpu --size 64 32) once=(--steps 1) few=(--steps 1 --warm-up 1 --features 4 8) methods=("${few[@]}")
+        vit=(--vit vit_tiny_patch16_224) map=(--repeats 1) scans=(--slices 2)
+        wait=(--size 64 32 --spacing-mm 6 --step-seconds 0.01 --steps 2 --workers 0)
     fi
     step tests 120 "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/prompt_map/test_mapper.py
-    step bench_prompt_map 60 "$python" benchmarks/prompt_map.py
-    step bench_stage2 60 "$python" benchmarks/stage2_step.py --device cuda --amp --steps 50 --warm-up 10
-    step bench_stage2_batch8 60 "$python" benchmarks/stage2_step.py --device cuda --amp --steps 40 --warm-up 10 --batch 8 8
-    step bench_stage1 60 "$python" benchmarks/stage1_step.py --amp --steps 20
-    step bench_methods 120 "$python" benchmarks/method_steps.py --device cuda --amp --steps 30 --strict
-    step bench_scan 60 "$python" benchmarks/segment.py --weights bundle --device cuda:0 --scans 8
+    measure bench_prompt_map 60 "500 times as fast as the loop over classes" "$python" benchmarks/prompt_map.py "${map[@]}"
+    measure bench_stage2 60 "CPS4 over Mean Teacher at most 1.05" \
+        "$python" benchmarks/stage2_step.py "${kind[@]}" --steps 50 --warm-up 10 "${few[@]}" "${vit[@]}"
+    measure bench_stage2_batch8 60 "at most 24 GB" \
+        "$python" benchmarks/stage2_step.py "${kind[@]}" --steps 40 --warm-up 10 --batch 8 8 "${few[@]}" "${vit[@]}"
+    measure bench_stage1 60 "none" "$python" benchmarks/stage1_step.py "${kind[@]}" --steps 20 "${once[@]}" "${vit[@]}"
+    measure bench_methods 120 "no wait for the device" "$python" benchmarks/method_steps.py "${kind[@]}" "${methods[@]}"
+    measure bench_scan 60 "a scan of a batch in 1 s" \
+        "$python" benchmarks/segment.py --weights bundle --device "$device" "${scans[@]}"
     if [ -n "${SPIDER:-}" ]; then
-        step bench_data_wait 60 "$python" benchmarks/data_wait.py --dataset-dir "$SPIDER" --size 512 256 --spacing-mm 0.6 \
-            --step-seconds 0.09 --workers 2 4 8
+        measure bench_data_wait 60 "at most 2 % of the time waiting" \
+            "$python" benchmarks/data_wait.py --dataset-dir "$SPIDER" "${wait[@]}"
     fi
 }
 
@@ -76,16 +89,18 @@ share_the_card() { # small networks share the card much better through this daem
 }
 
 studies() {
-    local study
+    local study list how=(--jobs "${JOBS:-12}") told=(cat)
     if [ -n "$rehearse" ]; then
         long quick "${cps4[@]}" bench run studies/quick.yaml -o "$out/runs" --device cpu
-        return
-    fi
-    share_the_card
-    for study in ${STUDIES:-lumbar_t1 table1}; do
-        if [ "$(left)" -le 60 ]; then continue; fi
-        timeout "$(left)" "${cps4[@]}" bench run "studies/$study.yaml" -o "$out/runs" \
-            --datalist "$data/datalist.json" --device "$device" --jobs "${JOBS:-12}" || echo "$study: exit $?; the same command goes on"
+        how=(--dry-run) told=(tail -n 2)
+    else share_the_card; fi
+    for study in ${STUDIES:-lumbar_t1_paper_size lumbar_t1 table1}; do
+        list=$data/datalist.json
+        if [[ $study == *spider* ]]; then list=${SPIDER:-}/splits.json; fi
+        if [ ! -f "$list" ]; then echo "$study: no $list; SPIDER=FOLDER is missing, its data"; continue; fi
+        if [ "$(left)" -le 20 ]; then echo "$study: no time left"; continue; fi
+        timeout "$(left)" "${cps4[@]}" bench run "studies/$study.yaml" -o "$out/runs" --datalist "$list" --device "$device" \
+            "${how[@]}" | "${told[@]}" || echo "$study: exit $?; the same command goes on"
     done
 }
 

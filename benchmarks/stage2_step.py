@@ -1,7 +1,7 @@
 """Time of a CPS4 training step over a Mean Teacher step: same network, batch and device, in turns in one run.
 
 The CPS4 step includes the frozen ViT and the prompt map of every unlabeled image. Targets (issue 2, section 11): at
-most 1.25 on a CPU and 1.10 on a GPU, at the paper's sizes, which are the default.
+most 1.25 on a CPU and 1.05 on a GPU, at the paper's sizes, which are the default.
 
     python benchmarks/stage2_step.py --device cpu --steps 5
     python benchmarks/stage2_step.py --device cuda --amp --steps 50

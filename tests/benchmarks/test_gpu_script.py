@@ -1,0 +1,79 @@
+"""benchmarks/gpu.sh: each of its calls has arguments that the script called takes, in the order that is wanted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# In place of Python: parses the arguments of the benchmark that is called and goes no further; cps4 and pytest are told.
+PARSES_ONLY = """
+import argparse, runpy, sys
+real = argparse.ArgumentParser.parse_args
+def parse_args(self, *given, **more):
+    real(self, *given, **more)
+    sys.exit(0)
+argparse.ArgumentParser.parse_args = parse_args
+if sys.argv[1] == "-m":
+    print("called", *sys.argv[2:])
+else:
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, "benchmarks")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.exit("it took no arguments")
+"""
+
+
+@pytest.fixture
+def call(tmp_path: Path):
+    """Function that runs the script on folders that hold no more than their datalists; gives what it told."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    for name, datalist in (("lumbar_t1", "datalist.json"), ("spider", "splits.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / datalist).write_text("{}")
+    (tmp_path / "parses_only.py").write_text(PARSES_ONLY)
+    python = tmp_path / "python"
+    python.write_text(f'#!/usr/bin/env bash\nexec "{sys.executable}" "{tmp_path}/parses_only.py" "$@"\n')
+    python.chmod(0o755)
+
+    def run(**variables: str) -> str:
+        given = {"PYTHON": str(python), "SPIDER": str(tmp_path / "spider"), **variables}
+        command = ["bash", "benchmarks/gpu.sh", str(tmp_path / "lumbar_t1"), str(tmp_path / "out"), "300"]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_every_benchmark_takes_its_arguments(call):
+    """Those of a GPU: the others are tried by a rehearsal."""
+    told = call(PARTS="benchmarks")
+    steps = ["tests", "prompt_map", "stage2", "stage2_batch8", "stage1", "methods", "scan", "data_wait"]
+    assert re.findall(r"^(?:bench_)?(\w+): done$", told, re.MULTILINE) == steps, told
+    assert told.count(": wanted: ") == 7 and "at most 1.05" in told
+
+
+def test_studies_at_the_papers_size_come_first_and_spiders_on_its_own_data(call, tmp_path):
+    studies = re.findall(r"bench run studies/(\w+)\.yaml .*--datalist (\S+)", call(PARTS="studies"))
+    assert [name for name, _ in studies] == ["lumbar_t1_paper_size", "lumbar_t1", "table1"]
+    assert {datalist for _, datalist in studies} == {str(tmp_path / "lumbar_t1" / "datalist.json")}
+    (spider,) = re.findall(r"--datalist (\S+)", call(PARTS="studies", STUDIES="spider_pretrained"))
+    assert spider == str(tmp_path / "spider" / "splits.json")
+    assert "spider_pretrained: no " in call(PARTS="studies", STUDIES="spider_pretrained", SPIDER="")
+    assert all((ROOT / "studies" / f"{name}.yaml").is_file() for name, _ in studies)
+
+
+@pytest.mark.parametrize("rehearse", ["", "1"])
+def test_the_release_is_trained_and_checked_by_calls_that_exist(call, rehearse):
+    told = call(PARTS="release", REHEARSE=rehearse)
+    assert len(re.findall(r"^release_\w+: done$", told, re.MULTILINE)) == 7, told
