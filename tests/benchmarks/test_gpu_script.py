@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# In place of Python: parses the arguments of the benchmark that is called and goes no further; cps4 and pytest are told.
+# In place of Python: parses the arguments of the benchmark that is called and goes no further; modules are told.
 PARSES_ONLY = """
 import argparse, runpy, sys
 real = argparse.ArgumentParser.parse_args
