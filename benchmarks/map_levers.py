@@ -2,8 +2,10 @@
 
     python benchmarks/map_levers.py RUNS/stage1/cps4-5pct-seed0 --networks RUNS/cells/mean_teacher-5pct-seed0
 
-Nothing is trained. All are scored on the network's own slices: Dice (b), the share of the structures' pixels that get
-their own level, and scans with all levels right (every labeled structure mostly under its own name).
+Nothing is trained. All are scored on the network's own slices: Dice (b); of the structures' pixels the share that get
+their own label, where a wrong outline counts like a wrong level, and, where there are scores for each class, the share
+in which the label's score is the largest of all structures', whatever the background's (`level_share` of stage 1); and
+scans with all levels right (every labeled structure mostly under its own name).
 """
 
 from __future__ import annotations
@@ -78,8 +80,24 @@ def targets(
         yield f"x attention ^ {exponent}, as in cps4_plus", prior(teacher_logits, attention_logits, codes)
 
 
-def scores(prediction: np.ndarray, label: np.ndarray, num_classes: int, unannotated: tuple[int, ...]) -> list[float]:
-    """Dice (b), share of foreground pixels with their own level, and 1 where every structure has its own level."""
+def scores(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    num_classes: int,
+    unannotated: tuple[int, ...],
+    by_class: np.ndarray | None = None,
+    nameless: tuple[int, ...] = (),
+) -> list[float]:
+    """Of a scan, the columns of the table: Dice (b), own label, largest of all structures, all levels right.
+
+    Args:
+        prediction: (D, H, W) codes.
+        label: likewise.
+        num_classes: C.
+        unannotated: codes that take no part.
+        by_class: (D, C, H, W), what the prediction was made of; None: not known, the third score is no number.
+        nameless: further codes that take no part in the third: those that no labeled scan shows.
+    """
     from cps4_monai.metrics.conventions import subject_scores
 
     pair = [torch.from_numpy(np.ascontiguousarray(codes).astype(np.int64)) for codes in (prediction, label)]
@@ -90,7 +108,12 @@ def scores(prediction: np.ndarray, label: np.ndarray, num_classes: int, unannota
         and (prediction[label == code] > 0).any()
         for code in np.unique(label[structures])
     )
-    return [dice, float((prediction == label)[structures].mean()), float(right)]
+    largest = np.nan
+    if by_class is not None:
+        kept = [code for code in range(1, num_classes) if code not in {*unannotated, *nameless}]
+        named = np.array(kept)[by_class[:, kept].argmax(axis=1)]
+        largest = float((named == label)[structures].mean())
+    return [dice, float((prediction == label)[structures].mean()), largest, float(right)]
 
 
 def main() -> None:
@@ -123,9 +146,6 @@ def main() -> None:
         networks[cell.name] = load_weights(build_network(plan_of(weights).network), weights).eval()
     codes, rows = tuple(data.unannotated), {}
 
-    def add(name: str, prediction: np.ndarray, label: np.ndarray) -> None:
-        rows.setdefault(name, []).append(scores(prediction, label, anatomy.num_classes, codes))
-
     def mapper(**changed: Any) -> PromptMapper:
         return PromptMapper(**(options | changed))
 
@@ -141,6 +161,7 @@ def main() -> None:
         finer = shifted_views(model, slices, slices.shape[2] // logits.shape[2])
         made["four views, half a patch apart"] = mapper()(finer, size)[:, 0].numpy()
         attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
+        by_class = {"as trained": attention}
         for name in ("as trained", "four views, half a patch apart"):
             result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes)
             made[f"{name}, levels decoded"] = result.labels
@@ -149,24 +170,28 @@ def main() -> None:
                 teacher = network(slices).float()
             probabilities = mask_unannotated(teacher, codes).softmax(1)
             made[f"network of {name}"] = probabilities.argmax(1).numpy()
+            by_class[f"network of {name}"] = probabilities.numpy()
             result = decode_levels(
                 made[f"network of {name}"], probabilities.numpy(), image.spacing_mm, anatomy, unannotated=codes
             )
             made[f"network of {name}, levels decoded"] = result.labels
             for how, target in targets(teacher, codes_of["as trained"], logits, anatomy, model.activation, codes):
                 made[f"{name} {how}"] = target.argmax(1).numpy()
+                by_class[f"{name} {how}"] = target.numpy()
                 result = decode_levels(
                     made[f"{name} {how}"], target.numpy(), image.spacing_mm, anatomy, unannotated=codes
                 )
                 made[f"{name} {how}, levels decoded"] = result.labels
         for name, prediction in made.items():
-            add(name, prediction, label)
+            row = scores(prediction, label, anatomy.num_classes, codes, by_class.get(name), trained.unannotated)
+            rows.setdefault(name, []).append(row)
     print(f"{len(data.validation)} validation scans")
-    print("| map | Dice (b) | share of pixels with their own level | all levels right |")
-    print("|---|---|---|---|")
+    print("| map | Dice (b) | own label | largest of all structures | all levels right |")
+    print("|---|---|---|---|---|")
     for name, values in rows.items():
-        dice, share, right = np.array(values).mean(axis=0)
-        print(f"| {name} | {dice:.3f} | {share:.3f} | {right * len(values):.0f} of {len(values)} |")
+        dice, share, largest, right = np.array(values).mean(axis=0)
+        level = "" if np.isnan(largest) else f"{largest:.3f}"
+        print(f"| {name} | {dice:.3f} | {share:.3f} | {level} | {right * len(values):.0f} of {len(values)} |")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Bundle:
 
 
 def open_bundle(weights: str | Path | None = None) -> Bundle:
-    """Reads a bundle and checks its weights against their SHA-256; nothing in it is executed or unpickled.
+    """Reads a bundle and checks its weights against their SHA-256; nothing in it is executed (`weights_only`).
 
     Args:
         weights: folder or zip of a bundle, or a weights file with its ``plan.json`` beside it: of a bundle
