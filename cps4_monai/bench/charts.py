@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from cps4_monai.bench.comparison import Difference, MethodRow
-from cps4_monai.report.charts import MUTED, SERIES, TEXT, plain_chart, svg_of
+from cps4_monai.report.charts import MUTED, SERIES, TEXT, plain_chart, plain_charts, svg_of
 
 MARKERS = "osD^vP*X"
 
@@ -27,19 +28,24 @@ def share_name(share: str) -> str:
 
 
 def dice_by_share(rows: Sequence[MethodRow], titles: Mapping[str, str]) -> str:
-    """Mean Dice (b) of each method with its interval over patients, by labeled share.
+    """Mean Dice (b) of each method with its interval over patients, by labeled share: plain argmax, levels decoded.
+
+    Studies of versions that did not score decoded levels have the first chart alone.
 
     Args:
         rows: of the study.
         titles: method -> title, all methods of the study in order.
     """
-    figure, axes = plain_chart(10.4, 3.9)
-    shares = draw_by_share(axes, rows, titles)
-    axes.set_xticks(range(len(shares)), [share_name(share) for share in shares])
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("Dice (b)", color=MUTED, fontsize=9)
-    axes.set_xlabel("labeled subjects", color=MUTED, fontsize=9)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT, loc="center left", bbox_to_anchor=(1, 0.5))
+    ways = [False, True] if any(math.isfinite(row.decoded.mean) for row in rows) else [False]
+    figure, panels = plain_charts(10.4, 3.9, len(ways))
+    for axes, decoded in zip(panels, ways, strict=True):
+        shares = draw_by_share(axes, rows, titles, decoded)
+        axes.set_xticks(range(len(shares)), [share_name(share) for share in shares])
+        axes.set_title("levels decoded" if decoded else "plain argmax", color=TEXT, fontsize=10, loc="left")
+        axes.set_xlabel("labeled subjects", color=MUTED, fontsize=9)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("Dice (b)", color=MUTED, fontsize=9)
+    panels[-1].legend(frameon=False, fontsize=8.5, labelcolor=TEXT, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg_of(figure)
 
 

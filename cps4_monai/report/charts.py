@@ -23,9 +23,15 @@ MAX_POINTS = 400
 
 def plain_chart(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty chart in the report's style, inches; drawn without pyplot's global state."""
+    figure, (axes,) = plain_charts(width, height, 1)
+    return figure, axes
+
+
+def plain_charts(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """Several beside each other, with one vertical axis."""
     figure = Figure(figsize=(width, height), facecolor="none", layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, plain_axes(figure.add_subplot())
+    return figure, [plain_axes(axes) for axes in figure.subplots(1, count, sharey=True, squeeze=False)[0]]
 
 
 def plain_axes(axes: Axes) -> Axes:
