@@ -37,7 +37,8 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
     """Trains stage 1 and stage 2, ``rounds`` times; called again, it goes on where it stopped.
 
     Round k lies in ``output/rounds/k``, a run as any other; the last one in ``output`` itself. From the second on,
-    stage 1 trains on the labels of people and on the label maps of the round before (:func:`label_unlabeled`).
+    stage 1 trains on the labels of people and on the label maps of the round before (:func:`label_unlabeled`), and its
+    image encoder goes on from that round's.
 
     Args:
         rounds: 2 or more.
@@ -46,15 +47,22 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         **workflow: further arguments of :class:`cps4_monai.workflow.CPS4Workflow`.
 
     Raises:
-        ValueError: fewer than 2 rounds, no unlabeled scan, or as the stages and `cps4 segment` have it.
+        ValueError: fewer than 2 rounds, no unlabeled scan, one file for the stage 1 of all rounds, or as the stages and
+            `cps4 segment` have it.
     """
     if rounds < 2:
         raise ValueError(f"rounds is {rounds}; expected 2 or more: a single one is `cps4 train all` without --rounds")
+    if "stage1_checkpoint" in settings:
+        raise ValueError(
+            f"stage1_checkpoint is {settings['stage1_checkpoint']}, and each round has a stage 1 of its own. Fix: "
+            "leave it out"
+        )
     shared = {"cache_dir": str(output / "cache"), **settings}
     stage1_data: dict[str, Any] = {}
+    start: dict[str, Any] = {}
     for number in range(1, rounds + 1):
         folder = output if number == rounds else output / "rounds" / str(number)
-        own = {**shared, "output_dir": str(folder)}
+        own = {**shared, **start, "output_dir": str(folder)}
         logger.info("round %d of %d, in %s", number, rounds, folder)
         run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
         trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
@@ -62,6 +70,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
             data = trained.parser.get_parsed_content("data")
             labels = label_unlabeled(folder, data, str(settings.get("device_name", "auto")))
             stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
+            start = {"stage1#start_from": str(folder / "stage1" / "prompted_vision.pt")}
 
 
 def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:

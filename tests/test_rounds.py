@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cps4_monai import rounds
@@ -65,6 +66,8 @@ def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
     trained_on = [labeled_of(run / stage) for run in (first, tmp_path) for stage in ("stage1", "stage2")]
     few = len(data.labeled)
     assert trained_on == [few, few, len(made.labeled), few]
+    started = json.loads((tmp_path / "config.json").read_text())["stage1"]["start_from"]
+    assert started == str(first / "stage1" / "prompted_vision.pt")
     before = {path: path.stat().st_mtime_ns for path in (first / "pseudo_labels.json", first / "weights.zip")}
     again = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
     assert again.exit_code == 0 and len(labels_of_phantom) == 1
@@ -73,6 +76,42 @@ def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
     (first / "pseudo_labels.json").write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
     other = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
     assert other.exit_code == 1 and "its label maps are of weights 000000000000..." in other.output
+
+
+def test_the_second_stage_1_goes_on_from_the_first_ones_encoder(
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path, labels_of_phantom: list[str]
+) -> None:
+    still = ["--set", "stage1#lr_pretrained=0.0", "--set", "stage1#lr_new=0.0"]
+    result = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "3", "--set", "stage1#max_epochs=1", *still)
+    assert result.exit_code == 0, result.output
+    folders = [tmp_path / "rounds" / "1", tmp_path / "rounds" / "2", tmp_path]
+    files = [torch.load(f / "stage1" / "prompted_vision.pt", weights_only=True)["weights"] for f in folders]
+    encoders = [{k: v for k, v in file.items() if k.startswith("image_encoder.")} for file in files]
+    assert encoders[0]
+    for other in encoders[1:]:
+        assert all(torch.equal(value, other[key]) for key, value in encoders[0].items())
+
+
+def test_rounds_that_were_stopped_go_on(
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path, labels_of_phantom: list[str], monkeypatch: Any
+) -> None:
+    """Killed as the stage 1 of the second round begins; what was done is not done again."""
+    real, begun = rounds.run_workflow, []
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        begun.append(options["run_id"])
+        if len(begun) == 3:
+            raise RuntimeError("the power went off")
+        return real(*args, **options)
+
+    monkeypatch.setattr(rounds, "run_workflow", stopped)
+    assert call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2").exit_code == 1
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt") if path.name != "resume.pt"}
+    again = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
+    assert again.exit_code == 0, again.output
+    assert begun[3:] == ["training_stage1", "training_stage2"] * 2 and len(labels_of_phantom) == 1
+    assert len(done) >= 2 and all(path.stat().st_mtime_ns == then for path, then in done.items())
+    assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
 def test_structures_that_no_person_labeled_are_not_annotated(
@@ -100,6 +139,8 @@ def test_what_no_round_can_be_made_of_is_told(
     assert "--rounds goes with all" in call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2", stage="stage1").output
     with pytest.raises(ValueError, match="rounds is 1; expected 2 or more"):
         rounds.train_in_rounds(1, tmp_path, {})
+    with pytest.raises(ValueError, match=r"stage1_checkpoint is one\.pt, and each round has a stage 1 of its own"):
+        rounds.train_in_rounds(2, tmp_path, {"stage1_checkpoint": "one.pt"})
     everything = load_datalist(tiny_data / "datalist.json")
     labeled = Datalist(everything.labeled, everything.validation)
     with pytest.raises(DatalistError, match="every training scan has a label"):

@@ -217,6 +217,20 @@ def test_file_between_the_stages_gives_the_same_logits(vlm, tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["vlm.pt"]
 
 
+def test_an_encoder_goes_on_from_a_file_between_the_stages_and_from_none_of_another(vlm, tmp_path):
+    save_prompted_vision(tmp_path / "vlm.pt", vlm.freeze(), ANATOMY)
+    torch.save({"weights": {}}, tmp_path / "other.pt")
+    arguments = vlm.image_encoder.arguments
+    again = VisionEncoder(**arguments, start_from=tmp_path / "vlm.pt")
+    own = vlm.image_encoder.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in again.state_dict().items())
+    assert again.pretrained is False, "its rate is that of what it was before"
+    with pytest.raises(ValueError, match=r"vlm\.pt: its image encoder is another than this run's"):
+        VisionEncoder(**{**arguments, "depth": arguments["depth"] + 1}, start_from=tmp_path / "vlm.pt")
+    with pytest.raises(ValueError, match=r"other\.pt is no stage-1 checkpoint"):
+        VisionEncoder(**arguments, start_from=tmp_path / "other.pt")
+
+
 def test_file_holds_tensors_and_plain_types_only(vlm, tmp_path):
     save_prompted_vision(tmp_path / "vlm.pt", vlm.freeze(), ANATOMY)
     content = torch.load(tmp_path / "vlm.pt", weights_only=True)

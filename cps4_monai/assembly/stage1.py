@@ -139,6 +139,7 @@ def trainer(
     data: Sequence[Any] | None = None,
     max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
+    start_from: str | Path | None = None,
 ) -> SemiSupervisedTrainer:
     """Everything that trains stage 1.
 
@@ -151,6 +152,7 @@ def trainer(
         data: volumes; None: the labeled ones of the datalist.
         max_epochs: in place of the stage's.
         handlers: the config's own, last before the checkpoint.
+        start_from: of the image encoder: on resuming, the same file must be there.
     """
     slices = labeled_slices(stage.context, data, geometry, strong_views=method.labeled_strong_views)
     order = of_stage(
@@ -161,5 +163,6 @@ def trainer(
         TRAINER,
         added=handlers,
         restored=[CosineEnd(lr_scheduler, stage.val_interval)],
+        files=None if start_from is None else {"start_from": start_from},
     )
     return make_trainer(stage, method, loader(stage, slices), order, max_epochs)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cps4_monai.pretrained import find_weights
-from cps4_monai.vision.encoder_weights import for_one_channel, load_checkpoint, normalisation
+from cps4_monai.vision.encoder_weights import for_one_channel, load_checkpoint, load_stage1_encoder, normalisation
 from cps4_monai.vision.timm_import import ConvStem, HybridEmbed, timm, use_fused_attn
 
 STEMS = ("patch", "conv")
@@ -41,6 +41,8 @@ class VisionEncoder(nn.Module):
             help transformers see better", NeurIPS 2021). From scratch only, with patches of 2, 4, 8 or 16 pixels.
         frozen_blocks: embeddings and this many first blocks keep their pretrained weights: a step then needs no
             gradient of theirs, which saves up to two thirds of what these blocks cost.
+        start_from: file of an earlier stage 1 with the same encoder, whose weights take the place of those above; what
+            counts as pretrained does not change by it.
 
     Attributes:
         embed_dim: D.
@@ -70,6 +72,7 @@ class VisionEncoder(nn.Module):
         drop_path_rate: float = 0.0,
         stem: str = "patch",
         frozen_blocks: int = 0,
+        start_from: str | Path | None = None,
     ) -> None:
         super().__init__()
         _check_name(name)
@@ -96,6 +99,8 @@ class VisionEncoder(nn.Module):
             self.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))
         if checkpoint_path is not None:
             load_checkpoint(self.model, find_weights(checkpoint_path, "vision") or Path(checkpoint_path), depth)
+        if start_from is not None:
+            load_stage1_encoder(self.model, start_from)
         if getattr(self.model, "attn_pool", None) is not None:
             self.model.attn_pool = None  # not used, and parameters without gradient break multi-GPU training
         if frozen_blocks:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from cps4_monai.pretrained.store import names_of
+from cps4_monai.vision.stage1_file import read_any_stage1_file
 from cps4_monai.vision.timm_import import adapt_input_conv, load_state_dict, timm
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,28 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
             f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {fix}"
         ) from error
     logger.info("vision encoder starts from %s", path)
+
+
+def load_stage1_encoder(model: Any, path: str | Path) -> None:
+    """Loads the image encoder of a finished stage 1, of any kind.
+
+    Args:
+        model: a ViT of timm.
+        path: the file between the stages.
+
+    Raises:
+        ValueError: no such file, or one whose encoder is another.
+    """
+    prefix = "image_encoder.model."
+    weights = read_any_stage1_file(path)["weights"]
+    try:
+        model.load_state_dict({key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)})
+    except RuntimeError as error:
+        raise ValueError(
+            f"start_from {path}: its image encoder is another than this run's ({' '.join(str(error).split())[:300]}); "
+            "pass the file of a stage 1 with the same `stage1#image_encoder` and `slice_size`, or leave it out"
+        ) from error
+    logger.info("vision encoder goes on from %s", path)
 
 
 def _without_later_blocks(state: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:

@@ -110,6 +110,17 @@ def read_stage1_file(
     return content
 
 
+def read_any_stage1_file(path: str | Path) -> dict[str, Any]:
+    """As :func:`read_stage1_file`, whatever stage 1 it is of.
+
+    Raises:
+        ValueError: no such file, or another kind of file.
+    """
+    content = _read(path, "cpu")
+    _check_content(path, content, ASSISTANT if _is_assistants(content) else PROMPTED_VISION)
+    return dict(content)
+
+
 def check_run(
     path: str | Path,
     content: Mapping[str, Any],
