@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from cps4_monai.bench.task import run_task
 from cps4_monai.commands.evaluate import evaluate
 from cps4_monai.commands.export import export
+from cps4_monai.commands.train import train
 from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
 
@@ -38,6 +39,16 @@ def test_both_stages_train_and_leave_an_assistant_and_a_plain_network(vessa):
     method = workflow.parser.get_parsed_content("train#method")
     record = json.loads((folder / "stage2" / "run.json").read_text())["starts"][-1]
     assert record["budget_notes"] == list(method.budget_notes) and method.updates == 2
+
+
+def test_cps4_trains_both_stages_with_the_overlay(tiny_data, tiny_overlay, tmp_path):
+    options = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(tmp_path), "--overlay", "vessa"]
+    options += ["--overlay", str(tiny_overlay), "--set", f"cache_dir={tiny_data / 'cache'}"]
+    for name, value in SMALL.items():
+        options += ["--set", f"{name}={value}"]
+    result = CliRunner().invoke(train, ["all", *options])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "stage1" / "prompted_vision.pt").is_file() and (tmp_path / "stage2" / "model.pt").is_file()
 
 
 def test_its_metrics_are_logged(vessa):
@@ -114,10 +125,15 @@ def test_cps4_and_vessa_refuse_each_others_files(vessa, tiny_run, run_tiny, tmp_
             workflow.parser.get_parsed_content("train#provider")
 
 
-def test_a_resumed_stage_1_goes_on_and_refuses_another_width(vessa, run_tiny, tmp_path):
+def test_a_resumed_stage_1_equals_one_that_was_not_stopped_bit_by_bit_and_refuses_another_width(run_tiny, tmp_path):
+    longer = {**SMALL, "stage1#max_epochs": 2}
+    straight = run_tiny("training_stage1", tmp_path / "straight", ("vessa",), **longer)
     run_tiny("training_stage1", tmp_path, ("vessa",), **SMALL)
-    workflow = run_tiny("training_stage1", tmp_path, ("vessa",), **SMALL, **{"stage1#max_epochs": 2})
-    assert workflow.parser.get_parsed_content("stage1#method").updates == 4
+    resumed = run_tiny("training_stage1", tmp_path, ("vessa",), **longer)
+    methods = [workflow.parser.get_parsed_content("stage1#method") for workflow in (straight, resumed)]
+    assert [method.updates for method in methods] == [4, 4]
+    one, other = (method.deployed.state_dict() for method in methods)
+    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
     with pytest.raises(ValueError, match="vessa_width was"):
         run_tiny("training_stage1", tmp_path, ("vessa",), **{**SMALL, "vessa_width": 32, "stage1#max_epochs": 3})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -241,6 +242,42 @@ def test_neither_a_step_of_stage_1_nor_the_provider_waits_for_the_device(make, b
     with HostReads() as host:
         provider(image, student_probabilities=said)
     assert host.reads == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"simulated": None}, {"max_templates": 3}, {"without_template": 1.0}, {"refresh_share": 1.0}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_each_option_of_its_training_varied_alone_changes_the_loss(changed, make, bands):
+    """Against feedback, one template of another patient for every slice, and features that are new in every step."""
+    image, label = bands(0)
+    batch = {"labeled": {"image": image, "label": label, "slice_id": torch.arange(4)}}
+
+    def losses(**settings):
+        given = {"simulated": SimulatedFeedback(CLASSES, [[1, 2, 3]]), "max_templates": 1, "without_template": 0.0}
+        assistant = make().train()
+        method = VessaPretraining(
+            assistant,
+            torch.optim.SGD(assistant.parameters(), lr=0.5),
+            UpsampledSegmentationLoss(),
+            **{**given, "refresh_share": 0.25, **settings},
+        )
+        method.total_updates = 4
+        random.seed(3)
+        torch.manual_seed(3)
+        seen = []
+        for _ in range(4):
+            method.train()
+            loss = method.losses(method.forward(batch), batch)["loss"]
+            seen.append(loss.item())
+            loss.backward()
+            method.optimizers["model"].step()
+            method.optimizers["model"].zero_grad()
+            method.after_step()
+        return seen
+
+    assert losses() == losses() != losses(**changed)
 
 
 def test_mixed_precision_gives_nearly_the_same_answer_and_float32_weights_their_gradients(make, bands):
