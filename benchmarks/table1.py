@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
+from cps4_monai.anatomy import load_anatomy
 from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.comparison import Difference, MethodRow, differences_to, mean_ranks, method_rows
 from cps4_monai.bench.folders import DONE, read_settings
@@ -163,6 +166,24 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
             minutes = [stage1_minutes(results, folder) for folder in folders]
             cells += [str(len(folders)), f"{sum(minutes) / len(minutes):.0f}"]
             yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield from pointing_table(results, means)
+
+
+def pointing_table(results: StudyResults, means: pd.DataFrame) -> Iterator[str]:
+    """The pointing game, structure by structure."""
+    scores = results.pointing_game
+    if scores.empty:
+        return
+    names = [s.name for s in load_anatomy(None).along_spine() if s.name in scores]
+    yield from ("Pointing game, structure by structure: share of slices in which the map is largest on it.", "")
+    yield f"| stage 1 of | labeled | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 2) + "|"
+    for share in results.shares:
+        for folders, methods in users_of_stage1(results, means, share).items():
+            own = scores.reindex(list(folders))[names].mean()
+            cells = [", ".join(results.methods[method] for method in methods), share_name(share)]
+            yield f"| {' | '.join(cells + [f'{value:.2f}' for value in own])} |"
     yield ""
 
 

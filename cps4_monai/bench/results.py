@@ -162,6 +162,15 @@ class StudyResults:
                 rows.append({**cell.identity, "folder": cell.stage1.name, **scores})  # type: ignore[union-attr]
         return pd.DataFrame(rows, columns=[*IDENTITY, "folder", *LOCALISATION])
 
+    @cached_property
+    def pointing_game(self) -> pd.DataFrame:
+        """Structure by structure: a row for each folder of a stage 1, on validation, at the weights that were kept."""
+        folders = {cell.stage1.name: cell.stage1 for cell in self.cells if cell.stage1 is not None}
+        kept = {name: _kept(folder / STAGE1_LOG) for name, folder in folders.items()}
+        table = pd.DataFrame({name: scores for name, scores in kept.items() if scores is not None}).T
+        own = [column for column in table if column.startswith(f"{LOCALISATION[0]}_")]
+        return table[own].rename(columns=lambda column: column.removeprefix(f"{LOCALISATION[0]}_"))
+
 
 def _kept(log: Path) -> pd.Series | None:
     """Scores of stage 1 in the epoch whose weights were kept: the last of those with the best Dice; None without."""

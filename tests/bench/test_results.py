@@ -41,6 +41,11 @@ def test_an_assistant_is_scored_by_its_label_maps_at_the_weights_that_were_kept(
     assert study.localisation[["pointing_game", "level_share"]].to_numpy().tolist() == [[0.9, 0.85]]
 
 
+def test_the_pointing_game_has_a_column_for_each_structure(results):
+    study = results({**MAPS, "pointing_game": 0.5, "pointing_game_L5": 0.25, "pointing_game_L5/S": 0.75})
+    assert study.pointing_game.loc["one"].to_dict() == {"L5": 0.25, "L5/S": 0.75}
+
+
 def test_of_equal_maps_the_later_weights_were_kept(results):
     epochs = [{"prompt_map_dice": 0.0, "pointing_game": share, "level_share": share} for share in (0.1, 0.2, 0.3)]
     assert results(*epochs).localisation["pointing_game"].tolist() == [0.3]
