@@ -302,6 +302,10 @@ def read_cases(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for folder in folders:
         cases.append(pd.read_csv(folder / "cases.csv").assign(case=lambda frame, before=before: frame["case"] + before))
         parts = pd.read_csv(folder / "structures.csv")
+        if BY not in parts:
+            raise SystemExit(
+                f"{folder / 'structures.csv'} has no column {BY}: it is of an earlier version; collect again"
+            )
         structures.append(parts.assign(case=parts["case"] + before))
         before += len(cases[-1])
     return pd.concat(cases, ignore_index=True), pd.concat(structures, ignore_index=True)

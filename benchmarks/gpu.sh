@@ -70,7 +70,7 @@ benchmarks() {
         "$python" benchmarks/stage2_step.py "${kind[@]}" --steps 50 --warm-up 10 "${few[@]}" "${vit[@]}"
     measure bench_stage2_batch8 60 "at most 24 GB" \
         "$python" benchmarks/stage2_step.py "${kind[@]}" --steps 40 --warm-up 10 --batch 8 8 "${few[@]}" "${vit[@]}"
-    measure bench_stage1 60 "none" "$python" benchmarks/stage1_step.py "${kind[@]}" --steps 20 "${once[@]}" "${vit[@]}"
+    measure bench_stage1 60 "no target" "$python" benchmarks/stage1_step.py "${kind[@]}" --steps 20 "${once[@]}" "${vit[@]}"
     measure bench_methods 120 "no wait for the device" "$python" benchmarks/method_steps.py "${kind[@]}" "${methods[@]}"
     measure bench_scan 60 "a scan of a batch in 1 s" \
         "$python" benchmarks/segment.py --weights bundle --device "$device" "${scans[@]}"
@@ -97,7 +97,7 @@ studies() {
     for study in ${STUDIES:-lumbar_t1_paper_size lumbar_t1 table1}; do
         list=$data/datalist.json
         if [[ $study == *spider* ]]; then list=${SPIDER:-}/splits.json; fi
-        if [ ! -f "$list" ]; then echo "$study: no $list; SPIDER=FOLDER is missing, its data"; continue; fi
+        if [ ! -f "$list" ]; then echo "$study: no $list, its data (LUMBAR_T1; SPIDER=FOLDER)"; continue; fi
         if [ "$(left)" -le 20 ]; then echo "$study: no time left"; continue; fi
         timeout "$(left)" "${cps4[@]}" bench run "studies/$study.yaml" -o "$out/runs" --datalist "$list" --device "$device" \
             "${how[@]}" | "${told[@]}" || echo "$study: exit $?; the same command goes on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -79,8 +80,11 @@ def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
 
 
 def test_the_second_stage_1_goes_on_from_the_first_ones_encoder(
-    tiny_data: Path, tiny_overlay: Path, tmp_path: Path, labels_of_phantom: list[str]
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path, labels_of_phantom: list[str], monkeypatch: Any
 ) -> None:
+    real, seeds = rounds.run_workflow, itertools.count()
+    # Each stage draws other weights: what is equal was taken over.
+    monkeypatch.setattr(rounds, "run_workflow", lambda **options: real(**{**options, "seed": next(seeds)}))
     still = ["--set", "stage1#lr_pretrained=0.0", "--set", "stage1#lr_new=0.0"]
     result = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "3", "--set", "stage1#max_epochs=1", *still)
     assert result.exit_code == 0, result.output
@@ -145,6 +149,11 @@ def test_what_no_round_can_be_made_of_is_told(
     labeled = Datalist(everything.labeled, everything.validation)
     with pytest.raises(DatalistError, match="every training scan has a label"):
         rounds.label_unlabeled(tmp_path, labeled)
+    with monkeypatch.context() as context:
+        context.setattr(rounds, "run_workflow", lambda **options: None)
+        context.setattr(rounds, "holds_prompted_vision", lambda path: False)
+        with pytest.raises(ValueError, match="is an assistant's, which is bound to the labeled scans"):
+            rounds.train_in_rounds(2, tmp_path, {})
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     nothing = SimpleNamespace(segmented=[], report=run / "report.html")

@@ -140,8 +140,8 @@ class StudyResults:
             path = cell.stage1 / self.section / "prompt_map.csv"
             if path.is_file():
                 scores = pd.read_csv(path)
-            elif self.section == "validation":
-                scores = _label_maps(cell.stage1 / STAGE1_LOG)
+            elif self.section == "validation" and self.section in read_settings(cell.stage1 / DONE).get("seconds", {}):
+                scores = _label_maps(cell.stage1 / STAGE1_LOG)  # scored, and there was no map: an assistant's
             else:
                 continue
             parts.append(scores.assign(**cell.identity, folder=cell.stage1.name))

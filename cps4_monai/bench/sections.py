@@ -53,7 +53,7 @@ def study_sections(
             prompt_map_blocks(results),
             "Dice of the prompt map on the network's slices; ceiling: the true label through that grid and back. "
             "Pointing game: share of pairs (slice, structure) whose map is largest on the structure; right levels: "
-            "share of the structures' pixels.",
+            "share of the structures' pixels. An assistant, which has no prompt map, is scored by its label maps.",
         ),
         Section(f"{name}: attention", [Gallery(attention_gallery(results), wide=True)] if pictures else []),
         Section(

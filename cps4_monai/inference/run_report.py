@@ -17,7 +17,7 @@ from cps4_monai.anatomy import Anatomy
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.run_tables import levels_in_view
-from cps4_monai.levels.flags import FLAGS
+from cps4_monai.levels.flags import FLAGS, names_are_trusted
 from cps4_monai.palette import hex_colours
 from cps4_monai.report.file_names import common_folder, without_folder
 from cps4_monai.report.page import (
@@ -141,7 +141,7 @@ def _scan_cells(
 def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
     colours, rows = hex_colours(anatomy), []
     by_code: dict[int, list[tuple[str, float, float | None]]] = defaultdict(list)
-    for outcome in listed:
+    for outcome in (one for one in listed if names_are_trusted(one.alarms)):
         for s in outcome.structures:
             by_code[s["code"]].append((s["state"], s["volume_ml"], s["confidence"]))
     for structure in anatomy.foreground:
@@ -160,7 +160,7 @@ def _structure_table(listed: Sequence[ScanOutcome], anatomy: Anatomy) -> Table:
             ]
         )
     columns = ("structure", "present", "cut", "absent", "not trained", "median ml (whole)", "mean confidence")
-    return Table(columns, rows, "Volumes are those within the slab.")
+    return Table(columns, rows, "Volumes are those within the slab. Scans in an unusual contrast are left out.")
 
 
 def _pictures(listed: Sequence[ScanOutcome], *, stored: bool) -> list[Any]:

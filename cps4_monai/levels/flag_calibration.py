@@ -60,7 +60,7 @@ class FlagCalibration:
     Attributes:
         outline: by kind of structure: the chance that its outline is good, from the log odds of the confidence in its
             outline, called ``outline_confidence``, or, as until version 0.3.0, of that in its label, ``confidence``.
-            Empty: `low_confidence` compares the confidence itself with a threshold.
+            Empty: `low_confidence` compares the confidence in the outline itself with a threshold.
         good_dice: what counts as good: a Dice of at least this.
         outline_limit: `low_confidence` below this chance.
         failure: chance that the result cannot be used, from :func:`cps4_monai.levels.traits.scan_traits`; None: there
@@ -111,12 +111,20 @@ class FlagCalibration:
         try:
             values = dict(content)
             values["outline"] = {kind: Chance(**chance) for kind, chance in content.get("outline", {}).items()}
+            _check_quantities(values["outline"])
             values["failure"] = Chance(**content["failure"]) if content.get("failure") else None
             return cls(**values)
         except (TypeError, AttributeError) as error:
             raise ValueError(
                 f"flags are {content!r} ({error}); expected the form of a plan. Fix: calibrate again"
             ) from error
+
+
+def _check_quantities(outline: Mapping[str, Chance]) -> None:
+    known = outline_quantities(Confidence(0.5, 0.5)).keys()
+    wrong = sorted({name for chance in outline.values() for name in chance.weights} - known)
+    if wrong:
+        raise ValueError(f"flags tell outlines by {wrong}; expected some of {sorted(known)}. Fix: calibrate again")
 
 
 def outline_quantities(confidence: Confidence) -> dict[str, float]:

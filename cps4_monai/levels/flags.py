@@ -202,16 +202,14 @@ def _unsure(
 ) -> Flag | None:
     """`low_confidence`: by the chance of a good outline where that was calibrated, else by the confidence in it."""
     sure = [(s, Confidence(s.confidence, s.outline_confidence)) for s in whole if s.confidence is not None]
-    rated = [(s, known.outline, calibration.outline_chance(s.kind, known)) for s, known in sure]
+    rated = [(s, known.outline_or_label, calibration.outline_chance(s.kind, known)) for s, known in sure]
     by_chance = [(s, chance) for s, _, chance in rated if chance is not None and chance < calibration.outline_limit]
-    by_value = [
-        s for s, value, chance in rated if chance is None and value is not None and value < thresholds.low_confidence
-    ]
+    by_value = [s for s, value, chance in rated if chance is None and value < thresholds.low_confidence]
     parts = [f"{s.name} ({100 * chance:.0f} %)" for s, chance in by_chance]
     words = [f"{', '.join(parts)}: chance of a Dice of {calibration.good_dice:g} or more"] if parts else []
-    words += [
-        f"{', '.join(s.name for s in by_value)}: mean probability of their kind below {thresholds.low_confidence:g}"
-    ] * bool(by_value)
+    words += [f"{', '.join(s.name for s in by_value)}: mean probability below {thresholds.low_confidence:g}"] * bool(
+        by_value
+    )
     named = tuple(s.name for s in (*(s for s, _ in by_chance), *by_value))
     return Flag("low_confidence", "; ".join(words), named) if named else None
 

@@ -31,6 +31,11 @@ class Confidence(NamedTuple):
     label: float
     outline: float | None = None
 
+    @property
+    def outline_or_label(self) -> float:
+        """That in the outline; of results of versions before 0.3.1, which did not keep it, that in the label."""
+        return self.label if self.outline is None else self.outline
+
 
 @dataclass(frozen=True)
 class StructureStatistics:

@@ -26,9 +26,9 @@ class BCP(TeacherStudent):
     The first part of the run pastes labeled slices into labeled ones; then the teacher becomes a copy of the student,
     and labeled and unlabeled halves of the batch are pasted into each other. A pixel's weight is that of its target: 1
     for a label, `unlabeled_weight` for a pseudo-label. What is pasted has intensities drawn in one way, or the rim of a
-    rectangle would tell labeled from unlabeled: unlabeled slices come in their strong view, the teacher sees the weak
-    one. Both phases are in the run's optimiser steps, and no checkpoint is chosen between them. The student is
-    deployed.
+    rectangle would tell labeled from unlabeled: unlabeled slices come in their strong view, and the teacher sees the
+    weak one where there are two (`views`). Both phases are in the run's optimiser steps, and no checkpoint is chosen
+    between them. The student is deployed.
 
     Args:
         student: the network to train.

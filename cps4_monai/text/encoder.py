@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ class TextEncoder(nn.Module):
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # its output is not used, and parameters without gradient break multi-GPU training
         self.embed_dim = int(self.model.config.hidden_size)
+        self._takes_ready_masks = self._ready_masks_change_nothing()
         self.pretrained = not getattr(self.model.config, UNTRAINED_KEY, False)
 
     @property
@@ -113,7 +113,7 @@ class TextEncoder(nn.Module):
         Returns:
             (C, D_text).
         """
-        mask = self._ready_mask(attention_mask)
+        mask = self._ready_mask(attention_mask) if self._takes_ready_masks else attention_mask
         hidden = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state  # (C, L, D_text)
         if self.pooling == "cls":
             return hidden[:, 0]
@@ -121,16 +121,32 @@ class TextEncoder(nn.Module):
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
     def _ready_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """What is added to attention scores, (C, 1, L, L), where the model takes it so; else the mask as it is.
+        """What is added to attention scores, (C, 1, L, L), of a mask (C, L).
 
         Of a mask (C, L) transformers asks on the host whether anything is masked, and the step waits for the device.
         """
-        if not hasattr(sys.modules[type(self.model).__module__], "create_bidirectional_mask"):
-            return attention_mask
         count, length = attention_mask.shape
         added = torch.zeros(attention_mask.shape, dtype=self.model.dtype, device=attention_mask.device)
         added = added.masked_fill(attention_mask == 0, torch.finfo(torch.float16).min)
         return added[:, None, None, :].expand(count, 1, length, length)
+
+    @torch.no_grad()
+    def _ready_masks_change_nothing(self) -> bool:
+        """Whether this model takes masks in that form: some fail, and those that look back only look ahead by it."""
+        tokens = self.tokenizer(["a", "an image of a b c"], padding=True, return_tensors="pt")
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            plain, ready = (
+                self.model(input_ids=ids, attention_mask=given).last_hidden_state[mask > 0]
+                for given in (mask, self._ready_mask(mask))
+            )
+            return torch.allclose(plain, ready, rtol=1e-3, atol=1e-4)
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return False
+        finally:
+            self.model.train(was_training)
 
 
 def _load(what: str, loader: Any, name_or_path: str) -> Any:

@@ -24,6 +24,7 @@ def results(tmp_path: Path):
             for name, value in epoch.items()
         ]
         log.write_text("\n".join(["stage,epoch,iteration,name,value", *lines]) + "\n")
+        (log.parents[1] / "done.json").write_text('{"seconds": {"training": 60.0, "validation": 1.0}}')
         nothing = dict.fromkeys(("evaluation", "decoded", "done", "run", "task"))
         cell = CellResult("a", "vessa", "5", 0, tmp_path / "cells" / "a", log.parents[1], **nothing)
         return StudyResults({"cells": []}, tmp_path, section, (cell,), ())

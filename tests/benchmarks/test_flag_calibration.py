@@ -46,7 +46,7 @@ def made_up(patients: int = 120, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFr
                 part = {
                     "kind": kind,
                     "name": kind,
-                    "confidence": confidence,
+                    "confidence": float(rng.uniform(0, 1)),
                     "outline_confidence": confidence,
                     "dice": 0.85 if good else 0.4,
                 }

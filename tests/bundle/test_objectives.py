@@ -113,7 +113,7 @@ def test_rows_differ_in_stage_1_alone():
         assert overlay["prompt_map#activation"] == "sigmoid"
 
 
-@EACH
+@pytest.mark.parametrize("name", [*OBJECTIVES, "dusss"])
 def test_maps_are_gated_where_b_has_a_part_in_the_objective(name, run_tiny, tmp_path):
     """A is a presence only then: else it stays below the gate, or above it, by where b was started."""
     parsed = run_tiny("training_stage1", tmp_path, (name,), run=False).parser.get_parsed_content

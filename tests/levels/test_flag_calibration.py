@@ -60,6 +60,7 @@ def test_what_is_written_is_read():
         ({"outline": {"disc": {"slope": 1}}}, "form of a plan"),
         ({"failure": 3}, "form of a plan"),
         ({"failure": {"intercept": float("nan"), "weights": {}}}, "finite"),
+        ({"outline": {"disc": {"intercept": 0.0, "weights": {"outlin_confidence": 1.0}}}}, "outlin_confidence"),
     ],
 )
 def test_another_form_is_refused(content, words):

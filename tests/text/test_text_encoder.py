@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from host_reads import HostReads
-from transformers import AutoTokenizer, T5Config, T5Model
+from transformers import AutoConfig, AutoModel, AutoTokenizer, T5Config, T5Model
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
@@ -156,3 +156,27 @@ def test_encoder_decoders_are_refused(tiny, tmp_path):
     T5Model(T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="encoder-decoder"):
         TextEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "longformer"])
+def test_masks_are_made_ready_for_models_that_take_them_and_left_as_they_are_for_others(kind, tiny, tmp_path):
+    """A GPT-2 would look ahead by a ready mask, a Longformer fails at one."""
+    sizes = {
+        "bert": {},
+        "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64},
+        "longformer": {"attention_window": 8, "max_position_embeddings": 66},
+    }[kind]
+    usual = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), pad_token_id=0, **(usual | sizes))
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = TextEncoder(tmp_path, "mean").eval()
+    tokens = encoder.tokenize(PROMPTS)
+    hidden = encoder.model(**tokens).last_hidden_state
+    weights = tokens["attention_mask"].unsqueeze(-1).float()
+    torch.testing.assert_close(encoder(**tokens), (hidden * weights).sum(1) / weights.sum(1), rtol=1e-3, atol=1e-4)
+    with HostReads() as host:
+        encoder(**tokens)
+    assert (host.reads == []) is (kind == "bert")
