@@ -69,7 +69,9 @@ ALLOWED: dict[str, set[str]] = {
     "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight"},
     "export": {"anatomy", "atomic_file", "evaluation", "file_hash", "inference", "networks", "plan"},
     "demo": {"data", "evaluation", "report", "workflow"},
-    "rounds": {"anatomy", "atomic_file", "bundle_root", "data", "export", "file_hash", "inference", "vision", "workflow"},
+    "rounds": {
+        "anatomy", "atomic_file", "bundle_root", "data", "export", "file_hash", "inference", "vision", "workflow",
+    },
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "fingerprint",
         "handlers", "known_settings", "metrics", "report", "vision", "workflow",
