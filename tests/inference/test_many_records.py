@@ -20,7 +20,7 @@ def record_of(number: int) -> dict[str, Any]:
     """A scan with L5 whole and L4 cut, a flag and a warning."""
     structure = {"kind": "vertebra", "volume_ml": 20.0 + number, "confidence": 0.9, "centroid_mm": [1.0, 2.0, 3.0]}
     return {
-        "Flags": [{"name": "unusual_contrast", "detail": f"margin of scan {number}"}] if number % 2 else [],
+        "Flags": [{"name": "level_ambiguous", "detail": f"margin of scan {number}"}] if number % 2 else [],
         "Warnings": [f"warning {number}"],
         "Seconds": {"read": 1.0, "network": 0.5 * number},
         "Levels": {"margin": 0.25 * number, "anchored": True},
@@ -71,6 +71,6 @@ def test_the_summary_says_what_a_record_says() -> None:
     outcome = ScanOutcome(Path("a.nii.gz"), "a", "kept", "an older one", record=record_of(3))
     assert outcome.summary.codes == (2, 3) and outcome.seconds == 2.5
     assert (outcome.summary.margin, outcome.summary.anchored, outcome.summary.review) == (0.75, True, "")
-    assert outcome.warnings == ["an older one", "warning 3"] and outcome.alarms == ["unusual_contrast"]
+    assert outcome.warnings == ["an older one", "warning 3"] and outcome.alarms == ["level_ambiguous"]
     nothing = ScanOutcome(Path("a.nii.gz"), "a", "failed", "damaged")
     assert (nothing.alarms, nothing.warnings, nothing.seconds, nothing.summary.codes) == ([], [], 0.0, ())
