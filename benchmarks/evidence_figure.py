@@ -11,13 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from cps4_monai.bench.charts import draw_by_share, share_name
 from cps4_monai.bench.comparison import FULL, method_rows
 from cps4_monai.bench.results import StudyResults, find_studies, load_results
-from cps4_monai.report.charts import MUTED, TEXT, on_white, plain_axes, svg_of
+from cps4_monai.report.charts import MUTED, TEXT, on_white, plain_charts, svg_of
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "results" / "evidence.svg"
 UPPER_BOUND = "supervised"
@@ -41,11 +38,9 @@ def draw(results: StudyResults) -> str:
     rows = method_rows(results)
     few = [row for row in rows if row.share != FULL]
     whole = next((row for row in rows if (row.method, row.share) == (UPPER_BOUND, FULL)), None)
-    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = plain_charts(10.4, 4.2, 2)
     for axes, decoded, title in zip(panels, (False, True), ("plain argmax", "levels decoded"), strict=True):
-        plain_axes(axes).grid(False, axis="x")
+        axes.grid(False, axis="x")
         if whole is not None:
             bound = whole.decoded if decoded else whole.dice["b"]
             axes.axhspan(bound.low, bound.high, color=MUTED, alpha=0.12, lw=0)

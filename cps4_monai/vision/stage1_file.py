@@ -116,9 +116,9 @@ def read_any_stage1_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: no such file, or another kind of file.
     """
-    content = _read(path, "cpu")
+    content: dict[str, Any] = _read(path, "cpu")
     _check_content(path, content, ASSISTANT if _is_assistants(content) else PROMPTED_VISION)
-    return dict(content)
+    return content
 
 
 def check_run(
@@ -211,9 +211,7 @@ def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> 
         ValueError: no such file, or another kind of file.
     """
     if content is None:
-        content = _read(path, "cpu")
-        if not _is_assistants(content):
-            _check_content(path, content, PROMPTED_VISION)
+        content = read_any_stage1_file(path)
     recorded = content.get("objective", {})
     told = {"stage 1": recorded.get("name"), "stage 1, stand-in": recorded.get("substitution")}
     return {name: text for name, text in told.items() if text}
