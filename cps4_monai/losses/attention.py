@@ -18,7 +18,6 @@ from cps4_monai.attention_maps import ACTIVATIONS
 
 BINARISATIONS = ("max_pool", "bilinear")
 NEGATIVES = ("all", "present")
-RESOLUTIONS = ("grid", "image")
 
 
 def masks_and_known_cells(
@@ -62,17 +61,12 @@ class _AttentionMapLoss(nn.Module, ABC):
     """What eqs. 1 and 2 share: the options, the annotated classes and the masks on the grid."""
 
     def __init__(
-        self,
-        binarise: str = "max_pool",
-        activation: str = "sigmoid",
-        unannotated: Sequence[int] = (),
-        resolution: str = "grid",
+        self, binarise: str = "max_pool", activation: str = "sigmoid", unannotated: Sequence[int] = ()
     ) -> None:
         super().__init__()
         for name, value, allowed in (
             ("binarise", binarise, BINARISATIONS),
             ("activation", activation, ACTIVATIONS),
-            ("resolution", resolution, RESOLUTIONS),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; expected one of {list(allowed)}")
@@ -81,7 +75,6 @@ class _AttentionMapLoss(nn.Module, ABC):
         self.binarise = binarise
         self.activation = activation
         self.unannotated = tuple(sorted(set(unannotated)))
-        self.resolution = resolution
 
     def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Scalar loss, of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""
@@ -96,8 +89,6 @@ class _AttentionMapLoss(nn.Module, ABC):
         self, attention_logits: torch.Tensor, label: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of the K annotated classes logits (B, K, h, w), at least float32, masks and known cells, both bool.
-
-        With the resolution "image" all are (B, K, H, W): logits upsampled bilinearly, masks as they are labeled.
 
         Raises:
             ValueError: shapes that do not belong together, or fewer than two annotated classes under a softmax.
@@ -116,9 +107,6 @@ class _AttentionMapLoss(nn.Module, ABC):
         codes = torch.arange(count, device=label.device)
         if len(kept) < count:
             codes = torch.cat([codes[code : code + 1] for code in kept])
-        if self.resolution == "image":
-            logits = F.interpolate(logits, size=label.shape[2:], mode="bilinear", align_corners=False)
-            return logits, label == codes.view(1, -1, 1, 1), (label != NOT_ANNOTATED).expand_as(logits)
         return logits, *masks_and_known_cells(label, codes, logits.shape[2:], self.binarise)
 
 
@@ -133,7 +121,6 @@ class TokenAttentionLoss(_AttentionMapLoss):
         binarise: how masks come to the grid, see :func:`masks_and_known_cells`.
         activation: "sigmoid", each class by itself; "softmax" over the annotated classes.
         unannotated: codes that take no part, not in the softmax either.
-        resolution: "grid", masks are brought to A; "image", A to the masks: its logits are upsampled.
     """
 
     def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -159,10 +146,9 @@ class PixelAttentionLoss(_AttentionMapLoss):
         activation: "sigmoid" or "softmax" over the annotated classes.
         unannotated: codes that take no part, not as negatives and not in the softmax either.
         absent_weight: under "all", weight of an absent class in the mean over classes, a present one having 1.
-        resolution: "grid" or "image", as of eq. 1.
     """
 
-    options = ("binarise", "activation", "unannotated", "absent_weight", "resolution")
+    options = ("binarise", "activation", "unannotated", "absent_weight")
 
     def __init__(
         self,
@@ -171,9 +157,8 @@ class PixelAttentionLoss(_AttentionMapLoss):
         activation: str = "sigmoid",
         unannotated: Sequence[int] = (),
         absent_weight: float = 1.0,
-        resolution: str = "grid",
     ) -> None:
-        super().__init__(binarise, activation, unannotated, resolution)
+        super().__init__(binarise, activation, unannotated)
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives is {negatives!r}; expected one of {list(NEGATIVES)}")
         if not absent_weight >= 0:
@@ -213,9 +198,6 @@ class AttentionLoss(nn.Module):
         activation: "sigmoid" or "softmax" (row 1).
         unannotated: codes in view but never labeled; they take no part.
         absent_weight: of classes that a slice does not show, in eq. 2 under "all"; present ones have 1.
-        resolution: where A and masks meet. "grid": masks are brought to the grid of A, as ``binarise`` says. "image":
-            the logits of A are upsampled bilinearly to the label, so that A learns outlines between its cells, which
-            ``PromptMapper(of="logits")`` makes maps of.
 
     Raises:
         ValueError: an unknown option, or a negative weight.
@@ -233,15 +215,14 @@ class AttentionLoss(nn.Module):
         activation: str = "sigmoid",
         unannotated: Sequence[int] = (),
         absent_weight: float = 1.0,
-        resolution: str = "grid",
     ) -> None:
         super().__init__()
         if token_weight < 0 or pixel_weight < 0:
             raise ValueError(f"token_weight is {token_weight}, pixel_weight {pixel_weight}; expected 0 or more")
         self.token_weight = token_weight
         self.pixel_weight = pixel_weight
-        self.token = TokenAttentionLoss(binarise, activation, unannotated, resolution)
-        self.pixel = PixelAttentionLoss(binarise, negatives, activation, unannotated, absent_weight, resolution)
+        self.token = TokenAttentionLoss(binarise, activation, unannotated)
+        self.pixel = PixelAttentionLoss(binarise, negatives, activation, unannotated, absent_weight)
 
     def forward(self, attention_logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Scalar loss, of attention logits (B, C, h, w) and class codes (B, 1, H, W)."""

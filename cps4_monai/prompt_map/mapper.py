@@ -12,7 +12,7 @@ from cps4_monai.attention_maps import ACTIVATIONS, activate
 from cps4_monai.prompt_map.otsu import otsu_threshold
 from cps4_monai.prompt_map.stacking import STACKINGS, stack_prompt_maps
 
-OTSU_OF = ("sigmoid", "similarity", "logits")
+OTSU_OF = ("sigmoid", "similarity")
 UPSAMPLINGS = ("bilinear", "nearest", "bicubic")
 
 
@@ -34,8 +34,7 @@ class PromptMapper(nn.Module):
         presence_threshold: drop a structure whose maximum of A over the slice is below this, in [0, 1]; None: no gate.
             The background is never dropped.
         upsampling: "bilinear" (align_corners false), "nearest" or "bicubic".
-        of: what is upsampled, thresholded and compared between classes: "sigmoid", A; "similarity"; "logits", A of the
-            upsampled logits, for a stage 1 whose loss upsamples them, too (``stage1#loss#resolution``).
+        of: what is upsampled, thresholded and compared between classes: "sigmoid", A; "similarity".
         unannotated: codes that never appear in the map: those in view but never labeled, and in a run of the bundle
             all that no labeled training subject shows (:func:`cps4_monai.data.build_datalist.not_labeled`).
         bins: of Otsu's histogram, 2 to 256.
@@ -116,7 +115,6 @@ class PromptMapper(nn.Module):
             logits, left_out = self._annotated(attention_logits)
             attention = activate(logits, self.activation)
             scores = self._upsample(attention if self.of == "sigmoid" else logits, size, grid)
-            scores = activate(scores, self.activation) if self.of == "logits" else scores
             thresholds = otsu_threshold(scores, self.bins)
             if self.presence_threshold is not None:
                 absent = attention.amax((2, 3)) < self.presence_threshold

@@ -14,7 +14,6 @@ from cps4_monai.losses.attention import (
     log_softmax_and_complement,
     masks_and_known_cells,
 )
-from cps4_monai.prompt_map import PromptMapper
 
 
 def logit(p: float) -> float:
@@ -181,54 +180,6 @@ def test_masks_on_the_grid_of_the_label_are_the_label():
         assert torch.equal(mask.int().argmax(1, keepdim=True), label) and known.all()
 
 
-def test_at_the_resolution_of_the_image_the_logits_are_upsampled():
-    logits = torch.tensor([-2.0, 2.0]).view(1, 1, 1, 2)  # bilinear to four pixels: -2, -1, 1, 2
-    label = torch.tensor([1, 1, 0, 0]).view(1, 1, 1, 4)  # class 0 lies right
-    pixels = (2 * math.log(1 + math.exp(-2)) + 2 * math.log(1 + math.exp(-1))) / 4
-    assert PixelAttentionLoss(resolution="image")(logits, label).item() == pytest.approx(pixels)
-    a = [1 / (1 + math.exp(-value)) for value in (-2, -1, 1, 2)]
-    inside = (a[2] + a[3]) / sum(a)
-    assert TokenAttentionLoss(resolution="image")(logits, label).item() == pytest.approx((1 - inside) ** 2, rel=1e-5)
-
-
-def test_at_one_resolution_grid_and_image_are_the_same():
-    logits, label = torch.randn(2, 4, 6, 5), torch.randint(0, 4, (2, 1, 6, 5))
-    label[0, 0, :2] = 255
-    on_grid, on_image = (AttentionLoss(resolution=where)(logits, label) for where in ("grid", "image"))
-    assert on_image.item() == pytest.approx(on_grid.item(), rel=1e-5)
-
-
-def test_pixels_that_nobody_annotated_teach_nothing_at_the_resolution_of_the_image():
-    label = torch.randint(0, 3, (1, 1, 16, 8))
-    label[..., :8, :] = 255  # the upper half; its lowest row of cells is shared by pixels of the lower half
-    logits = torch.randn(1, 3, 4, 2, requires_grad=True)
-    AttentionLoss(resolution="image")(logits, label).backward()
-    assert not logits.grad[..., 0, :].any()
-    assert logits.grad[..., 2:, :].all()
-
-
-def test_outlines_between_cells_can_be_learned_from_the_image_only():
-    label = torch.zeros(1, 1, 64, 32, dtype=torch.int64)
-    label[..., 19:45, 6:27] = 1  # no edge lies on the grid of 8 pixels
-    label[..., 34:37, 6:27] = 2  # thinner than half a cell
-    found = {}
-    for resolution, of in (("grid", "sigmoid"), ("image", "logits")):
-        logits = torch.zeros(1, 3, 8, 4, requires_grad=True)
-        loss, adam = AttentionLoss(0.0, 1.0, resolution=resolution), torch.optim.Adam([logits], lr=0.3)
-        for _ in range(300):
-            adam.zero_grad()
-            loss(logits, label).backward()
-            adam.step()
-        prompt_map = PromptMapper(of=of)(logits.detach(), (64, 32))
-        pair = [prompt_map == code for code in (1, 2)], [label == code for code in (1, 2)]
-        found[resolution] = [(2 * (p & t).sum() / (p.sum() + t.sum())).item() for p, t in zip(*pair, strict=True)]
-    body, disc = found["image"]  # Dice 0.92 and 0.77; on the grid 0.81 and 0
-    assert body > 0.9
-    assert body > found["grid"][0] + 0.05
-    assert disc > 0.7
-    assert found["grid"][1] == 0
-
-
 def test_complement_of_a_softmax_is_exact_at_both_ends():
     logits = torch.tensor([50.0, 0.0, -50.0], dtype=torch.float64).view(1, 3, 1, 1)
     p = torch.softmax(logits, 1)
@@ -243,7 +194,6 @@ def test_complement_of_a_softmax_is_exact_at_both_ends():
     "options",
     [
         {"binarise": "area"},
-        {"resolution": "pixel"},
         {"negatives": "none"},
         {"activation": "tanh"},
         {"token_weight": -1.0},
