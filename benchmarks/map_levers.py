@@ -43,6 +43,20 @@ def fused(logits: Tensor) -> Tensor:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
+@torch.no_grad()
+def shifted_views(model: Any, slices: Tensor, patch: int) -> Tensor:
+    """Logits (D, C, 2h, 2w): those of four views, half a patch apart, each put back where it belongs and averaged."""
+    half = patch // 2
+    total = torch.zeros(())
+    for down in (0, half):
+        for right in (0, half):
+            moved = F.pad(slices, (0, right, 0, down), mode="replicate")[..., down:, right:]
+            fine = model(moved).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            back = F.pad(fine, (right // half, 0, down // half, 0), mode="replicate")
+            total = total + back[..., : fine.shape[2], : fine.shape[3]] / 4
+    return total
+
+
 def targets(
     teacher_logits: Tensor, prompt_map: Tensor, attention_logits: Tensor, anatomy: Any, activation: str, codes: Any
 ) -> Iterator[tuple[str, Tensor]]:
@@ -141,10 +155,10 @@ def main() -> None:
         label = np.array(cache.label(entry.label, entry.image).array)
         size = label.shape[-2:]
         with torch.no_grad():
-            logits = torch.cat([model.set_shifts(1)(part[None]) for part in slices])
-            finer = torch.cat([model.set_shifts(2)(part[None]) for part in slices])
+            logits = torch.cat([model(part[None]) for part in slices])
         codes_of = dict(maps_of(logits, size, mapper))
         made = {name: codes_[:, 0].numpy() for name, codes_ in codes_of.items()}
+        finer = shifted_views(model, slices, slices.shape[2] // logits.shape[2])
         made["four views, half a patch apart"] = mapper()(finer, size)[:, 0].numpy()
         attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
         by_class = {"as trained": attention}

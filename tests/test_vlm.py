@@ -12,10 +12,8 @@ from turned_products import TurnedProducts
 
 from cps4_monai.anatomy import Anatomy, Structure, load_anatomy
 from cps4_monai.plan import Plan
-from cps4_monai.prompt_map import PromptMapper, VLMProvider
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
 from cps4_monai.vision import VisionEncoder
-from cps4_monai.vision.shifted_views import shifted_views
 from cps4_monai.vision.stage1_file import objective_of
 from cps4_monai.vlm import (
     PromptedVision,
@@ -194,33 +192,6 @@ def test_frozen_image_side_gives_the_same_logits_without_text_encoder(tiny, back
     with torch.no_grad():
         vlm.image_projection.weight.zero_()
     assert frozen.projection.weight.any()  # a copy: later training leaves it alone
-
-
-def test_shifted_views_average_the_patches_that_cover_each_part_of_a_patch():
-    def answer(view):
-        return F.avg_pool2d(view, 4)
-
-    rows = torch.tensor([0.0, 0, 0, 0, 8, 8, 8, 8]).view(1, 1, 8, 1).expand(1, 1, 8, 4)
-    torch.testing.assert_close(shifted_views(answer, rows, (4, 4), 1), answer(rows))
-    # By rows, one view has 0, 0, 8, 8; the other, two pixels lower, 4 (rows 2 to 5) and 8, and 4 again at the top.
-    expected = torch.tensor([2.0, 2, 6, 8]).view(1, 1, 4, 1).expand(1, 1, 4, 2)
-    torch.testing.assert_close(shifted_views(answer, rows, (4, 4), 2), expected)
-    torch.testing.assert_close(shifted_views(answer, rows.mT, (4, 4), 2), expected.mT)
-
-
-def test_shifts_make_the_grid_finer_and_are_no_part_of_the_weights(vlm, tmp_path):
-    frozen, images = vlm.freeze(), torch.rand(2, 1, 32, 16)
-    plain = frozen(images)
-    save_prompted_vision(tmp_path / "p.pt", frozen.set_shifts(2), ANATOMY)
-    assert frozen.grid_size == (8, 4)
-    assert frozen(images).shape == (2, 3, 8, 4)
-    assert frozen(images)[:, :, ::2, ::2].ne(plain).any()
-    torch.testing.assert_close(load_prompted_vision(tmp_path / "p.pt")(images), plain)
-    torch.testing.assert_close(load_prompted_vision(tmp_path / "p.pt", shifts=2)(images), frozen(images))
-    provider = VLMProvider(frozen, PromptMapper())
-    assert provider(images)["attention_logits"].shape == (2, 3, 8, 4)
-    with pytest.raises(ValueError, match=r"prompt_map_shifts is 3; .* divides the patch of \(8, 8\)"):
-        load_prompted_vision(tmp_path / "p.pt", shifts=3)
 
 
 def test_frozen_image_side_stays_in_eval_mode(vlm):

@@ -33,13 +33,12 @@ def deployed_plan(context: Context, method: SemiSupervisedMethod) -> Plan:
     return plan if method.needs_unlabeled else plan.with_training(unlabeled_scans=0)
 
 
-def stage1_model(context: Context, path: str, shifts: int | None = None, **compared: Any) -> PromptedVision:
+def stage1_model(context: Context, path: str, **compared: Any) -> PromptedVision:
     """The frozen image side of stage 1, held against the settings of this run.
 
     Args:
         context: of the run.
         path: file of stage 1.
-        shifts: views of each slice along each axis, a part of a patch apart; None: one.
         **compared: further arguments of :func:`cps4_monai.vision.load_prompted_vision`.
 
     Raises:
@@ -53,7 +52,7 @@ def stage1_model(context: Context, path: str, shifts: int | None = None, **compa
         "plan": context.plan,
         "map_location": context.device,
     }
-    model = load_prompted_vision(path, shifts=shifts, **{**settings, **compared})
+    model = load_prompted_vision(path, **{**settings, **compared})
     check_prompt_map("stage 2", path, model.validated.get(METRIC))
     return model
 

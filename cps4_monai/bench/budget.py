@@ -25,7 +25,6 @@ METHOD_OWN = (
     "stage1",
     "prompt_map",
     "cache_prompt_logits",
-    "prompt_map_shifts",
 )
 _MISSING = object()
 # id -> what it is called in the report; what has no title here is called by its id.

@@ -51,7 +51,6 @@ def load_prompted_vision(
     activation: str | None = None,
     plan: Plan | None = None,
     objective: str | None = None,
-    shifts: int | None = None,
 ) -> PromptedVision:
     """The frozen image side of stage 1, held against the settings of this run.
 
@@ -65,11 +64,9 @@ def load_prompted_vision(
             is taken, and the sigmoid if there is none.
         plan: of this run, whose slices must have the pixels of stage 1's; None, or a file without: not compared.
         objective: by which this run says that stage 1 was trained; None: not compared.
-        shifts: as in :meth:`PromptedVision.set_shifts`; None: 1.
 
     Raises:
-        ValueError: no such file, another kind of file, settings that differ from stage 1's, or shifts that do not fit
-            the patch; says which and the fix.
+        ValueError: no such file, another kind of file, or settings that differ from stage 1's; says which and the fix.
     """
     content = read_prompted_vision(path, map_location)
     check_run(path, content, anatomy, unannotated, image_size, plan)
@@ -82,7 +79,7 @@ def load_prompted_vision(
         )
     model = restored(path, content, lambda: _build(content, trained or activation or "sigmoid")).to(map_location)
     model.validated = content.get("validated", {})
-    return model.set_shifts(shifts or 1)
+    return model
 
 
 def _build(content: Mapping[str, Any], activation: str) -> PromptedVision:

@@ -48,7 +48,6 @@ class VisionEncoder(nn.Module):
         embed_dim: D.
         image_size: (H, W).
         grid_size: (h, w), the number of patches along H and W.
-        patch_size: pixels of a patch along H and W.
         stem: "patch" or "conv".
         pretrained: True where the weights came from the hub or a checkpoint.
 
@@ -94,8 +93,7 @@ class VisionEncoder(nn.Module):
         options = {"in_chans": 1, "img_size": (height, width), "num_classes": 0, "drop_path_rate": drop_path_rate}
         options.update({"embed_layer": _convolutional_embedding} if stem == "conv" else {})
         self.model = _create(name, False, {**options, **given})
-        self.patch_size = _patch_size(self.model, name)
-        self.grid_size = _grid_size(self.image_size, self.patch_size, name)
+        self.grid_size = _grid_size(self.image_size, _patch_size(self.model, name), name)
         if pretrained and checkpoint_path is None:
             in_colour = _create(name, True, {**options, **given, "in_chans": 3})
             self.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))

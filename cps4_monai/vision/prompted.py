@@ -13,7 +13,6 @@ from torch import nn
 from cps4_monai.attention_maps import activate, check_activation
 from cps4_monai.logits import NEVER
 from cps4_monai.vision.projection import make_projection
-from cps4_monai.vision.shifted_views import shifted_views
 
 if TYPE_CHECKING:
     from cps4_monai.vision.encoder import VisionEncoder
@@ -75,7 +74,6 @@ class PromptedVision(nn.Module):
         substitution: what stood in place of data that the objective was published with; None: nothing.
         path: of the file that it was read from; None: of none.
         validated: what that file's weights were chosen by, name -> score; empty where nothing is known.
-        shifts: see :meth:`set_shifts`; 1 at the start.
         image_size: (H, W) that it takes.
         grid_size: (h, w) of its attention maps.
         num_classes: C.
@@ -107,7 +105,6 @@ class PromptedVision(nn.Module):
         self.substitution: str | None = None
         self.validated: Mapping[str, float] = {}
         self.path: Path | None = None
-        self.shifts = 1
         self.image_encoder = image_encoder
         self.projection_kind = projection
         self.projection = make_projection(projection, image_encoder.embed_dim, prompt_embeddings.shape[1])
@@ -127,8 +124,7 @@ class PromptedVision(nn.Module):
     @property
     def grid_size(self) -> tuple[int, int]:
         """(h, w) of the attention maps."""
-        height, width = self.image_encoder.grid_size
-        return height * self.shifts, width * self.shifts
+        return self.image_encoder.grid_size
 
     @property
     def num_classes(self) -> int:
@@ -155,31 +151,7 @@ class PromptedVision(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Attention logits (B, C, h, w) float32 of slices (B, 1, H, W) in [0, 1]."""
-        if self.shifts == 1:
-            return self.logits(self.project(image))
-        return shifted_views(
-            lambda view: self.logits(self.project(view)), image, self.image_encoder.patch_size, self.shifts
-        )
-
-    def set_shifts(self, shifts: int) -> PromptedVision:
-        """From now on logits are the mean of ``shifts`` x ``shifts`` views a part of a patch apart, on a finer grid.
-
-        It costs as many passes. Two have a prompt map of 0.77 where one has 0.75 (`docs/results/levers.md`).
-
-        Args:
-            shifts: views along each axis; 1: the picture as it lies. Has to divide the patch.
-
-        Raises:
-            ValueError: a number that is no part of the patch.
-        """
-        patch = self.image_encoder.patch_size
-        if shifts < 1 or any(size % shifts for size in patch):
-            raise ValueError(
-                f"prompt_map_shifts is {shifts}; expected a whole number that divides the patch of {patch} pixels of "
-                "stage 1's vision encoder, 1 for none"
-            )
-        self.shifts = shifts
-        return self
+        return self.logits(self.project(image))
 
     def project(self, image: torch.Tensor) -> torch.Tensor:
         """Projected patch tokens (B, E, h, w), of any length, of slices (B, 1, H, W) in [0, 1]."""
