@@ -16,6 +16,7 @@ from cps4_monai.data.phantom import write_phantom_dataset
 from cps4_monai.evaluation.trivial_baseline import write_mean_label_maps
 from cps4_monai.report.attention_pictures import attention_pictures
 from cps4_monai.report.predictions import PredictionReport, report_predictions
+from cps4_monai.run_folder import LOG, STAGE1_WEIGHTS, STAGE2
 from cps4_monai.workflow import CPS4Workflow
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Demo:
             datalist=str(self.data_dir / "datalist.json"),
             output_dir=str(self.output / "runs" / method),
             cache_dir=str(self.output / "cache"),
-            stage1_checkpoint=str(self.output / "runs" / "cps4" / "stage1" / "prompted_vision.pt"),
+            stage1_checkpoint=str(self.output / "runs" / "cps4" / STAGE1_WEIGHTS),
             seed=self.seed,
             device_name=self.device,
             **{**self.settings, **settings},
@@ -174,7 +175,7 @@ class Demo:
             title="CPS4 on a phantom",
             settings=parsed("context").settings,
             attention=attention,
-            metrics=self.output / "runs" / "cps4" / "stage2" / "metrics.csv",
+            metrics=self.output / "runs" / "cps4" / STAGE2 / LOG,
             comparison=comparison,
             method="cps4",
         )

@@ -26,12 +26,12 @@ from cps4_monai.data.volume import read_volume
 from cps4_monai.export import export_bundle, weights_of_run
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import segment_scans
+from cps4_monai.run_folder import STAGE1_WEIGHTS
 from cps4_monai.vision import holds_prompted_vision
 from cps4_monai.workflow import run_workflow
 
 logger = logging.getLogger(__name__)
 
-STAGE1 = Path("stage1") / "prompted_vision.pt"
 WEIGHTS, SEGMENTED, LABELS, DATALIST = "weights.zip", "unlabeled_scans", "pseudo_labels", "pseudo_labels.json"
 
 
@@ -67,17 +67,17 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         own = {**shared, **start, "output_dir": str(folder)}
         logger.info("round %d of %d, in %s", number, rounds, folder)
         run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
-        if not holds_prompted_vision(folder / STAGE1):
+        if not holds_prompted_vision(folder / STAGE1_WEIGHTS):
             raise ValueError(
-                f"{folder / STAGE1} is an assistant's, which is bound to the labeled scans that it has for templates; "
-                "rounds are for a stage 1 of class prompts. Fix: leave --rounds out"
+                f"{folder / STAGE1_WEIGHTS} is an assistant's, which is bound to the labeled scans that it has for "
+                "templates; rounds are for a stage 1 of class prompts. Fix: leave --rounds out"
             )
         trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
         if number < rounds:
             data = trained.parser.get_parsed_content("data")
             labels = label_unlabeled(folder, data, str(settings.get("device_name", "auto")))
             stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
-            start = {"stage1#start_from": str(folder / STAGE1)}
+            start = {"stage1#start_from": str(folder / STAGE1_WEIGHTS)}
 
 
 def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:

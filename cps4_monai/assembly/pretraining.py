@@ -17,6 +17,7 @@ from cps4_monai.data.image_batches import ImageLoader
 from cps4_monai.engines import PrecisionTrainer
 from cps4_monai.handlers import CosineEnd, ResumeHandler
 from cps4_monai.inference.precision_inferer import PrecisionInferer
+from cps4_monai.run_folder import RESUME
 from cps4_monai.transforms.augmentation import labeled_augmentation
 from cps4_monai.vision import MaskedAutoencoder, save_image_encoder
 
@@ -70,7 +71,7 @@ def trainer(
         {**same, **context.settings},
         lr_scheduler=lr_scheduler,
         added=handlers,
-        checkpoint=ResumeHandler(stage.folder / "resume.pt", states, same),
+        checkpoint=ResumeHandler(stage.folder / RESUME, states, same),
         restored=[CosineEnd(lr_scheduler)],
         last=lambda: save_image_encoder(checkpoint, network.image_encoder),
     )

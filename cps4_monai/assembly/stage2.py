@@ -21,6 +21,7 @@ from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import describe
 from cps4_monai.plan import Plan
 from cps4_monai.preflight import check_prompt_map, check_ramp
+from cps4_monai.run_folder import STAGE2_WEIGHTS
 from cps4_monai.vision import PromptedVision, load_prompted_vision
 
 DECODED = "decoded_val_dice"
@@ -84,7 +85,7 @@ def evaluator(
             "postprocessing": DecodedPredictiond("pred", context.anatomy, context.unannotated, context.decoding),
             "additional_metrics": {DECODED: spine_dice(context, "decoded", "decoded_")},
         }
-    keeps = BestWeights(stage.folder / "model.pt", method.deployed, best)
+    keeps = BestWeights(stage.folder / STAGE2_WEIGHTS.name, method.deployed, best)
     return validator(
         context,
         method.deployed,

@@ -26,6 +26,7 @@ from cps4_monai.handlers import (
 )
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.plan import Plan
+from cps4_monai.run_folder import LOG, RESUME
 
 
 def make_trainer(
@@ -102,7 +103,7 @@ def of_stage(
         validators,
         [*losses_shown(stage), *pictures],
         added,
-        ResumeHandler(stage.folder / "resume.pt", {**states, "best": best, "early_stop": early_stop}, same, files),
+        ResumeHandler(stage.folder / RESUME, {**states, "best": best, "early_stop": early_stop}, same, files),
         restored,
         best.require,
     )
@@ -153,7 +154,7 @@ def in_order(
         early_stop,
         StopOnNonFinite(stage.output_dir, context.log_every),
         ProgressHandler(context.log_every, stage.name, disable=not bar),
-        MetricsLog(stage.folder / "metrics.csv", stage.key, validators or {}, context.log_every),
+        MetricsLog(stage.folder / LOG, stage.key, validators or {}, context.log_every),
         *shown,
         *added,
         checkpoint,

@@ -16,10 +16,10 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_settings
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies
+from cps4_monai.run_folder import RECORD
 
 SUFFIX = ".tar.xz"
 PLACES = ("datalist", "dataset_dir")  # of a task's places; names, not paths, are kept of them
-RUN_RECORD = "run.json"
 TABLES = ("*/*.csv", "*/argmax/*.csv")  # of the trainings and of the sections
 
 
@@ -77,7 +77,7 @@ def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     for name in (SETTINGS, DONE):
         yield name, (folder / name).read_bytes()
     yield TASK, json_text(_without_places(read_settings(folder / TASK))).encode()
-    for record in sorted(folder.glob(f"*/{RUN_RECORD}")):
+    for record in sorted(folder.glob(f"*/{RECORD}")):
         starts = read_settings(record)["starts"]
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
         yield record.relative_to(folder).as_posix(), json_text({"starts": own}).encode()

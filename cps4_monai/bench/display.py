@@ -11,8 +11,9 @@ from rich.table import Table
 
 from cps4_monai.bench.plan import Job, Plan, total_estimate
 from cps4_monai.bench.runner import Ended, Running
+from cps4_monai.run_folder import LOG, STAGE1, STAGE2
 
-METRICS = {"stage1": Path("stage1") / "metrics.csv", "cell": Path("stage2") / "metrics.csv"}
+METRICS = {"stage1": STAGE1 / LOG, "cell": STAGE2 / LOG}
 TAIL_BYTES = 2000
 
 

@@ -12,12 +12,12 @@ from monai.bundle import ConfigParser
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.bench.charts import share_name
-from cps4_monai.bench.plan import STAGE1_WEIGHTS
 from cps4_monai.bench.results import CellResult, StudyResults
 from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.page import Figure
 from cps4_monai.report.predictions import case_pictures, find_cases
+from cps4_monai.run_folder import STAGE1_WEIGHTS
 from cps4_monai.vision import holds_prompted_vision, load_prompted_vision
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from cps4_monai.bench.folders import DONE, PLANNED, SETTINGS, TASK, FolderShelf,
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
 from cps4_monai.bench.study import Study
 from cps4_monai.fingerprint import node_of
+from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
-STAGE1_WEIGHTS = Path("stage1") / "prompted_vision.pt"
-WEIGHTS = {"stage1": STAGE1_WEIGHTS, "cell": Path("stage2") / "model.pt"}
+WEIGHTS = {"stage1": STAGE1_WEIGHTS, "cell": STAGE2_WEIGHTS}
 TRAINING = "training"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cps4_monai.bench.folders import DONE, read_settings
 from cps4_monai.bench.results import CellResult, StudyResults
 from cps4_monai.report.page import Block, Cell, Table, Text
+from cps4_monai.run_folder import RECORD, STAGE1
 
 PACKAGES = ("torch", "monai", "timm", "numpy")
 
@@ -30,9 +31,7 @@ def how_it_was_made(results: Sequence[StudyResults], report_command: str) -> lis
     versions = [cell.run["versions"] for cell in cells]
     packages = "; ".join(f"{name} {_some(v.get(name, 'unknown') for v in versions)}" for name in PACKAGES)
     commits = _some(v.get("commit", f"release {v['cps4-monai']}") for v in versions)
-    stage1 = {
-        cell.stage1: _last_start(cell.stage1 / "stage1" / "run.json") for cell in cells if cell.stage1 is not None
-    }
+    stage1 = {cell.stage1: _last_start(cell.stage1 / STAGE1 / RECORD) for cell in cells if cell.stage1 is not None}
     iterations = _some(str(cell.run["iterations"]) for cell in cells)
     first = _some(str(start.get("iterations", 0)) for start in stage1.values())
     return [

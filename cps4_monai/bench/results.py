@@ -16,10 +16,10 @@ from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
+from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
 
 IDENTITY = ("method", "share", "seed")
 LOCALISATION = ("pointing_game", "level_share")
-STAGE1_LOG = Path("stage1") / "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class StudyResults:
         """Validation Dice during training: ``IDENTITY``, ``iteration``, ``value``."""
         parts = []
         for cell in self.cells:
-            log = read_metrics(cell.folder / "stage2" / "metrics.csv")
+            log = read_metrics(cell.folder / STAGE2 / LOG)
             parts.append(log[log["name"] == "val_dice"][["iteration", "value"]].assign(**cell.identity))
         return pd.concat(parts, ignore_index=True)
 
@@ -122,7 +122,7 @@ class StudyResults:
         """What a training costs: ``IDENTITY``, ``seconds`` per iteration (median over epochs), ``notes``."""
         rows = []
         for cell in self.cells:
-            log = read_metrics(cell.folder / "stage2" / "metrics.csv")
+            log = read_metrics(cell.folder / STAGE2 / LOG)
             seconds = log[log["name"] == SECONDS]["value"].median()
             rows.append({**cell.identity, "seconds": seconds, "notes": "; ".join(cell.run.get("budget_notes", []))})
         return pd.DataFrame(rows)
@@ -141,7 +141,7 @@ class StudyResults:
             if path.is_file():
                 scores = pd.read_csv(path)
             elif self.section == "validation" and self.section in read_settings(cell.stage1 / DONE).get("seconds", {}):
-                scores = _label_maps(cell.stage1 / STAGE1_LOG)  # scored, and there was no map: an assistant's
+                scores = _label_maps(cell.stage1 / STAGE1 / LOG)  # scored, and there was no map: an assistant's
             else:
                 continue
             parts.append(scores.assign(**cell.identity, folder=cell.stage1.name))
@@ -156,7 +156,7 @@ class StudyResults:
         """
         rows = []
         for cell in self.cells:
-            kept = None if cell.stage1 is None else _kept(cell.stage1 / STAGE1_LOG)
+            kept = None if cell.stage1 is None else _kept(cell.stage1 / STAGE1 / LOG)
             if kept is not None and set(LOCALISATION) <= set(kept.index):
                 scores = {name: float(kept[name]) for name in LOCALISATION}
                 rows.append({**cell.identity, "folder": cell.stage1.name, **scores})  # type: ignore[union-attr]
@@ -166,7 +166,7 @@ class StudyResults:
     def pointing_game(self) -> pd.DataFrame:
         """Structure by structure: a row for each folder of a stage 1, on validation, at the weights that were kept."""
         folders = {cell.stage1.name: cell.stage1 for cell in self.cells if cell.stage1 is not None}
-        kept = {name: _kept(folder / STAGE1_LOG) for name, folder in folders.items()}
+        kept = {name: _kept(folder / STAGE1 / LOG) for name, folder in folders.items()}
         table = pd.DataFrame({name: scores for name, scores in kept.items() if scores is not None}).T
         own = [column for column in table if column.startswith(f"{LOCALISATION[0]}_")]
         return table[own].rename(columns=lambda column: column.removeprefix(f"{LOCALISATION[0]}_"))
@@ -247,7 +247,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
                 evaluation=argmax,
                 decoded=decoded,
                 done=done,
-                run=read_settings(folder / "stage2" / "run.json")["starts"][-1],
+                run=read_settings(folder / STAGE2 / RECORD)["starts"][-1],
                 task=read_settings(folder / "task.json"),
             )
         )

@@ -22,9 +22,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cps4_monai.bench.folders import DONE, PLANNED, TASK, read_settings, write_json
+from cps4_monai.run_folder import RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
 
 logger = logging.getLogger(__name__)
-RESUME_FILES = {"stage1": Path("stage1") / "resume.pt", "cell": Path("stage2") / "resume.pt"}
+RESUME_FILES = {"stage1": STAGE1 / RESUME, "cell": STAGE2 / RESUME}
 
 
 def run_task(folder: Path, sections: list[str]) -> None:
@@ -50,7 +51,6 @@ def run_task(folder: Path, sections: list[str]) -> None:
 
 
 def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:
-    from cps4_monai.bench.plan import STAGE1_WEIGHTS
     from cps4_monai.vision import holds_prompted_vision
 
     own: dict[str, Any] = {"section": section, "evaluation_dir": str(folder / section)}

@@ -41,10 +41,11 @@ def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str
     from cps4_monai.inference.folder_search import search_folder
     from cps4_monai.plan import plan_of
     from cps4_monai.report.attention_page import write_attention
+    from cps4_monai.run_folder import STAGE1_WEIGHTS
     from cps4_monai.threads import limit_threads
 
     limit_threads()
-    checkpoint = stage1 / "stage1" / "prompted_vision.pt" if stage1.is_dir() else stage1
+    checkpoint = stage1 / STAGE1_WEIGHTS if stage1.is_dir() else stage1
     scans = [scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])]
     if not scans:
         raise click.ClickException(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")

@@ -19,6 +19,7 @@ from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.plan import Plan, plan_of, write_plan
+from cps4_monai.run_folder import STAGE2_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def weights_of_run(run_dir: str | Path) -> Path:
     Raises:
         ValueError: the folder holds no finished stage 2.
     """
-    weights = Path(run_dir) / "stage2" / "model.pt"
+    weights = Path(run_dir) / STAGE2_WEIGHTS
     if not weights.is_file():
         raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 has ended")
     return weights

@@ -21,6 +21,7 @@ import cps4_monai
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import ESCAPED
 from cps4_monai.plan import Plan, write_plan
+from cps4_monai.run_folder import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class RunRecord:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         if self.plan is not None:
             write_plan(self.output_dir, self.plan)
-        path = self.output_dir / "run.json"
+        path = self.output_dir / RECORD
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
         device = engine.state.device
         now = {

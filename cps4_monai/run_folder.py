@@ -1,0 +1,10 @@
+"""Where the files of a training lie in its folder, as the bundle's configs put them there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+STAGE1, STAGE2 = Path("stage1"), Path("stage2")
+STAGE1_WEIGHTS = STAGE1 / "prompted_vision.pt"  # what stage 2 needs of stage 1, of any kind
+STAGE2_WEIGHTS = STAGE2 / "model.pt"
+LOG, RECORD, RESUME = "metrics.csv", "run.json", "resume.pt"  # in the folder of each stage
