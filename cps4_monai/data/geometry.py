@@ -15,6 +15,8 @@ FORM_TOLERANCE = 1e-3
 MAX_SHEAR_DEG = 5.0
 UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # codes of xyzt_units
 ASSUME = "give the spacing with --assume-spacing (assume_spacing), or correct the header"
+ASSUMED_AXES = "run to right, anterior, superior: check that the picture is upright"
+CORRECT_QFORM = "correct quatern_b, quatern_c and quatern_d in the header, or export the scan again from its source"
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
@@ -30,7 +32,7 @@ def header_affine(
 
     The sform wins over the qform; a form counts where its code is above 0 and its spacing is usable. Metres and
     micrometres (``xyzt_units``) become millimetres. ``assume_spacing`` is used only where no form is left; axes are
-    then taken along those of a form, or as R, A, S.
+    then taken along those of a form, or as R, A, S, with a warning that says so.
 
     Raises:
         InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``.
@@ -54,24 +56,40 @@ def header_affine(
         problem = f"a singular sform, with spacing {_numbers(spacing_of(forms['sform']))} mm{alone}"
     else:
         problem = "a qform that is no rotation"
+        if assumed is None:
+            raise InvalidVolumeError(path, problem, "a unit quaternion, or a set sform", CORRECT_QFORM)
     if assumed is None:
         raise InvalidVolumeError(path, problem, "positive, finite spacing and a set sform or qform", ASSUME)
-    return _with_spacing(forms, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed"]
+    directions = _directions(forms)
+    axes = f", and axes that {ASSUMED_AXES}" if directions is None else ""
+    return _with_spacing(directions, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed{axes}"]
 
 
 def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
     forms = {}
     if int(header["sform_code"]) > 0:
         forms["sform"] = np.asarray(header.get_sform(), dtype=np.float64)
-    if int(header["qform_code"]) > 0:
-        try:
-            with np.errstate(all="ignore"):
-                forms["qform"] = np.asarray(header.get_qform(), dtype=np.float64)
-        except (HeaderDataError, ValueError):  # the quaternion is no rotation, or the spacing is negative
-            return forms
-        if not np.isfinite(forms["qform"]).all():
-            del forms["qform"]
+    qform = _qform(header) if int(header["qform_code"]) > 0 else None
+    if qform is not None:
+        forms["qform"] = qform
     return forms
+
+
+def _qform(header: nib.Nifti1Header) -> np.ndarray | None:
+    """The qform, 4 x 4, with 1 mm in place of a spacing that is unusable; None where its quaternion is no rotation.
+
+    ``pixdim[0]`` (qfac) is -1 below 0 and 1 otherwise, 0 included, as NIfTI's own library takes it.
+    """
+    header = header.copy()
+    pixdim = header["pixdim"]
+    header["pixdim"][0] = -1.0 if pixdim[0] < 0 else 1.0
+    header["pixdim"][1:4] = np.where(np.isfinite(pixdim[1:4]) & (pixdim[1:4] > 0), pixdim[1:4], 1.0)
+    try:
+        with np.errstate(all="ignore"):
+            qform = np.asarray(header.get_qform(), dtype=np.float64)
+    except (HeaderDataError, ValueError):
+        return None
+    return qform if np.isfinite(qform).all() else None
 
 
 def _has_spacing(form: np.ndarray) -> bool:
@@ -123,14 +141,16 @@ def assumed_spacing(spacing: Sequence[float] | float | None) -> np.ndarray | Non
     return along_axes
 
 
-def _with_spacing(forms: dict[str, np.ndarray], spacing_mm: np.ndarray) -> np.ndarray:
+def _directions(forms: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The first form that says where the axes run, its spacing being of no use; None where none does."""
+    return next((form for form in forms.values() if _has_spacing(form)), None)
+
+
+def _with_spacing(directions: np.ndarray | None, spacing_mm: np.ndarray) -> np.ndarray:
     affine = np.diag([*spacing_mm, 1.0])
-    for form in forms.values():
-        lengths = np.array(spacing_of(form))
-        if np.isfinite(form).all() and (lengths > 0).all():
-            affine[:3, :3] = form[:3, :3] / lengths * spacing_mm
-            affine[:3, 3] = form[:3, 3]
-            break
+    if directions is not None:
+        affine[:3, :3] = directions[:3, :3] / np.array(spacing_of(directions)) * spacing_mm
+        affine[:3, 3] = directions[:3, 3]
     return affine
 
 

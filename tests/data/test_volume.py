@@ -123,6 +123,31 @@ def test_no_form_needs_an_assumed_spacing(tmp_path):
         read_volume(path)
     volume = read_volume(path, assume_spacing=(4, 0.5, 0.5))
     assert volume.spacing_mm == (4, 0.5, 0.5) and "assumed" in volume.warnings[0]
+    assert "axes that run to right, anterior, superior: check that the picture is upright" in volume.warnings[0]
+
+
+@pytest.mark.parametrize("qfac", [0.0, 2.0, np.nan, -2.0])
+@pytest.mark.parametrize("sform", [0, 1])
+def test_a_qfac_that_is_not_1_or_minus_1_counts_by_its_sign(tmp_path, sform, qfac):
+    affine = AFFINE * [[1], [1], [-1 if qfac < 0 else 1], [1]] @ np.diag([-1.0, 1, 1, 1])  # qfac 1: right-handed
+    path = save(tmp_path / "a.nii", scan(), affine, sform=sform)
+    pixdim = nib.load(path).header["pixdim"].copy()
+    assert pixdim[0] == (-1 if qfac < 0 else 1)
+    pixdim[0] = qfac
+    volume = read_volume(edit(path, pixdim=pixdim))
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+    assert volume.warnings == () and volume.header["pixdim"].tobytes() == pixdim.tobytes()
+    written = read_volume(write_label_volume(tmp_path / "b.nii", scan() % 20, volume), is_label=True)
+    assert written.header["pixdim"].tobytes() == pixdim.tobytes()
+
+
+def test_a_qform_that_is_no_rotation_is_not_mended_by_a_spacing(tmp_path):
+    path = edit(save(tmp_path / "a.nii", scan(), sform=0), quatern_b=2.0)
+    with pytest.raises(InvalidVolumeError, match=r"no rotation.*quatern_b") as caught:
+        read_volume(path)
+    assert "assume" not in str(caught.value)
+    volume = read_volume(path, assume_spacing=(4, 0.5, 0.5))
+    assert "check that the picture is upright" in volume.warnings[0]
 
 
 @pytest.mark.parametrize("spacing", [0.0, -0.5, np.nan, np.inf])
@@ -135,6 +160,7 @@ def test_unusable_spacing_needs_an_assumed_one(tmp_path, spacing):
         read_volume(path)
     volume = read_volume(path, assume_spacing=(4, 0.5, 0.7))
     assert volume.spacing_mm == pytest.approx((4, 0.5, 0.7))
+    assert nib.aff2axcodes(volume.affine) == ("L", "A", "S") and "upright" not in volume.warnings[0]
 
 
 @pytest.mark.parametrize("spacing", [0.0, -0.5, np.nan, np.inf])
