@@ -12,6 +12,7 @@ from torch import nn
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.losses.attention import check_shapes
 from cps4_monai.losses.captions import mean_where, occurrence
+from cps4_monai.losses.whole_batch import whole_sum
 
 
 class PresenceLoss(nn.Module):
@@ -20,9 +21,9 @@ class PresenceLoss(nn.Module):
     The image token is the mean of the projected patch tokens, each of length one, of the patches that somebody
     annotated. Its logit for class i is therefore the mean of the class's attention logits over them,
     ``w * mean_u cos(F_I(u), F_T,i) + b``, and the loss is the binary cross-entropy with "the slice shows class i", mean
-    over the annotated classes, then over the slices. Source: Radford et al., "Learning transferable visual models from
-    natural language supervision", ICML 2021, with the sigmoid in place of the softmax over captions (Zhai et al.,
-    "Sigmoid loss for language image pre-training", ICCV 2023).
+    over the known classes, then over the slices that have one. Source: Radford et al., "Learning transferable visual
+    models from natural language supervision", ICML 2021, with the sigmoid in place of the softmax over captions (Zhai
+    et al., "Sigmoid loss for language image pre-training", ICCV 2023).
     Of a slice with pixels that nobody annotated (255), only the classes that it shows are known, and count.
 
     >>> label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
@@ -66,6 +67,8 @@ class PresenceLoss(nn.Module):
             if len(kept) < count:
                 pooled = torch.cat([pooled[:, code : code + 1] for code in kept], dim=1)
                 shown = torch.cat([shown[:, code : code + 1] for code in kept], dim=1)
-            known = torch.maximum(shown, (label != NOT_ANNOTATED).flatten(2).all(2).float())
+            known = (shown > 0) | (label != NOT_ANNOTATED).flatten(2).all(2)
             pairs = F.binary_cross_entropy_with_logits(pooled, shown, reduction="none")
-            return (pairs * known).sum() / known.sum().clamp(min=1)
+            of_slice = mean_where(pairs, known)
+            told = known.any(1)
+            return whole_sum((of_slice * told).sum()) / whole_sum(told.sum()).clamp(min=1)

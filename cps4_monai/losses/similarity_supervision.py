@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cps4_monai.logits import NEVER
+from cps4_monai.losses.whole_batch import whole_sum
 
 _CLOSEST = 1e-6  # least distance of two embeddings, so that no quotient is 0 / 0
 
@@ -84,4 +85,4 @@ def info_nce(similarity: Tensor, positives: Tensor, temperature: float = 0.07, a
             logits = logits.masked_fill(~among, NEVER)
         count = positives.sum(1)
         rows = -(logits.log_softmax(1) * positives).sum(1) / count.clamp(min=1)
-        return rows.sum() / (count > 0).sum().clamp(min=1)
+        return whole_sum(rows.sum()) / whole_sum((count > 0).sum()).clamp(min=1)

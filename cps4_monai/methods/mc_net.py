@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from cps4_monai.losses.dice import check_supervision, supervision_loss
 from cps4_monai.losses.semi_supervised import IGNORE, mask_unannotated, ramp_up, target_codes
+from cps4_monai.losses.whole_batch import whole_sum
 from cps4_monai.methods.base import Batch, SemiSupervisedMethod
 from cps4_monai.methods.teacher_student import BATCH_STATISTICS
 from cps4_monai.networks.ema import unwrap
@@ -176,10 +177,11 @@ def sharpen(probs: Tensor, temperature: float, sharpening: str = "binary") -> Te
         temperature: in (0, 1].
         sharpening: "binary" or "softmax".
     """
-    power = probs.pow(1.0 / temperature)
+    tiny = torch.finfo(probs.dtype).tiny  # in logarithms, since small powers of probabilities are all zero
+    log_p, log_rest = probs.clamp(min=tiny).log(), (1 - probs).clamp(min=tiny).log()
     if sharpening == "softmax":
-        return power / power.sum(dim=1, keepdim=True)
-    return power / (power + (1 - probs).pow(1.0 / temperature))
+        return (log_p / temperature).softmax(dim=1)
+    return ((log_p - log_rest) / temperature).sigmoid()
 
 
 def mutual_error(probs: Sequence[Tensor], targets: Sequence[Tensor], counts: Tensor) -> Tensor:
@@ -195,4 +197,4 @@ def mutual_error(probs: Sequence[Tensor], targets: Sequence[Tensor], counts: Ten
     """
     pairs = [(p, t) for i, p in enumerate(probs) for j, t in enumerate(targets) if i != j]
     errors = torch.stack([(p - t).square().sum(dim=1) for p, t in pairs]).sum(dim=0)
-    return (errors * counts).sum() / counts.sum().clamp(min=1)
+    return whole_sum((errors * counts).sum()) / whole_sum(counts.sum()).clamp(min=1)

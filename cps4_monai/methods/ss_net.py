@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from cps4_monai.losses.dice import check_supervision, soft_dice_distance, supervision_loss
 from cps4_monai.losses.semi_supervised import IGNORE, mask_unannotated, ramp_up, target_codes
+from cps4_monai.losses.whole_batch import whole_sum
 from cps4_monai.methods.base import Batch, SemiSupervisedMethod
 from cps4_monai.methods.input_gradients import input_gradient, resting_statistics
 from cps4_monai.methods.teacher_student import BATCH_STATISTICS
@@ -159,7 +161,8 @@ class SSNet(SemiSupervisedMethod):
             passes = [self._passed(torch.cat((labeled, unlabeled)), partial(self._maps_of_both, label=label), label)]
         together = {key: torch.cat([outputs[key] for outputs in passes]) for key in passes[0]}
         projected, predicted, drawn = (together[key] for key in ("projected", "predicted", "drawn"))  # three maps
-        self.memory.remember(projected[1], drawn[1], self.keep_memory, self.memory_order == "best")
+        right, of_right = _of_all_processes(projected[1]), _of_all_processes(drawn[1])
+        self.memory.remember(right, of_right, self.keep_memory, self.memory_order == "best")
         return {
             "labeled_logits": together["logits"][:count],
             "unlabeled_logits": together["logits"][count:],
@@ -272,7 +275,9 @@ def adversarial_perturbation(
 
 def _of_size(change: Tensor, rms: float) -> Tensor:
     """Each slice scaled to a root mean square; one of zeros stays."""
-    flat = F.normalize(change.flatten(1), eps=1e-30)
+    flat = change.flatten(1)
+    largest = flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
+    flat = F.normalize(flat / largest, eps=1e-30)  # squares of what has nearly vanished would be zero
     return (flat * (rms * flat.shape[1] ** 0.5)).view(change.shape)
 
 
@@ -293,10 +298,18 @@ def class_contrast(
         Scalar in [0, 2]; 0 without a class that has both.
     """
     pairs = F.normalize(features, dim=2) @ F.normalize(memory, dim=2).transpose(1, 2)
-    weighed = _mean_of_one(weights, drawn).unsqueeze(2) * _mean_of_one(memory_weights, filled).unsqueeze(1)
-    number = drawn.sum(dim=1) * filled.sum(dim=1)
-    of_class = ((1 - pairs) * weighed).sum((1, 2)) / number.clamp(min=1)
-    return of_class.sum() / (number > 0).sum().clamp(min=1)
+    weights, of_memory = weights * drawn, _mean_of_one(memory_weights, filled)
+    unlike = ((1 - pairs) * weights.unsqueeze(2) * of_memory.unsqueeze(1)).sum((1, 2))
+    remembered, found = filled.sum(dim=1), whole_sum(drawn.sum(dim=1))
+    of_class = whole_sum(unlike) / whole_sum(weights.sum(dim=1)).clamp(min=1e-12) / remembered.clamp(min=1)
+    both = (found > 0) & (remembered > 0)
+    return (of_class * both).sum() / both.sum().clamp(min=1)
+
+
+def _of_all_processes(own: Tensor) -> Tensor:
+    """(C, K, ...) of this process to (C, processes * K, ...) of all."""
+    everywhere: Tensor = idist.all_gather(own.detach().transpose(0, 1).contiguous())
+    return everywhere.transpose(0, 1)
 
 
 def _mean_of_one(weights: Tensor, valid: Tensor) -> Tensor:

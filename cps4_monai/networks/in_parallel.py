@@ -35,7 +35,7 @@ class SharedBatchNorm(_BatchNorm):
     """BatchNorm over the slices of all processes, as many in each: ``SyncBatchNorm``, which there is for GPUs only.
 
     mu = mean over the processes of their means, sigma^2 = that of their mean squared distances from mu. The running
-    variance is the unbiased one of all slices, as in torch.
+    variance is the unbiased one of all slices, as in torch; both rest while ``track_running_stats`` is off.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -52,7 +52,8 @@ class SharedBatchNorm(_BatchNorm):
         mean = _sum_of_processes(exact.mean(axes)) / processes
         centred = exact - mean.view(shape)
         variance = _sum_of_processes(centred.square().mean(axes)) / processes
-        self._remember(mean.detach(), variance.detach(), processes * features.numel() // features.shape[1])
+        if self.track_running_stats:
+            self._remember(mean.detach(), variance.detach(), processes * features.numel() // features.shape[1])
         scaled = centred * ((variance + self.eps).rsqrt() * self.weight).view(shape)
         return (scaled + self.bias.view(shape)).to(features.dtype)
 

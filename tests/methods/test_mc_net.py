@@ -38,6 +38,14 @@ def test_binary_sharpening_by_hand_and_what_it_says_of_three_near_classes():
     torch.testing.assert_close(softmax, torch.tensor([0.899, 0.051, 0.051]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("sharpening", ["binary", "softmax"])
+def test_the_least_temperatures_leave_numbers(sharpening):
+    even = torch.full((1, 20, 1, 1), 0.05)
+    for temperature in (0.02, 0.005):
+        assert torch.isfinite(sharpen(even, temperature, sharpening)).all()
+        assert torch.isfinite(sharpen(torch.tensor([0.5, 0.5]).view(1, 2, 1, 1), temperature, sharpening)).all()
+
+
 def test_squared_errors_of_six_pairs_by_hand_and_none_where_predictions_are_sure():
     probs = [torch.tensor([0.6, 0.4]).view(1, 2, 1, 1)] * 3
     counts = torch.ones(1, 1, 1, dtype=torch.bool)

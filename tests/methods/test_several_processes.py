@@ -10,9 +10,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from cps4_monai.methods import GraphCL, MCNet, SSNet
 from cps4_monai.networks import ClassMemory, GraphBranch, MutualDecoders, ResUNet, unwrap
+from cps4_monai.methods.ss_net import _of_all_processes
 from cps4_monai.processes import join_processes, leave_processes
 
 join_processes("gloo", 30)
+own = torch.tensor([[[10.0], [11.0]], [[20.0], [21.0]]]) + 100 * dist.get_rank()  # (C, K, 1)
+assert _of_all_processes(own)[..., 0].tolist() == [[10, 11, 110, 111], [20, 21, 120, 121]]
 CASES = [(MCNet, MutualDecoders, {}), (SSNet, ClassMemory, {}), (GraphCL, GraphBranch, {"pretrain_fraction": 0.5}),
          (SSNet, ClassMemory, {"weigh_memory": False, "batch_statistics": "joint"})]
 for kind, wrap, settings in CASES:

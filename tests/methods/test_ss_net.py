@@ -8,7 +8,7 @@ from torch import nn
 
 from cps4_monai.losses.dice import soft_dice_distance
 from cps4_monai.methods import SSNet
-from cps4_monai.methods.ss_net import adversarial_perturbation, class_contrast
+from cps4_monai.methods.ss_net import _of_size, adversarial_perturbation, class_contrast
 from cps4_monai.networks import ClassMemory, ResUNet
 from cps4_monai.networks.class_memory import draw_pixels
 
@@ -51,6 +51,15 @@ def test_the_perturbation_has_its_length_and_does_more_than_a_random_one():
         adversarial.append(distance(network(images + change)).item())
         random.append(distance(network(images + other)).item())
     assert sum(adversarial) > 1.5 * sum(random)
+
+
+def test_a_change_has_its_size_however_small_it_was_and_none_stays_none():
+    for size in (1.0, 1e-22, 1e-28, 1e-37):
+        change = size * torch.randn(2, 1, 16, 16)
+        change[1] = 0
+        scaled = _of_size(change, 0.02)
+        assert scaled[0].square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
+        assert not scaled[1].any()
 
 
 def test_contrast_by_hand_with_weights_of_one_and_with_others():

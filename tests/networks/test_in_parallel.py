@@ -16,8 +16,13 @@ import copy
 import torch
 import torch.distributed as dist
 from cps4_monai.losses.dice import soft_dice, soft_dice_distance
+from cps4_monai.losses.presence import PresenceLoss
 from cps4_monai.losses.semi_supervised import supervised_cross_entropy, text_cross_entropy
+from cps4_monai.losses.similarity_supervision import info_nce
 from cps4_monai.losses.whole_batch import mean_of_processes, of_all_processes
+from cps4_monai.methods.input_gradients import resting_statistics
+from cps4_monai.methods.mc_net import mutual_error
+from cps4_monai.methods.ss_net import class_contrast
 from cps4_monai.networks import ResUNet, in_parallel, share_buffers, unwrap
 from cps4_monai.processes import join_processes, leave_processes
 
@@ -29,7 +34,20 @@ image = torch.rand(4, 1, 16, 16) + torch.arange(4).view(4, 1, 1, 1)  # slices th
 label = torch.randint(0, 3, (4, 1, 16, 16), dtype=torch.uint8)
 label[0], label[1, :, :12], label[3, :, 3:5] = 255, 255, 255  # few pixels count in the first process
 sure, soft = torch.rand(4, 1, 16, 16), torch.rand(4, 3, 16, 16).softmax(1)
+positives = torch.rand(4, 8) < 0.4
+positives[0] = False
+memory, filled, drawn = torch.rand(3, 5, 256), torch.rand(3, 5) < 0.7, torch.tensor([[1, 1, 0, 1]] * 2 + [[0] * 4]) > 0
+
+def contrast(logits, part):
+    features = logits.float().flatten(2).transpose(0, 1)
+    return class_contrast(features, drawn[:, part], features.mean(2).sigmoid(), memory, filled, memory.mean(2))
+
 LOSSES = {
+    "mutual error": lambda logits, part: mutual_error(
+        [logits.softmax(1), soft[part]], [soft[part], logits.softmax(1)], label[part, 0] != 255),
+    "presence": lambda logits, part: PresenceLoss()(logits, label[part]),
+    "several positives": lambda logits, part: info_nce(logits.flatten(1)[:, :8], positives[part], 1.0),
+    "contrast": contrast,
     "cross-entropy": lambda logits, part: supervised_cross_entropy(logits, label[part], (1,)),
     "by confidence": lambda logits, part: text_cross_entropy(logits, label[part], (), sure[part]),
     "dice": lambda logits, part: soft_dice(logits, label[part]),
@@ -49,11 +67,18 @@ parallel = in_parallel(copy.deepcopy(whole), "cpu", broadcast_buffers=False)
 for name, loss in LOSSES.items():
     value, gradient = step(whole, loss, slice(None), False)
     own_value, own_gradient = step(parallel, loss, own, True)
-    torch.testing.assert_close(own_value, value, rtol=1e-6, atol=0, msg=f"{name}: the loss")
-    torch.testing.assert_close(own_gradient, gradient, rtol=1e-5, atol=1e-7, msg=f"{name}: the gradient")
+    exact = value.dtype == torch.float64
+    torch.testing.assert_close(own_value, value, rtol=1e-6 if exact else 1e-5, atol=0, msg=f"{name}: the loss")
+    atol = 1e-7 if exact else 1e-6
+    torch.testing.assert_close(own_gradient, gradient, rtol=1e-5, atol=atol, msg=f"{name}: the gradient")
     share_buffers(parallel)
     for ours, theirs in zip(unwrap(parallel).buffers(), whole.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9, msg=f"{name}: the running statistics")
+
+before = [buffer.clone() for buffer in unwrap(parallel).buffers()]
+with resting_statistics(parallel):
+    parallel(image[own])
+assert all(map(torch.equal, before, unwrap(parallel).buffers())), "statistics that rest"
 
 apart = in_parallel(copy.deepcopy(whole), "cpu", share_batch_norm=False, broadcast_buffers=False)
 of_whole, of_own = (step(n, LOSSES["dice"], p, s) for n, p, s in ((whole, slice(None), False), (apart, own, True)))
