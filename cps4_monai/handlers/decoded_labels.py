@@ -151,6 +151,8 @@ class DecodedLabels:
             self.codes = self.codes.to(device)
             of_batch = self.codes[unlabeled["slice_id"].to(device, non_blocking=True)].float().unsqueeze(1)
             decoded = F.grid_sample(of_batch, grid, mode="nearest", padding_mode="zeros", align_corners=False).long()
+            without_target = (of_batch == IGNORE).flatten(1).all(1)  # outside of its picture, too, there is none
+            decoded = decoded.masked_fill(without_target.view(-1, 1, 1, 1), IGNORE)
         engine.state.batch = {**engine.state.batch, "unlabeled": {**unlabeled, "decoded_map": decoded}}
 
     def state_dict(self) -> dict[str, Any]:

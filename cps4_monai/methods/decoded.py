@@ -27,7 +27,7 @@ class DecodedPseudoLabels(TeacherStudent):
         **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` and `deployed` of :class:`TeacherStudent`.
 
     Raises:
-        ValueError: a weight that is not positive, and as :class:`TeacherStudent`.
+        ValueError: a negative weight, and as :class:`TeacherStudent`.
     """
 
     source: ClassVar[str] = "of this project"

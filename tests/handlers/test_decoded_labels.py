@@ -155,6 +155,16 @@ def test_targets_follow_the_geometry_of_the_augmented_slice_and_outside_it_is_ba
     np.testing.assert_array_equal(got[:, 0].numpy(), expected)
 
 
+def test_a_slice_without_targets_has_none_outside_of_its_picture_either():
+    handler = decoded(dataset(spine()), first_epoch=99)
+    handler.codes[1] = -1
+    trainer = trainer_with(handler, epochs=1)  # its batch is slices 1 and 0, moved by 20 rows
+    trainer.run()
+    doubtful, sure = trainer.state.batch["unlabeled"]["decoded_map"]
+    assert (doubtful == -1).all()
+    assert (sure[:, 140:] == 0).all()
+
+
 def test_decoding_comes_at_its_epochs_and_before_the_first_there_is_no_loss(monkeypatch):
     handler = DecodedLabels(dataset(spine()), SPINE, [1], first_epoch=2, every=2)
     at, losses = [], []
