@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -73,6 +74,7 @@ class GraphCL(BCP):
         self.correlation = correlation
         self.dropout_seed = dropout_seed
         self._generator: torch.Generator | None = None
+        self._drawn = (-1, 0)  # update, and forward passes since
         optimizer.register_step_pre_hook(self._rest)
 
     @property
@@ -123,10 +125,13 @@ class GraphCL(BCP):
         }
 
     def _drawn_from(self, device: torch.device) -> torch.Generator:
-        """What the dropout of the coming step draws from."""
+        """What the dropout of the coming forward pass draws from: the update, the passes of it so far, the process."""
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device)
-        return self._generator.manual_seed(self.dropout_seed * 1_000_003 + self.updates)
+        update, passes = self._drawn
+        self._drawn = (self.updates, passes + 1 if update == self.updates else 0)
+        apart = 1_000_000_007 * (self._drawn[1] * idist.get_world_size() + idist.get_rank())
+        return self._generator.manual_seed(self.dropout_seed * 1_000_003 + self.updates + apart)
 
     def _rest(self, *_: Any) -> None:
         """In the first phase the optimiser passes over the branch: no weight decay either."""

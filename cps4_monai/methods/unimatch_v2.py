@@ -141,8 +141,8 @@ class UniMatchV2(TeacherStudent):
 def complementary_masks(count: int, features: Sequence[int], share: float, device: torch.device) -> list[Tensor]:
     """Masks of channels for two views of each slice, whose mean over both views is 1.
 
-    For a share of the slices, the same ones on all levels, each channel is dropped in one view, at random, and doubled
-    in the other; which channels is drawn for each level by itself. The other slices keep all of theirs.
+    For a share of the slices (on average), the same ones on all levels, each channel is dropped in one view, at random,
+    and doubled in the other; which channels is drawn for each level by itself. The other slices keep all of theirs.
 
     Args:
         count: slices, B.
@@ -154,7 +154,8 @@ def complementary_masks(count: int, features: Sequence[int], share: float, devic
         For each level (2 B, C, 1, 1) of 0, 1 and 2: those of the first view, then those of the second.
     """
     masks = []
-    masked = torch.rand(count, device=device).argsort().argsort() < round(count * share)
+    rank = torch.rand(count, device=device).argsort().argsort()
+    masked = rank + torch.rand((), device=device) < count * share  # part of a slice: that often one more
     for channels in features:
         first = 2.0 * (torch.rand(count, channels, device=device) < 0.5)
         first = torch.where(masked[:, None], first, 1.0)

@@ -45,7 +45,7 @@ class VESSA(UniMatchV2):
     needs: ClassVar[tuple[str, ...]] = ("stage 1 trained with the overlay vessa",)
     budget_notes: tuple[str, ...] = (
         *UniMatchV2.budget_notes,
-        "a frozen assistant segments each unlabeled slice, from 0.3 of the run on after one more pass of the student",
+        "a frozen assistant segments each unlabeled slice; with feedback after one more pass of the student",
     )
     options = (*UniMatchV2.options, "teacher_share", "feedback_from", "fusion")
 

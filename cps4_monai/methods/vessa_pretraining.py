@@ -83,12 +83,14 @@ class VessaPretraining(SemiSupervisedMethod):
         self.text_weight = text_weight
         self.objective = objective
         self.substitution = substitution
+        self._refreshed_at = -1
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``logits`` (B, C, h, w) and, where the reference encoder writes text, the scalar ``text_loss``."""
         labeled, network = batch["labeled"], self.networks["model"]
-        if self.updates % max(1, self.share_of_run(self.refresh_share)) == 0:
+        if self.updates % max(1, self.share_of_run(self.refresh_share)) == 0 and self._refreshed_at != self.updates:
             unwrap(network).refresh()  # type: ignore[operator]
+            self._refreshed_at = self.updates  # batches of one accumulated step share the templates
         image = labeled["image"]
         logits, text_loss = network(
             image,

@@ -31,8 +31,8 @@ def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
 def feedback_prompts(probabilities: Tensor, kinds: Sequence[str] = KINDS, least: float = LEAST) -> Feedback:
     """Mask, box and point of each class, by comparisons on the device, whatever the number of classes.
 
-    The kinds are cycled along the batch: the first picture is prompted with the first kind, the second with the second.
-    Slices are shuffled each epoch, so that each gets all kinds in turn, and a resumed run gives the same ones.
+    The kinds are cycled along the batch from a random one on: each picture is prompted with one kind, and all are used
+    alike, whatever the size of the batch.
 
     Args:
         probabilities: (B, C, H, W) in [0, 1]; zeros say nothing.
@@ -49,7 +49,9 @@ def feedback_prompts(probabilities: Tensor, kinds: Sequence[str] = KINDS, least:
     blurred = F.avg_pool2d(F.avg_pool2d(masks, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))  # highest well within a structure
     place = torch.where(inside, blurred, -1.0).flatten(2).argmax(2)
     points = torch.stack(((place % width + 0.5) / width, (place // width + 0.5) / height), dim=-1)
-    given = [seen & _turn(kind, kinds, batch, masks.device) for kind in KINDS]
+    device, places = masks.device, [list(kinds).index(kind) if kind in kinds else -1 for kind in KINDS]
+    turn = (torch.arange(batch, device=device) + torch.randint(len(kinds), (1,), device=device)) % len(kinds)
+    given = [seen & (turn == place).unsqueeze(1) for place in places]
     return Feedback(masks, boxes, points, *given)
 
 
@@ -68,13 +70,6 @@ def _extent(where: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.where(where, position, length).amin(-1)
     last = torch.where(where, position + 1, 0).amax(-1)
     return first / length, last / length
-
-
-def _turn(kind: str, kinds: Sequence[str], batch: int, device: torch.device) -> Tensor:
-    """(B, 1) bool: pictures whose turn this kind is."""
-    turn = torch.arange(batch, device=device) % len(kinds)
-    place = list(kinds).index(kind) if kind in kinds else -1
-    return (turn == place).unsqueeze(1)
 
 
 class SimulatedFeedback(nn.Module):

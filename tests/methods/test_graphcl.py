@@ -192,6 +192,17 @@ def test_dropout_draws_by_itself_and_is_compared_at_resume(batches):
     assert (plain.dropout, other.dropout) == (0.25, 0.5) and "dropout" in GraphCL.options
 
 
+def test_each_forward_pass_of_a_step_draws_its_own_dropout(batches):
+    method, seeds = make(), []
+    for updates in (0, 0, 3, 3, 3, 4):
+        method.updates = updates
+        seeds.append(method._drawn_from(torch.device("cpu")).initial_seed())
+    assert len(set(seeds)) == 6
+    again = make()
+    again.updates = 4  # resumed there
+    assert again._drawn_from(torch.device("cpu")).initial_seed() == seeds[-1]
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="one above 1"):
         make(tau=1.0)

@@ -25,6 +25,16 @@ def test_masks_of_both_views_add_up_and_half_of_the_slices_are_untouched():
         assert int((first == 1).flatten(1).all(1).sum()) == 4
 
 
+def test_of_one_slice_a_share_is_masked_as_often_as_the_share_says():
+    for count, share in ((1, 0.5), (3, 0.5), (5, 0.3)):
+        masked = [
+            int((complementary_masks(count, (16,), share, torch.device("cpu"))[0][:count] != 1).flatten(1).any(1).sum())
+            for _ in range(400)
+        ]
+        assert max(masked) - min(masked) <= 1
+        assert sum(masked) / 400 == pytest.approx(count * share, abs=0.1)
+
+
 def test_the_same_half_of_the_slices_is_untouched_on_every_level():
     masks = complementary_masks(8, (16, 32, 64), 0.5, torch.device("cpu"))
     touched = [(mask != 1).flatten(1).any(1) for mask in masks]

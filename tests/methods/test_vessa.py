@@ -231,6 +231,9 @@ def test_stage_1_draws_templates_leaves_some_out_and_refreshes_by_shares_of_the_
     assert network.refreshed == 2 and {count for count, *_ in network.calls} <= {1, 2, 3}
     shares = [float(without.float().mean()) for _, without, _ in network.calls]
     assert all(0.1 < share < 0.4 for share in shares) and network.calls[0][2].shape == (200,)
+    for _ in range(2):
+        method.forward(labeled())  # two batches of one accumulated step
+    assert network.refreshed == 3
 
 
 def test_stage_1_resumed_between_refreshes_goes_on_bit_by_bit(tmp_path):

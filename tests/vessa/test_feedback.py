@@ -21,7 +21,19 @@ def simulate(mistake: int, label: torch.Tensor = LABEL, **settings) -> torch.Ten
     return torch.where(masks.sum(0) == 0, -1, masks.argmax(0))
 
 
-def test_box_point_and_seen_classes_by_hand():
+def test_each_kind_has_its_turn_in_a_batch_of_any_size():
+    for batch in (1, 2, 4):
+        taken = torch.zeros(3)
+        for _ in range(60):
+            prompts = feedback_prompts(torch.ones(batch, 1, 4, 4))
+            given = torch.stack([prompts.mask_given, prompts.box_given, prompts.point_given])[..., 0]
+            assert (given.sum(0) == 1).all()  # one kind a picture
+            taken += given.sum(1)
+        assert (taken > 60 * batch / 6).all()
+
+
+def test_box_point_and_seen_classes_by_hand(monkeypatch):
+    monkeypatch.setattr(torch, "randint", lambda high, size, **options: torch.zeros(size, dtype=torch.int64))
     r = torch.zeros(3, 3, 10, 20)
     r[:, 1, 2:6, 5:15] = 0.9
     r[:, 2, 8, 8] = 0.4  # too weak to count
