@@ -43,8 +43,8 @@ class BCP(TeacherStudent):
             its running ones, in evaluation mode.
         full_width: rectangles of the picture's full width, lower so that their area stays: what is pasted then keeps
             its own surroundings (not in the paper).
-        **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` (of `unlabeled_weight`), `deployed`,
-            `batch_statistics` of :class:`TeacherStudent`; "separate" passes each direction by itself.
+        **teacher_student: `unannotated`, `ema_decay`, `ramp_up_updates` (of `unlabeled_weight`, from the second phase
+            on), `deployed`, `batch_statistics` of :class:`TeacherStudent`; "separate" passes each direction by itself.
 
     Raises:
         ValueError: a share outside [0, 1], a negative weight, and as :class:`TeacherStudent`.
@@ -96,6 +96,11 @@ class BCP(TeacherStudent):
     def pretraining(self) -> bool:
         """Whether the coming step belongs to the first phase."""
         return self.updates < self.share_of_run(self.pretrain_fraction)
+
+    @property
+    def updates_of_ramp(self) -> int:
+        """Optimiser steps of the second phase, with which the unlabeled losses begin."""
+        return max(0, self.updates - self.share_of_run(self.pretrain_fraction))
 
     def train(self) -> None:
         """The student trains; so does the teacher's BatchNorm where `training_teacher` says so."""

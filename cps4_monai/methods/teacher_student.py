@@ -79,7 +79,12 @@ class TeacherStudent(SemiSupervisedMethod):
     @property
     def ramp(self) -> float:
         """Present factor of the unlabeled losses, in (0, 1]."""
-        return ramp_up(self.updates, self.ramp_up_updates)
+        return ramp_up(self.updates_of_ramp, self.ramp_up_updates)
+
+    @property
+    def updates_of_ramp(self) -> int:
+        """Optimiser steps since the unlabeled losses count."""
+        return self.updates
 
     def train(self) -> None:
         """The student trains, the teacher stays in evaluation mode."""

@@ -116,7 +116,7 @@ def reinitialised(network: nn.Module, seed: int) -> nn.Module:
     device = next(network.parameters()).device
     fresh = copy.deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU alone
         for name, module in fresh.named_modules():
             if next(module.parameters(recurse=False), None) is None:
                 continue

@@ -104,6 +104,15 @@ def test_at_the_switch_the_teacher_is_the_student_and_then_the_second_phase_begi
     assert method.deployed is method.student
 
 
+def test_the_ramp_begins_with_the_second_phase():
+    method, ramps = make(pretrain_fraction=0.5, ramp_up_updates=4), []
+    method.total_updates = 20
+    for updates in (10, 12, 14):
+        method.updates = updates
+        ramps.append(method.ramp)
+    assert ramps == pytest.approx([math.exp(-5), math.exp(-1.25), 1.0])
+
+
 def test_what_is_pasted_is_the_strong_view_and_what_the_teacher_sees_the_weak_one(batch):
     """Labeled slices have intensities drawn, too: with weak ones around it the rim of a rectangle would be seen."""
     method = make(patch_ratio=1.0)
