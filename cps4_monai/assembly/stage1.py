@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ignite.metrics import Metric
 from monai.handlers import LrScheduleHandler, from_engine
@@ -48,6 +48,7 @@ def best_weights(
     path: str,
     metric: str = METRIC,
     save: Callable[[Path], Any] | None = None,
+    mode: Literal["max", "min"] = "max",
 ) -> BestWeights:
     """Keeps what stage 2 needs of the best epoch: the image side with its prompt embeddings.
 
@@ -57,12 +58,13 @@ def best_weights(
         path: file of stage 1.
         metric: chooses the weights.
         save: writes something else, given the path to write to.
+        mode: "max" where more of the metric is better; "min", as for "loss".
     """
 
     def save_with_score(file: Path) -> None:
         save_prompted_vision(file, method.freeze(), context.anatomy, context.plan, {metric: best.written_score})
 
-    best = BestWeights(path, metric=metric, save=save or save_with_score)
+    best = BestWeights(path, metric=metric, mode=mode, save=save or save_with_score)
     return best
 
 

@@ -90,7 +90,7 @@ def of_stage(
     chooser, *others = validators.values()
     best = chooser.best
     assert best is not None  # the first validator keeps the weights
-    early_stop = EarlyStop(chooser, stage.early_stopping_patience, best.metric)
+    early_stop = EarlyStop(chooser, stage.early_stopping_patience, best.metric, best.mode)
     same = same_experiment(trainer_id, stage.context.identity)
     return in_order(
         stage,

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ignite.distributed as idist
 from ignite.engine import Events
@@ -72,7 +72,7 @@ class BestWeights:
         path: str | Path,
         network: nn.Module | None = None,
         metric: str | None = None,
-        mode: str = "max",
+        mode: Literal["max", "min"] = "max",
         save: Callable[[Path], Any] | None = None,
     ) -> None:
         if mode not in ("max", "min"):
