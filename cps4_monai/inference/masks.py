@@ -27,7 +27,7 @@ from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import LevelThresholds, level_flags
 from cps4_monai.levels.flag_calibration import FlagCalibration
-from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
+from cps4_monai.levels.flags import ALARM, FLAGS, can_be_asked_again, names_are_trusted, of_kind
 from cps4_monai.levels.statistics import Confidence
 from cps4_monai.report.pictures import sagittal_mosaic
 from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
@@ -196,11 +196,11 @@ def _limits(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibration
 def _with_those_kept(
     flags: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Flags measured now, and those of before that only the network's probabilities, or a person, could raise."""
-    kept = {str(flag["name"]): flag for flag in before}
-    alone = [] if "unusual_contrast" not in kept else [kept["unusual_contrast"]]  # nothing else is worth saying then
-    told = ("marked_wrong",) if alone else ("level_ambiguous", "marked_wrong")
-    return [*(alone or flags), *(kept[name] for name in told if name in kept)]
+    """Flags measured now, and those of before that only the network, or a person, could raise; in their order."""
+    kept = [flag for flag in before if not can_be_asked_again(str(flag["name"]))]
+    alone = not names_are_trusted(str(flag["name"]) for flag in kept)  # nothing else is worth saying then
+    order = {name: place for place, name in enumerate(FLAGS)}
+    return sorted([*([] if alone else flags), *kept], key=lambda flag: order.get(flag["name"], -1))
 
 
 def draw_mask(

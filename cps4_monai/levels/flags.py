@@ -15,6 +15,7 @@ from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import Confidence, StructureStatistics
 
 ALARM, NOTE = "alarm", "note"
+LABELS, NETWORK, PERSON = "labels", "network", "person"
 
 
 @dataclass(frozen=True)
@@ -23,31 +24,40 @@ class FlagMeaning:
 
     Attributes:
         kind: ``ALARM``: a person should look at the result; ``NOTE``: true of most scans, and no reason to doubt it.
+        raised_from: ``LABELS``: what a label map and the confidence in its sidecar show, so that it can be asked again
+            of the files; ``NETWORK``: what only the run that made the label map knew (margin, traits); ``PERSON``.
         words: for the reader of a report.
     """
 
     kind: str
+    raised_from: str
     words: str
 
 
 # The only place that tells alarms from notes, gravest first. How often each is raised on right and on wrong scans:
-# docs/results/segment.md.
+# docs/results/flags.md.
 FLAGS: Mapping[str, FlagMeaning] = {
-    "no_spine_found": FlagMeaning(ALARM, "too few structures to be a spine"),
-    "nothing_found": FlagMeaning(ALARM, "none of the structures was found"),
+    "no_spine_found": FlagMeaning(ALARM, LABELS, "too few structures to be a spine"),
+    "nothing_found": FlagMeaning(ALARM, LABELS, "none of the structures was found"),
     "unusual_contrast": FlagMeaning(
-        ALARM, "a scan unlike those that the network learned from: names mean nothing here"
+        ALARM, NETWORK, "a scan unlike those that the network learned from: names mean nothing here"
     ),
-    "marked_wrong": FlagMeaning(ALARM, "a person marked the outline of a structure as wrong"),
-    "level_ambiguous": FlagMeaning(ALARM, "the same spine numbered one level higher or lower is nearly as likely"),
-    "unanchored": FlagMeaning(ALARM, "the lowest structure, from which levels are counted, is not whole in the view"),
-    "gap": FlagMeaning(ALARM, "a structure is missing between two that were found"),
-    "unusual_height": FlagMeaning(ALARM, "a whole vertebra is much higher or lower than its neighbours"),
+    "marked_wrong": FlagMeaning(ALARM, PERSON, "a person marked the outline of a structure as wrong"),
+    "level_ambiguous": FlagMeaning(
+        ALARM, NETWORK, "the same spine numbered one level higher or lower is nearly as likely"
+    ),
+    "unanchored": FlagMeaning(
+        ALARM, NETWORK, "the lowest structure, from which levels are counted, is not whole in the view"
+    ),
+    "gap": FlagMeaning(ALARM, LABELS, "a structure is missing between two that were found"),
+    "unusual_height": FlagMeaning(ALARM, LABELS, "a whole vertebra is much higher or lower than its neighbours"),
     "low_confidence": FlagMeaning(
-        NOTE, "the outline of whole structures is more likely bad than good, where that was calibrated for the weights"
+        NOTE,
+        LABELS,
+        "the outline of whole structures is more likely bad than good, where that was calibrated for the weights",
     ),
-    "partial_width": FlagMeaning(NOTE, "the slab ends within the spine, so volumes are those within the slab"),
-    "cut_structure": FlagMeaning(NOTE, "the border of the view cuts a structure"),
+    "partial_width": FlagMeaning(NOTE, LABELS, "the slab ends within the spine, so volumes are those within the slab"),
+    "cut_structure": FlagMeaning(NOTE, LABELS, "the border of the view cuts a structure"),
 }
 
 
@@ -61,6 +71,11 @@ def of_kind(kind: str, names: Iterable[str]) -> list[str]:
     order = list(FLAGS)
     chosen = (name for name in names if flag_kind(name) == kind)
     return sorted(chosen, key=lambda name: order.index(name) if name in FLAGS else -1)
+
+
+def can_be_asked_again(name: str) -> bool:
+    """Whether a label map and its sidecar tell if a flag is raised; a flag of another version cannot be asked."""
+    return name in FLAGS and FLAGS[name].raised_from == LABELS
 
 
 def names_are_trusted(flags: Iterable[str]) -> bool:

@@ -61,6 +61,20 @@ def test_what_the_weights_calibration_says_of_a_result_stays_said(edited_bundle,
     assert pictures == [False, False], "names of levels mean nothing there"
 
 
+def test_alarms_that_need_the_margin_stay_as_long_as_the_label_map_is_not_edited(bundle_dir, make_scan, tmp_path):
+    scan = make_scan()
+    scan.image = scan.image[:, :, 20:]  # begins within L5, with nothing below it to count from
+    scan.save(tmp_path / "in/low_T2w.nii.gz")
+    segment_scans(tmp_path / "in", tmp_path / "out", weights=bundle_dir, device="cpu", qc=False)
+    before = _rows(tmp_path / "out/scans.csv")[0]
+    assert before["alarms"] == "unanchored"
+    (outcome,), _ = report_masks(tmp_path / "out", qc=False)
+    after = _rows(tmp_path / "out/scans.csv")[0]
+    assert (after["alarms"], after["notes"]) == (before["alarms"], before["notes"])
+    told = json.loads((tmp_path / "out/low_T2w_dseg.json").read_text())["Flags"]
+    assert outcome.record["Flags"] == told, "in the order of FLAGS, as they were"
+
+
 def test_low_confidence_is_that_of_the_weights_calibration(edited_bundle, make_scan, tmp_path):
     outline = {kind: {"intercept": -9.0, "weights": {"confidence": 0.0}} for kind in ("vertebra", "disc")}
     make_scan().save(tmp_path / "in/a_T2w.nii.gz")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
-from cps4_monai.levels.flags import level_flags, of_kind
+from cps4_monai.levels.flags import FLAGS, LABELS, NETWORK, PERSON, can_be_asked_again, level_flags, of_kind
 from cps4_monai.levels.margin import LevelMargin
 from cps4_monai.levels.settings import LevelThresholds
 from cps4_monai.levels.statistics import Confidence, structure_statistics
@@ -117,6 +117,13 @@ def test_a_flag_of_another_version_is_an_alarm():
         "gap",
     ]
     assert of_kind("note", ["cut_structure", "gap", "low_confidence"]) == ["low_confidence", "cut_structure"]
+
+
+def test_every_flag_says_of_what_it_is_raised_and_only_those_of_labels_can_be_asked_again(inner):
+    assert {meaning.raised_from for meaning in FLAGS.values()} == {LABELS, NETWORK, PERSON}
+    lost = {"unusual_contrast", "marked_wrong", "level_ambiguous", "unanchored"}
+    assert {name for name in FLAGS if not can_be_asked_again(name)} == lost
+    assert not can_be_asked_again("of_another_version")
 
 
 def test_an_anchored_numbering_is_ambiguous_below_its_margin_an_unanchored_one_is_always_questioned(inner):
