@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from host_reads import HostReads
 from torch import nn
 
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.losses.attention import AttentionLoss
+from cps4_monai.losses.attention import AttentionLoss, PixelAttentionLoss
 from cps4_monai.losses.egma import EGMALoss
 from cps4_monai.losses.medclip import MedCLIPLoss
 from cps4_monai.losses.presence import PresenceLoss
@@ -45,7 +46,14 @@ class Case:
 
 
 CASES = {
-    "cps4": Case(AttentionLoss, weights={"loss_token": 0.5, "loss_pixel": 0.5}),
+    "cps4": Case(
+        AttentionLoss,
+        weights={"loss_token": 0.5, "loss_pixel": 0.5},
+        options=(
+            {"token_weight": 2.0}, {"pixel_weight": 2.0}, {"binarise": "bilinear"}, {"negatives": "present"},
+            {"activation": "softmax"}, {"absent_weight": 0.1},
+        ),
+    ),
     "clip": Case(PresenceLoss),
     "medclip": Case(
         MedCLIPLoss,
@@ -165,7 +173,25 @@ def test_each_option_varied_alone_changes_the_loss_and_is_compared_at_resume(nam
         stage1.train(case.make(stage1, **option), stage1.batches()),
     )
     assert [float(a["loss"]) for a in plain] != [float(b["loss"]) for b in varied]
-    assert next(iter(option)) in (case.loss or MGCA).options
+    kept = case.loss or MGCA
+    name = {"negatives": "absent_weight"}.get(*[next(iter(option))] * 2)  # "present" is a weight of 0
+    assert name in {*kept.options, *(PixelAttentionLoss.options if kept is AttentionLoss else ())}
+
+
+@pytest.mark.parametrize("kept", [AttentionLoss, PresenceLoss, MedCLIPLoss, EGMALoss, MGCA])
+def test_every_option_is_varied(kept):
+    """A new argument of an objective needs a line in its case."""
+    varied = {
+        key for case in CASES.values() if (case.loss or MGCA) is kept for option in case.options for key in option
+    }
+    taken = set(inspect.signature(kept).parameters) - {
+        "network",
+        "optimizer",
+        "unannotated",
+        "objective",
+        "substitution",
+    }
+    assert taken == varied
 
 
 @ALL
