@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cps4_monai.bench.matrix import SET_BY_THE_STUDY, STAGE2, Cell
+from cps4_monai.bench.matrix import DATA, SET_BY_THE_STUDY, STAGE2, Cell
 from cps4_monai.bench.study import StudyError
-from cps4_monai.fingerprint import fingerprint, node_of
+from cps4_monai.fingerprint import depends_on, fingerprint, node_of
 from cps4_monai.known_settings import node_at
 
 # What makes a method the method it is; every other setting of the bundle that decides a result is budget.
@@ -58,25 +58,49 @@ TITLES: dict[str, str] = {
     "validate#key_metric": "validation score",
     "validate#best#metric": "score that chooses the weights",
 }
-STAGE1_OWN = ("stage1#centre_prompts",)  # what a variant may do to its prompts
+# Of stage 1 the same: objective, heads, what may be done to prompts, and how the result is scored and written.
+STAGE1_OWN = (
+    "training_stage1",  # of a control that is not trained
+    "stage1#loss",
+    "stage1#pixel_weight",
+    "stage1#token_weight",
+    "stage1#method",
+    "stage1#network",
+    "stage1#network_def#_target_",
+    "stage1#network_def#projection",
+    "stage1#network_def#centre_prompts",
+    "stage1#centre_prompts",
+    "stage1#optimizer#_target_",
+    "stage1#validate#additional_metrics",
+    "stage1#validate#best#save",
+    "prompt_map",
+)
 STAGE1_TITLES: dict[str, str] = {
     "stage1#max_epochs": "stage 1: epochs",
     "stage1#iterations_per_epoch": "stage 1: iterations per epoch",
     "stage1#batch_size": "stage 1: batch",
     "stage1#image_encoder": "stage 1: image encoder",
+    "stage1#text_encoder": "stage 1: text encoder",
+    "stage1#embedding_dim": "stage 1: size of the embeddings",
     "stage1#centre_prompts": "stage 1: centred prompts",
     "stage1#lr_pretrained": "stage 1: learning rate of pretrained parts",
     "stage1#lr_new": "stage 1: learning rate of new parts",
     "stage1#lr_layer_decay": "stage 1: learning rate of each block over the next",
+    "stage1#optimizer#_target_": "stage 1: optimiser",
+    "stage1#optimizer#weight_decay": "stage 1: weight decay",
     "stage1#lr_scheduler": "stage 1: learning-rate schedule",
     "stage1#geometry": "stage 1: geometric augmentation",
+    "stage1#val_interval": "stage 1: epochs between validations",
+    "stage1#early_stopping_patience": "stage 1: early stopping",
 }
+_ALL_TITLES = {**TITLES, **STAGE1_TITLES}
+NETWORK, WRAPPED = "network_def", "train#network"  # what is deployed, and what a method trains around it
 
 
 def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -> None:
     """Refuses a study whose methods are trained with other networks, iterations, augmentation, batches or validation.
 
-    Of stage 1, whose objective is a method's own, encoders, iterations, batches, rates and augmentation must be equal.
+    Of stage 1, too, everything must be equal that an objective does not bring along (``STAGE1_OWN``).
 
     Args:
         cells: of the study.
@@ -93,57 +117,103 @@ def check_equal_budgets(cells: Sequence[Cell], may_differ: Sequence[str] = ()) -
             "each method and share; set a number of iterations in the study's overlay or settings"
         )
     for cell in cells[1:]:
-        _refuse(cells[0], cell, _unequal(cells[0], cell, may_differ))
+        pair = (cells[0], cell)
+        leaves = (leaf for one in pair for leaf in fingerprint(one.config, STAGE2, one.base))
+        _refuse(*pair, _unequal(*pair, leaves, (*METHOD_OWN, *may_differ)))
+        _refuse(*pair, _unequal_networks(*pair, may_differ))
     with_stage1 = [cell for cell in cells if cell.stage1 is not None]
-    budget = [setting for setting in STAGE1_TITLES if setting not in (*STAGE1_OWN, *may_differ)]
     for cell in with_stage1[1:]:
-        first = with_stage1[0]
-        _refuse(first, cell, (s for s in budget if _stated(first, s) != _stated(cell, s)))
+        pair = (with_stage1[0], cell)
+        leaves = (leaf for one in pair for leaf in one.stage1 or () if leaf != DATA)
+        _refuse(*pair, _unequal(*pair, leaves, (*STAGE1_OWN, *may_differ)))
 
 
-def _refuse(first: Cell, cell: Cell, unequal: Iterator[str]) -> None:
+def _refuse(first: Cell, cell: Cell, unequal: Iterable[str]) -> None:
     """Refuses two cells for the first of the ids whose values differ."""
     for setting in unequal:
-        title = {**TITLES, **STAGE1_TITLES}.get(setting, "a setting")
+        title = {**_ALL_TITLES, WRAPPED: "deployed network"}.get(setting, "a setting")
+        stated = [_deployed(one) if setting == WRAPPED else _stated(one, setting) for one in (first, cell)]
         raise StudyError(
-            f"unequal budgets: {title} ({setting}) is {_stated(first, setting)} for {first.name} and "
-            f"{_stated(cell, setting)} for {cell.name}; set it in the study's overlay or settings, or add {setting!r} "
-            "to 'may_differ', which the report then states"
+            f"unequal budgets: {title} ({setting}) is {stated[0]} for {first.name} and {stated[1]} for {cell.name}; "
+            f"set it in the study's overlay or settings, or add {setting!r} to 'may_differ', as the report then states"
         )
 
 
-def _unequal(first: Cell, second: Cell, may_differ: Sequence[str]) -> Iterator[str]:
-    """Ids of the budget whose values differ: those with a title first, by their title's id."""
-    left_out = (*METHOD_OWN, *SET_BY_THE_STUDY, *may_differ)
-    leaves = {leaf for cell in (first, second) for leaf in fingerprint(cell.config, STAGE2, cell.base)}
-    counted = {leaf for leaf in leaves if not any(leaf == name or leaf.startswith(f"{name}#") for name in left_out)}
+def _unequal(first: Cell, second: Cell, leaves: Iterable[str], left_out: Sequence[str]) -> Iterator[str]:
+    """Ids of the budget whose values differ: those with a title first, by their title's id.
+
+    Args:
+        first: a cell.
+        second: another one.
+        leaves: ids that one of the two depends on.
+        left_out: ids that may differ, with all below them.
+    """
+    names = (*SET_BY_THE_STUDY, *left_out)
+    counted = {leaf for leaf in leaves if not any(leaf == name or leaf.startswith(f"{name}#") for name in names)}
     budget = {_titled(leaf) for leaf in counted}
-    for setting in [*(s for s in TITLES if s in budget), *sorted(budget - TITLES.keys())]:
+    for setting in [*(s for s in _ALL_TITLES if s in budget), *sorted(budget - _ALL_TITLES.keys())]:
         written = [node_at(cell.config, setting, _MISSING) for cell in (first, second)]
-        # What no base has is a method's own; equal references lead to another id, which is compared by itself.
-        own = setting not in TITLES and node_at(first.base, setting, _MISSING) is _MISSING
-        if not own and written[0] != written[1] and _stated(first, setting) != _stated(second, setting):
+        if written[0] == written[1] or (setting not in _ALL_TITLES and _is_a_methods_own(first, second, setting)):
+            continue  # equal references lead to another id, which is compared by itself
+        if _stated(first, setting) != _stated(second, setting):
             yield setting
 
 
+def _is_a_methods_own(first: Cell, second: Cell, setting: str) -> bool:
+    """Whether one of the two brings the id along: with an object in place of the base's, or as what no base has.
+
+    An argument of an object that both have is none, whether the base states it or not.
+    """
+    nodes = [node_at(cell.config, setting, _MISSING) for cell in (first, second)]
+    if node_at(first.base, setting, _MISSING) is not _MISSING:
+        return _MISSING in nodes or isinstance(nodes[0], Mapping) != isinstance(nodes[1], Mapping)
+    owner = f"{setting.rpartition('#')[0]}#_target_"
+    classes = [node_at(config, owner, _MISSING) for config in (first.base, first.config, second.config)]
+    return _MISSING in classes or classes[1] != classes[2]
+
+
+def _unequal_networks(first: Cell, second: Cell, may_differ: Sequence[str]) -> Iterator[str]:
+    """The id of what is trained, where another network than the study's ``network_def`` is deployed out of it."""
+    pair = (first, second)
+    own = [cell for cell in pair if not depends_on(cell.config, WRAPPED, NETWORK)]
+    if own and not {NETWORK, WRAPPED} & {*may_differ} and _deployed(first) != _deployed(second):
+        yield WRAPPED
+
+
+def _deployed(cell: Cell) -> str:
+    """The network that a method deploys, without what it trains around it; as it is written where it is its own."""
+    return _stated(cell, NETWORK if depends_on(cell.config, WRAPPED, NETWORK) else WRAPPED)
+
+
 def _stated(cell: Cell, setting: str) -> str:
-    return json.dumps(node_of(cell.config, setting), sort_keys=True)
+    return json.dumps(_resolved(cell, node_of(cell.config, setting)), sort_keys=True)
+
+
+def _resolved(cell: Cell, value: Any) -> Any:
+    """A value with what its plain references lead to in their place; those to objects stay."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(cell, item) for key, item in value.items()}
+    if isinstance(value, str) and value.startswith("@"):
+        name = value[1:].replace("::", "#")
+        target = node_of(cell.config, name)
+        return value if isinstance(target, Mapping) or node_at(cell.config, name, _MISSING) is _MISSING else target
+    return value
 
 
 def _titled(leaf: str) -> str:
     """The id with a title that a leaf belongs to, or the leaf itself."""
-    return next((s for s in TITLES if leaf == s or leaf.startswith(f"{s}#")), leaf)
+    return next((s for s in _ALL_TITLES if leaf == s or leaf.startswith(f"{s}#")), leaf)
 
 
 def budget_table(cells: Sequence[Cell]) -> list[tuple[str, str, dict[str, str]]]:
     """What the report states: (id, title, value -> the methods that have it), stage 1 last, unset values left out."""
     rows = []
-    for setting, title in {**TITLES, **STAGE1_TITLES}.items():
+    for setting, title in _ALL_TITLES.items():
         users: dict[str, list[str]] = {}
         for cell in cells:
             if setting in STAGE1_TITLES and cell.stage1 is None:
                 continue
-            users.setdefault(_plain(node_of(cell.config, setting)), []).append(cell.method)
+            users.setdefault(_plain(_resolved(cell, node_of(cell.config, setting))), []).append(cell.method)
         by_value = {value: ", ".join(dict.fromkeys(names)) for value, names in users.items()}
         if set(by_value) - {"null"}:
             rows.append((setting, title, by_value))

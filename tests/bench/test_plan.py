@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from cps4_monai.bench.folders import SETTINGS, FolderShelf, write_json
 from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import Plan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -92,6 +97,77 @@ def test_what_the_study_lets_differ_is_stated(plan) -> None:
     assert stated["max_epochs"] == {"1": "supervised", "9": "cps4"}
     assert list(stated["features"].values()) == ["supervised, cps4"]
     assert list(stated["stage1#max_epochs"].values()) == ["cps4"], "supervised has no stage 1"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "shown"),
+    [
+        (
+            "stage1#vision_model",
+            "vit_base_patch16_224",
+            'is "vit_tiny_patch16_224" for cps4-.* and "vit_base_patch16_224"',
+        ),
+        ("stage1#vision_checkpoint", "vit-s-focus", 'is null for cps4-.* and "vit-s-focus" for other-'),
+        ("stage1#vision_pretrained", True, "is false for"),
+        ("stage1#start_from", "better.pt", 'is null for .* and "better.pt"'),
+        ("stage1#text_model", "gpt", 'and "gpt" for'),
+        ("stage1#embedding_dim", 96, "stage 1: size of the embeddings .* and 96 for"),
+        ("stage1#val_interval", 9, "stage 1: epochs between validations .* and 9 for"),
+        ("stage1#early_stopping_patience", 3, "stage 1: early stopping .* is null for .* and 3 for"),
+        ("stage1#optimizer#weight_decay", 0.1, "stage 1: weight decay .* is null for .* and 0.1 for"),
+        ("stage1#optimizer#betas", [0.5, 0.9], r"is null for .* and \[0.5, 0.9\] for"),
+        ("stage1#stage#max_epochs", 100, r"is \d+ for .* and 100 for"),
+        ("stage1#stage#batch_size_labeled", 100, r"is \d+ for .* and 100 for"),
+        ("stage1#network_def#embedding_dim", 96, r"is \d+ for .* and 96 for"),
+        ("stage1#image_encoder#depth", 12, "VisionEncoder.*vit_tiny_patch16_224.* for other-"),
+        (
+            "train#network",
+            {"_target_": "cps4_monai.networks.ResUNet", "in_channels": 1, "out_channels": 20, "features": [64, 512]},
+            r"deployed network .*ResUNet.* for cps4-.*\[64, 512\].* for other-",
+        ),
+    ],
+)
+def test_what_decides_stage_1_or_is_deployed_is_budget(plan, setting: str, value: object, shown: str) -> None:
+    methods = {"other": {"method": "cps4", "settings": {setting: value}}}
+    with pytest.raises(StudyError, match="unequal budgets: ") as refused:
+        plan(["cps4", "other"], [25], methods=methods)
+    assert re.search(shown, str(refused.value)), refused.value
+    named = re.search(r"add '(.*)' to 'may_differ'", str(refused.value))
+    assert named and setting.startswith(named[1])
+    assert plan(["cps4", "other"], [25], methods=methods, may_differ=[named[1]]).cells
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stage1#loss#pixel_weight": 0.0},
+        {"stage1#token_weight": 1.0},
+        {"stage1#centre_prompts": True},
+        {"prompt_map#presence_threshold": 0.3},
+        {"stage1#stage#max_epochs": "@stage1#max_epochs"},
+        {"train#network": {"_target_": "cps4_monai.networks.StudentPair", "backbone": "@network", "seed": 1}},
+    ],
+)
+def test_objective_prompts_and_what_is_around_the_network_are_a_methods_own(plan, settings: dict) -> None:
+    assert plan(["cps4", "other"], [25], methods={"other": {"method": "cps4", "settings": settings}}).cells
+
+
+def test_a_network_of_other_features_may_differ_by_its_own_id(plan) -> None:
+    methods = {"other": {"method": "cps4", "settings": {"features": [4, 16]}}}
+    assert plan(["cps4", "other"], [25], methods=methods, may_differ=["features"]).cells
+
+
+@pytest.mark.parametrize("study", sorted(ROOT.glob("studies/*.yaml")), ids=lambda path: path.stem)
+def test_the_budgets_of_the_studies_that_come_along_are_equal(study: Path, tiny_data: Path, tmp_path: Path) -> None:
+    made = load_study(study)
+    shares = dict.fromkeys(share for block in made.matrix for share in block.shares)
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    content["subsets"] = dict.fromkeys(shares, next(iter(content["subsets"].values())))
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps(content))
+    blocks = tuple(replace(block, shares=block.shares[:1], seeds=block.seeds[:1]) for block in made.matrix[:1])
+    study = replace(made, matrix=blocks, rotate_labeled=frozenset())
+    assert make_plan(study, Data.read(datalist, tiny_data), tmp_path / "runs", "cpu").cells
 
 
 def test_only_chooses_cells_and_brings_their_stage_1_along(plan) -> None:
