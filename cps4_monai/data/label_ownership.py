@@ -28,12 +28,27 @@ def sidecar_of(label_path: str | Path) -> Path:
 
 
 def is_ours(label_path: str | Path) -> bool:
-    """Whether a label map is, byte for byte, the one that its sidecar says this package wrote."""
+    """Whether this package wrote a label map, byte for byte, so that it may be replaced.
+
+    That is the one that its sidecar describes, or the one that this was to replace before a kill.
+    """
+    return _is_one_of(label_path, "Sha256", "Replaces")
+
+
+def is_described(label_path: str | Path) -> bool:
+    """Whether a label map is, byte for byte, the one that its sidecar describes.
+
+    Not so, though it is ours, where a command was killed after it wrote the sidecar, and before the label map.
+    """
+    return _is_one_of(label_path, "Sha256")
+
+
+def _is_one_of(label_path: str | Path, *keys: str) -> bool:
     label_path = Path(label_path)
     record = _record(sidecar_of(label_path))
     if record is None or not label_path.is_file():
         return False
-    return file_sha256(label_path) in (record.get("Sha256"), record.get("Replaces"))
+    return file_sha256(label_path) in [record.get(key) for key in keys]
 
 
 def check_may_write(label_path: str | Path, over: str | None = None) -> bool:

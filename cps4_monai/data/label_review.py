@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.label_ownership import is_ours, sidecar_of
+from cps4_monai.data.label_ownership import is_described, sidecar_of
 
 REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
 ACCEPTED, CORRECTED, WRONG = "accepted", "corrected", "wrong"
@@ -36,11 +36,11 @@ def changed_by_a_person(record: Mapping[str, Any]) -> bool:
 
 
 def reviewed_label(label_path: str | Path) -> tuple[str, dict[str, Any]]:
-    """State and sidecar of a label map; "" where it was changed after the review, or is none of ours."""
+    """State and sidecar of a label map; "" where it is not the one that was reviewed, or none of ours."""
     try:
         record = json.loads(sidecar_of(label_path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "", {}
     if not isinstance(record, dict):
         return "", {}
-    return (review_state(record) if is_ours(label_path) else ""), record
+    return (review_state(record) if is_described(label_path) else ""), record

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.data.label_ownership import is_ours, sidecar_of
+from cps4_monai.data.label_ownership import is_described, is_ours, sidecar_of
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, check_pair, read_volume
@@ -31,6 +31,8 @@ from cps4_monai.levels.flags import ALARM, FLAGS, can_be_asked_again, names_are_
 from cps4_monai.levels.statistics import Confidence
 from cps4_monai.report.pictures import sagittal_mosaic
 from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
+
+_INTERRUPTED = "its JSON is of labels that are not there: the command that was to write them was interrupted"
 
 
 def report_masks(
@@ -143,7 +145,7 @@ def outcome_of_mask(
 ) -> ScanOutcome:
     """What a label map shows, measured now; its picture is drawn with ``qc``. See :func:`report_masks`."""
     sidecar = _sidecar(path)
-    record = sidecar if is_ours(path) else {}
+    record = sidecar if is_described(path) else {}
     spacing = sidecar.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
     label = read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
     told = record.get("Structures", [])
@@ -167,7 +169,7 @@ def outcome_of_mask(
     flags = _with_those_kept([flag.to_dict() for flag in raised], record.get("Flags", []))
     if review_state(record) == ACCEPTED:
         flags = [flag for flag in flags if flag["kind"] != ALARM]
-    notes = [] if record or not sidecar else ["changed since it was segmented"]
+    notes = [] if record or not sidecar else [_INTERRUPTED if is_ours(path) else "changed since it was segmented"]
     notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
     seen: dict[str, Any] = {
         "Warnings": list(dict.fromkeys([*sidecar.get("Warnings", []), *label.warnings, *notes])),

@@ -18,7 +18,7 @@ import numpy as np
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_file import label_bytes
-from cps4_monai.data.label_ownership import GENERATOR, is_ours, sidecar_of, write_owned_label
+from cps4_monai.data.label_ownership import GENERATOR, is_described, sidecar_of, write_owned_label
 from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, ORIGINAL, REVIEW, WRONG
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, read_volume
@@ -54,8 +54,8 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         What the sidecar says now. A correction that was applied before changes nothing.
 
     Raises:
-        RelabelError: no label map of ours, another one than was looked at, other weights, a shift that cannot be, or a
-            structure that is not there. Nothing is written then.
+        RelabelError: no label map of ours, another one than was looked at, other weights, a shift that cannot be, a
+            structure that is not there, or what an interrupted command left. Nothing is written then.
         ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
@@ -64,6 +64,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     digest = hashlib.sha256(content).hexdigest()
     if _was_applied(correction, record, digest):
         return record
+    record = _of_these_labels(path, record, digest)
     _check_same(path, correction, record, digest)
     label = _volume(path, record, anatomy)
     codes = np.unique(label.array)
@@ -76,7 +77,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     lookup = np.arange(256, dtype=np.uint8)
     lookup[list(table)] = list(table.values())
     array = lookup[label.array]
-    edited = not is_ours(path)
+    edited = record.get("Sha256") != digest
     new = {key: value for key, value in record.items() if key not in _OF_THE_FILE}
     if table or edited:
         new.update(_measured(array, label, record, anatomy, edited))
@@ -150,6 +151,24 @@ def _was_applied(correction: Correction, record: Mapping[str, Any], digest: str)
         return False
     last = entries[-1]
     return bool(last["Before"]["Sha256"] == correction.label_sha256 and last["Said"] == _said(correction))
+
+
+def _of_these_labels(path: Path, record: dict[str, Any], digest: str) -> dict[str, Any]:
+    """The record of the label map that is there, also where a kill left it with the record of its first correction.
+
+    Raises:
+        RelabelError: another command was interrupted: the record is of other labels.
+    """
+    if record.get("Sha256") == digest or record.get("Replaces") != digest:
+        return record  # its own, or the label map was edited by hand since
+    kept = path.with_name(f"{BEFORE}{path.name}")
+    if is_described(kept) and hashlib.sha256(kept.read_bytes()).hexdigest() == digest:
+        return record_of(kept)
+    raise RelabelError(
+        f"{path}: its JSON is of labels that are not there, because a command was interrupted; expected one that "
+        "describes the label map. Fix: take its corrections back with --undo and say them again; without any, run the "
+        "same 'cps4 segment' again"
+    )
 
 
 def _check_same(path: Path, correction: Correction, record: Mapping[str, Any], digest: str) -> None:

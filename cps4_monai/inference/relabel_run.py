@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.data.label_ownership import is_ours
+from cps4_monai.data.label_ownership import is_described
 from cps4_monai.encoding import path_text
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
@@ -149,7 +149,7 @@ def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, a
         return ScanOutcome(source, name, "failed", reasons.get(name, "its label map is gone"))
     files = ScanFiles.at(output, path_text(name))
     picture = files.picture if files.picture.exists() else None
-    if is_ours(label):
+    if is_described(label):
         return ScanOutcome(source, name, row["status"], "", label, picture, record_of(label))
     seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
     return ScanOutcome(source, name, row["status"], "", label, picture, seen.record)

@@ -19,9 +19,11 @@ from cps4_monai.data.label_ownership import (
     GENERATOR,
     ForeignFileError,
     check_may_write,
+    is_described,
     sidecar_of,
     write_owned_label,
 )
+from cps4_monai.data.label_review import review_state
 from cps4_monai.encoding import readable
 from cps4_monai.inference.segmentation import Segmentation
 from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
@@ -80,16 +82,25 @@ def finished(
         overwrite: it is to be replaced.
 
     Returns:
-        None: it is still to be made.
+        None: it is still to be made, as well where a kill left an older label map than its sidecar describes.
 
     Raises:
-        ForeignFileError: a file that is not ours is there, or the label map of another scan.
+        ForeignFileError: a file that is not ours is there, the label map of another scan, or half of a correction.
     """
     there = check_may_write(files.label)
     check_picture(files.picture)
-    if not there or overwrite:
+    if not there:
         return None
     record = files.record
+    if not is_described(files.label):
+        if review_state(record):
+            raise ForeignFileError(
+                f"{files.label}: a correction was interrupted before it reached the label map; expected one that its "
+                "JSON describes. Fix: take it back with 'cps4 relabel --undo' and correct it again"
+            )
+        return None
+    if overwrite:
+        return None
     if record.get("SourceSha256", source_key) != source_key:
         raise ForeignFileError(
             f"{files.label}: holds the label map of another scan, or of this one before it was changed "
@@ -109,7 +120,7 @@ def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: boo
         ForeignFileError: see :func:`finished`; without ``overwrite`` also where a label map of ours is there.
         OSError: the folder cannot be written to.
     """
-    if check_may_write(files.label) and not overwrite:
+    if check_may_write(files.label) and is_described(files.label) and not overwrite:
         raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
     started = time.perf_counter()
     content = label_bytes(files.label.name, result.labels, result.header)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_ownership import is_ours, sidecar_of
+from cps4_monai.data.label_ownership import is_described, sidecar_of
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
@@ -177,7 +177,7 @@ def _scan_page(anatomy: Anatomy, run: str, place: _Place) -> bytes:
 def _shown_sha256(outcome: ScanOutcome) -> str | None:
     """SHA-256 of the label map as its sidecar has it; None where that is of another."""
     assert outcome.label is not None
-    return _sidecar(outcome.label).get("Sha256") if is_ours(outcome.label) else None
+    return _sidecar(outcome.label).get("Sha256") if is_described(outcome.label) else None
 
 
 def _sidecar(label: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 
 from cps4_monai.data.label_file import label_bytes
-from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, write_owned_label
+from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, is_described, write_owned_label
 from cps4_monai.data.nifti_file import read_header
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
 
@@ -92,7 +92,7 @@ class SaveLabelsd(SaveImaged):
                 f"{path}: both {other} and {source} would be written there; expected one file for each. Fix: set "
                 "data_root_dir, so that subfolders are mirrored"
             )
-        if check_may_write(path) and not self.overwrite:
+        if check_may_write(path) and is_described(path) and not self.overwrite:
             logger.info("%s is there already and kept; overwrite=True replaces it", path)
             return
         codes = item.as_tensor().detach().cpu().numpy()[0]

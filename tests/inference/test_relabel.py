@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cps4_monai import segment_scans
+from cps4_monai import Segmenter, segment_scans
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
-from cps4_monai.inference.corrections import CorrectionsError, read_corrections
+from cps4_monai.data.label_ownership import is_described, is_ours
+from cps4_monai.data.label_review import reviewed_label
+from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
 from cps4_monai.inference.masks import report_masks
+from cps4_monai.inference.relabel import relabel as apply
 
 
 def rows(path):
@@ -249,3 +252,63 @@ def test_the_report_keeps_its_viewer(out):
     assert call(out / "a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count('class="viewer-scan"') == 2 and record(out)["Sha256"] in page
+
+
+@pytest.fixture()
+def killed(monkeypatch):
+    """Function that calls another one and kills it after the sidecar, before the label map."""
+    from cps4_monai.data import label_ownership
+
+    written = label_ownership.write_atomically
+
+    def dying(path, content):
+        if path.name.endswith("_dseg.nii.gz"):
+            raise KeyboardInterrupt
+        written(path, content)
+
+    def call_and_kill(function, *arguments, **settings):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(label_ownership, "write_atomically", dying)
+            function(*arguments, **settings)
+
+    return call_and_kill
+
+
+def test_a_killed_correction_is_no_truth_and_no_result_until_it_is_made_again(out, killed, bundle_dir, tmp_path):
+    mask, shift = out / "a_T2w_dseg.nii.gz", Correction(shift=1, accepted=True)
+    before, margin = {n: (out / n).read_bytes() for n in (mask.name, "a_T2w_dseg.json")}, record(out)["Levels"]
+    killed(apply, mask, shift)
+    assert mask.read_bytes() == before[mask.name] and record(out)["Review"]["State"] == "accepted"
+    assert reviewed_label(mask)[0] == "" and is_ours(mask)
+    report_masks(out)
+    (row, _) = rows(out / "scans.csv")
+    assert (row["lowest"], row["review"]) == ("L5/S", "") and "was interrupted" in row["warnings"]
+    again = segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", overwrite=True)
+    assert "a correction was interrupted" in again.failures[0].reason and "--undo" in again.failures[0].reason
+    told = apply(mask, shift)
+    assert len(told["Corrections"]) == 1 and told["Corrections"][0]["Before"]["Levels"] == margin
+    assert told["Corrections"][0]["Before"]["EditedByHand"] is False and reviewed_label(mask)[0] == "accepted"
+    assert call(mask, "--undo").exit_code == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_second_correction_that_was_killed_is_taken_back(out, killed):
+    mask = out / "a_T2w_dseg.nii.gz"
+    before = mask.read_bytes()
+    apply(mask, Correction(shift=1, accepted=True))
+    killed(apply, mask, Correction(shift=1))
+    result = call(mask, "--accept")
+    assert result.exit_code == 1 and "a command was interrupted" in result.output and "--undo" in result.output
+    assert call(mask, "--undo").exit_code == 0 and mask.read_bytes() == before and "Review" not in record(out)
+
+
+def test_a_killed_overwrite_is_no_result_and_is_made_again(out, killed, bundle_dir, tmp_path):
+    mask = out / "a_T2w_dseg.nii.gz"
+    before, rough = mask.read_bytes(), Segmenter(bundle_dir, device="cpu", raw=True)(tmp_path / "in/a_T2w.nii.gz")
+    rough.labels[1, 20, 5] = 3  # the coded bundle's argmax is as good as the decoded one
+    killed(rough.save, out, overwrite=True)
+    assert mask.read_bytes() == before and record(out)["Settings"]["Raw"] is True
+    assert "the same 'cps4 segment' again" in call(mask, "--accept").output
+    again = segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", raw=True)
+    assert [(o.name, o.status) for o in again.outcomes] == [("a_T2w", "done"), ("b_T2w", "kept")]
+    assert record(out)["Sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest() and is_described(mask)
