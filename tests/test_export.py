@@ -254,6 +254,39 @@ def test_nothing_of_the_bundles_own_weights_stays_beside_others(tmp_path: Path) 
     assert names == ["model.pt", "model.pt.sha256", "plan.json"]
 
 
+LEFT_THERE = (
+    *("error.log", "report.html", "evaluation/cases.csv", "runs/a/stage2/model.pt", "out/sub-1_dseg.nii.gz"),
+    *("models/model_finetuned.pt", "models/model_released.pt", "models/resume.pt", "models/model.onnx"),
+    *("label_app/logs/app.log", "label_app/notes.txt", "label_app/sessions/scan.py", "configs/.secret.json"),
+)
+SHIPPED = (
+    *("LICENSE", "LICENSE-of-others.txt", "docs/README.md", "docs/data_license.txt", "docs/meta_schema_20240725.json"),
+    *("configs/metadata.json", "configs/logging.conf", "configs/train.json", "configs/methods/cps4.json"),
+    *("label_app/main.py", "models/model.pt", "models/model.pt.sha256", "models/plan.json", "cps4_monai/cli.py"),
+)
+
+
+def test_what_a_bundle_in_use_holds_of_its_users_is_left_behind_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(find_bundle_root(), root)
+    (root / "LICENSE-of-others.txt").write_text("theirs")
+    for place in LEFT_THERE:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text("of a patient")
+    monkeypatch.setattr(logging.getLogger("cps4_monai.export"), "handlers", [caplog.handler])
+    path = export_bundle(root, tmp_path / "b.zip")
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removeprefix(f"{BUNDLE_NAME}/") for name in archive.namelist()}
+    assert set(SHIPPED) <= names and not names & set(LEFT_THERE)
+    assert {name for name in names if name.startswith(("models/", "label_app/"))} <= set(SHIPPED)
+    configs = {file.relative_to(root).as_posix() for file in (root / "configs").rglob("[!.]*") if file.is_file()}
+    assert configs <= names
+    (told,) = {message for message in caplog.messages if "left behind" in message}
+    assert "error.log, evaluation, label_app/logs" in told and "and 3 more" in told and ".secret" not in told
+
+
 def test_another_anatomy_is_written_into_the_metadata(tmp_path: Path) -> None:
     table = {
         "structures": [

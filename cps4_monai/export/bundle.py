@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 BUNDLE_NAME = "spine_mri_cps4_segmentation"
 ZOO_LIMIT_MB = 25  # the model zoo takes larger files by their address only, in large_files.yml
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "eval", "mlruns")
+_PACKAGE = Path(__file__).resolve().parents[1]
+_WHOLE_FOLDERS = ("configs", "docs", _PACKAGE.name)  # the package lies in bundles that were exported before
+_MODELS = ("model.pt", "model.pt.sha256", "plan.json")
+_NAMED_LEFT_BEHIND = 8
 
 
 def export_bundle(
@@ -122,14 +126,15 @@ def stage_bundle(
 ) -> None:
     """Copy bundle, package and weights with their plan to ``folder``; its texts are about these weights.
 
+    What else lies in ``root`` (results, logs, other weights, label maps) is left behind, with a warning that names it.
+
     Raises:
         ValueError: the weights have no plan, or one without their network; an evaluation of others.
     """
     plan = None if weights is None else _plan_to_ship(Path(weights))
-    shutil.copytree(root, folder, ignore=_LEFT_OUT)
-    package = Path(__file__).resolve().parents[1]
-    if not (folder / package.name).exists():
-        shutil.copytree(package, folder / package.name, ignore=_code_only)
+    _copy_bundle(root, folder)
+    if not (folder / _PACKAGE.name).exists():
+        shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=_code_only)
     model = folder / "models" / "model.pt"
     if weights is not None and plan is not None:
         shutil.rmtree(model.parent, ignore_errors=True)  # nothing of the bundle's own weights stays beside others
@@ -145,6 +150,37 @@ def stage_bundle(
     if onnx:
         _add_onnx(folder)
     lay_out(folder)
+
+
+def _copy_bundle(root: Path, folder: Path) -> None:
+    """Copies what a bundle is made of, and names what is left behind: a bundle in use holds what is no one else's."""
+    left_behind: list[str] = []
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        hidden, parts = _LEFT_OUT(place, names), Path(place).relative_to(root).parts
+        foreign = {
+            name for name in set(names) - hidden if not _is_of_bundle(root.joinpath(*parts, name), (*parts, name))
+        }
+        left_behind.extend("/".join((*parts, name)) for name in sorted(foreign))
+        return hidden | foreign
+
+    shutil.copytree(root, folder, ignore=ignored)
+    if left_behind:
+        more = len(left_behind) - _NAMED_LEFT_BEHIND
+        named = ", ".join(sorted(left_behind)[:_NAMED_LEFT_BEHIND]) + (f" and {more} more" if more > 0 else "")
+        logger.warning("%s: left behind, as no part of the bundle: %s", root, named)
+
+
+def _is_of_bundle(path: Path, place: tuple[str, ...]) -> bool:
+    """Whether a file or folder at ``place`` (its parts below the bundle) is shipped."""
+    top, *below = place
+    if path.is_dir():
+        return top in _WHOLE_FOLDERS or place in (("label_app",), ("models",))
+    if not below:
+        return top.startswith(("LICENSE", "NOTICE"))
+    if top in _WHOLE_FOLDERS:
+        return True
+    return place in {("models", name) for name in _MODELS} or (top == "label_app" and path.suffix == ".py")
 
 
 def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: bool) -> None:
@@ -203,8 +239,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _code_only(folder: str, names: list[str]) -> set[str]:
     """Without the bundle, which here is what the package is copied into, and the 2 MB of the reports' viewer."""
-    package = Path(__file__).resolve().parents[1]
-    data = {package: {"bundle"}, package / "report": {"niivue"}}.get(Path(folder), set())
+    data = {_PACKAGE: {"bundle"}, _PACKAGE / "report": {"niivue"}}.get(Path(folder), set())
     return data & set(names) | _LEFT_OUT(folder, names)
 
 
