@@ -98,6 +98,7 @@ def report(
             attribution=attribution,
             max_pictures=max_pictures,
             jobs=jobs,
+            protect=True,
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -48,12 +48,13 @@ class Evaluation:
         return rows.iloc[0]
 
     def save(self, folder: str | Path) -> dict[str, Path]:
-        """Write the four tables as CSV; returns name -> path. Empty cells are values that cannot be measured."""
-        folder = Path(folder)
-        return {
-            name: write_atomically(folder / file_name, getattr(self, name).to_csv(index=False, float_format="%.6g"))
-            for name, file_name in FILES.items()
-        }
+        """Write the four tables as CSV; returns name -> path."""
+        texts = self.csv_texts()
+        return {name: write_atomically(Path(folder) / file, texts[file]) for name, file in FILES.items()}
+
+    def csv_texts(self) -> dict[str, str]:
+        """The four tables as CSV by file name (``FILES``). Empty cells are values that cannot be measured."""
+        return {file: getattr(self, name).to_csv(index=False, float_format="%.6g") for name, file in FILES.items()}
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from cps4_monai.cluster.address import SchedulerAddress
 from cps4_monai.data.output_folder import check_output_dir
+from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.inference.bids import FILES, derivative_files
 from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.hand_on import HandOn
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.inference.prepared import PreparedScan
-from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_views import REPORT, Spread, report_files, spread_over_threads
 from cps4_monai.inference.scan_work import OnScan, ScanWork, Tally

@@ -14,12 +14,12 @@ import numpy as np
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.label_ownership import is_described, is_ours, sidecar_of
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
+from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import readable
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
-from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import check_picture, write_picture
 from cps4_monai.inference.scan_views import REPORT, report_files, series_uid, spread_over_threads

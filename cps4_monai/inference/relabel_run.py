@@ -10,12 +10,12 @@ from typing import Any
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.label_ownership import is_described
+from cps4_monai.data.run_files import RunFiles
 from cps4_monai.encoding import path_text
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
-from cps4_monai.inference.run_files import RunFiles
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,8 @@ from cps4_monai.report.page import (
     Text,
     count,
     number,
+    render_page,
     settings_table,
-    write_page,
 )
 from cps4_monai.report.viewer import View, viewer_blocks, viewer_links
 
@@ -84,8 +83,8 @@ class ReportContent:
     attribution: str = ""
 
 
-def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
-    """Write the report as one HTML file that needs nothing else; returns its path."""
+def evaluation_page(content: ReportContent) -> str:
+    """The report as one HTML page that needs nothing else."""
     evaluation = content.evaluation
     subjects = evaluation.cases["subject"].nunique()
     subtitle = f"{len(evaluation.cases)} scans of {subjects} subjects scored on their own grids"
@@ -118,7 +117,7 @@ def write_evaluation_report(path: str | Path, content: ReportContent) -> Path:
         Section("How it is measured", [Text(text) for text in _method(content)]),
     ]
     footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
-    return write_page(path, content.title, subtitle, sections, footer)
+    return render_page(content.title, subtitle, sections, footer)
 
 
 def _attention(content: ReportContent) -> list[Block]:

@@ -76,16 +76,16 @@ def bids_dseg_table(anatomy: Anatomy) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_label_tables(folder: str | Path, anatomy: Anatomy) -> list[Path]:
-    """Write the label tables of Slicer (``.ctbl``, ``.csv``), ITK-SNAP and BIDS into a folder; returns their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = {
+def label_tables(anatomy: Anatomy) -> dict[str, str]:
+    """The label tables of Slicer (``.ctbl``, ``.csv``), ITK-SNAP and BIDS by file name."""
+    return {
         "labels.ctbl": slicer_colour_table(anatomy),
         "labels.csv": slicer_colour_csv(anatomy),
         "labels_itksnap.txt": itksnap_label_descriptions(anatomy),
         "dseg.tsv": bids_dseg_table(anatomy),
     }
-    for name, text in tables.items():
-        write_atomically(folder / name, text)
-    return [folder / name for name in tables]
+
+
+def write_label_tables(folder: str | Path, anatomy: Anatomy) -> list[Path]:
+    """Write :func:`label_tables` into a folder; returns their paths."""
+    return [write_atomically(Path(folder) / name, text) for name, text in label_tables(anatomy).items()]

@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.datalist import load_datalist
+from cps4_monai.data.run_files import SCORES, RunFiles
 from cps4_monai.data.volume import check_pair, read_volume
-from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
+from cps4_monai.evaluation.folder import FILES, Evaluation, evaluate_cases
 from cps4_monai.evaluation.matching import Case, Matching, match_entries, match_folder
 from cps4_monai.metrics.tables import OVERALL, SUMMARY_COLUMNS
 from cps4_monai.report.attention_pictures import Attention
 from cps4_monai.report.curves import read_metrics
-from cps4_monai.report.evaluation_report import ReportContent, write_evaluation_report
-from cps4_monai.report.label_tables import write_label_tables
+from cps4_monai.report.evaluation_report import ReportContent, evaluation_page
+from cps4_monai.report.label_tables import label_tables
 from cps4_monai.report.pictures import side_by_side, slice_rows
 from cps4_monai.report.slab import Slab, sagittal_slab
 from cps4_monai.report.viewer import DIFFERENT, MAX_IN_PAGE, View, view_of_slab, with_differences
@@ -29,6 +29,7 @@ from cps4_monai.report.viewer import DIFFERENT, MAX_IN_PAGE, View, view_of_slab,
 logger = logging.getLogger(__name__)
 SECTIONS = ("test", "validation", "training")
 DECODED, ARGMAX = "levels decoded", "plain argmax"
+PAGE, COMPARISON = "report.html", "comparison.csv"
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ def report_predictions(
     argmax: str | Path | None = None,
     max_pictures: int = 30,
     jobs: int = 2,
+    protect: bool = False,
 ) -> PredictionReport:
     """Score predictions; write `structures`, `cases`, `summary` and `failures.csv`, label tables and `report.html`.
 
@@ -196,23 +198,30 @@ def report_predictions(
             tables go to the folder above it.
         max_pictures: cases drawn, the worst first.
         jobs: cases at a time.
+        protect: ``output`` was named by a person: a file in it that is not ours, or was changed since, is never
+            replaced. Else it is a run's own folder, as that of `cps4 evaluate`.
 
     Raises:
         ValueError: nothing to score, ambiguous names, or not a single case could be scored.
+        ForeignFileError: before any work: ``output`` holds results of other commands, as of `cps4 segment`; with
+            ``protect``, a file that is not ours.
     """
+    output = Path(output)
+    files = RunFiles(output, SCORES, own=not protect)
+    files.check((*FILES.values(), *label_tables(anatomy), PAGE, *(() if argmax is None else (COMPARISON,))))
     matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
     unannotated = declared if unannotated is None else tuple(unannotated)
     evaluation = evaluate_cases(matching, anatomy, unannotated, jobs=jobs)
-    output = Path(output)
-    evaluation.save(output)
-    write_label_tables(output, anatomy)
+    files.write({**evaluation.csv_texts(), **label_tables(anatomy)})
     _require_scores(evaluation, len(matching.cases), output)
     beside, compared = None, dict(comparison or {})
     if argmax is not None:
         others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
-        beside.save(Path(argmax).parent)
-        compared |= _compare(evaluation, beside, output)
+        RunFiles(Path(argmax).parent, SCORES, own=not protect).write(beside.csv_texts())
+        outputs = {DECODED: evaluation.summary, ARGMAX: beside.summary}
+        files.write({COMPARISON: _overall_figures(outputs)})
+        compared |= outputs
     compared |= {method: evaluation.summary} if method else {}
     drawn = _draw(evaluation, max_pictures, anatomy, jobs)
     content = ReportContent(
@@ -229,7 +238,8 @@ def report_predictions(
         comparison=compared,
         attribution=attribution,
     )
-    result = PredictionReport(write_evaluation_report(output / "report.html", content), output, evaluation, beside)
+    files.write({PAGE: evaluation_page(content)})
+    result = PredictionReport(output / PAGE, output, evaluation, beside)
     for line in result.headline():
         logger.info(line)
     return result
@@ -242,13 +252,11 @@ def _require_scores(evaluation: Evaluation, count: int, output: Path) -> None:
         raise ValueError(f"none of {count} cases could be scored ({reasons}); see {output}/failures.csv")
 
 
-def _compare(decoded: Evaluation, argmax: Evaluation, output: Path) -> dict[str, pd.DataFrame]:
-    """Writes the overall figures of both outputs to `comparison.csv`; gives their summaries by name."""
-    outputs = {DECODED: decoded.summary, ARGMAX: argmax.summary}
-    overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in outputs.items()])
-    table = overall[["output", *SUMMARY_COLUMNS]].to_csv(index=False, float_format="%.6g")
-    write_atomically(output / "comparison.csv", table)
-    return outputs
+def _overall_figures(summaries: Mapping[str, pd.DataFrame]) -> str:
+    """The overall rows of summaries by the name of their output, as CSV."""
+    overall = pd.concat([t[t["structure"] == OVERALL].assign(output=name) for name, t in summaries.items()])
+    table: str = overall[["output", *SUMMARY_COLUMNS]].to_csv(index=False, float_format="%.6g")
+    return table
 
 
 def _headline(evaluation: Evaluation) -> str:

@@ -89,6 +89,43 @@ def test_wrong_settings_are_told_without_a_traceback(data, more, words):
     assert result.exit_code == 1 and words in result.output
 
 
+def test_files_of_the_user_are_not_replaced_and_those_of_an_earlier_report_are(data):
+    (data / "out").mkdir()
+    (data / "out" / "summary.csv").write_text("mine")
+    result = _run(data)
+    assert result.exit_code == 1 and "summary.csv: found a file that this command did not write" in result.output
+    assert [(p.name, p.read_text()) for p in (data / "out").iterdir()] == [("summary.csv", "mine")]
+    (data / "out" / "summary.csv").unlink()
+    assert _run(data).exit_code == 0 and _run(data).exit_code == 0
+    (data / "out" / "cases.csv").write_text("edited")
+    assert _run(data).exit_code == 1 and (data / "out" / "cases.csv").read_text() == "edited"
+
+
+def test_results_of_another_command_are_refused_either_way(data):
+    assert CliRunner().invoke(report, [str(data / "pred")]).exit_code == 0  # as `cps4 segment` leaves its folder
+    before = {path.name: path.read_bytes() for path in (data / "pred").iterdir()}
+    arguments = ["-p", str(data / "pred"), "-l", str(data / "labels"), "-o", str(data / "pred")]
+    result = CliRunner().invoke(report, arguments)
+    assert result.exit_code == 1, result.output
+    assert (
+        "cps4_files.json: found results of cps4 segment" in result.output and "another output folder" in result.output
+    )
+    assert {path.name: path.read_bytes() for path in (data / "pred").iterdir()} == before
+    assert CliRunner().invoke(report, [str(data / "pred")]).exit_code == 0
+    assert _run(data).exit_code == 0
+    result = CliRunner().invoke(report, [str(data / "pred"), "-o", str(data / "out")])
+    assert result.exit_code == 1 and "found results of cps4 report --labels or cps4 evaluate" in result.output
+
+
+def test_a_run_writes_again_into_its_own_folder(data):
+    (data / "out").mkdir()
+    (data / "out" / "summary.csv").write_text("of a version that kept no hashes")
+    for _ in range(2):
+        made = report_predictions(data / "pred", data / "labels", data / "out")
+        assert len(pd.read_csv(data / "out" / "summary.csv")) == len(made.evaluation.summary)
+        (data / "out" / "report.html").write_text("edited")
+
+
 def test_nothing_that_could_be_scored_is_an_error_with_the_reason(data):
     for path in (data / "pred").iterdir():
         path.write_bytes(b"")
