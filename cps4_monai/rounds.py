@@ -25,7 +25,8 @@ from cps4_monai.data.label_file import write_label_volume
 from cps4_monai.data.volume import read_volume
 from cps4_monai.export import export_bundle, weights_of_run
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.inference.batch import segment_scans
+from cps4_monai.inference.batch import SegmentationRun, segment_scans
+from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.run_folder import STAGE1_WEIGHTS
 from cps4_monai.vision import holds_prompted_vision
 from cps4_monai.workflow import run_workflow
@@ -97,8 +98,8 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         The datalist, ``pseudo_labels.json``: scans labeled by people as they are, the others with these label maps.
 
     Raises:
-        DatalistError: no unlabeled scan, not one of them without an alarm, or label maps that are there already and
-            were made by other weights of this run.
+        DatalistError: no unlabeled scan, not one of them without an alarm, or a datalist that is there already and
+            whose label maps were made by other weights of this run.
     """
     if not data.unlabeled:
         raise DatalistError(
@@ -111,7 +112,7 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         return _unchanged(path, sha256)
     bundle = export_bundle(find_bundle_root(), run / WEIGHTS, weights)
     scans = {entry.image.resolve(): entry for entry in data.unlabeled}
-    result = segment_scans(list(scans), run / SEGMENTED, weights=bundle, device=device, qc=False)
+    result = _segmented_by(sha256, list(scans), run / SEGMENTED, weights=bundle, device=device, qc=False)
     made = [(scans[one.source.resolve()], one.label) for one in result.segmented if one.label and not one.alarms]
     if not made:
         raise DatalistError(
@@ -133,6 +134,39 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         "test": [],
     }
     return write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def _segmented_by(sha256: str, scans: list[Path], folder: Path, **options: Any) -> SegmentationRun:
+    """Segments the scans; all of them again where a label map of other weights is kept from a start that was stopped.
+
+    Args:
+        sha256: of the weights.
+        scans: to segment.
+        folder: of the results.
+        **options: of :func:`cps4_monai.inference.batch.segment_scans`.
+
+    Raises:
+        DatalistError: results that say that other weights made them, even so.
+    """
+    result = segment_scans(scans, folder, **options)
+    if _of_others(sha256, result):
+        logger.info("%s: holds results of other weights; all scans are segmented again", folder)
+        result = segment_scans(scans, folder, overwrite=True, **options)
+    if others := _of_others(sha256, result):
+        raise DatalistError(
+            f"{others[0].label}: is of weights {_weights_of(others[0])[:12]}..., expected {sha256[:12]}..., the "
+            f"round's. Fix: delete {folder} and start again"
+        )
+    return result
+
+
+def _of_others(sha256: str, result: SegmentationRun) -> list[ScanOutcome]:
+    """Scans whose label map other weights made."""
+    return [one for one in result.segmented if _weights_of(one) != sha256]
+
+
+def _weights_of(outcome: ScanOutcome) -> str:
+    return str(outcome.record.get("Weights", {}).get("Sha256", ""))
 
 
 def _of_known_classes(label: Path, known: set[int], path: Path) -> Path:

@@ -20,24 +20,34 @@ from cps4_monai import rounds
 from cps4_monai.commands.train import train
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.entries import Datalist, DatalistError
+from cps4_monai.export import weights_of_run
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.outcome import ScanOutcome
 
 
 @pytest.fixture
 def labels_of_phantom(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Segmenting gives the phantom's own labels, which training does not know; the first scan has an alarm."""
+    """Segmenting gives the phantom's own labels, which training does not know; the first scan has an alarm.
+
+    As `cps4 segment` does, it keeps what is there with the record of the weights that made it.
+    """
     calls: list[str] = []
 
     def segment(inputs: list[Path], output: Path, **options: Any) -> SimpleNamespace:
         calls.append(str(options["weights"]))
         assert Path(options["weights"]).is_file()
+        made_by = {"Sha256": file_sha256(weights_of_run(Path(options["weights"]).parent))}
         outcomes = []
         for number, image in enumerate(inputs):
             label = output / f"{image.parent.name}_{image.name.replace('T2w', 'dseg')}"
             label.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(image.with_name(image.name.replace("T2w", "dseg")), label)
             flags = [{"name": "level_ambiguous", "kind": "alarm", "detail": "either"}] if number == 0 else []
-            outcomes.append(ScanOutcome(image, image.stem, "done", "", label, None, {"Flags": flags}))
+            record, sidecar = {"Flags": flags, "Weights": made_by}, label.with_suffix(".json")
+            if sidecar.is_file() and not options.get("overwrite"):
+                record = json.loads(sidecar.read_text())
+            sidecar.write_text(json.dumps(record))
+            outcomes.append(ScanOutcome(image, image.stem, "done", "", label, None, record))
         return SimpleNamespace(segmented=outcomes, report=output / "report.html")
 
     monkeypatch.setattr(rounds, "segment_scans", segment)
@@ -131,6 +141,35 @@ def test_structures_that_no_person_labeled_are_not_annotated(
     assert labels.keys() == {few.subject, many.subject}
     made, true = codes_of(labels[many.subject]), codes_of(many.label)
     assert (made == np.where(np.isin(true, (10, 19)), 255, true)).all()
+
+
+def test_what_other_weights_segmented_before_a_stop_is_segmented_again(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, labels_of_phantom: list[str], monkeypatch: Any
+) -> None:
+    """Stopped before the datalist was written; then stage 2 was trained further, and has other weights."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    data = load_datalist(tiny_data / "datalist.json")
+
+    def records() -> set[str]:
+        folder = tmp_path / "run" / "unlabeled_scans"
+        return {json.loads(path.read_text())["Weights"]["Sha256"] for path in folder.glob("*.json")}
+
+    with monkeypatch.context() as context:
+        context.setattr(rounds, "_of_known_classes", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rounds.label_unlabeled(tmp_path / "run", data)
+    weights = weights_of_run(tmp_path / "run")
+    (before,) = records()
+    assert before == file_sha256(weights)
+    torch.save(torch.load(weights, weights_only=True) | {"more": torch.zeros(1)}, weights)
+    with monkeypatch.context() as context:
+        segment = rounds.segment_scans
+        context.setattr(rounds, "segment_scans", lambda *args, overwrite=False, **options: segment(*args, **options))
+        with pytest.raises(DatalistError, match=rf"is of weights {before[:12]}\.\.\., expected .* Fix: delete"):
+            rounds.label_unlabeled(tmp_path / "run", data)
+    assert not (tmp_path / "run" / "pseudo_labels.json").exists()
+    content = json.loads(rounds.label_unlabeled(tmp_path / "run", data).read_text())
+    assert records() == {content["weights_sha256"]} == {file_sha256(weights)} != {before}
 
 
 def codes_of(label: Path | None) -> np.ndarray:
