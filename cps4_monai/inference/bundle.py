@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG, MODEL, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # what damaged zips raise, by the byte that is wrong
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def open_bundle(weights: str | Path | None = None) -> Bundle:
             this package.
 
     Raises:
-        ValueError: no such bundle, no weights in it, a checksum that differs, or a plan that cannot be read.
+        ValueError: no such bundle, no weights in it, a zip that is damaged, a checksum that differs, or a plan that
+            cannot be read.
     """
     root = _open_root(weights)
     content = root.read(root.model)
@@ -148,15 +151,21 @@ class _Root:
             self._prefix = min(places, key=lambda p: len(p.parts)).parent.parent
 
     def read(self, name: str) -> bytes | None:
-        """Bytes of a file, or None where there is none."""
+        """Bytes of a file, or None where there is none.
+
+        Raises:
+            ValueError: the zip is damaged there.
+        """
         if not self._archive:
             file = self.path / name
             return file.read_bytes() if file.is_file() else None
-        with zipfile.ZipFile(self.path) as archive:
-            try:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
                 return archive.read(str(self._prefix / name))
-            except KeyError:
-                return None
+        except KeyError:
+            return None
+        except DAMAGED as error:
+            raise ValueError(f"{self.path}: {name} cannot be read ({error}); copy or export it again") from error
 
 
 def _open_root(weights: str | Path | None) -> _Root:

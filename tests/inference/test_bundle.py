@@ -133,6 +133,21 @@ def test_what_is_no_bundle_is_told(bundle_dir, tmp_path, make, words):
         open_bundle(make(tmp_path, bundle_dir))
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_with_one_damaged_byte_is_told(tmp_path, bundle_dir, compression):
+    path = tmp_path / "spine.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name in ("configs/inference.json", "models/model.pt"):
+            archive.write(bundle_dir / name, name)
+        header = archive.getinfo("models/model.pt").header_offset
+    content = path.read_bytes()
+    start = header + 30 + len("models/model.pt")
+    for place in (header, start, start + 40):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"spine.zip: models/model.pt cannot be read .* copy or export it again"):
+            open_bundle(path)
+
+
 def test_a_bundle_without_weights_says_how_to_get_some(edited_bundle):
     folder = edited_bundle()
     (folder / "models" / "model.pt").unlink()
