@@ -12,9 +12,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cps4_monai import __version__
+from cps4_monai.data.geometry import assumed_spacing
 from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.device import select_device
 from cps4_monai.inference.bundle import Bundle, open_bundle
@@ -107,7 +109,8 @@ class Segmenter:
         precision: in which torch computes, as `amp` and `amp_dtype` of the bundle's inference.json say.
 
     Raises:
-        ValueError: no usable bundle, no such device, or a batch size below 1.
+        ValueError: no usable bundle, no such device, a batch size below 1, or an assumed spacing that is not one or
+            three positive numbers.
     """
 
     def __init__(
@@ -123,11 +126,12 @@ class Segmenter:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more slices")
+        spacing = _plain_spacing(assume_spacing)
         self.device = select_device(device)
         self.bundle: Bundle = open_bundle(weights)
         amp, dtype = self.bundle.mixed_precision
         self.precision = Precision(self.device, amp, dtype)
-        self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, assume_spacing
+        self.batch_size, self.tta, self.raw, self.assume_spacing = batch_size, tta, raw, spacing
         self.thresholds = thresholds or LevelThresholds.from_dict(self.bundle.plan.decoding)
         self.calibration = FlagCalibration.from_dict(self.bundle.plan.flags)
         self._lock = threading.Lock()
@@ -279,6 +283,18 @@ class Segmenter:
             "Device": device_name(self.device),
             "Seconds": scan.seconds,
         }
+
+
+def _plain_spacing(spacing: Sequence[float] | float | None) -> list[float] | float | None:
+    """The assumed spacing as numbers of Python, which JSON takes; one number stays one.
+
+    Raises:
+        ValueError: not one or three positive numbers.
+    """
+    if assumed_spacing(spacing) is None:
+        return None
+    plain_numbers: list[float] | float = np.asarray(spacing, dtype=np.float64).tolist()
+    return plain_numbers
 
 
 @cache  # read from files of the packages

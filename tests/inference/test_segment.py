@@ -154,6 +154,16 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
     result.save(tmp_path / "out", overwrite=True)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "recorded"), [(np.array([4, 2, 2]), [4, 2, 2]), (np.float32(2), 2), (3, 3), ((4, 2, 2.5), [4, 2, 2.5])]
+)
+def test_an_assumed_spacing_of_any_number_type_is_recorded(bundle_dir, make_scan, tmp_path, spacing, recorded):
+    result = segment(make_scan().nifti(), tmp_path, weights=bundle_dir, device="cpu", assume_spacing=spacing)
+    (record,) = tmp_path.glob("*_dseg.json")
+    assert json.loads(record.read_text())["Settings"]["AssumeSpacing"] == recorded
+    assert result.record["Settings"]["AssumeSpacing"] == recorded
+
+
 def test_versions_of_packages_are_read_once(segmenter, make_scan, monkeypatch):
     before = segmenter(make_scan().nifti(), qc=False).record["Software"]
     monkeypatch.setattr("importlib.metadata.version", lambda name: pytest.fail(f"version of {name} read again"))
@@ -188,6 +198,7 @@ def test_a_field_of_view_without_two_vertebrae_is_told(segmenter, make_scan):
         ({"device": "tpu"}, "expected auto, cpu"),
         ({"batch_size": 0}, "expected 1 or more slices"),
         ({"device": "cuda:99"}, "CUDA GPUs"),
+        ({"assume_spacing": np.array([4, 0, 2])}, "one or three positive numbers"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(bundle_dir, settings_, words):
