@@ -65,14 +65,14 @@ def run_report(
         pages: addresses of the pages that show them instead, by name.
     """
     links = viewer_links(views) if pages is None else pages
-    root = common_folder([outcome.source for outcome in outcomes])
+    roots = [common_folder(files) for files in ([o.source for o in outcomes], [o.label for o in outcomes if o.label])]
     listed = by_urgency([outcome for outcome in outcomes if outcome.status != "skipped"])
     skipped = [outcome for outcome in outcomes if outcome.status == "skipped"]
     sections = [
         Section("Overview", [_cards(listed, skipped)]),
         Section(
             "Scans",
-            [_scan_table(listed, anatomy, root, links)] if listed else [],
+            [_scan_table(listed, anatomy, roots, links)] if listed else [],
             "What needs a look comes first: alarms question the result, notes are true of most scans. Margin: nats "
             "per structure by which this numbering beats its shifts.",
         ),
@@ -82,7 +82,7 @@ def run_report(
         Section("Alarms and notes", [_meanings()]),
         Section(
             "Skipped",
-            [_skipped_table(skipped, root)] if skipped else [],
+            [_skipped_table(skipped, roots)] if skipped else [],
             "Files of the searched folders that were taken for no scans.",
         ),
         Section("Settings", [settings_table(settings)] if settings else []),
@@ -108,8 +108,10 @@ def _cards(listed: Sequence[ScanOutcome], skipped: Sequence[ScanOutcome]) -> Car
     )
 
 
-def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | None, links: Mapping[str, str]) -> Table:
-    rows = [_scan_cells(place, outcome, anatomy, root, links) for place, outcome in enumerate(listed)]
+def _scan_table(
+    listed: Sequence[ScanOutcome], anatomy: Anatomy, roots: Sequence[Path | None], links: Mapping[str, str]
+) -> Table:
+    rows = [_scan_cells(place, outcome, anatomy, roots, links) for place, outcome in enumerate(listed)]
     return Table(
         ("scan", "status", "alarms", "levels", "margin", "seconds", "reason or warnings", "notes"),
         rows,
@@ -119,13 +121,13 @@ def _scan_table(listed: Sequence[ScanOutcome], anatomy: Anatomy, root: Path | No
 
 
 def _scan_cells(
-    place: int, outcome: ScanOutcome, anatomy: Anatomy, root: Path | None, links: Mapping[str, str]
+    place: int, outcome: ScanOutcome, anatomy: Anatomy, roots: Sequence[Path | None], links: Mapping[str, str]
 ) -> list[Cell]:
     """A row of the table of scans, whose place is that of its urgency."""
     failed, margin = outcome.status == "failed", outcome.summary.margin
     lowest, topmost, count = levels_in_view(outcome, anatomy)
     told = outcome.reason.removeprefix(f"{outcome.source}: ") if failed else "; ".join(outcome.warnings)
-    told = without_folder(told, root)
+    told = without_folder(told, *roots)
     return [
         Cell(outcome.name, outcome.name, link=links.get(outcome.name, "")),
         Cell(outcome.status, outcome.status, "bad" if failed else ""),
@@ -190,9 +192,9 @@ def _meanings() -> Table:
     return Table(("flag", "kind", "what it says"), rows, words=True)
 
 
-def _skipped_table(skipped: Sequence[ScanOutcome], root: Path | None) -> Table:
+def _skipped_table(skipped: Sequence[ScanOutcome], roots: Sequence[Path | None]) -> Table:
     rows = [
-        [_text(without_folder(text, root)) for text in (str(outcome.source), outcome.reason)] for outcome in skipped
+        [_text(without_folder(text, *roots)) for text in (str(outcome.source), outcome.reason)] for outcome in skipped
     ]
     return Table(("file", "reason"), rows, words=True)
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+# One folder in a path: spaces are inside of it, not at its ends, and none after what looks like a file's ending.
+_FOLDER = r"""[^\s/\\:;'"<>|](?:(?:(?!\.\w{1,5}\s)[^/\\:;'"<>|])*[^\s/\\:;'"<>|])?"""
+_ABSOLUTE = re.compile(rf"(?<![\w.~/\\])(?:file:///|[A-Za-z]:[/\\]|\\\\|/)(?=[^\s/\\])(?:{_FOLDER}[/\\])*")
 
 
 def common_folder(files: Sequence[str | Path]) -> Path | None:
@@ -15,6 +20,11 @@ def common_folder(files: Sequence[str | Path]) -> Path | None:
         return None
 
 
-def without_folder(text: str, folder: Path | None) -> str:
-    """The text (a path, or a message that names some) with the folder taken off the paths in it."""
-    return text if folder is None else text.replace(f"{str(folder).rstrip(os.sep)}{os.sep}", "")
+def without_folder(text: str, *folders: Path | None) -> str:
+    """The text (a path, or a message that names some) without what only this machine has of the paths in it.
+
+    The folders are taken off, the deepest first; of what absolute paths are left the last part stays.
+    """
+    for folder in sorted((f for f in folders if f is not None and f != f.parent), key=lambda f: -len(f.parts)):
+        text = re.sub(rf"(?<![\w.-]){re.escape(f'{folder}{os.sep}')}", "", text)
+    return _ABSOLUTE.sub("", text)

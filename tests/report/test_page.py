@@ -4,6 +4,15 @@ import math
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
+import pytest
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.evaluation.folder import Evaluation
+from cps4_monai.inference.outcome import ScanOutcome
+from cps4_monai.inference.run_report import run_report
+from cps4_monai.metrics.tables import CASE_COLUMNS, STRUCTURE_COLUMNS, SUMMARY_COLUMNS
+from cps4_monai.report.evaluation_report import ReportContent, _failures
 from cps4_monai.report.file_names import common_folder, without_folder
 from cps4_monai.report.page import (
     Card,
@@ -98,6 +107,42 @@ def test_files_are_named_from_the_folder_they_share(tmp_path):
         without_folder(f"{tmp_path}/in/sub/b.nii.gz: found an empty file", root) == "sub/b.nii.gz: found an empty file"
     )
     assert common_folder([]) is None and without_folder("words", None) == "words"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/data/in/a.nii: the label map of /mnt/Doe, John/b.nii", "a.nii: the label map of b.nii"),
+        ("/out/p1/a.nii: found one of '/srv/x y/b c.nii'; move it", "p1/a.nii: found one of 'b c.nii'; move it"),
+        ("image /a/b.nii.gz (2 apart from c/d.nii), /e/f.json", "image b.nii.gz (2 apart from c/d.nii), f.json"),
+        ("/srv/data/in/a.nii", "a.nii"),
+        (r"C:\Users\me\a.nii and \\server\share\b.nii and file:///home/me/c.nii", "a.nii and b.nii and c.nii"),
+        ("L5/S1 at 3 mm/s, see https://host.org/page/one or docs/data.md", None),
+        ("permission denied: '/data'", "permission denied: 'data'"),
+    ],
+)
+def test_of_absolute_paths_only_what_says_something_elsewhere_is_left(text, left):
+    assert without_folder(text, Path("/"), Path("/data/in"), Path("/out")) == (text if left is None else left)
+
+
+def test_no_reason_on_the_pages_holds_a_path_of_the_machine(tmp_path):
+    elsewhere = tmp_path / "other patients" / "Doe, John"
+    reason = f"{tmp_path}/out/a_dseg.nii.gz: found the label map of {elsewhere}/a.nii.gz; choose another folder"
+    outcomes = [
+        ScanOutcome(tmp_path / "in" / "a.nii.gz", "a", "failed", reason),
+        ScanOutcome(
+            tmp_path / "in" / "b.nii.gz", "b", "mask", label=tmp_path / "out" / "b_dseg.nii.gz", lacking=reason
+        ),
+        ScanOutcome(tmp_path / "in" / "c.nii.gz", "c", "skipped", reason),
+    ]
+    failures = pd.DataFrame([{"case": "a", "file": f"{tmp_path}/out/a.nii", "reason": reason}])
+    tables = {"structures": STRUCTURE_COLUMNS, "cases": CASE_COLUMNS, "summary": SUMMARY_COLUMNS}
+    empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in tables.items()}
+    scored = _failures(ReportContent(Evaluation(**empty, failures=failures)))
+    page = run_report(outcomes, MRSPINESEG).decode()
+    for text in (page, render_page("t", "", [Section("Not scored", scored)])):
+        assert "found the label map of a.nii.gz" in text and "a_dseg.nii.gz" in text
+        assert str(tmp_path) not in text and "John" not in text and "other patients" not in text
 
 
 def test_page_is_written_whole(tmp_path):
