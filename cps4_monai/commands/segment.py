@@ -50,7 +50,9 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
     show_default=True,
     help="Scans read ahead and written behind at a time.",
 )
-@click.option("--overwrite", is_flag=True, help="Make results of ours again; other files are never replaced.")
+@click.option(
+    "--overwrite", is_flag=True, help="Make results of ours again; others, and what a person corrected, stay."
+)
 @click.option("--no-qc", is_flag=True, help="No pictures.")
 @click.option("--tta", is_flag=True, help="Average over five views of each slice; five times slower.")
 @click.option("--raw", is_flag=True, help="The plain argmax: levels are not decoded, islands stay.")

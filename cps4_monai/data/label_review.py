@@ -26,6 +26,18 @@ def review_state(record: Mapping[str, Any]) -> str:
     return state if state in STATES else ""
 
 
+def review_in_words(record: Mapping[str, Any]) -> str:
+    """What a person said of a label map last, and who: "corrected by J. Doe"; "" where nobody looked.
+
+    Args:
+        record: what the sidecar says.
+    """
+    state, entries = review_state(record), record.get(CORRECTIONS) or []
+    told = {ACCEPTED: "accepted", CORRECTED: "corrected", WRONG: "marked as wrong in parts"}
+    by = str(entries[-1].get("By", "")) if entries else ""
+    return f"{told[state]} by {''.join(c if c.isprintable() else '?' for c in by) or 'a person'}" if state else ""
+
+
 def changed_by_a_person(record: Mapping[str, Any]) -> bool:
     """Whether a person numbered the levels of a label map anew or edited it: corrections that say it is fine are none.
 

@@ -91,7 +91,8 @@ def segment_scans(
         weights: see :func:`cps4_monai.inference.segment.segment`.
         device: likewise.
         batch_size: likewise.
-        overwrite: make label maps of ours again; files that are not ours are never replaced.
+        overwrite: make label maps of ours again; files that are not ours, and label maps that a person corrected,
+            accepted or marked, are never replaced.
         qc: draw a picture of each scan, and put the scans into the report's viewer.
         tta: see :func:`cps4_monai.inference.segment.segment`.
         jobs: scans read ahead, and scans written behind, at a time; each holds its volume in memory.

@@ -22,10 +22,11 @@ from cps4_monai.data.label_ownership import GENERATOR, is_described, sidecar_of,
 from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, ORIGINAL, REVIEW, WRONG
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume, read_volume
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.hand_on import copies_again, write_copies
 from cps4_monai.inference.masks import draw_mask, scans_of
-from cps4_monai.inference.scan_files import ScanFiles
+from cps4_monai.inference.scan_files import ScanFiles, original_of
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import Flag, LevelThresholds, StructureStatistics, level_flags
@@ -33,7 +34,6 @@ from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.flags import ALARM
 from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
 
-BEFORE = ".original-"
 _OF_THE_FILE = ("GeneratedBy", "Sha256", "Replaces")
 
 
@@ -105,10 +105,15 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
         OSError: the folder cannot be written to.
     """
     path = Path(label_path)
-    kept = path.with_name(f"{BEFORE}{path.name}")
-    kept_sidecar = path.with_name(f"{BEFORE}{sidecar_of(path).name}")
+    kept, kept_sidecar = original_of(path), original_of(sidecar_of(path))
     if not kept.is_file() or not kept_sidecar.is_file():
         raise RelabelError(f"{path}: no {kept.name} beside it; expected the label map from before its first correction")
+    record = record_of(path)
+    if record and not _is_original(kept, record, path):
+        raise RelabelError(
+            f"{path}: {kept.name} beside it was not corrected to this label map; expected the one from before its "
+            "first correction. Fix: delete it, the next correction keeps another"
+        )
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, record, anatomy)
     write_copies(copies_again(_files(path), label.array, label.affine, anatomy, record))
@@ -161,11 +166,11 @@ def _of_these_labels(path: Path, record: dict[str, Any], digest: str) -> dict[st
     """
     if record.get("Sha256") == digest or record.get("Replaces") != digest:
         return record  # its own, or the label map was edited by hand since
-    kept = path.with_name(f"{BEFORE}{path.name}")
+    kept = original_of(path)
     if is_described(kept) and hashlib.sha256(kept.read_bytes()).hexdigest() == digest:
         return record_of(kept)
     raise RelabelError(
-        f"{path}: its JSON is of labels that are not there, because a command was interrupted; expected one that "
+        f"{path}: found a JSON of labels that are not there, because a command was interrupted; expected one that "
         "describes the label map. Fix: take its corrections back with --undo and say them again; without any, run the "
         "same 'cps4 segment' again"
     )
@@ -319,13 +324,21 @@ def _user() -> str:
 
 
 def _keep_original(path: Path, content: bytes) -> Path:
-    """Copies label map and sidecar aside before the first correction."""
-    kept = path.with_name(f"{BEFORE}{path.name}")
-    if not kept.exists():
+    """Copies label map and sidecar aside before the first correction; takes the place of another label map's."""
+    kept, record = original_of(path), record_of(path)
+    if not record.get(CORRECTIONS) or not _is_original(kept, record, path):
         sidecar = sidecar_of(path)
-        write_atomically(path.with_name(f"{BEFORE}{sidecar.name}"), sidecar.read_bytes())
+        write_atomically(original_of(sidecar), sidecar.read_bytes())
         write_atomically(kept, content)
     return kept
+
+
+def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
+    """Whether the hidden label map is what a correction of this one began with, or this one itself."""
+    if not kept.is_file():
+        return False
+    begun = [entry["Before"]["Sha256"] for entry in record.get(CORRECTIONS) or []]
+    return file_sha256(kept) in (begun or [file_sha256(path)])
 
 
 def _draw_again(path: Path, anatomy: Anatomy) -> None:

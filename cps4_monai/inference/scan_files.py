@@ -23,13 +23,15 @@ from cps4_monai.data.label_ownership import (
     sidecar_of,
     write_owned_label,
 )
-from cps4_monai.data.label_review import review_state
+from cps4_monai.data.label_review import review_in_words
 from cps4_monai.encoding import readable
 from cps4_monai.inference.segmentation import Segmentation
 from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
 
+ORIGINAL_PREFIX = ".original-"
 _PNG_START = 33  # signature and IHDR, the chunk that comes first
 _MARK = b"tEXtSource\0" + GENERATOR.encode()
+_HOW_TO_REPLACE = "--overwrite does not replace a person's work: delete the label map to have it made anew"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def finished(
 ) -> tuple[dict[str, Any], str] | None:
     """Record of a label map of ours that is there and stays, with a note where it was made otherwise.
 
+    One that a person corrected, accepted or marked stays even where it is to be replaced.
+
     Args:
         files: of the scan.
         source_key: SHA-256 of the scan.
@@ -92,35 +96,56 @@ def finished(
     if not there:
         return None
     record = files.record
-    if not is_described(files.label):
-        if review_state(record):
-            raise ForeignFileError(
-                f"{files.label}: a correction was interrupted before it reached the label map; expected one that its "
-                "JSON describes. Fix: take it back with 'cps4 relabel --undo' and correct it again"
-            )
-        return None
-    if overwrite:
+    reviewed = _reviewed(files, record)
+    if not is_described(files.label) or (overwrite and not reviewed):
         return None
     if record.get("SourceSha256", source_key) != source_key:
         raise ForeignFileError(
             f"{files.label}: holds the label map of another scan, or of this one before it was changed "
-            f"({', '.join(record.get('Sources', []))}). Fix: choose another output folder, or replace it with "
-            "--overwrite (overwrite=True)"
+            f"({', '.join(record.get('Sources', []))}). Fix: choose another output folder, or "
+            + (f"delete it ({reviewed})" if reviewed else "replace it with --overwrite (overwrite=True)")
         )
-    same = record.get("Settings") == dict(settings)
-    return record, "" if same else "kept, though made with other weights or settings; --overwrite replaces it"
+    return record, _note(reviewed, overwrite, same=record.get("Settings") == dict(settings))
+
+
+def _reviewed(files: ScanFiles, record: Mapping[str, Any]) -> str:
+    """What a person said of the label map that is there, in words; "" where nobody did.
+
+    Raises:
+        ForeignFileError: the label map is not the one that was reviewed.
+    """
+    reviewed = review_in_words(record)
+    if reviewed and not is_described(files.label):
+        raise ForeignFileError(
+            f"{files.label}: found half of a correction, which was interrupted before the label map; expected one that "
+            "its JSON describes. Fix: take it back with 'cps4 relabel --undo' and correct it again"
+        )
+    return reviewed
+
+
+def _note(reviewed: str, overwrite: bool, same: bool) -> str:
+    """Why a label map is kept that a new one would differ from, or that was to be replaced."""
+    other = "" if same else ", though made with other weights or settings"
+    if reviewed and (overwrite or other):
+        return f"kept{other}: {reviewed}; {_HOW_TO_REPLACE}"
+    return other and f"kept{other}; --overwrite replaces it"
 
 
 def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: bool = False, qc: bool = True) -> None:
     """Writes the files of a scan, the label map last: where it is, the others are.
 
-    The time taken is added to the record.
+    The time taken is added to the record. What was kept for ``cps4 relabel --undo`` of an earlier label map goes.
 
     Raises:
-        ForeignFileError: see :func:`finished`; without ``overwrite`` also where a label map of ours is there.
+        ForeignFileError: see :func:`finished`; also where a label map of ours is there, without ``overwrite``, or one
+            that a person corrected, accepted or marked.
         OSError: the folder cannot be written to.
     """
-    if check_may_write(files.label) and is_described(files.label) and not overwrite:
+    there = check_may_write(files.label)
+    reviewed = _reviewed(files, files.record) if there else ""
+    if reviewed:
+        raise ForeignFileError(f"{files.label}: was {reviewed}; {_HOW_TO_REPLACE}")
+    if there and is_described(files.label) and not overwrite:
         raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
     started = time.perf_counter()
     content = label_bytes(files.label.name, result.labels, result.header)
@@ -131,7 +156,20 @@ def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: boo
         picture = result.qc_picture()
         seconds["picture"] = time.perf_counter() - started
         write_picture(files.picture, picture)
+    _remove_original(files)
     write_owned_label(files.label, content, result.record)
+
+
+def original_of(path: Path) -> Path:
+    """Where a label map from before its first correction is kept, or its sidecar: hidden, beside it."""
+    return path.with_name(f"{ORIGINAL_PREFIX}{path.name}")
+
+
+def _remove_original(files: ScanFiles) -> None:
+    """Takes away the original of an earlier label map; one that was edited by hand is no file of ours and stays."""
+    if is_described(original_of(files.label)):
+        for path in (files.label, files.sidecar):
+            original_of(path).unlink()
 
 
 def write_picture(path: Path, png: bytes) -> None:

@@ -32,7 +32,7 @@ class ScanWork:
     Attributes:
         segmenter: with its weights.
         output: folder of the run.
-        overwrite: make label maps of ours again.
+        overwrite: make label maps of ours again, but for those that a person corrected, accepted or marked.
         qc: draw a picture of each scan.
         hand_on: copies for other programs.
         identify: patient and study of DICOM series stand in the records as they are.
@@ -61,7 +61,7 @@ class ScanWork:
         """Reads a scan, or says why there is nothing to do."""
         files = ScanFiles.at(self.output, source.name)
         try:
-            key = source_key(source.path, source.series) if files.label.exists() and not self.overwrite else ""
+            key = source_key(source.path, source.series) if files.label.exists() else ""
             there = finished(files, key, self.segmenter.settings, overwrite=self.overwrite)
             if there is not None:
                 if self.qc and not files.picture.exists():

@@ -82,14 +82,15 @@ class Segmentation:
         Args:
             output: folder, made where it is missing.
             name: default: the scan's file name without ending.
-            overwrite: replace files of ours.
+            overwrite: replace files of ours, but no label map that a person corrected, accepted or marked.
             qc: write the picture.
 
         Returns:
             Path of the label map.
 
         Raises:
-            ForeignFileError: a file that is not ours, or without ``overwrite`` one of ours, is there.
+            ForeignFileError: a file that is not ours, or without ``overwrite`` one of ours, is there; or a label map
+                that a person corrected, accepted or marked.
             OSError: the folder cannot be written to.
         """
         from cps4_monai.inference.scan_files import ScanFiles, write_segmentation

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform, SaveImaged
 
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, is_described, write_owned_label
+from cps4_monai.data.label_review import review_in_words, reviewed_label
 from cps4_monai.data.nifti_file import read_header
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
 
@@ -33,7 +34,8 @@ class SaveLabelsd(SaveImaged):
         output_postfix: added to the stem of the scan's name.
         data_root_dir: folder of the scans whose subfolders are mirrored (of a scan outside it, the way there without
             the steps up); empty puts all files into ``output_dir``.
-        overwrite: replace label maps of ours; otherwise they are kept.
+        overwrite: replace label maps of ours; otherwise they are kept, as those always are that a person corrected,
+            accepted or marked.
         allow_missing_keys: pass over missing items.
 
     Raises:
@@ -92,9 +94,14 @@ class SaveLabelsd(SaveImaged):
                 f"{path}: both {other} and {source} would be written there; expected one file for each. Fix: set "
                 "data_root_dir, so that subfolders are mirrored"
             )
-        if check_may_write(path) and is_described(path) and not self.overwrite:
-            logger.info("%s is there already and kept; overwrite=True replaces it", path)
-            return
+        if check_may_write(path) and is_described(path):
+            reviewed = review_in_words(reviewed_label(path)[1])
+            if reviewed:
+                logger.info("%s is kept: %s", path, reviewed)
+                return
+            if not self.overwrite:
+                logger.info("%s is there already and kept; overwrite=True replaces it", path)
+                return
         codes = item.as_tensor().detach().cpu().numpy()[0]
         affine = np.asarray(item.affine.detach().cpu(), dtype=np.float64)
         content = label_bytes(path.name, codes, _scan_header(source, codes.shape, affine))

@@ -348,6 +348,26 @@ def test_ours_is_kept(inputs):
     assert (inputs.out / "s_dseg.nii.gz").stat().st_mtime_ns > stamp
 
 
+@row("output exists, is ours, and a person corrected, accepted or marked it (`cps4 relabel`)")
+def test_what_a_person_corrected_is_kept(inputs):
+    from cps4_monai.inference.corrections import Correction
+    from cps4_monai.inference.relabel import relabel
+
+    inputs.save()
+    inputs.segmented()
+    label = inputs.out / "s_dseg.nii.gz"
+    relabel(label, Correction(shift=1, by="Dr X"))
+    corrected = label.read_bytes()
+    result = inputs.segment(inputs.folder, "--overwrite")
+    assert result.exit_code == 0 and "0 segmented, 1 kept" in result.output and label.read_bytes() == corrected
+    assert (
+        "1 kept: corrected by Dr X; " in result.output
+        and "delete the label map" in inputs.rows("scans.csv")[0]["warnings"]
+    )
+    label.unlink()
+    assert "1 segmented, 0 kept" in inputs.segment().output and "Review" not in inputs.record()
+
+
 @row("output path holds a file that we did not make")
 def test_foreign_files_stay(inputs):
     inputs.save()

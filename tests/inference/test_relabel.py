@@ -15,7 +15,7 @@ from cps4_monai import Segmenter, segment_scans
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
-from cps4_monai.data.label_ownership import is_described, is_ours
+from cps4_monai.data.label_ownership import ForeignFileError, is_described, is_ours
 from cps4_monai.data.label_review import reviewed_label
 from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
 from cps4_monai.inference.masks import report_masks
@@ -284,7 +284,7 @@ def test_a_killed_correction_is_no_truth_and_no_result_until_it_is_made_again(ou
     (row, _) = rows(out / "scans.csv")
     assert (row["lowest"], row["review"]) == ("L5/S", "") and "was interrupted" in row["warnings"]
     again = segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", overwrite=True)
-    assert "a correction was interrupted" in again.failures[0].reason and "--undo" in again.failures[0].reason
+    assert "found half of a correction" in again.failures[0].reason and "--undo" in again.failures[0].reason
     told = apply(mask, shift)
     assert len(told["Corrections"]) == 1 and told["Corrections"][0]["Before"]["Levels"] == margin
     assert told["Corrections"][0]["Before"]["EditedByHand"] is False and reviewed_label(mask)[0] == "accepted"
@@ -312,3 +312,45 @@ def test_a_killed_overwrite_is_no_result_and_is_made_again(out, killed, bundle_d
     again = segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", raw=True)
     assert [(o.name, o.status) for o in again.outcomes] == [("a_T2w", "done"), ("b_T2w", "kept")]
     assert record(out)["Sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest() and is_described(mask)
+
+
+def test_overwrite_spares_what_a_person_corrected_and_says_how_to_have_it_made_anew(out, bundle_dir, tmp_path):
+    mask = out / "a_T2w_dseg.nii.gz"
+    assert call(mask, "--shift", "1", "--accept", "--by", "Dr X").exit_code == 0
+    kept = {name: (out / name).read_bytes() for name in (mask.name, "a_T2w_dseg.json", f".original-{mask.name}")}
+    settings = {"weights": bundle_dir, "device": "cpu", "overwrite": True}
+    told = segment_scans(tmp_path / "in", out, raw=True, **settings).outcomes
+    assert [(one.name, one.status) for one in told] == [("a_T2w", "kept"), ("b_T2w", "done")]
+    assert told[0].reason.startswith("kept, though made with other weights or settings: accepted by Dr X; ")
+    assert "delete the label map" in rows(out / "scans.csv")[0]["warnings"]
+    assert {name: (out / name).read_bytes() for name in kept} == kept
+    result = Segmenter(bundle_dir, device="cpu", raw=True)(tmp_path / "in/a_T2w.nii.gz")
+    with pytest.raises(ForeignFileError, match=r"was accepted by Dr X; .*delete the label map"):
+        result.save(out, overwrite=True)
+    assert segment_scans(tmp_path / "in/b_T2w.nii.gz", out, **settings).outcomes[0].status == "done"
+    (tmp_path / "in/b_T2w.nii.gz").replace(tmp_path / "in/a_T2w.nii.gz")  # another scan of that name
+    (failed,) = segment_scans(tmp_path / "in", out, **settings).failures
+    assert "another scan" in failed.reason and "delete it (accepted by Dr X)" in failed.reason
+    assert mask.read_bytes() == kept[mask.name]
+
+
+def test_originals_of_an_earlier_label_map_are_never_brought_back(out, bundle_dir, tmp_path):
+    mask = out / "a_T2w_dseg.nii.gz"
+    hidden = [out / f".original-{name}" for name in (mask.name, "a_T2w_dseg.json")]
+    assert call(mask, "--shift", "1").exit_code == 0
+    stale = {path: path.read_bytes() for path in hidden}
+    mask.unlink()
+    segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", raw=True)
+    assert record(out)["Settings"]["Raw"] and not any(path.exists() for path in hidden)
+    assert call(mask, "--shift", "1").exit_code == 0 and call(mask, "--undo").exit_code == 0
+    for path, content in stale.items():  # as version 0.3 left them
+        path.write_bytes(content)
+    before = (out / "a_T2w_dseg.json").read_bytes()
+    assert call(mask, "--accept").exit_code == 0 and call(mask, "--undo").exit_code == 0
+    assert (out / "a_T2w_dseg.json").read_bytes() == before
+    edited = nib.load(mask)
+    nib.save(nib.Nifti1Image(np.asarray(edited.dataobj), edited.affine), hidden[0])
+    hidden[1].write_bytes(stale[hidden[1]])
+    result = call(mask, "--undo")
+    assert result.exit_code == 1 and "was not corrected to this label map" in result.output
+    assert (out / "a_T2w_dseg.json").read_bytes() == before

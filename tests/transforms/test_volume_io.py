@@ -13,6 +13,8 @@ from monai.transforms import Compose, LoadImaged, SaveImaged
 
 from cps4_monai.data.label_ownership import ForeignFileError
 from cps4_monai.data.volume import InvalidVolumeError
+from cps4_monai.inference.corrections import Correction
+from cps4_monai.inference.relabel import relabel
 from cps4_monai.transforms.volume_io import LoadVolumed, RestoreLabelsd, SaveLabelsd, ToSagittalSlicesd
 
 AFFINE = np.array([[0, 0, -4.0, 8], [1, 0, 0, -20], [0, -1, 0, 12], [0, 0, 0, 1.0]])
@@ -95,6 +97,18 @@ def test_ours_is_kept_or_replaced_and_foreign_files_survive(scan, tmp_path):
         with pytest.raises(ForeignFileError, match="never overwritten"):
             save(scan, tmp_path, 3, overwrite=overwrite)
     assert value() == 9
+
+
+def test_a_label_map_that_a_person_accepted_is_kept(scan, tmp_path):
+    target = tmp_path / "Rücken 1_T2w_dseg.nii.gz"
+    save(scan, tmp_path, 1)
+    relabel(target, Correction(accepted=True))
+    before = target.read_bytes()
+    save(scan, tmp_path, 2, overwrite=True)
+    assert target.read_bytes() == before
+    target.unlink()
+    save(scan, tmp_path, 2)
+    assert np.asarray(nib.load(target).dataobj).max() == 2
 
 
 def test_subfolders_are_mirrored_and_no_file_serves_two_scans(scan, tmp_path):
