@@ -4,15 +4,17 @@
 
 Left: the plain argmax; right: levels decoded, as `cps4 segment` does. Methods over the number of labeled patients,
 seeds averaged, with 95 % intervals over patients; the dashed line with its band is `supervised` with all labels.
+The seeds at each number of patients, which the axis names, are those that all of these methods have.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from cps4_monai.bench.charts import draw_by_share, share_name
-from cps4_monai.bench.comparison import FULL, method_rows
+from cps4_monai.bench.comparison import FULL, method_rows, on_common_seeds
 from cps4_monai.bench.results import StudyResults, find_studies, load_results
 from cps4_monai.report.charts import MUTED, TEXT, on_white, plain_charts, svg_of
 
@@ -33,9 +35,14 @@ def labeled_patients(results: StudyResults, share: str) -> int:
     return len(next(cell for cell in results.cells if cell.share == share).run["settings"]["labeled_subjects"])
 
 
+def shown_cells(results: StudyResults) -> StudyResults:
+    """Cells of the methods in the figure, on the seeds that all of them have at a share."""
+    return on_common_seeds(replace(results, cells=tuple(cell for cell in results.cells if cell.method in SHOWN)))
+
+
 def draw(results: StudyResults) -> str:
     """The SVG; it brings its own white paper, so that it can be read on a dark page too."""
-    rows = method_rows(results)
+    rows = method_rows(shown_cells(results))
     few = [row for row in rows if row.share != FULL]
     whole = next((row for row in rows if (row.method, row.share) == (UPPER_BOUND, FULL)), None)
     figure, panels = plain_charts(10.4, 4.2, 2)
@@ -46,7 +53,8 @@ def draw(results: StudyResults) -> str:
             axes.axhspan(bound.low, bound.high, color=MUTED, alpha=0.12, lw=0)
             axes.axhline(bound.mean, color=MUTED, lw=1.2, ls="--", label="supervised, all patients labeled")
         shares = draw_by_share(axes, few, SHOWN, decoded)
-        ticks = [f"{labeled_patients(results, share)} ({share_name(share)})" for share in shares]
+        seeds = {row.share: ", ".join(map(str, row.seeds)) for row in few}
+        ticks = [f"{labeled_patients(results, s)} ({share_name(s)})\nseeds {seeds[s]}" for s in shares]
         axes.set_xticks(range(len(shares)), ticks)
         axes.set_title(title, color=TEXT, fontsize=10, loc="left")
         axes.set_xlabel("labeled patients", color=MUTED, fontsize=9)

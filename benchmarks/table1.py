@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from cps4_monai.anatomy import load_anatomy
 from cps4_monai.bench.charts import share_name
-from cps4_monai.bench.comparison import Difference, MethodRow, differences_to, mean_ranks, method_rows
+from cps4_monai.bench.comparison import Difference, MethodRow, comparable, differences_to, mean_ranks, method_rows
 from cps4_monai.bench.folders import DONE, read_settings
 from cps4_monai.bench.prompt_map_section import users_of_stage1
 from cps4_monai.bench.results import LOCALISATION, StudyResults, find_studies, load_results
@@ -67,21 +67,6 @@ class Line:
     rank: float | None
     decoded_rank: float | None
     paper: tuple[float, float] | None
-
-
-def comparable(results: StudyResults, share: str) -> list[StudyResults]:
-    """The cells of a share that stand side by side: those of the seeds that all methods have, then of those with more.
-
-    The second part is left out where no method has more.
-    """
-    cells = [cell for cell in results.cells if cell.share == share]
-    seeds = {method: {cell.seed for cell in cells if cell.method == method} for method in {c.method for c in cells}}
-    common = set.intersection(*seeds.values())
-    more = {method: own for method, own in seeds.items() if own > common}
-    shared = set.intersection(*more.values()) if more else set()
-    parts = [[cell for cell in cells if cell.seed in common]]
-    parts += [[cell for cell in cells if cell.method in more and cell.seed in shared]] if shared > common else []
-    return [replace(results, cells=tuple(part)) for part in parts if part]
 
 
 def lines_of(results: StudyResults, share: str) -> list[Line]:

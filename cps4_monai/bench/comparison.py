@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -71,6 +71,31 @@ class Difference:
     comparison: PairedComparison
     others: dict[str, float]
     decoded: PairedComparison | None
+
+
+def comparable(results: StudyResults, share: str) -> list[StudyResults]:
+    """The cells of a share that stand side by side: those of the seeds that all methods have, then of those with more.
+
+    The second part is left out where no method has more; there is none at all where the methods share no seed.
+    """
+    cells = [cell for cell in results.cells if cell.share == share]
+    seeds = {method: {cell.seed for cell in cells if cell.method == method} for method in {c.method for c in cells}}
+    common = set.intersection(*seeds.values())
+    more = {method: own for method, own in seeds.items() if own > common}
+    shared = set.intersection(*more.values()) if more else set()
+    parts = [[cell for cell in cells if cell.seed in common]]
+    parts += [[cell for cell in cells if cell.method in more and cell.seed in shared]] if shared > common else []
+    return [replace(results, cells=tuple(part)) for part in parts if part]
+
+
+def on_common_seeds(results: StudyResults) -> StudyResults:
+    """The cells that may be compared: of each share those of the seeds that all of its methods have, if there are any.
+
+    A seed also draws the labeled patients: methods on other seeds have learned from other patients.
+    """
+    return replace(
+        results, cells=tuple(cell for s in results.shares for part in comparable(results, s)[:1] for cell in part.cells)
+    )
 
 
 def cases_of(results: StudyResults, method: str, share: str) -> pd.DataFrame:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from cps4_monai.bench.charts import share_name, validation_curves
-from cps4_monai.bench.comparison import best_methods, differences_to, method_rows, structure_means
+from cps4_monai.bench.comparison import best_methods, differences_to, method_rows, on_common_seeds, structure_means
 from cps4_monai.bench.dice_section import dice_blocks
 from cps4_monai.bench.difference_section import against_blocks, subject_blocks
 from cps4_monai.bench.gallery import attention_gallery, worst_cases
 from cps4_monai.bench.prompt_map_section import prompt_map_blocks
 from cps4_monai.bench.results import StudyResults
 from cps4_monai.report.page import Block, Cell, Figure, Gallery, Section, Table, Text, number
+
+SEEDS = "Of the seeds that all methods of a share have."
 
 
 def study_sections(
@@ -27,26 +29,30 @@ def study_sections(
     Raises:
         ValueError: an unknown baseline.
     """
-    name, rows = results.manifest["study"], method_rows(results)
+    name, common = results.manifest["study"], on_common_seeds(results)
     differences = differences_to(results, baseline)
-    best = best_methods(method_rows(chosen_on) if chosen_on is not None else rows)
+    best = best_methods(method_rows(common if chosen_on is None else on_common_seeds(chosen_on)))
     against = f"Difference of the mean Dice (b) of each subject, in points of 0.01, to {results.methods[baseline]}."
     return [
         Section(f"Study {name}", _about(results), results.manifest["description"]),
-        Section(f"{name}: Dice", dice_blocks(results, rows, best, chosen_on)),
+        Section(f"{name}: Dice", dice_blocks(results, best, chosen_on)),
         Section(
             f"{name}: against {results.methods[baseline]}", against_blocks(results, differences, baseline), against
         ),
-        Section(f"{name}: every subject", subject_blocks(results, differences, baseline), "Dice (b), seeds averaged."),
+        Section(
+            f"{name}: every subject",
+            subject_blocks(common, differences_to(common, baseline), baseline),
+            f"Dice (b), seeds averaged. {SEEDS}",
+        ),
         Section(
             f"{name}: by structure",
-            _structures(results),
-            "Dice, mean over the subjects whose label has the structure, seeds averaged; a missed one counts 0.",
+            _structures(common),
+            f"Dice, mean over the subjects whose label has it, seeds averaged; a missed structure counts 0. {SEEDS}",
         ),
         Section(
             f"{name}: learning curves",
-            _curves(results),
-            "Validation Dice (b) of the network that is kept; mean over seeds, and their range.",
+            _curves(common),
+            f"Validation Dice (b) of the network that is kept; mean over seeds, and their range. {SEEDS}",
         ),
         Section(
             f"{name}: prompt maps of stage 1",
@@ -116,6 +122,8 @@ def _structures(results: StudyResults) -> list[Block]:
 
 
 def _curves(results: StudyResults) -> list[Block]:
+    if not results.cells:
+        return []
     curves = results.curves
     return [
         Figure(
