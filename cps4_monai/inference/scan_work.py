@@ -121,7 +121,8 @@ class ScanWork:
         """Copies for other programs of a label map that is there without them; which cannot be made, and why."""
         if all(path.exists() for path in self.hand_on.files(source, files)):
             return ""
-        labels = read_volume(files.label, is_label=True)
+        spacing = files.record.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
+        labels = read_volume(files.label, is_label=True, assume_spacing=spacing)
         anatomy = self.segmenter.bundle.anatomy
         return self.hand_on.write(source, files, labels.array, labels.affine, anatomy, files.record)
 
