@@ -51,6 +51,11 @@ def _is_one_of(label_path: str | Path, *keys: str) -> bool:
     return file_sha256(label_path) in [record.get(key) for key in keys]
 
 
+def record_beside(label_path: str | Path) -> dict[str, Any]:
+    """What the sidecar of a label map says; empty where there is none that this package wrote."""
+    return _record(sidecar_of(label_path)) or {}
+
+
 def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
     """Whether a label map of ours is there already.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.data.label_ownership import is_described, is_ours, sidecar_of
+from cps4_monai.data.label_ownership import is_described, is_ours, record_beside, sidecar_of
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.sagittal import SagittalGrid
@@ -118,9 +118,9 @@ def scans_of(masks: Sequence[Path], root: Path, images: str | Path | None = None
 
     Label maps without a scan, or with several that fit, are left out.
     """
-    named = {mask: _sidecar(mask).get("Sources", []) for mask in masks}
+    named = {mask: _sources(mask) for mask in masks}
     told = {mask: Path(scans[0]) for mask, scans in named.items() if images is None and scans}
-    scan_of = {mask: scan for mask, scan in told.items() if scan.exists()}
+    scan_of = {mask: scan for mask, scan in told.items() if _exists(scan)}
     rest = [mask for mask in masks if mask not in scan_of]
     folder = root if images is None else Path(images)
     files = find_nifti(folder) if rest else []
@@ -144,7 +144,7 @@ def outcome_of_mask(
     qc: bool,
 ) -> ScanOutcome:
     """What a label map shows, measured now; its picture is drawn with ``qc``. See :func:`report_masks`."""
-    sidecar = _sidecar(path)
+    sidecar = record_beside(path)
     record = sidecar if is_described(path) else {}
     spacing = sidecar.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
     label = read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
@@ -250,9 +250,18 @@ def _scan_stem(path: Path) -> str:
     return front if front and FileName.of(last).is_label_map else stem_of(path)
 
 
-def _sidecar(mask: Path) -> dict[str, Any]:
+def _sources(mask: Path) -> list[str]:
+    """Scans that the JSON of a label map names; of another tool's JSON, nothing but a list of strings is believed."""
     try:
         record = json.loads(sidecar_of(mask).read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
-        return {}
+        return []
+    sources = record.get("Sources") if isinstance(record, dict) else None
+    return sources if isinstance(sources, list) and all(isinstance(name, str) for name in sources) else []
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name that a file could have
+        return False

@@ -131,6 +131,7 @@ def test_report_without_label_maps_or_output_is_a_usage_error(tmp_path):
 
 
 def test_a_header_without_geometry_is_read_as_it_was_segmented(bundle_dir, make_scan, tmp_path):
+    pytest.importorskip("nrrd", reason="pynrrd of the extra `slicer` is not installed")
     scan = make_scan()
     image = nib.Nifti1Image(np.ascontiguousarray(scan.image[::-1, ::-1]), np.eye(4))
     image.set_sform(None, 0)
@@ -140,9 +141,32 @@ def test_a_header_without_geometry_is_read_as_it_was_segmented(bundle_dir, make_
     settings = {"weights": bundle_dir, "device": "cpu", "qc": False, "assume_spacing": [4, 2, 2]}
     segment_scans(tmp_path / "in", tmp_path / "out", **settings)
     before = _rows(tmp_path / "out/structures.csv")
+    (again,) = segment_scans(tmp_path / "in", tmp_path / "out", **settings, seg_nrrd=True).outcomes
+    assert again.status == "kept" and (tmp_path / "out/s.seg.nrrd").exists()
     (outcome,), _ = report_masks(tmp_path / "out")
     assert outcome.status == "mask" and outcome.picture.exists() and any("assumed" in w for w in outcome.warnings)
     assert _rows(tmp_path / "out/structures.csv") == before and before[1]["volume_ml"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"Sources": {"a": 1}},
+        {"Sources": [{"URL": "x"}]},
+        {"Sources": "x"},
+        {"Sources": ["a\0b"]},
+        {"Settings": [1], "Warnings": "abc", "Weights": 3, "Series": [2]},
+        {"GeneratedBy": [{"Name": "TotalSpineSeg"}], "Sources": ["bids::sub-1/anat/x.nii.gz"], "Warnings": "abc"},
+        [1],
+    ],
+)
+def test_a_json_of_another_tool_is_not_believed(make_scan, tmp_path, told):
+    scan = make_scan()
+    scan.save(tmp_path / "x.nii.gz")
+    nib.save(nib.Nifti1Image(scan.label, scan.affine), tmp_path / "x_dseg.nii.gz")
+    (tmp_path / "x_dseg.json").write_text(json.dumps(told))
+    (outcome,), _ = report_masks(tmp_path)
+    assert (outcome.status, outcome.warnings, outcome.source.name) == ("mask", [], "x.nii.gz")
 
 
 def test_two_label_maps_of_one_scan_get_a_picture_each_and_a_lost_scan_is_told(make_scan, tmp_path):
