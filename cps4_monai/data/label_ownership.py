@@ -12,7 +12,7 @@ from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import json_bytes
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.scan_names import stem_of
+from cps4_monai.scan_names import is_nifti, stem_of
 
 GENERATOR = "cps4_monai"
 
@@ -54,6 +54,12 @@ def _is_one_of(label_path: str | Path, *keys: str) -> bool:
 def record_beside(label_path: str | Path) -> dict[str, Any]:
     """What the sidecar of a label map says; empty where there is none that this package wrote."""
     return _record(sidecar_of(label_path)) or {}
+
+
+def source_entries(source: str | Path) -> dict[str, Any]:
+    """What a sidecar says of a scan: its path, and the SHA-256 of its file where it is a NIfTI file."""
+    known = is_nifti(source) and Path(source).is_file()
+    return {"Sources": [str(source)], **({"SourceSha256": file_sha256(source)} if known else {})}
 
 
 def check_may_write(label_path: str | Path, over: str | None = None) -> bool:

@@ -109,9 +109,10 @@ class ClusterEngine:
 
 def _segment(tenant: SegmentInWorker, source: Source) -> ScanOutcome:
     outcome = tenant.work(source)
-    if not outcome.record:
+    stored = StoredRecord(ScanFiles.at(tenant.work.output, source.name).sidecar)
+    if not outcome.record or "Structures" not in stored:  # nothing, or measured here, because the sidecar does not say
         return outcome
-    return replace(outcome, record=StoredRecord(ScanFiles.at(tenant.work.output, source.name).sidecar))
+    return replace(outcome, record=stored)
 
 
 def _told(tenant: SegmentInWorker, series: str | int | None) -> dict[str, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.data.volume import read_volume
 from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.hand_on import HandOn
+from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
 from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
@@ -62,13 +64,14 @@ class ScanWork:
         files = ScanFiles.at(self.output, source.name)
         try:
             key = source_key(source.path, source.series) if files.label.exists() else ""
-            there = finished(files, key, self.segmenter.settings, overwrite=self.overwrite)
+            there = finished(files, source.path, key, self.segmenter.settings, overwrite=self.overwrite)
             if there is not None:
                 if self.qc and not files.picture.exists():
                     self._draw(source, files)
                 lacking = self._copy_again(source, files)
                 picture = _there(files.picture)
-                return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, there[0], lacking)
+                record = self._measured(source, files, there[0])
+                return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, record, lacking)
             started = time.perf_counter()
             volume = load_scan(source.path, self.segmenter.assume_spacing, source.series)
             seconds = time.perf_counter() - started
@@ -116,6 +119,13 @@ class ScanWork:
         labels = read_volume(files.label, is_label=True, assume_spacing=scan.grid.spacing_mm).array
         assert scan.grey is not None
         draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)
+
+    def _measured(self, source: Source, files: ScanFiles, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The record of a label map that is there, measured where it says nothing of structures and flags."""
+        if "Structures" in record:
+            return record
+        anatomy = self.segmenter.bundle.anatomy
+        return outcome_of_mask(files.label, source.name, self.output, source.path, anatomy, None, False).record
 
     def _copy_again(self, source: Source, files: ScanFiles) -> str:
         """Copies for other programs of a label map that is there without them; which cannot be made, and why."""

@@ -14,7 +14,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 
 from cps4_monai.data.label_file import label_bytes
-from cps4_monai.data.label_ownership import ForeignFileError, check_may_write, is_described, write_owned_label
+from cps4_monai.data.label_ownership import (
+    ForeignFileError,
+    check_may_write,
+    is_described,
+    source_entries,
+    write_owned_label,
+)
 from cps4_monai.data.label_review import review_in_words, reviewed_label
 from cps4_monai.data.nifti_file import read_header
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
@@ -105,9 +111,8 @@ class SaveLabelsd(SaveImaged):
         codes = item.as_tensor().detach().cpu().numpy()[0]
         affine = np.asarray(item.affine.detach().cpu(), dtype=np.float64)
         content = label_bytes(path.name, codes, _scan_header(source, codes.shape, affine))
-        write_owned_label(
-            path, content, {"Sources": [source], "Warnings": str(item.meta.get("warnings", "")).splitlines()}
-        )
+        warnings = str(item.meta.get("warnings", "")).splitlines()
+        write_owned_label(path, content, {**source_entries(source), "Warnings": warnings})
         logger.info("wrote %s", path)
 
 

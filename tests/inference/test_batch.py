@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -8,11 +9,14 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 
 from cps4_monai import segment_scans
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.label_ownership import ForeignFileError, is_ours
 from cps4_monai.inference.run_tables import TABLES
+from cps4_monai.transforms.label_saving import SaveLabelsd
 
 RUN_FILES = {"report.html", "cps4_files.json", *TABLES}
 
@@ -165,6 +169,29 @@ def test_the_label_map_of_another_scan_is_no_result_of_this_one(run, make_scan, 
     result = run([second], tmp_path / "out")
     assert "label map of another scan" in result.failures[0].reason
     assert run([second], tmp_path / "out", overwrite=True).outcomes[0].status == "done"
+
+
+def saved_by_the_transform(scan, path, output):
+    """A label map with a gap, as the bundle's plain MONAI form writes it."""
+    codes = np.where(scan.label == MRSPINESEG.code_of("L3/L4"), 0, scan.label)
+    tensor = MetaTensor(torch.from_numpy(codes)[None], affine=torch.from_numpy(scan.affine))
+    tensor.meta["filename_or_obj"] = str(path)
+    SaveLabelsd(output_dir=output)({"pred": tensor})
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_label_map_of_the_plain_form_is_of_its_own_scan_only_and_is_measured(run, make_scan, tmp_path, hashed):
+    out, scan = tmp_path / "out", make_scan(seed=1)
+    first, second = scan.save(tmp_path / "x/s.nii.gz"), make_scan(seed=2).save(tmp_path / "y/s.nii.gz")
+    saved_by_the_transform(scan, first, out)
+    record = json.loads((out / "s_dseg.json").read_text())
+    assert record["SourceSha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+    if not hashed:  # as version 0.3 wrote it
+        del record["SourceSha256"]
+        (out / "s_dseg.json").write_text(json.dumps(record))
+    assert "label map of another scan" in run([second], out).failures[0].reason
+    (kept,) = run([first], out).outcomes
+    assert kept.status == "kept" and kept.alarms == ["gap"] and len(_rows(out / "structures.csv")) == 19
 
 
 def test_two_scans_of_one_name_in_two_folders(run, make_scan, tmp_path):
