@@ -130,8 +130,12 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, column: str) -> pd.DataFra
 
 
 def _by_run(cases: pd.DataFrame, column: str) -> pd.Series:
-    """(subject, seed) -> value, scans of a subject averaged; without those that have none."""
-    return cases.groupby(["subject", "seed"])[column].mean().dropna()
+    """(subject, seed) -> value, scans of a subject averaged, by (a) with slices as weights; without empty ones."""
+    if column != "dice_a":
+        return cases.groupby(["subject", "seed"])[column].mean().dropna()
+    scored = cases.dropna(subset=[column])
+    sums = scored.assign(product=scored[column] * scored["num_slices"]).groupby(["subject", "seed"])
+    return sums["product"].sum() / sums["num_slices"].sum()
 
 
 def _weights(cases: pd.DataFrame) -> pd.Series:

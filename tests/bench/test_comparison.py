@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -49,6 +50,24 @@ def test_seeds_are_averaged_per_subject_and_spread_is_over_seeds(results) -> Non
     assert (base.missed, base.labeled, base.identified) == (2, 4, 0.5) and base.seconds == 60
     assert rows["base", "100"].seed_sd["b"] != rows["base", "100"].seed_sd["b"], "one seed has no spread"
     assert [key[1] for key in rows] == ["5", "5", "100"]
+
+
+def test_by_a_the_scans_of_a_patient_count_by_their_slices(results) -> None:
+    """As `cps4 evaluate` has it: the mean over all slices, 0.6 here, where scans averaged alike would give 0.5."""
+    found = results({("base", "5", 0): {"s1": 0.2, "s2": 0.5}, ("ours", "5", 0): {"s1": 0.4, "s2": 0.5}})
+    scans = found.cases[found.cases["subject"] == "s1"].assign(case="s1 again", dice_a=0.8, num_slices=15)
+    cases = pd.concat([found.cases.assign(dice_a=found.cases["dice_b"]), scans], ignore_index=True)
+    cases.loc[cases["case"] == "s1", "num_slices"] = 5
+    cases.loc[cases["case"] == "s2", "num_slices"] = 10
+    found.__dict__["cases"] = cases
+    base, ours = method_rows(found)
+    own = cases[cases["method"] == "base"]
+    assert (
+        base.dice["a"].mean == pytest.approx(np.average(own["dice_a"], weights=own["num_slices"])) == pytest.approx(0.6)
+    )
+    assert ours.dice["a"].mean == pytest.approx((5 * 0.4 + 15 * 0.8 + 10 * 0.5) / 30)
+    (difference,) = differences_to(found, "base")
+    assert difference.others["a"] == pytest.approx(5 * 0.2 / 30)
 
 
 def test_differences_are_paired_by_subject_on_common_seeds(results) -> None:
