@@ -173,8 +173,9 @@ def pointing_table(results: StudyResults, means: pd.DataFrame) -> Iterator[str]:
 
 
 def stage1_minutes(results: StudyResults, folder: str) -> float:
-    """Minutes that a stage 1 trained."""
-    return float(read_settings(results.runs / "stage1" / folder / DONE)["seconds"]["training"]) / 60
+    """Minutes that a stage 1 trained; NaN where they are not there, as of a stage 1 that is being trained again."""
+    done = read_settings(results.runs / "stage1" / folder / DONE)
+    return float(done.get("seconds", {}).get("training", "nan")) / 60
 
 
 def cost_table(results: StudyResults) -> Iterator[str]:

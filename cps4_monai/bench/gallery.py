@@ -76,11 +76,19 @@ def attention_gallery(results: StudyResults) -> list[Figure]:
         cells = [c for c in cells if c.seed == min(c.seed for c in cells)]
         by_stage1: dict[Path | None, CellResult] = {}
         for cell in cells:
-            if cell.stage1 is not None and holds_prompted_vision(cell.stage1 / STAGE1_WEIGHTS):
+            if cell.stage1 is not None and _has_attention(cell.stage1 / STAGE1_WEIGHTS):
                 by_stage1.setdefault(cell.stage1, cell)
         if by_stage1:
             figures += _attention(results, list(by_stage1.values()), share)
     return figures
+
+
+def _has_attention(weights: Path) -> bool:
+    """Whether a stage 1 has attention to show; what came out of an archive has no weights."""
+    if not weights.is_file():
+        logger.info("no picture of the attention of %s: no such file, as after an archive", weights)
+        return False
+    return holds_prompted_vision(weights)
 
 
 def _attention(results: StudyResults, cells: Sequence[CellResult], share: str) -> list[Figure]:

@@ -19,6 +19,7 @@ from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
 WEIGHTS = {"stage1": STAGE1_WEIGHTS, "cell": STAGE2_WEIGHTS}
 TRAINING = "training"
+ATTRIBUTION = ("dataset", "license")  # of a datalist; a report states them
 
 
 @dataclass
@@ -96,6 +97,7 @@ class Plan:
     budget: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     command: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def open_jobs(self, *only: str) -> list[Job]:
         """Jobs with something left, in order.
@@ -142,6 +144,7 @@ class Plan:
             "may_differ": list(self.study.may_differ),
             "rotate_labeled": sorted(self.study.rotate_labeled),
             "evaluate": list(self.study.evaluate),
+            "data": dict(self.data),
             "budget": self.budget,
             "cells": self.entries,
         }
@@ -187,6 +190,7 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
     if device is not None:
         places["device_name"] = device
     plan = Plan(study, runs, [], {}, budget=budget_table(cells))
+    plan.data = {key: data.content[key] for key in ATTRIBUTION if data.content.get(key)}
     by_folder: dict[Path, Job] = {}
 
     def job_of(cell: Cell, kind: str, settings: Mapping[str, Any], after: Job | None) -> Job:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cps4_monai.bench.folders import DONE, read_settings
-from cps4_monai.bench.results import CellResult, StudyResults
+from cps4_monai.bench.plan import ATTRIBUTION
+from cps4_monai.bench.results import StudyResults
 from cps4_monai.report.page import Block, Cell, Table, Text
 from cps4_monai.run_folder import RECORD, STAGE1
 
@@ -51,7 +52,8 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
             names = ", ".join(labeled) if len(labeled) <= 5 else f"{len(labeled)} subjects"
             overlays = ", ".join(Path(name).name for name in cell.task["overlays"])
             minutes = cell.done["seconds"]["training"] / 60
-            before = 0.0 if cell.stage1 is None else read_settings(cell.stage1 / DONE)["seconds"]["training"] / 60
+            done = {} if cell.stage1 is None else read_settings(cell.stage1 / DONE)
+            before = done.get("seconds", {}).get("training", 0.0) / 60  # nothing where only the cell is there
             commit = str(cell.run["versions"].get("commit", ""))
             rows.append(
                 [
@@ -72,15 +74,24 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
     return [Table(head, rows), Text(note)]
 
 
-def attribution_of(cells: Iterable[CellResult]) -> str:
-    """Name and licence of the data as their datalists state them; "" where they state none."""
+def attribution_of(results: Sequence[StudyResults]) -> str:
+    """Name and licence of the data as manifests, or else datalists, state them; "" where none does."""
     sources: dict[str, None] = {}
-    for cell in cells:
-        content: dict[str, Any] = read_settings(Path(cell.task["places"]["datalist"]))
-        stated = [str(content[key]) for key in ("dataset", "license") if content.get(key)]
+    for content in _stated_of_data(results):
+        stated = [str(content[key]) for key in ATTRIBUTION if content.get(key)]
         if stated:
             sources[". ".join(["Scans: " + stated[0], *stated[1:]]) + "."] = None
     return " ".join(sources)
+
+
+def _stated_of_data(results: Sequence[StudyResults]) -> Iterator[Mapping[str, Any]]:
+    """What is known of the data of each study; an archive leaves the datalist's name, which leads nowhere."""
+    for study in results:
+        if "data" in study.manifest:
+            yield study.manifest["data"]
+            continue
+        lists = dict.fromkeys(Path(cell.task["places"]["datalist"]) for cell in study.cells)
+        yield from (read_settings(path) for path in lists if path.is_absolute())
 
 
 def _last_start(path: Path) -> dict[str, Any]:

@@ -67,8 +67,7 @@ def write_study_report(
             chosen_on = load_results(study.manifest, runs, "validation")
         sections += study_sections(study, baseline or study.manifest["baseline"], chosen_on, pictures)
     sections.append(Section("Runs", runs_table(results)))
-    cells = [cell for study in results for cell in study.cells]
-    source = attribution_of(cells) if attribution is None else attribution
+    source = attribution_of(results) if attribution is None else attribution
     footer = f"Made by cps4_monai {__version__}. Research use only. {source}".strip()
     command = ["cps4", "bench", "report", "RUNS", "-o", output.name, "--section", section]
     command += [part for name in studies for part in ("--study", name)]

@@ -59,6 +59,18 @@ def test_the_report_of_an_archive_is_that_of_the_runs(runs: Path, tmp_path: Path
     assert pages[0] == pages[1] and "ours-5pct-seed1" in pages[0]
 
 
+def test_the_report_of_an_archive_has_pictures_on_and_says_whose_the_scans_are(runs: Path, tmp_path: Path) -> None:
+    manifest = runs / "made_up.study.json"
+    stated = {"dataset": "Made up", "license": "CC0"}
+    write_json(manifest, {**json.loads(manifest.read_text()), "data": stated})
+    archive_results(runs, tmp_path / "out.tar.xz")
+    elsewhere = unpack(tmp_path / "out.tar.xz", tmp_path / "elsewhere")
+    (elsewhere / "stage1" / "own-0" / DONE).unlink()
+    result = CliRunner().invoke(main, ["bench", "report", str(elsewhere), "-o", str(tmp_path / "report")])
+    assert result.exit_code == 0, result.output
+    assert "Scans: Made up. CC0." in (tmp_path / "report" / "studies.md").read_text()
+
+
 def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
     record = next(runs.glob("cells/ours-5pct-seed0/stage2/run.json"))
     start = json.loads(record.read_text())["starts"][0]

@@ -170,6 +170,15 @@ def test_the_budgets_of_the_studies_that_come_along_are_equal(study: Path, tiny_
     assert make_plan(study, Data.read(datalist, tiny_data), tmp_path / "runs", "cpu").cells
 
 
+def test_the_manifest_says_whose_the_scans_are(tiny_data: Path, write_study, tmp_path: Path) -> None:
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    datalist = tmp_path / "list.json"
+    datalist.write_text(json.dumps({**content, "dataset": "Made up", "license": "CC0"}))
+    study = load_study(write_study(["supervised"], [25]))
+    written = make_plan(study, Data.read(datalist, tiny_data), tmp_path / "runs", "cpu").write()
+    assert json.loads(written.read_text())["data"] == {"dataset": "Made up", "license": "CC0"}
+
+
 def test_only_chooses_cells_and_brings_their_stage_1_along(plan) -> None:
     made = plan(["supervised", "cps4"], [25], seeds=[0, 1])
     names = [(job.kind, job.name) for job in made.open_jobs("cps4-*-seed1")]
