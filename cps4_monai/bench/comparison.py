@@ -76,16 +76,22 @@ class Difference:
 def comparable(results: StudyResults, share: str) -> list[StudyResults]:
     """The cells of a share that stand side by side: those of the seeds that all methods have, then of those with more.
 
-    The second part is left out where no method has more; there is none at all where the methods share no seed.
+    So it goes on: each part has methods with more seeds than the part before it, and the seeds that these share. There
+    is none at all where the methods share no seed.
     """
     cells = [cell for cell in results.cells if cell.share == share]
-    seeds = {method: {cell.seed for cell in cells if cell.method == method} for method in {c.method for c in cells}}
-    common = set.intersection(*seeds.values())
-    more = {method: own for method, own in seeds.items() if own > common}
-    shared = set.intersection(*more.values()) if more else set()
-    parts = [[cell for cell in cells if cell.seed in common]]
-    parts += [[cell for cell in cells if cell.method in more and cell.seed in shared]] if shared > common else []
-    return [replace(results, cells=tuple(part)) for part in parts if part]
+    left = {method: {cell.seed for cell in cells if cell.method == method} for method in {c.method for c in cells}}
+    parts, known = [], set[int]()
+    while left and set.intersection(*left.values()):
+        shared = set.intersection(*left.values())
+        least = len(shared)
+        if shared > known:
+            parts.append(tuple(cell for cell in cells if cell.method in left and cell.seed in shared))
+            known = shared
+        else:  # those with the fewest share no more: the others go on without them
+            least = min(map(len, left.values()))
+        left = {method: own for method, own in left.items() if len(own) > least}
+    return [replace(results, cells=part) for part in parts]
 
 
 def on_common_seeds(results: StudyResults) -> StudyResults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from cps4_monai.bench.comparison import (
     best_methods,
+    comparable,
     differences_to,
     gap_closed,
     mean_ranks,
@@ -50,6 +52,21 @@ def test_seeds_are_averaged_per_subject_and_spread_is_over_seeds(results) -> Non
     assert (base.missed, base.labeled, base.identified) == (2, 4, 0.5) and base.seconds == 60
     assert rows["base", "100"].seed_sd["b"] != rows["base", "100"].seed_sd["b"], "one seed has no spread"
     assert [key[1] for key in rows] == ["5", "5", "100"]
+
+
+def test_methods_stand_beside_those_that_have_their_seeds_and_again_with_each_further_seed(results) -> None:
+    seeds = {"base": (0, 1, 2), "ours": (0, 1, 2), "costly": (0, 1), "late": (0,)}
+    found = results({(method, "5", seed): BASE for method, own in seeds.items() for seed in own})
+
+    def sets(without: tuple = ()) -> list:
+        cells = tuple(cell for cell in found.cells if (cell.method, cell.seed) not in without)
+        parts = comparable(replace(found, cells=cells), "5")
+        return [({cell.method for cell in part.cells}, {cell.seed for cell in part.cells}) for part in parts]
+
+    assert sets() == [(set(seeds), {0}), ({"base", "ours", "costly"}, {0, 1}), ({"base", "ours"}, {0, 1, 2})]
+    # Seeds 0 and 2 of ours, 0 and 1 of another: these two share no more, the method with three stands alone.
+    assert sets([("ours", 1)]) == [(set(seeds), {0}), ({"base"}, {0, 1, 2})]
+    assert sets([("late", 0), *[("costly", 0), ("ours", 0), ("ours", 2), ("base", 1)]]) == []  # no seed of all
 
 
 def test_by_a_the_scans_of_a_patient_count_by_their_slices(results) -> None:
