@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class HandOn:
         affine: np.ndarray,
         anatomy: Anatomy,
         record: Mapping[str, Any],
+        *,
+        anew: bool = False,
     ) -> str:
         """Writes the copies of a scan's label map that can be made; an empty label map has none.
 
@@ -80,6 +82,8 @@ class HandOn:
             affine: 4 x 4, voxel indices to RAS+ mm.
             anatomy: the classes.
             record: of the label map; its ``Weights`` are named in a SEG.
+            anew: the label map is another one than before: copies of ours that were not asked for follow, too, and
+                what cannot be made again is taken away.
 
         Returns:
             Which copy cannot be made of this scan, and why: the label map is good without it. Empty where all are made.
@@ -89,16 +93,27 @@ class HandOn:
             OSError: the folder cannot be written to.
         """
         lacking = []
-        for path in self.files(source, files):
+        asked = self.files(source, files)
+        for path in asked:
             check_copy(path)
+        for path in [*asked, *(_left_behind(files, asked) if anew else [])]:
+            not_made = _NOT_MADE if path in asked else (*_NOT_MADE, ImportError)
             try:
                 content = _copy(path, files, labels, affine, anatomy, record, source.series)
-            except _NOT_MADE as error:
+            except not_made as error:
                 logger.debug("%s cannot be made", path, exc_info=error)
                 lacking.append(f"no {path.name}: {reason_of(error)}")
+                if anew:
+                    write_copies({path: None})
             else:
                 write_copies({path: content})
         return "; ".join(lacking)
+
+
+def _left_behind(files: ScanFiles, asked: Sequence[Path]) -> list[Path]:
+    """Copies of ours that are there and were not asked for."""
+    there = [path for path in (files.dicom_seg, files.seg_nrrd) if path.exists() and path not in asked]
+    return [path for path in there if _is_ours(path)]
 
 
 def copies_again(
@@ -149,7 +164,10 @@ def _copy(
         return seg_nrrd_bytes(labels, affine, anatomy)
     from cps4_monai.inference.dicom.segmentation_object import segmentation_object
 
-    assert series is not None
+    if series is None:
+        raise ValueError(
+            f"{path}: found no DICOM series of its scan; expected one, as a DICOM SEG refers to its images"
+        )
     return segmentation_object(labels, series, anatomy, record["Weights"], by_a_person=changed_by_a_person(record))
 
 
@@ -173,11 +191,13 @@ def check_copy(path: Path) -> None:
     Raises:
         ForeignFileError: a file is there that does not name this package at its beginning.
     """
-    if not path.exists():
-        return
+    if path.exists() and not _is_ours(path):
+        raise ForeignFileError(
+            f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
+            "overwritten. Fix: choose another output folder, or move the file away"
+        )
+
+
+def _is_ours(path: Path) -> bool:
     with open(path, "rb") as file:
-        if GENERATOR.encode() not in file.read(_HEAD):
-            raise ForeignFileError(
-                f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
-                "overwritten. Fix: choose another output folder, or move the file away"
-            )
+        return GENERATOR.encode() in file.read(_HEAD)

@@ -194,6 +194,29 @@ def test_a_label_map_of_the_plain_form_is_of_its_own_scan_only_and_is_measured(r
     assert kept.status == "kept" and kept.alarms == ["gap"] and len(_rows(out / "structures.csv")) == 19
 
 
+def test_copies_and_picture_of_old_labels_never_stay_beside_new_ones(run, make_scan, tmp_path, monkeypatch):
+    nrrd = pytest.importorskip("nrrd", reason="pynrrd of the extra `slicer` is not installed")
+    out, scan = tmp_path / "out", make_scan(seed=1)
+    path, copy = scan.save(tmp_path / "in/s.nii.gz"), out / "s.seg.nrrd"
+    run([path], out, qc=True, seg_nrrd=True)
+    scan.image[scan.label == MRSPINESEG.code_of("L3/L4")] = 0
+    scan.save(path)
+    (done,) = run([path], out, overwrite=True).outcomes
+    assert (done.picture, done.lacking) == (None, "") and not (out / "s_qc.png").exists()
+    np.testing.assert_array_equal(nrrd.read(str(copy))[0], np.asarray(nib.load(done.label).dataobj))
+
+    def not_installed(*_):
+        raise ImportError("pynrrd is not installed")
+
+    monkeypatch.setattr("cps4_monai.inference.hand_on.seg_nrrd_bytes", not_installed)
+    (out / "s_seg.dcm").write_bytes(b"cps4_monai, of a series of that name")
+    (done,) = run([path], out, overwrite=True).outcomes
+    assert done.status == "done" and not copy.exists() and not (out / "s_seg.dcm").exists()
+    assert "no s.seg.nrrd: pynrrd is not installed" in done.lacking and "no s_seg.dcm: " in done.lacking
+    copy.write_bytes(b"not ours")
+    assert run([path], out, overwrite=True).outcomes[0].lacking == "" and copy.read_bytes() == b"not ours"
+
+
 def test_two_scans_of_one_name_in_two_folders(run, make_scan, tmp_path):
     inputs = [make_scan(seed=s).save(tmp_path / s_dir / "scan.nii.gz") for s, s_dir in ((1, "a"), (2, "b"))]
     run(inputs, tmp_path / "out")
