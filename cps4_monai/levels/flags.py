@@ -47,7 +47,7 @@ FLAGS: Mapping[str, FlagMeaning] = {
         ALARM, NETWORK, "the same spine numbered one level higher or lower is nearly as likely"
     ),
     "unanchored": FlagMeaning(
-        ALARM, NETWORK, "the lowest structure, from which levels are counted, is not whole in the view"
+        ALARM, NETWORK, "no sacrum in view, nor what lies on it with room below: nothing to count levels from"
     ),
     "gap": FlagMeaning(ALARM, LABELS, "a structure is missing between two that were found"),
     "unusual_height": FlagMeaning(ALARM, LABELS, "a whole vertebra is much higher or lower than its neighbours"),
@@ -190,8 +190,8 @@ def _unanchored(margin: LevelMargin | None) -> Flag | None:
         return None
     return Flag(
         "unanchored",
-        "the lowest structure is not whole in the view with room below it, so levels are told by their looks; next to "
-        f"this numbering comes one level {_direction(margin)}, margin {margin.margin:.2f} nats per structure",
+        "no part of the sacrum is in view, nor what lies on it with room below it, so levels are told by their looks; "
+        f"next to this numbering comes one level {_direction(margin)}, margin {margin.margin:.2f} nats per structure",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cps4_monai.anatomy import NOT_ANNOTATED
+from cps4_monai.data.normalise import scale_to_window
 from cps4_monai.data.sagittal import SagittalGrid
 
 
@@ -49,10 +50,8 @@ def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> t
 
 
 def in_window(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Image scaled to 0 to 1 between two intensities, float32."""
-    low, high = window
-    scaled: np.ndarray = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    return scaled
+    """Image scaled to 0 to 1 between two intensities, float32; of one intensity alone between its ends."""
+    return scale_to_window(image, window if window[1] > window[0] else (float(image.min()), float(image.max())))
 
 
 def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.ndarray) -> Slab:

@@ -64,6 +64,8 @@ def test_window_holds_constant_images_and_spans_the_rest():
     flat, image = np.zeros((4, 4)), _volume()[0]
     assert np.isfinite(in_window(flat, grey_window(flat))).all()
     scaled = in_window(image, grey_window(image))
+    tiny = np.asarray(image, dtype=np.float64) * 1e-12  # intensities of any size look alike
+    np.testing.assert_allclose(in_window(tiny, grey_window(tiny)), scaled, atol=1e-4)
     assert scaled.min() == 0 and scaled.max() == 1 and scaled.dtype == np.float32
 
 
