@@ -165,9 +165,9 @@ def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: boo
         picture = result.qc_picture()
         seconds["picture"] = time.perf_counter() - started
         write_picture(files.picture, picture)
-    else:  # one that is there shows other labels
+    elif files.picture.exists():  # it shows other labels
         check_picture(files.picture)
-        files.picture.unlink(missing_ok=True)
+        files.picture.unlink()
     _remove_original(files)
     write_owned_label(files.label, content, result.record)
 

@@ -15,7 +15,6 @@ from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.data.volume import read_volume
 from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.hand_on import HandOn
-from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
 from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
@@ -126,6 +125,8 @@ class ScanWork:
         if "Structures" in record:
             return record
         anatomy = self.segmenter.bundle.anatomy
+        from cps4_monai.inference.masks import outcome_of_mask  # it can draw, which few scans need
+
         return outcome_of_mask(files.label, source.name, self.output, source.path, anatomy, None, False).record
 
     def _copy_again(self, source: Source, files: ScanFiles) -> str:
