@@ -82,8 +82,7 @@ def comparable(results: StudyResults, share: str) -> list[StudyResults]:
     cells = [cell for cell in results.cells if cell.share == share]
     left = {method: {cell.seed for cell in cells if cell.method == method} for method in {c.method for c in cells}}
     parts, known = [], set[int]()
-    while left and set.intersection(*left.values()):
-        shared = set.intersection(*left.values())
+    while left and (shared := set.intersection(*left.values())):
         least = len(shared)
         if shared > known:
             parts.append(tuple(cell for cell in cells if cell.method in left and cell.seed in shared))

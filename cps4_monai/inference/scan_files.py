@@ -7,7 +7,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class ScanFiles:
 
 
 def finished(
-    files: ScanFiles, source: Path, source_key: str, settings: Mapping[str, Any], *, overwrite: bool = False
+    files: ScanFiles, source: Path, key_of: Callable[[], str], settings: Mapping[str, Any], *, overwrite: bool = False
 ) -> tuple[dict[str, Any], str] | None:
     """Record of a label map of ours that is there and stays, with a note where it was made otherwise.
 
@@ -83,7 +83,7 @@ def finished(
     Args:
         files: of the scan.
         source: the scan, asked for where the JSON has no SHA-256 of it.
-        source_key: SHA-256 of the scan.
+        key_of: gives the SHA-256 of the scan; asked where the label map may stay, since it reads the scan.
         settings: of this run, see :attr:`Segmenter.settings`.
         overwrite: it is to be replaced.
 
@@ -101,7 +101,7 @@ def finished(
     reviewed = _reviewed(files, record)
     if not is_described(files.label) or (overwrite and not reviewed):
         return None
-    if not _is_of(record, source, source_key):
+    if not _is_of(record, source, key_of):
         raise ForeignFileError(
             f"{files.label}: holds the label map of another scan, or of this one before it was changed "
             f"({', '.join(record.get('Sources', []))}). Fix: choose another output folder, or "
@@ -110,10 +110,10 @@ def finished(
     return record, _note(reviewed, overwrite, same=record.get("Settings") == dict(settings))
 
 
-def _is_of(record: Mapping[str, Any], source: Path, source_key: str) -> bool:
+def _is_of(record: Mapping[str, Any], source: Path, key_of: Callable[[], str]) -> bool:
     """Whether a label map was made of a scan: by its content, or by its place where the content was not noted."""
     if "SourceSha256" in record:
-        return bool(record["SourceSha256"] == source_key)
+        return bool(record["SourceSha256"] == key_of())
     return os.path.realpath(source) in [os.path.realpath(name) for name in record.get("Sources", [])]
 
 

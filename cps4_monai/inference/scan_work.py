@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ class ScanWork:
         """Reads a scan, or says why there is nothing to do."""
         files = ScanFiles.at(self.output, source.name)
         try:
-            key = source_key(source.path, source.series) if files.label.exists() else ""
-            there = finished(files, source.path, key, self.segmenter.settings, overwrite=self.overwrite)
+            key_of = partial(source_key, source.path, source.series)
+            there = finished(files, source.path, key_of, self.segmenter.settings, overwrite=self.overwrite)
             if there is not None:
                 if self.qc and not files.picture.exists():
                     self._draw(source, files)

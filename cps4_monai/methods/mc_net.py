@@ -178,10 +178,10 @@ def sharpen(probs: Tensor, temperature: float, sharpening: str = "binary") -> Te
         sharpening: "binary" or "softmax".
     """
     tiny = torch.finfo(probs.dtype).tiny  # in logarithms, since small powers of probabilities are all zero
-    log_p, log_rest = probs.clamp(min=tiny).log(), (1 - probs).clamp(min=tiny).log()
+    log_p = probs.clamp(min=tiny).log()
     if sharpening == "softmax":
         return (log_p / temperature).softmax(dim=1)
-    return ((log_p - log_rest) / temperature).sigmoid()
+    return ((log_p - (1 - probs).clamp(min=tiny).log()) / temperature).sigmoid()
 
 
 def mutual_error(probs: Sequence[Tensor], targets: Sequence[Tensor], counts: Tensor) -> Tensor:
