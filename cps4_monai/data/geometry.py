@@ -13,6 +13,7 @@ from cps4_monai.data.nifti_file import InvalidVolumeError
 
 FORM_TOLERANCE = 1e-3
 MAX_SHEAR_DEG = 5.0
+MAX_FIELD_MM = 2000.0
 UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # codes of xyzt_units
 ASSUME = "give the spacing with --assume-spacing (assume_spacing), or correct the header"
 ASSUMED_AXES = "run to right, anterior, superior: check that the picture is upright"
@@ -35,7 +36,8 @@ def header_affine(
     then taken along those of a form, or as R, A, S, with a warning that says so.
 
     Raises:
-        InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``.
+        InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``; a unit in which
+            the field of view is more than two metres.
         ValueError: ``assume_spacing`` is not one or three positive numbers.
     """
     assumed = assumed_spacing(assume_spacing)
@@ -46,6 +48,7 @@ def header_affine(
     if usable:
         affine = next(iter(usable.values()))  # the sform stands first
         scale, warnings = _to_millimetres(header)
+        _check_unit(header, scale @ affine, path)
         return scale @ affine, [*_disagreement(header, forms, usable, zooms), *warnings]
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         problem = "neither sform nor qform is set (both codes are 0)"
@@ -108,6 +111,21 @@ def _to_millimetres(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     name, factor = UNITS.get(int(header["xyzt_units"]) & 7, ("millimetres", 1.0))
     warnings = [] if factor == 1.0 else [f"the header is in {name}; converted to millimetres"]
     return np.diag([factor, factor, factor, 1.0]), warnings
+
+
+def _check_unit(header: nib.Nifti1Header, affine: np.ndarray, path: str | Path) -> None:
+    """Refuses metres or micrometres in which a scan is too large to be one: the unit is wrong, not its numbers."""
+    code = int(header["xyzt_units"]) & 7
+    field_mm = float((np.array(spacing_of(affine)) * header["dim"][1:4]).max())
+    if code in UNITS and field_mm > MAX_FIELD_MM:
+        name, factor = UNITS[code]
+        spacing = _numbers(np.array(spacing_of(affine)) / factor)
+        raise InvalidVolumeError(
+            path,
+            f"a field of view of {field_mm:.0f} mm: spacing {spacing} in {name}, the header's unit (xyzt_units {code})",
+            f"at most {MAX_FIELD_MM:.0f} mm",
+            "set the unit in the header to millimetres (xyzt_units 2), if the spacing is in these",
+        )
 
 
 def _disagreement(

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cps4_monai.data.geometry import MAX_FIELD_MM
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.normalise import percentile_window, scale_to_window
 from cps4_monai.data.sagittal import SagittalGrid
 
-MAX_FIELD_MM = 2000.0
 MIN_FIELD_MM = 50.0  # two vertebrae
 
 

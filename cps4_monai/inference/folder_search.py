@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cps4_monai.inference.dicom import holds_dicom
-from cps4_monai.scan_names import NIFTI_ENDINGS, FileName, is_nifti, stem_of
+from cps4_monai.scan_names import NIFTI_ENDINGS, FileName, SearchedFolders, is_nifti, stem_of
 
 BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")
 MAX_LABEL_VALUES = 50
@@ -35,26 +35,30 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
     out. Elsewhere every NIfTI file counts whose name does not say label map.
 
     Args:
-        folder: to search; links to folders are not followed.
+        folder: to search; links to folders are followed, each folder once.
         leave_out: a folder inside that is not searched (the output folder).
     """
     folder, search = Path(folder), Search()
-    outside = None if leave_out is None else Path(os.path.abspath(leave_out))
+    outside = None if leave_out is None else os.path.realpath(leave_out)
+    searched = SearchedFolders(folder)
     bids = search.bids = (folder / "dataset_description.json").is_file()
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename or folder)
         search.failures.append((where, f"folder cannot be read ({error.strerror}); change its permissions"))
 
-    for place, subfolders, files in os.walk(folder, onerror=unreadable):
+    for place, subfolders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(place)
         subfolders[:] = sorted(
             name
             for name in subfolders
             if not name.startswith(".")
             and not (bids and here == folder and name in BIDS_OUTSIDE)
-            and Path(os.path.abspath(here / name)) != outside
+            and os.path.realpath(here / name) != outside
         )
+        again = [name for name in subfolders if not searched.add(here / name)]
+        search.skipped += [(here / name, "a link to a folder that is searched elsewhere") for name in again]
+        subfolders[:] = [name for name in subfolders if name not in again]
         visible = sorted(name for name in files if not name.startswith("."))
         for name in (n for n in visible if is_nifti(n)):
             path = here / name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cps4_monai.anatomy import NOT_ANNOTATED
-from cps4_monai.data.normalise import scale_to_window
+from cps4_monai.data.normalise import percentile_window, scale_to_window
 from cps4_monai.data.sagittal import SagittalGrid
 
 
@@ -43,10 +43,10 @@ class Slab:
 
 
 def grey_window(image: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
-    """The intensities at two percentiles (of every 4th voxel along each axis)."""
+    """The intensities at two percentiles (of every 4th voxel along each axis), or the extremes where these coincide."""
     sample = image[tuple(slice(None, None, 4 if size > 16 else 1) for size in image.shape)]
-    low, high = np.percentile(sample, (lower, upper))
-    return float(low), float(high)
+    low, high = percentile_window(sample, lower, upper)
+    return (low, high) if high > low else percentile_window(image, lower, upper)
 
 
 def in_window(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import NIFTI_ENDINGS, FileName, find_nifti, is_nifti, mirrored_folder, stem_of
 from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of, without_date
+from cps4_monai.scan_names.linked_folders import SearchedFolders
 from cps4_monai.scan_names.pairing import Pairing, only_label_maps, pair_files
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "FileName",
     "Pairing",
     "ScanIdentity",
+    "SearchedFolders",
     "find_nifti",
     "further_channels",
     "identify",

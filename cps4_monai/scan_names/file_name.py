@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from cps4_monai.scan_names.linked_folders import SearchedFolders
+
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 _ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd", ".dcm", ".json")
 # Words at the end of a label map's name. "trans" is what MONAI's SaveImaged adds; it may also mean "transversal", so
@@ -37,13 +39,20 @@ def stem_of(path: str | PurePath) -> str:
 def find_nifti(folder: str | Path) -> list[Path]:
     """NIfTI files in a folder and below, sorted; hidden ones (a dot in front: being written, too) left out.
 
+    Links to folders are followed, each folder once (:class:`~cps4_monai.scan_names.linked_folders.SearchedFolders`).
+
     Raises:
         ValueError: no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one with NIfTI files (.nii, .nii.gz)")
-    return sorted(p for p in folder.rglob("*") if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+    found, searched = [], SearchedFolders(folder)
+    for place, subfolders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        subfolders[:] = [name for name in sorted(subfolders) if searched.add(here / name)]
+        found += [here / name for name in files if is_nifti(name) and not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def mirrored_folder(path: str | PurePath, root: str | PurePath) -> PurePath:

@@ -191,6 +191,16 @@ def test_other_units_become_millimetres(tmp_path, unit, factor, name):
     assert any(f"in {name}" in warning for warning in volume.warnings)
 
 
+def test_a_unit_in_which_no_scan_can_be_is_named(tmp_path):
+    path = edit(save(tmp_path / "a.nii", scan((10, 320, 320))), xyzt_units=1)
+    words = (
+        r"160000 mm: spacing 4 x 0.5 x 0.5 in metres, the header's unit \(xyzt_units 1\).*millimetres \(xyzt_units 2\)"
+    )
+    with pytest.raises(InvalidVolumeError, match=words):
+        read_volume(path)
+    assert read_volume(edit(path, xyzt_units=2)).warnings == ()
+
+
 def test_a_time_axis_of_length_zero_is_none(tmp_path):
     path = edit(save(tmp_path / "a.nii", scan()), dim=[4, *scan().shape, 0, 1, 1, 1])
     np.testing.assert_array_equal(read_volume(path).array, scan())

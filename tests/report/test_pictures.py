@@ -63,6 +63,9 @@ def test_places_of_names_worked_out_by_hand():
 def test_window_holds_constant_images_and_spans_the_rest():
     flat, image = np.zeros((4, 4)), _volume()[0]
     assert np.isfinite(in_window(flat, grey_window(flat))).all()
+    nearly_flat = np.zeros((40, 40, 40), np.float32)
+    nearly_flat[1, 1, 1] = 3.0  # at no percentile, and not among every 4th voxel
+    assert grey_window(nearly_flat) == (0.0, 3.0)
     scaled = in_window(image, grey_window(image))
     tiny = np.asarray(image, dtype=np.float64) * 1e-12  # intensities of any size look alike
     np.testing.assert_allclose(in_window(tiny, grey_window(tiny)), scaled, atol=1e-4)
