@@ -16,12 +16,14 @@
 # nnU-Net v2 (2.8) is taken from the PATH, or from wheels in WHEELS_NNUNET, which nothing else sees. NNUNET="5 100 spider"
 # names the sets: lumbar_t1's labeled shares, SPIDER's train. NNUNET_EPOCHS: 1000, its own; SECTIONS="validation test".
 # REHEARSE=1 does the same on a CPU with the study `quick` on its phantom, a dry run of the others, and everything else at
-# the smallest sizes, to see that it is there: no test subject, no figure that means anything.
+# the smallest sizes in OUT/rehearsal, to see that it is there: no test subject, no figure that means anything.
 set -euo pipefail
 data=$1 limit=${3:-540} start=$SECONDS
 python=${PYTHON:-python3}
 rehearse=${REHEARSE:-}
-out=$(mkdir -p "$2" && cd "$2" && pwd)
+out=$2
+if [ -n "$rehearse" ]; then out=$2/rehearsal; fi # its steps are not those of the run
+out=$(mkdir -p "$out" && cd "$out" && pwd)
 left() { echo $((limit - SECONDS + start)); }
 want() { [[ " ${PARTS:-benchmarks studies release nnunet} " == *" $1 "* ]]; }
 step() { # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt; one that is done is passed over

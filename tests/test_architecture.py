@@ -75,8 +75,8 @@ ALLOWED: dict[str, set[str]] = {
         "workflow",
     },
     "bench": {
-        "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "fingerprint",
-        "handlers", "known_settings", "metrics", "report", "run_folder", "vision", "workflow",
+        "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "file_hash",
+        "fingerprint", "handlers", "known_settings", "metrics", "report", "run_folder", "vision", "workflow",
     },
     "method_list": {"fingerprint", "known_settings"},
     "commands": {

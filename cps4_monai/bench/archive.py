@@ -7,6 +7,7 @@ kilobytes, which can be published, or carried to the machine on which the study 
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -16,6 +17,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_settings
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies
+from cps4_monai.evaluation.folder import FILES
 from cps4_monai.run_folder import RECORD
 
 SUFFIX = ".tar.xz"
@@ -47,7 +49,7 @@ def archive_results(
     if not archive.name.endswith(SUFFIX):
         raise ValueError(f"{archive.name}: expected a name that ends in {SUFFIX}")
     manifests = find_studies(runs, studies)
-    files = {f"{one['study']}.study.json": json_text(one).encode() for one in manifests}
+    files = {f"{one['study']}.study.json": json_text(_named(one)).encode() for one in manifests}
     kept, left = 0, 0
     for folder, sections in sorted(_folders(manifests, only).items()):
         if not {TRAINING, *sections} <= set(read_settings(runs / folder / DONE).get("seconds", {})):
@@ -81,17 +83,29 @@ def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
         starts = read_settings(record)["starts"]
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
         yield record.relative_to(folder).as_posix(), json_text({"starts": own}).encode()
+    places = [folder.resolve(), read_settings(folder / TASK).get("places", {}).get("dataset_dir", folder.resolve())]
     for pattern in TABLES:
         for table in sorted(folder.glob(pattern)):
-            yield table.relative_to(folder).as_posix(), table.read_bytes()
+            content = table.read_bytes()
+            for place in places if table.name == FILES["failures"] else ():
+                content = content.replace(f"{place}{os.sep}".encode(), b"")
+            yield table.relative_to(folder).as_posix(), content
 
 
 def _without_places(task: Mapping[str, Any]) -> dict[str, Any]:
     """A task that names no folder of the machine, nor the command, which is made of them."""
     kept = {key: value for key, value in task.items() if key != "command"}
-    kept["overlays"] = [PurePath(overlay).name for overlay in task.get("overlays", ())]
-    kept["places"] = {key: PurePath(value).name for key, value in task.get("places", {}).items() if key in PLACES}
-    return kept
+    kept["places"] = {key: value for key, value in task.get("places", {}).items() if key in PLACES}
+    return dict(_named(kept))
+
+
+def _named(value: Any) -> Any:
+    """JSON with the last part of each absolute path in its place."""
+    if isinstance(value, Mapping):
+        return {key: _named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 
 def _packed(files: Mapping[str, bytes]) -> bytes:

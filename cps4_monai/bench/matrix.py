@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from monai.bundle import ConfigParser
 from cps4_monai.bench.study import ALL, Block, MethodSpec, Study, StudyError
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.data.labeled_subsets import labeled_choice, read_json, rotated_subset
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.fingerprint import PLACES_AND_PACE, STAGE1_RESULT, depends_on, fingerprint
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.workflow import DEFAULT_CONFIG, resolve_config
@@ -21,6 +24,7 @@ from cps4_monai.workflow import DEFAULT_CONFIG, resolve_config
 SET_BY_THE_STUDY = {"seed": "seeds", "labeled_share": "shares", "labeled_subjects": "rotate_labeled"}
 STAGE1, STAGE2 = "training_stage1", "training_stage2"
 DATA = "data of the study"
+MAX_PATH = 1024  # a longer text is none
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,8 @@ class _Variant:
         config = parser.get()
         stage1 = None
         if depends_on(config, STAGE2, STAGE1_RESULT):
-            stage1 = {**fingerprint(config, STAGE1, self.base), DATA: data.digest}
-        stage2 = {**fingerprint(config, STAGE2, self.base), DATA: data.digest}
+            stage1 = {**_by_content(fingerprint(config, STAGE1, self.base)), DATA: data.digest}
+        stage2 = {**_by_content(fingerprint(config, STAGE2, self.base)), DATA: data.digest}
         stage2 |= {f"{STAGE1}: {key}": value for key, value in (stage1 or {}).items()}
         return Cell(
             method=self.spec.name + self.suffix,
@@ -158,6 +162,25 @@ class _Variant:
             stage1=stage1,
             stage2=stage2,
         )
+
+
+def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with files (weights to start from) by name and content: a moved file is the same, a new one another."""
+    return {key: _named_file(value) if _is_file(value) else value for key, value in settings.items()}
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < MAX_PATH and value[:1] not in ("$", "@") and os.path.isfile(value)
+
+
+def _named_file(path: str) -> str:
+    state = os.stat(path)
+    return f"{Path(path).name}, SHA-256 {_sha256(path, state.st_mtime_ns, state.st_size)}"
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: str, changed: int, size: int) -> str:
+    return file_sha256(path)
 
 
 def _anywhere(overlay: str) -> str:

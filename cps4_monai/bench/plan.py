@@ -13,7 +13,7 @@ from typing import Any
 from cps4_monai.bench.budget import budget_table, check_equal_budgets
 from cps4_monai.bench.folders import DONE, PLANNED, SETTINGS, TASK, FolderShelf, read_settings, write_json
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
-from cps4_monai.bench.study import Study
+from cps4_monai.bench.study import Study, StudyError
 from cps4_monai.fingerprint import node_of
 from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
@@ -179,7 +179,8 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
         device: "auto", "cpu", "cuda:N" or "mps"; None: as the configs say.
 
     Raises:
-        StudyError: unequal budgets, and as :func:`cps4_monai.bench.matrix.make_cells`.
+        StudyError: unequal budgets, two cells that are the same training, and as
+            :func:`cps4_monai.bench.matrix.make_cells`.
     """
     cells = make_cells(study, data)
     check_equal_budgets(cells, study.may_differ)
@@ -217,7 +218,13 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
 
     for cell in cells:
         stage1 = None if cell.stage1 is None else job_of(cell, "stage1", cell.stage1, None)
-        plan.cells[cell.name] = job_of(cell, "cell", cell.stage2, stage1)
+        job = job_of(cell, "cell", cell.stage2, stage1)
+        for other in (name for name, known in plan.cells.items() if known is job):
+            raise StudyError(
+                f"study {study.name}: the cells {other} and {cell.name} are one training, all settings that reach it "
+                "being equal; take one out, or correct the setting in which they were to differ"
+            )
+        plan.cells[cell.name] = job
         plan.entries.append(_entry(cell, plan.cells[cell.name], runs))
     return plan
 

@@ -45,7 +45,7 @@ def how_it_was_made(results: Sequence[StudyResults], report_command: str) -> lis
 
 def runs_table(results: Sequence[StudyResults]) -> list[Block]:
     """A row per cell: labeled subjects, configs, time; and what each folder holds."""
-    rows = []
+    rows, others = [], []
     for study in results:
         for cell in study.cells:
             labeled = cell.run["settings"]["labeled_subjects"]
@@ -54,6 +54,8 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
             minutes = cell.done["seconds"]["training"] / 60
             done = {} if cell.stage1 is None else read_settings(cell.stage1 / DONE)
             before = done.get("seconds", {}).get("training", 0.0) / 60  # nothing where only the cell is there
+            if len({record["stage1_sha256"] for record in (done, cell.done) if "stage1_sha256" in record}) > 1:
+                others.append(cell.name)
             commit = str(cell.run["versions"].get("commit", ""))
             rows.append(
                 [
@@ -70,6 +72,11 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
         "Minutes of training beside other jobs; cells with the same stage 1 share it. Each cell's folder holds its "
         "merged config, the command, versions, log, metrics, weights and predictions."
     )
+    if others:
+        note += (
+            " Stage 1 was trained again, with the same settings, after the training of "
+            f"{', '.join(others)}: its scores are not of the stage 1 that they had."
+        )
     head = ("cell", "labeled subjects", "overlays", "stage 2, min", "stage 1, min", "date", "commit")
     return [Table(head, rows), Text(note)]
 

@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cps4_monai.bench.folders import DONE, PLANNED, TASK, read_settings, write_json
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.run_folder import RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def run_task(folder: Path, sections: list[str]) -> None:
             checkpoint = folder / RESUME_FILES[task["kind"]]
             spent, started = _spent(folder, checkpoint), time.monotonic()
             _workflow(task, [str(folder / PLANNED)], task["run_id"], {})
-            _record(folder, "training", spent + time.monotonic() - started)
+            _record(folder, "training", spent + time.monotonic() - started, stage1_sha256=_stage1_of(task, folder))
             checkpoint.unlink(missing_ok=True)
         for section in sections:
             if section not in _seconds(folder):
@@ -88,10 +89,17 @@ def _spent(folder: Path, checkpoint: Path) -> float:
     return spent
 
 
-def _record(folder: Path, step: str, seconds: float) -> None:
+def _stage1_of(task: dict[str, Any], folder: Path) -> str | None:
+    """SHA-256 of the stage 1 that a job made or trained with: one that is trained again is another one."""
+    own = folder / STAGE1_WEIGHTS if task["kind"] == "stage1" else task["places"].get("stage1_checkpoint")
+    return None if own is None else file_sha256(own)
+
+
+def _record(folder: Path, step: str, seconds: float, **more: Any) -> None:
+    """Notes a step as done, and more of it, in ``done.json``."""
     from cps4_monai.handlers.run_record import versions
 
-    done = read_settings(folder / DONE)
+    done = {**read_settings(folder / DONE), **{key: value for key, value in more.items() if value is not None}}
     done["seconds"] = {**done.get("seconds", {}), step: round(seconds, 2)}
     done["finished"] = {**done.get("finished", {}), step: datetime.now(timezone.utc).isoformat(timespec="seconds")}
     if step == "training":  # what the report states; a section may be scored elsewhere, later

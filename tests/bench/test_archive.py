@@ -75,6 +75,12 @@ def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_by
     record = next(runs.glob("cells/ours-5pct-seed0/stage2/run.json"))
     start = json.loads(record.read_text())["starts"][0]
     write_json(record, {"starts": [{**start, "command": [str(runs / "task.py")]}]})
+    manifest = runs / "made_up.study.json"
+    content = json.loads(manifest.read_text())
+    content["cells"][0] |= {"overlays": [str(runs / "own.json")], "settings": {"finetune_from": str(runs / "m.pt")}}
+    write_json(manifest, content)
+    failures = runs / "cells" / "ours-5pct-seed0" / "test" / "failures.csv"
+    failures.write_text(f"case,file,reason\na,{runs}/a.nii.gz,{runs}/a.nii.gz: no header\n")
     archives = [tmp_path / "one.tar.xz", tmp_path / "two.tar.xz"]
     for archive in archives:
         archive_results(runs, archive)
@@ -83,6 +89,10 @@ def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_by
     assert not [path for path in files if path.suffix in (".pt", ".gz")]
     assert not [path for path in files if str(tmp_path) in path.read_text()]
     task = json.loads((tmp_path / "elsewhere" / "cells" / "ours-5pct-seed0" / "task.json").read_text())
+    cell = json.loads((tmp_path / "elsewhere" / "made_up.study.json").read_text())["cells"][0]
+    assert cell["overlays"] == ["own.json"] and cell["settings"] == {"finetune_from": "m.pt"}
+    kept = tmp_path / "elsewhere" / failures.relative_to(runs)
+    assert kept.read_text() == "case,file,reason\na,a.nii.gz,a.nii.gz: no header\n"
     assert task == {"overlays": ["ours", "study"], "places": {"datalist": "list.json", "dataset_dir": "runs"}}
 
 

@@ -144,12 +144,34 @@ def test_what_decides_stage_1_or_is_deployed_is_budget(plan, setting: str, value
         {"stage1#token_weight": 1.0},
         {"stage1#centre_prompts": True},
         {"prompt_map#presence_threshold": 0.3},
-        {"stage1#stage#max_epochs": "@stage1#max_epochs"},
         {"train#network": {"_target_": "cps4_monai.networks.StudentPair", "backbone": "@network", "seed": 1}},
     ],
 )
 def test_objective_prompts_and_what_is_around_the_network_are_a_methods_own(plan, settings: dict) -> None:
     assert plan(["cps4", "other"], [25], methods={"other": {"method": "cps4", "settings": settings}}).cells
+
+
+def test_two_names_of_one_training_are_refused(plan) -> None:
+    methods = {"other": {"method": "cps4", "settings": {"stage1#stage#max_epochs": "@stage1#max_epochs"}}}
+    with pytest.raises(StudyError, match="cps4-25pct-seed0 and other-25pct-seed0 are one training"):
+        plan(["cps4", "other"], [25], methods=methods)
+
+
+def test_files_to_start_from_count_by_their_content(plan, tmp_path: Path) -> None:
+    def folder(weights: Path) -> Path:
+        made = plan(["supervised"], [25], settings={"finetune_from": str(weights)})
+        (job,) = made.open_jobs()
+        job.prepare()
+        return job.folder
+
+    (tmp_path / "moved").mkdir()
+    weights, moved = tmp_path / "model.pt", tmp_path / "moved" / "model.pt"
+    weights.write_bytes(b"trained")
+    moved.write_bytes(b"trained")
+    first = folder(weights)
+    assert folder(moved) == first and str(tmp_path) not in (first / SETTINGS).read_text()
+    weights.write_bytes(b"trained again")
+    assert folder(weights).name == "supervised-25pct-seed0-2"
 
 
 def test_a_network_of_other_features_may_differ_by_its_own_id(plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_the_markdown_page_holds_tables_and_its_pictures_beside_it(report) -> No
     for shown in ("+17.5 [+5.0, +30.0]", "0.475 [0.450, 0.500]", "ceiling"):
         assert shown in html
     assert "made-up-dice-by-labeled-share" in text
+
+
+def test_cells_of_a_stage_1_that_was_trained_again_are_named(write_runs, tmp_path: Path) -> None:
+    runs = write_runs({("base", "5", 0): BASE, ("ours", "5", 0): OURS, ("ours", "5", 1): OURS})
+    for folder, of_stage1 in (("cells/ours-5pct-seed0", "a"), ("stage1/own-0", "b"), ("stage1/own-1", "b")):
+        done = runs / folder / "done.json"
+        done.write_text(json.dumps({**json.loads(done.read_text()), "stage1_sha256": of_stage1}))
+    text = write_study_report(runs, tmp_path / "out", pictures=False).markdown.read_text()
+    assert "trained again, with the same settings, after the training of ours-5pct-seed0: its scores" in text
 
 
 def test_no_comparison_mixes_seeds(report) -> None:

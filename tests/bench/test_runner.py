@@ -23,6 +23,7 @@ from cps4_monai.bench.runner import Runner, job_command, job_environment
 from cps4_monai.bench.study import load_study
 from cps4_monai.bench.task import main, run_task
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers import ResumeHandler
 
 
@@ -131,6 +132,8 @@ def test_a_study_runs_the_bundles_own_stages_and_evaluation_and_is_then_done(tin
     assert not list(cell.folder.rglob("resume.pt")) and (cell.folder / "stage2" / "model.pt").is_file()
     done = json.loads((cell.folder / DONE).read_text())
     assert set(done["seconds"]) == {"training", "validation", "test"} and done["versions"]["torch"]
+    of_stage1 = file_sha256(stage1.folder / "stage1" / "prompted_vision.pt")
+    assert done["stage1_sha256"] == of_stage1 == json.loads((stage1.folder / DONE).read_text())["stage1_sha256"]
 
     again = make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
     assert again.open_jobs() == [] and again.cells["cps4-25pct-seed1"].folder == cell.folder
