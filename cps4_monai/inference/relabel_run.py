@@ -16,12 +16,10 @@ from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
-from cps4_monai.inference.run_tables import TABLES, run_tables
+from cps4_monai.inference.run_tables import FAILURES, SCANS, SKIPPED, TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files
 from cps4_monai.inference.settings_in_words import settings_in_words
-
-SCANS, FAILURES = "scans.csv", "failures.csv"
 
 
 @dataclass(frozen=True)
@@ -113,23 +111,32 @@ def _run_of(path: Path) -> Path | None:
     """The folder whose ``scans.csv`` names the label map: its own, or one above."""
     path = path.resolve()
     for folder in path.parents:
-        labels = [row.get("label") or "" for row in _csv_of(folder)] if (folder / SCANS).is_file() else []
+        labels = [row.get("label") or "" for row in _csv_of_anybody(folder / SCANS)]
         if any(folder / path_text(label) == path for label in labels):
             return folder
     return None
 
 
-def _csv_of(folder: Path) -> list[dict[str, str]]:
+def _csv_of(output: Path, name: str) -> list[dict[str, str]]:
+    """Lines of a table of the run; none where an earlier version wrote no such table."""
+    return _csv(output / name) if (output / name).is_file() else []
+
+
+def _csv_of_anybody(path: Path) -> list[dict[str, str]]:
     try:
-        return _csv(folder / SCANS)
-    except (OSError, ValueError, csv.Error):  # a table of somebody else's
+        return _csv(path) if path.is_file() else []
+    except (OSError, ValueError, csv.Error):
         return []
 
 
 def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anatomy) -> Path:
     """Tables and report of what the sidecars say now; what failed in the run is kept as its tables have it."""
-    reasons = {row["scan"]: row["reason"] for row in _csv_of_failures(output)}
+    reasons = {row["scan"]: row["reason"] for row in _csv_of(output, FAILURES)}
     outcomes = [_outcome(row, reasons, output, anatomy) for row in rows]
+    outcomes += [
+        ScanOutcome(Path(path_text(row["source"])), row["scan"], "skipped", row["reason"])
+        for row in _csv_of(output, SKIPPED)
+    ]
     run_files = RunFiles(output)
     run_files.write(run_tables(outcomes, anatomy, output))
     pictured = any(outcome.picture is not None for outcome in outcomes)  # a run without pictures has no viewer, either
@@ -138,8 +145,9 @@ def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anat
     return output / REPORT
 
 
-def _csv_of_failures(output: Path) -> list[dict[str, str]]:
-    return _csv(output / FAILURES) if (output / FAILURES).is_file() else []
+def _note(row: Mapping[str, str], record: Mapping[str, Any]) -> str:
+    """What a scan's row says before the warnings of its record: a copy that it lacks, why a label map was kept."""
+    return (row.get("warnings") or "").removesuffix("; ".join(record.get("Warnings", []))).removesuffix("; ")
 
 
 def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, anatomy: Anatomy) -> ScanOutcome:
@@ -150,7 +158,8 @@ def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, a
     files = ScanFiles.at(output, path_text(name))
     picture = files.picture if files.picture.exists() else None
     if is_described(label):
-        return ScanOutcome(source, name, row["status"], "", label, picture, record_of(label))
+        record = record_of(label)
+        return ScanOutcome(source, name, row["status"], "", label, picture, record, _note(row, record))
     seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
     return ScanOutcome(source, name, row["status"], "", label, picture, seen.record)
 

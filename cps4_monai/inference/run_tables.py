@@ -31,7 +31,11 @@ STRUCTURE_COLUMNS = (
 )
 _SIZES = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm", "disc_height_mm", "lordosis_deg")
 FAILURE_COLUMNS = ("source", "scan", "reason")
-TABLES = ("structures.csv", "scans.csv", "failures.csv", "labels.ctbl", "labels.csv", "labels_itksnap.txt", "dseg.tsv")
+SCANS, FAILURES, SKIPPED = "scans.csv", "failures.csv", "skipped.csv"
+TABLES = (
+    *("structures.csv", SCANS, FAILURES, SKIPPED),
+    *("labels.ctbl", "labels.csv", "labels_itksnap.txt", "dseg.tsv"),
+)
 
 
 def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) -> dict[str, bytes]:
@@ -42,17 +46,20 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         anatomy: the classes.
         folder: that the tables will lie in; label maps in it are named from there, so that it can be moved as a whole.
     """
-    structures, scans, failures = (_Csv(columns) for columns in (STRUCTURE_COLUMNS, SCAN_COLUMNS, FAILURE_COLUMNS))
+    structures, scans = _Csv(STRUCTURE_COLUMNS), _Csv(SCAN_COLUMNS)
+    unsegmented = {"failed": _Csv(FAILURE_COLUMNS), "skipped": _Csv(FAILURE_COLUMNS)}
     for outcome in outcomes:  # one pass: a record is read for all tables at once
         if outcome.status != "skipped":
             scans.add([scan_row(outcome, anatomy, folder)])
             structures.add(structure_row(outcome, structure) for structure in outcome.structures)
-        if outcome.status == "failed":
-            failures.add([{"source": outcome.source, "scan": outcome.name, "reason": outcome.reason}])
+        if outcome.status in unsegmented:
+            row = {"source": outcome.source, "scan": outcome.name, "reason": outcome.reason}
+            unsegmented[outcome.status].add([row])
     tables = (
         structures.text,
         scans.text,
-        failures.text,
+        unsegmented["failed"].text,
+        unsegmented["skipped"].text,
         slicer_colour_table(anatomy),
         slicer_colour_csv(anatomy),
         itksnap_label_descriptions(anatomy),

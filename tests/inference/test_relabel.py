@@ -148,6 +148,25 @@ def test_files_that_are_no_corrections_are_refused(tmp_path, change, words):
         read_corrections(path)
 
 
+def test_a_correction_keeps_what_the_run_told_of_all_else(out, bundle_dir, make_scan, tmp_path):
+    make_scan().save(tmp_path / "in" / "c_seg.nii.gz")
+    (tmp_path / "in" / "d.nii").write_bytes(b"no scan")
+    assert call(out / "b_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", overwrite=True)
+    before = {name: rows(out / name) for name in ("scans.csv", "failures.csv", "skipped.csv")}
+    told = {row["scan"]: row["warnings"] for row in before["scans.csv"]}
+    assert [row["reason"] for row in before["skipped.csv"]] == ["its name says label map"]
+    assert len(before["failures.csv"]) == 1 and "a person's work" in told["b_T2w"]
+    assert call(out / "a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
+    assert {name: rows(out / name) for name in ("failures.csv", "skipped.csv")} == {
+        name: before[name] for name in ("failures.csv", "skipped.csv")
+    }
+    assert {row["scan"]: row["warnings"] for row in rows(out / "scans.csv")} == told
+    assert call(out / "a_T2w_dseg.nii.gz", "--undo").exit_code == 0
+    assert rows(out / "scans.csv") == before["scans.csv"]
+    assert "its name says label map" in (out / "report.html").read_text()
+
+
 @pytest.fixture()
 def dicom_out(bundle_dir, dicom, make_scan, tmp_path):
     """Results of a DICOM series with all copies for other programs."""
