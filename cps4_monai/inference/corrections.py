@@ -53,6 +53,18 @@ class Correction:
         if self.shift is None and self.level is None and not self.wrong and not self.accepted:
             raise ValueError("nothing said; expected a shift, a level, wrong structures or accepted")
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What is said, as a sidecar keeps it."""
+        said = {
+            "Shift": self.shift,
+            "Level": None if self.level is None else list(self.level),
+            "Wrong": list(self.wrong),
+            "Accepted": self.accepted,
+            "Comment": self.comment,
+        }
+        return {key: value for key, value in said.items() if value}
+
 
 def read_corrections(path: str | Path) -> list[Correction]:
     """The corrections of a file, in its order.

@@ -5,36 +5,25 @@ The first label map and its sidecar stay beside it as hidden files (``.original-
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import GENERATOR, is_described, sidecar_of, write_owned_label
-from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, ORIGINAL, REVIEW, WRONG
-from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.volume import Volume, read_volume
 from cps4_monai.file_hash import file_sha256
+from cps4_monai.inference.corrected_record import corrected
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.hand_on import copies_again, write_copies
 from cps4_monai.inference.masks import draw_mask, scans_of
 from cps4_monai.inference.scan_files import ScanFiles, original_of
 from cps4_monai.inference.segmentation import plain
-from cps4_monai.inference.slice_statistics import slice_statistics
-from cps4_monai.levels import Flag, LevelThresholds, StructureStatistics, level_flags
-from cps4_monai.levels.flag_calibration import FlagCalibration
-from cps4_monai.levels.flags import ALARM
-from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
-
-_OF_THE_FILE = ("GeneratedBy", "Sha256", "Replaces")
 
 
 class RelabelError(ValueError):
@@ -67,28 +56,17 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     record = _of_these_labels(path, record, digest)
     _check_same(path, correction, record, digest)
     label = _volume(path, record, anatomy)
-    codes = np.unique(label.array)
-    present = [int(code) for code in codes if code]
     try:
-        shift, table = _numbering(correction, present, _not_trained(record), anatomy)
-        wrong = _wrong(correction, present, table, record, anatomy)
+        made = corrected(correction, label, record, digest, anatomy)
     except ValueError as error:
         raise RelabelError(f"{path}: {error}") from error
-    lookup = np.arange(256, dtype=np.uint8)
-    lookup[list(table)] = list(table.values())
-    array = lookup[label.array]
-    edited = record.get("Sha256") != digest
-    new = {key: value for key, value in record.items() if key not in _OF_THE_FILE}
-    if table or edited:
-        new.update(_measured(array, label, record, anatomy, edited))
-    new["Flags"] = _flags(new.get("Flags", []), correction, wrong, anatomy)
-    new[CORRECTIONS] = [*record.get(CORRECTIONS, []), _entry(correction, shift, table, digest, edited, record, anatomy)]
-    new[REVIEW] = {"State": _state(correction, shift, wrong, record), "Wrong": wrong}
-    copies = copies_again(_files(path), array, label.affine, anatomy, new) if table or edited else {}
-    new[ORIGINAL] = _keep_original(path, content).name
+    copies = {}
+    if made.renumbered or made.edited:
+        copies = copies_again(_files(path), made.labels, label.affine, anatomy, made.record)
+    told = {**made.record, ORIGINAL: _keep_original(path, content).name}
     write_copies(copies)
-    changed = label_bytes(path.name, array, label.header) if table else content
-    write_owned_label(path, changed, plain(new), over=digest if edited else None)
+    changed = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
+    write_owned_label(path, changed, plain(told), over=digest if made.edited else None)
     _draw_again(path, anatomy)
     return record_of(path)
 
@@ -155,7 +133,7 @@ def _was_applied(correction: Correction, record: Mapping[str, Any], digest: str)
     if not entries or correction.label_sha256 is None or record.get("Sha256") != digest:
         return False
     last = entries[-1]
-    return bool(last["Before"]["Sha256"] == correction.label_sha256 and last["Said"] == _said(correction))
+    return bool(last["Before"]["Sha256"] == correction.label_sha256 and last["Said"] == correction.said)
 
 
 def _of_these_labels(path: Path, record: dict[str, Any], digest: str) -> dict[str, Any]:
@@ -200,127 +178,6 @@ def _volume(path: Path, record: Mapping[str, Any], anatomy: Anatomy) -> Volume:
         )
     spacing = record.get("Settings", {}).get("AssumeSpacing")
     return read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
-
-
-def _not_trained(record: Mapping[str, Any]) -> list[int]:
-    return [s["code"] for s in record.get("Structures", []) if s.get("state") == "not_trained"]
-
-
-def _numbering(
-    correction: Correction, present: Sequence[int], not_trained: Sequence[int], anatomy: Anatomy
-) -> tuple[int, dict[int, int]]:
-    """Vertebral levels of the shift, and the new code of each structure that moves."""
-    shift = correction.shift or 0
-    if correction.level is not None:
-        shift = shift_to(present, *correction.level, anatomy)
-    return shift, shifted_codes(present, shift, anatomy, not_trained)
-
-
-def _wrong(
-    correction: Correction,
-    present: Sequence[int],
-    table: Mapping[int, int],
-    record: Mapping[str, Any],
-    anatomy: Anatomy,
-) -> list[int]:
-    """Codes, after the shift, of the structures that are marked as wrong: those of before too, until it is accepted."""
-    missing = [code for code in correction.wrong if code not in present]
-    if missing:
-        names = [anatomy[c].name if 0 <= c < len(anatomy) else str(c) for c in missing]
-        raise ImpossibleShiftError(
-            f"{', '.join(names)} is marked as wrong, but not in the label map; expected one that is"
-        )
-    before = [] if correction.accepted else (record.get(REVIEW) or {}).get("Wrong", [])
-    return sorted({table.get(code, code) for code in (*before, *correction.wrong)})
-
-
-def _measured(
-    array: np.ndarray, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, edited: bool
-) -> dict[str, Any]:
-    """What the new label map shows; the network's confidence and margin were of other labels.
-
-    The traits, by which `unusual_contrast` is raised, are those of the network's outlines, and hold unless these were
-    edited.
-    """
-    grid = SagittalGrid.from_affine(label.shape, label.affine)
-    slices = np.ascontiguousarray(grid.to_slices(array))
-    settings = record.get("Settings", {})
-    thresholds = LevelThresholds.from_dict(settings.get("LevelThresholds", {}))
-    calibration = FlagCalibration.from_dict(settings.get("FlagCalibration", {}))
-    traits = None if edited else record.get("Traits")
-    not_trained = _not_trained(record)
-    structures: tuple[StructureStatistics, ...] = slice_statistics(
-        slices, grid, label.affine, anatomy, unannotated=not_trained, thresholds=thresholds
-    )
-    flags = level_flags(structures, anatomy, None, not_trained, thresholds, calibration, traits)
-    return {
-        "Levels": None,
-        "Traits": traits,
-        "Flags": [flag.to_dict() for flag in flags],
-        "Structures": [structure.to_dict() for structure in structures],
-    }
-
-
-def _flags(
-    flags: Sequence[Mapping[str, Any]], correction: Correction, wrong: Sequence[int], anatomy: Anatomy
-) -> list[Mapping[str, Any]]:
-    """Flags without the alarms that a person answered, with one for what the person marked."""
-    kept = [flag for flag in flags if flag["name"] != "marked_wrong"]
-    if correction.accepted:
-        kept = [flag for flag in kept if flag["kind"] != ALARM]
-    if not wrong:
-        return kept
-    names = tuple(anatomy[code].name for code in wrong)
-    return [Flag("marked_wrong", f"{', '.join(names)}: outline marked as wrong by a person", names).to_dict(), *kept]
-
-
-def _state(correction: Correction, shift: int, wrong: Sequence[int], record: Mapping[str, Any]) -> str:
-    if wrong:
-        return WRONG
-    if correction.accepted:
-        return ACCEPTED
-    before = (record.get(REVIEW) or {}).get("State", "")
-    return CORRECTED if shift or not before else before
-
-
-def _said(correction: Correction) -> dict[str, Any]:
-    said = {
-        "Shift": correction.shift,
-        "Level": None if correction.level is None else list(correction.level),
-        "Wrong": list(correction.wrong),
-        "Accepted": correction.accepted,
-        "Comment": correction.comment,
-    }
-    return {key: value for key, value in said.items() if value}
-
-
-def _entry(
-    correction: Correction,
-    shift: int,
-    table: Mapping[int, int],
-    digest: str,
-    edited: bool,
-    record: Mapping[str, Any],
-    anatomy: Anatomy,
-) -> dict[str, Any]:
-    """Who said what and when, what it did, and what was before."""
-    alarms = [flag["name"] for flag in record.get("Flags", []) if flag["kind"] == ALARM]
-    return {
-        "By": correction.by or _user(),
-        "Date": correction.made or datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "Said": _said(correction),
-        "Shift": shift,
-        "Renamed": {anatomy[old].name: anatomy[new].name for old, new in table.items()},
-        "Before": {"Sha256": digest, "EditedByHand": edited, "Levels": record.get("Levels"), "Alarms": alarms},
-        "WeightsSha256": (record.get("Weights") or {}).get("Sha256"),
-    }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container without a user of this number
-        return "unknown"
 
 
 def _keep_original(path: Path, content: bytes) -> Path:

@@ -12,12 +12,7 @@ from cps4_monai.anatomy import Anatomy
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.levels.flags import names_are_trusted
-from cps4_monai.report.label_tables import (
-    bids_dseg_table,
-    itksnap_label_descriptions,
-    slicer_colour_csv,
-    slicer_colour_table,
-)
+from cps4_monai.report.label_tables import label_tables
 
 SCAN_COLUMNS = (
     *("scan", "status", "alarms", "notes", "lowest", "topmost", "structures", "margin", "anchored", "review"),
@@ -55,17 +50,14 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
         if outcome.status in unsegmented:
             row = {"source": outcome.source, "scan": outcome.name, "reason": outcome.reason}
             unsegmented[outcome.status].add([row])
-    tables = (
-        structures.text,
-        scans.text,
-        unsegmented["failed"].text,
-        unsegmented["skipped"].text,
-        slicer_colour_table(anatomy),
-        slicer_colour_csv(anatomy),
-        itksnap_label_descriptions(anatomy),
-        bids_dseg_table(anatomy),
-    )
-    return {name: text_bytes(text) for name, text in zip(TABLES, tables, strict=True)}
+    texts = {
+        "structures.csv": structures.text,
+        SCANS: scans.text,
+        FAILURES: unsegmented["failed"].text,
+        SKIPPED: unsegmented["skipped"].text,
+        **label_tables(anatomy),
+    }
+    return {name: text_bytes(texts[name]) for name in TABLES}
 
 
 def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.atomic_file import write_atomically
 from cps4_monai.palette import hex_colours, structure_colours
 
 
@@ -84,8 +82,3 @@ def label_tables(anatomy: Anatomy) -> dict[str, str]:
         "labels_itksnap.txt": itksnap_label_descriptions(anatomy),
         "dseg.tsv": bids_dseg_table(anatomy),
     }
-
-
-def write_label_tables(folder: str | Path, anatomy: Anatomy) -> list[Path]:
-    """Write :func:`label_tables` into a folder; returns their paths."""
-    return [write_atomically(Path(folder) / name, text) for name, text in label_tables(anatomy).items()]
