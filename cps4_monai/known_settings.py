@@ -21,6 +21,7 @@ _ARGUMENTS_OF = {
     "geometry": _GEOMETRY,
     "stage1#geometry": _GEOMETRY,
     "intensity": "cps4_monai.transforms.augmentation.intensity_augmentation",
+    "level_thresholds": "cps4_monai.levels.settings.LevelThresholds",
 }
 # Arguments of MONAI's ConfigWorkflow, which `python -m monai.bundle run` passes on with the overrides.
 _CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
@@ -58,6 +59,8 @@ def _check_layer(layer: Mapping[str, Any], merged: Any, where: str) -> None:
         setting = key.removeprefix("+").removeprefix("~")
         for name in (setting, *_nested(setting, value, config)):
             _check(name, value, config, known, read, where)
+        if setting == key:
+            _check_kind(setting, value, node_at(config, setting), where)
 
 
 def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str], where: str) -> None:
@@ -75,6 +78,30 @@ def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str
     near = difflib.get_close_matches(setting, sorted(candidates), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see the configs for the settings there are"
     raise ValueError(f"{where} sets {setting!r}, which no config defines or reads: {hint}")
+
+
+def _check_kind(setting: str, value: Any, before: Any, where: str) -> None:
+    """Refuses words and single values in the place of switches, numbers and lists; null and expressions may be either.
+
+    Raises:
+        ValueError: names the setting, what it is, and what is expected.
+    """
+    if isinstance(value, Mapping) and isinstance(before, Mapping):
+        for key, item in value.items():
+            _check_kind(f"{setting}#{key}", item, before.get(key), where)
+        return
+    if value is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
+        return
+    if isinstance(before, bool):
+        right, expected = isinstance(value, bool), "true or false"
+    elif isinstance(before, int | float):
+        right, expected = not isinstance(value, str), "a number"
+    elif isinstance(before, list):
+        right, expected = isinstance(value, list | tuple), "a list"
+    else:
+        return
+    if not right:
+        raise ValueError(f"{where} sets {setting!r} to {value!r}; expected {expected}, e.g. {json.dumps(before)}")
 
 
 def _nested(setting: str, value: Any, config: Any) -> Iterator[str]:

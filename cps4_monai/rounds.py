@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,11 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
     """
     if rounds < 2:
         raise ValueError(f"rounds is {rounds}; expected 2 or more: a single one is `cps4 train all` without --rounds")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"rounds is {rounds}, and WORLD_SIZE {os.environ['WORLD_SIZE']}: between the rounds one process segments. "
+            "Fix: start it without torchrun, or train each round by itself (docs/how-to/train-on-your-own-data.md)"
+        )
     if "stage1_checkpoint" in settings:
         raise ValueError(
             f"stage1_checkpoint is {settings['stage1_checkpoint']}, and each round has a stage 1 of its own. Fix: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.failure import cause_of, is_told, one_line, write_traceback
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.preflight import check_output_dir
+from cps4_monai.run_folder import RECORD
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
+_FLOAT = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")
 _PYTHON_NAMES = {"None": "null", "True": "true", "False": "false"}
 _PATHS = ("datalist", "dataset_dir", "output_dir", "cache_dir", "stage1_checkpoint", "anatomy_source", "finetune_from")
 
@@ -104,16 +107,14 @@ class CPS4Workflow(ConfigWorkflow):
             return super().initialize()
 
     def run(self) -> Any:
-        """Writes the merged config into the run's folder, then runs.
+        """Runs, with the merged config in the run's folder.
 
         Raises:
             ValueError: a setting, a file or a folder that cannot be used. It is the cause itself, not what MONAI's
                 parser made of it; the whole traceback is in ``error.log`` of the run's folder.
             SystemExit: the same, in one line, under ``python -m monai.bundle``.
         """
-        with self._told():
-            if self.workflow_type == "train":
-                self._write_config()
+        with self._told(), self._config_in_folder():
             return super().run()
 
     @contextmanager
@@ -142,18 +143,38 @@ class CPS4Workflow(ConfigWorkflow):
         except Exception:  # the config itself may be what is wrong
             return None
 
-    def _write_config(self) -> None:
-        parsed = self.parser.get_parsed_content
-        if "rank" in self.parser and parsed("rank") > 0:
+    @contextmanager
+    def _config_in_folder(self) -> Iterator[None]:
+        """Writes ``config.json``; one that was there comes back where this run is refused before it trains."""
+        folder = self._config_folder()
+        if folder is None:
+            yield
             return
-        folder = check_output_dir(parsed("evaluation_dir" if "evaluation_dir" in self.parser else "output_dir"), 0)
+        path, records = folder / RUN_CONFIG, _records(folder)
+        before = path.read_bytes() if path.is_file() else None
         content = dict(self.parser.get())
         for key in _PATHS:  # read again from another working directory
             if isinstance(content.get(key), str) and Path(content[key]).exists():
                 content[key] = str(Path(content[key]).resolve())
-        write_atomically(
-            folder / RUN_CONFIG, lambda beside: ConfigParser.export_config_file(content, str(beside), "json", indent=1)
-        )
+        write_atomically(path, lambda beside: ConfigParser.export_config_file(content, str(beside), "json", indent=1))
+        try:
+            yield
+        except Exception:
+            if before is not None and _records(folder) == records:
+                write_atomically(path, before)
+            raise
+
+    def _config_folder(self) -> Path | None:
+        """Where ``config.json`` goes, made where it is not there; None where this process writes none."""
+        parsed = self.parser.get_parsed_content
+        if self.workflow_type != "train" or ("rank" in self.parser and parsed("rank") > 0):
+            return None
+        return check_output_dir(parsed("evaluation_dir" if "evaluation_dir" in self.parser else "output_dir"), 0)
+
+
+def _records(folder: Path) -> dict[Path, bytes]:
+    """What the trainings in a run's folder say of their starts."""
+    return {path: path.read_bytes() for path in folder.glob(f"*/{RECORD}")}
 
 
 def _beside_configs(root: Path) -> dict[str, str]:
@@ -189,6 +210,9 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         try:
             settings[key] = json.loads(_PYTHON_NAMES.get(value, value))
         except json.JSONDecodeError as error:
+            if _FLOAT.fullmatch(value):  # .5 and 1., which JSON does not have
+                settings[key] = float(value)
+                continue
             if value.startswith(("{", "[")):
                 raise ValueError(
                     f"setting {key}: {value!r} is no JSON ({error}). Fix: write lists and mappings as JSON, with "

@@ -151,3 +151,28 @@ def test_any_contrast_names_the_tissues_of_the_anatomy_and_keeps_the_other_setti
     intensity = parser.get_parsed_content("intensity")
     assert intensity["tissues"] == [list(range(1, 11)), list(range(11, 20))] and intensity["tissue_prob"] > 0
     assert intensity["gamma"] == [0.5, 2.0]  # release.json's
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"amp": "off"}, "'amp' to 'off'; expected true or false, e.g. false"),
+        ({"amp": 1}, "'amp' to 1; expected true or false"),
+        ({"learning_rate": "fast"}, "'learning_rate' to 'fast'; expected a number, e.g. 0.0001"),
+        ({"slice_size": 64}, "'slice_size' to 64; expected a list"),
+        ({"geometry": {"translate_pixels": 16}}, "'geometry#translate_pixels' to 16; expected a list"),
+        ({"geometry#rotate_deg": "ten"}, "'geometry#rotate_deg' to 'ten'; expected a number"),
+    ],
+)
+def test_words_are_no_switches_and_single_values_no_lists(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        CPS4Workflow(**settings)
+
+
+def test_thresholds_of_levels_and_numbers_without_a_digit_before_or_after_the_point() -> None:
+    given = parse_settings(["level_thresholds#island_mm3=20.", "learning_rate=.5e-3", "amp=true", "labeled_share=05"])
+    assert given["labeled_share"] == "05"
+    config = CPS4Workflow(**given).parser
+    assert (config["level_thresholds"], config["learning_rate"]) == ({"island_mm3": 20.0}, 0.0005)
+    with pytest.raises(ValueError, match="did you mean level_thresholds#island_mm3"):
+        CPS4Workflow(**{"level_thresholds#island_mm": 20.0})

@@ -155,7 +155,11 @@ def trainer(
         max_epochs: in place of the stage's.
         handlers: the config's own, last before the checkpoint.
         start_from: of the image encoder: on resuming, the same file must be there.
+
+    Raises:
+        ValueError: the weights would go into another folder than the stage's, that is over those of another run.
     """
+    _check_own_file(stage, evaluator)
     slices = labeled_slices(stage.context, data, geometry, strong_views=method.labeled_strong_views)
     order = of_stage(
         stage,
@@ -168,3 +172,12 @@ def trainer(
         files=None if start_from is None else {"start_from": start_from},
     )
     return make_trainer(stage, method, loader(stage, slices), order, max_epochs)
+
+
+def _check_own_file(stage: Stage, evaluator: Validator) -> None:
+    path = None if evaluator.best is None else evaluator.best.path.resolve()
+    if path is not None and path.parent != stage.folder.resolve():
+        raise ValueError(
+            f"stage1_checkpoint is {path}, which this stage 1 would replace; expected a file in {stage.folder}. Fix: "
+            "to share the stage 1 of another run, train stage2 alone with this setting; else leave it out"
+        )

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from cps4_monai.anatomy import Anatomy
+
+PICTURED = ("L5/S", "L5", "L3", "L1")
 
 
 @click.command()
@@ -19,9 +25,11 @@ import click
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of results."
 )
-@click.option("-p", "--prompts", default="L5/S,L5,L3,L1", show_default=True, help="Structures in the pictures.")
+@click.option(
+    "-p", "--prompts", help="Structures in the pictures; default: L5/S,L5,L3,L1, or the first four of another anatomy."
+)
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str, device: str) -> None:
+def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str | None, device: str) -> None:
     """Show where the class prompts of a trained stage 1 attend to on SCANs (NIfTI files, or folders of them).
 
     A picture of each scan's middle slice with the maps of some prompts (figure 5 of the paper), and attention.html, in
@@ -49,9 +57,9 @@ def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str
     scans = [scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])]
     if not scans:
         raise click.ClickException(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")
-    names = [name.strip() for name in prompts.split(",") if name.strip()]
     try:
         plan = plan_of(checkpoint)
+        names = _names(prompts, plan.anatomy)
         lower, upper = plan.percentiles
         with tempfile.TemporaryDirectory() as folder:
             cache = SliceCache(folder, InPlane.from_dict(plan.in_plane), lower=lower, upper=upper)
@@ -59,3 +67,18 @@ def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"page: {page}")
+
+
+def _names(prompts: str | None, anatomy: Anatomy) -> list[str]:
+    """Short names of the structures in the pictures.
+
+    Raises:
+        ValueError: one that the anatomy does not have.
+    """
+    known = [structure.name for structure in anatomy.foreground]
+    if prompts is None:
+        return [name for name in PICTURED if name in known] or known[: len(PICTURED)]
+    names = [name.strip() for name in prompts.split(",") if name.strip()]
+    if other := [name for name in names if name not in known]:
+        raise ValueError(f"--prompts: {', '.join(other)} is no structure; expected some of {', '.join(known)}")
+    return names

@@ -136,5 +136,5 @@ def _weights_of_run(weights: Path | None, output: Path) -> Path:
                 "same. Fix: leave --weights out to go on from those that are there, or choose another output folder"
             )
         return path
-    write_atomically(path.with_name("plan.json"), json.dumps(bundle.plan.to_dict(), indent=2) + "\n")
-    return write_atomically(path, bundle.content)
+    write_atomically(path.with_name("plan.json"), json.dumps(bundle.plan.to_dict(), indent=2) + "\n", shared=True)
+    return write_atomically(path, bundle.content, shared=True)

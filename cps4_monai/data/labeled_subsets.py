@@ -102,7 +102,13 @@ def labeled_choice(
         return frozenset(subjects)
     if share is None or (share == "100" and share not in subsets):
         return None
-    return frozenset(chosen_subset(subsets, share, path))
+    chosen, known = chosen_subset(subsets, share, path), labeled_order(content, path)
+    if "training" in content and (wrong := sorted(set(chosen) - set(known))):
+        raise DatalistError(
+            f"{path}: 'subsets' of {share} names {', '.join(wrong[:8])}; expected training subjects with a label. Fix: "
+            "take these names out, or list the subjects with their labels under 'training'"
+        )
+    return frozenset(chosen)
 
 
 def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
@@ -121,7 +127,8 @@ def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
         ]
     subsets = _subsets(content, path)
     nested = [name for share in sorted(subsets, key=float) for name in subsets[share]]
-    return list(dict.fromkeys([*(name for name in nested if name in set(listed)), *listed]))
+    known = set(listed)
+    return list(dict.fromkeys([*(name for name in nested if name in known), *listed]))
 
 
 def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,15 +13,19 @@ from cps4_monai.data.nifti_file import decode_voxels, open_nifti
 
 
 class HasImage(Protocol):
-    """What the leak check needs to know of a datalist entry."""
+    """What the comparison of images needs to know of a scan."""
 
     @property
-    def image(self) -> Path:
-        """The scan."""
+    def image(self) -> Any:
+        """Path of the scan."""
 
     @property
     def subject(self) -> str:
         """Name of the scan."""
+
+
+class HasPatient(HasImage, Protocol):
+    """What the leak check needs to know of a datalist entry."""
 
     @property
     def patient(self) -> str:
@@ -51,7 +55,7 @@ def voxel_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_patients(sides: Mapping[str, Sequence[HasImage]]) -> None:
+def check_patients(sides: Mapping[str, Sequence[HasPatient]]) -> None:
     """Checks that no patient is on two sides.
 
     Args:

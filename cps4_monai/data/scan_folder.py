@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cps4_monai.data.entries import DatalistError
@@ -15,6 +15,7 @@ from cps4_monai.scan_names import (
     identify,
     is_nifti,
     pair_files,
+    patient_of,
     without_date,
 )
 
@@ -67,7 +68,8 @@ def find_scans(folder: str | Path) -> FoundScans:
 def _pairs(folder: Path) -> FoundScans:
     files = find_nifti(folder)
     labels = [path for path in files if _is_label_map(path, folder)]
-    others = [path for path in files if path not in set(labels)]
+    known = set(labels)
+    others = [path for path in files if path not in known]
     channels = _channels_without_label(others, labels)
     images = [path for path in others if FileName.of(path).stem.endswith("_T2w")]
     images = images or [path for path in others if path not in channels]
@@ -118,7 +120,7 @@ def _nnunet(folder: Path) -> FoundScans:
                 without_label.append(image)
                 continue
             case = FileName.of(image).scan
-            scans.append(Scan(image, label, case, case, held_out))
+            scans.append(Scan(image, label, case, patient_of(case), held_out))
         warnings += _told(
             f"files of {images} are further channels and are left out: one channel is trained on",
             [n.path for n in named if n.channel],
@@ -132,7 +134,10 @@ def _nnunet(folder: Path) -> FoundScans:
             f"{folder}: several scans are called {', '.join(double[:5])}; expected one for each case, in imagesTr or "
             "in imagesTs: rename or remove the others"
         )
-    return FoundScans(tuple(scans), tuple(warnings))
+    undated = [without_date(scan.patient) for scan in scans]
+    if len(set(undated)) > 1:  # as identify() has it
+        scans = [replace(scan, patient=patient) for scan, patient in zip(scans, undated, strict=True)]
+    return FoundScans(tuple(scans), (*warnings, *_repeated(scans), *_dated(scans)))
 
 
 def _is_label_map(path: Path, folder: Path) -> bool:

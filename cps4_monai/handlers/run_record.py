@@ -20,7 +20,7 @@ from monai.engines.workflow import Workflow
 import cps4_monai
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import ESCAPED
-from cps4_monai.plan import Plan, write_plan
+from cps4_monai.plan import Plan, check_plan, write_plan
 from cps4_monai.run_folder import RECORD
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ def git_commit() -> str | None:
 class RunRecord:
     """Saves settings and versions as ``run.json``, the plan as ``plan.json``, and copies the log to ``run.log``.
 
-    A resumed run appends to both: ``run.json`` holds one entry per start.
+    A resumed run appends to both: ``run.json`` holds one entry per start that trained. Settings and plan are written
+    when the first epoch begins: a start that is refused, by the checkpoint or otherwise, leaves what is there.
 
     Args:
         output_dir: the run's folder.
@@ -79,20 +80,36 @@ class RunRecord:
         self.log_level = log_level
         self.plan = plan
         self._file: logging.FileHandler | None = None
+        self._written = False
 
     def attach(self, engine: Workflow) -> None:
         """Registers with a trainer; comes first among its handlers, so that the log misses nothing."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(Events.EPOCH_STARTED, self.write)
             engine.add_event_handler(Events.COMPLETED, self.stop)
 
     def start(self, engine: Workflow) -> None:
-        """Writes ``run.json`` and ``plan.json``, and opens ``run.log``.
+        """Opens ``run.log``.
 
         Raises:
             PlanError: the folder holds weights of another plan.
         """
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        if self.plan is not None:
+            check_plan(self.output_dir, self.plan)
+        self._written = False
+        if self._file is None:
+            self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8", errors=ESCAPED)
+            self._file.setLevel(self.log_level)
+            self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            logging.getLogger().addHandler(self._file)
+        logger.info("run of %d epochs, %d iterations in total", engine.state.max_epochs, self._iterations(engine))
+
+    def write(self, engine: Workflow) -> None:
+        """Writes ``run.json`` and ``plan.json``, once in a start."""
+        if self._written:
+            return
         if self.plan is not None:
             write_plan(self.output_dir, self.plan)
         path = self.output_dir / RECORD
@@ -104,19 +121,17 @@ class RunRecord:
             "threads": torch.get_num_threads(),
             "precision": getattr(getattr(engine, "precision", None), "name", None),
             "epochs": engine.state.max_epochs,
-            "iterations": (engine.state.epoch_length or 0) * engine.state.max_epochs,
+            "iterations": self._iterations(engine),
             "budget_notes": list(engine.method.budget_notes) if hasattr(engine, "method") else [],
             "versions": versions(),
             "settings": self.settings,
         }
-        text = json.dumps({"starts": [*starts, now]}, indent=2, default=str)
-        write_atomically(path, text + "\n")
-        if self._file is None:
-            self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8", errors=ESCAPED)
-            self._file.setLevel(self.log_level)
-            self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-            logging.getLogger().addHandler(self._file)
-        logger.info("run of %d epochs, %d iterations in total", now["epochs"], now["iterations"])
+        write_atomically(path, json.dumps({"starts": [*starts, now]}, indent=2, default=str) + "\n")
+        self._written = True
+
+    @staticmethod
+    def _iterations(engine: Workflow) -> int:
+        return int((engine.state.epoch_length or 0) * engine.state.max_epochs)
 
     def stop(self, engine: Workflow) -> None:
         """Closes ``run.log``."""

@@ -61,8 +61,8 @@ def plan_of(weights: str | Path | Sequence[str | Path]) -> Plan:
     return read_plan(plan_path(there))
 
 
-def write_plan(folder: str | Path, plan: Plan) -> Path:
-    """Writes ``plan.json`` into a folder, whole or not at all.
+def check_plan(folder: str | Path, plan: Plan) -> None:
+    """Refuses a folder of other weights.
 
     Raises:
         PlanError: the folder holds weights that were made by another plan.
@@ -75,5 +75,13 @@ def write_plan(folder: str | Path, plan: Plan) -> Path:
                 f"{path.parent}: holds weights of other settings ({'; '.join(changed)}); choose another output folder, "
                 "or remove this one to start over"
             )
-    write_atomically(path, json.dumps(plan.to_dict(), indent=2) + "\n")
-    return path
+
+
+def write_plan(folder: str | Path, plan: Plan) -> Path:
+    """Writes ``plan.json`` into a folder, whole or not at all.
+
+    Raises:
+        PlanError: see :func:`check_plan`.
+    """
+    check_plan(folder, plan)
+    return write_atomically(Path(folder) / FILE_NAME, json.dumps(plan.to_dict(), indent=2) + "\n")

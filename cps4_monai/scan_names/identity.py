@@ -15,7 +15,7 @@ from cps4_monai.scan_names.file_name import FileName
 
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
 _DATE = re.compile(r"[_-](?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])$")
-_BIDS = re.compile(r"(?:^|.*/)(sub-[A-Za-z0-9]+)(?:_.*)?$")
+_BIDS = re.compile(r"(?:^|.*/)(sub-[^_/]+)(?:_.*)?$")
 
 
 @dataclass(frozen=True)

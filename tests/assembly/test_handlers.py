@@ -44,7 +44,8 @@ def test_handlers_act_in_one_order(
     given: dict[str, Any] = {
         trainer.replace("trainer", "handlers"): [{**saver, "save_final": True, "save_interval": 1}]
     }
-    given["stage1_checkpoint"] = str(tiny_run / "stage1" / "prompted_vision.pt")
+    if trainer == "train#trainer":
+        given["stage1_checkpoint"] = str(tiny_run / "stage1" / "prompted_vision.pt")
     workflow = run_tiny("run", tmp_path, run=False, early_stopping_patience=3, **given)
     found = acting(workflow.parser.get_parsed_content(trainer), event)
     assert found == sorted(found, key=ORDER.index) and "ResumeHandler" in found

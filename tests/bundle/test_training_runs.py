@@ -94,6 +94,25 @@ def test_a_run_with_other_settings_is_not_taken_for_the_same(run_tiny, tmp_path)
     assert json.loads((tmp_path / "stage2" / "plan.json").read_text())["spacing_mm"] == 7.5
 
 
+def test_a_refused_run_leaves_what_the_run_that_is_there_wrote(run_tiny, tmp_path):
+    run_tiny("training_stage2", tmp_path, ("supervised",))
+    files = [tmp_path / "config.json", tmp_path / "stage2" / "plan.json", tmp_path / "stage2" / "run.json"]
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(ValueError, match="island_mm3"):
+        run_tiny("training_stage2", tmp_path, ("supervised",), **{"level_thresholds#island_mm3": 20.0})
+    with pytest.raises(ValueError, match=r"cps4_monai\.methods\.Supervised"):
+        run_tiny("training_stage2", tmp_path, ("mean_teacher",))
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_stage_1_never_replaces_that_of_another_run(run_tiny, tiny_run, tmp_path):
+    other = tiny_run / "stage1" / "prompted_vision.pt"
+    before = other.read_bytes()
+    with pytest.raises(ValueError, match="which this stage 1 would replace"):
+        run_tiny("run", tmp_path, stage1_checkpoint=str(other))
+    assert other.read_bytes() == before and not (tmp_path / "stage1" / "resume.pt").exists()
+
+
 def test_early_stopping_counts_on_after_a_kill(run_tiny, tmp_path):
     patient = {"overlays": ("supervised",), "early_stopping_patience": 2, "learning_rate": 0.0}
     run_tiny("training_stage2", tmp_path, **patient, max_epochs=2)

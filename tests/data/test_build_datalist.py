@@ -16,7 +16,7 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.build_datalist import build_datalist, missing_classes, not_labeled
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
 from cps4_monai.data.patient_split import order_for_cover, split_patients, subset_size
-from cps4_monai.data.scan_folder import Scan
+from cps4_monai.data.scan_folder import Scan, find_scans
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -125,6 +125,16 @@ def test_sessions_of_a_patient_stay_on_one_side(tmp_path: Path) -> None:
     built = build_datalist(tmp_path, tmp_path / "d.json", val=1, test=2, labeled=2)
     assert (len(built.validation), len(built.test), len(built.labeled), len(built.unlabeled)) == (2, 4, 4, 2)
     assert len({e.subject for e in built.test}) == 4 and len({e.subject[:6] for e in built.test}) == 2
+
+
+@pytest.mark.parametrize("name", ["sub-0{}_ses-0{}_0000", "p{}_2020010{}_0000"])
+def test_sessions_and_dates_of_nnunets_layout_are_scans_of_one_patient(tmp_path: Path, name: str) -> None:
+    for patient in range(1, 6):
+        for session in (1, 2):
+            case = name.format(patient, session)
+            save(tmp_path / "imagesTr" / f"{case}.nii.gz", image(10 * patient + session))
+    scans = find_scans(tmp_path).scans
+    assert len(scans) == 10 and len({scan.patient for scan in scans}) == 5
 
 
 def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path) -> None:

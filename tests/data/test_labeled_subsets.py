@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cps4_monai.data.datalist import DatalistError, load_datalist
-from cps4_monai.data.labeled_subsets import labeled_order, read_json, rotated_subset
+from cps4_monai.data.labeled_subsets import labeled_choice, labeled_order, read_json, rotated_subset
 
 NAMES = [f"sub-{k:03d}" for k in range(1, 7)]
 
@@ -46,6 +46,13 @@ def test_named_subjects_are_the_labeled_ones_whatever_the_share_says(make, tmp_p
 def test_a_name_without_a_label_is_refused(wrong: list[str], tmp_path: Path) -> None:
     with pytest.raises(DatalistError, match=r"expected at least one, each a training subject with a label: sub-003"):
         load_datalist(own(tmp_path), check_files=False, labeled_subjects=wrong)
+
+
+def test_a_share_that_names_subjects_without_a_label_is_refused(tmp_path: Path) -> None:
+    training = [{"image": "a.nii", "label": "b.nii", "subject": "a"}, {"image": "c.nii", "subject": "c"}]
+    content = {"training": training, "subsets": {"10": ["a", "c", "gone"]}}
+    with pytest.raises(DatalistError, match="'subsets' of 10 names c, gone; expected training subjects with a label"):
+        labeled_choice(content, tmp_path / "d.json", "10", None)
 
 
 def test_the_order_begins_with_the_recorded_subsets(tmp_path: Path) -> None:

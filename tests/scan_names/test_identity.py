@@ -95,3 +95,9 @@ def test_patient_of_a_recorded_subject(subject, patient):
 )
 def test_subject_from_one_file_name(name, subject):
     assert subject_of(name) == subject
+
+
+def test_a_site_in_a_patients_name_is_no_patient() -> None:
+    names = [f"sub-{site}-00{n}_T2w.nii.gz" for site in ("MGH", "ETH") for n in (1, 2)]
+    assert len({scan.patient for scan in identify(names)}) == 4
+    assert patient_of("a/sub-MGH-001_ses-02_run-1") == "sub-MGH-001"
