@@ -15,11 +15,12 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.build_datalist import missing_classes
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import VolumeDataset
-from cps4_monai.data.leaks import check_contents, check_patients, voxel_digest
+from cps4_monai.data.leaks import HasImage, check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
 __all__ = [
     "check_data",
+    "check_images",
     "check_output_dir",
     "check_prompt_map",
     "check_ramp",
@@ -48,13 +49,27 @@ def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | 
         InvalidVolumeError: an image or a label map cannot be read.
     """
     check_patients(datalist.sides)
-    digests = _Digests(memory)
-    check_contents(datalist.sides, digests)
-    digests.save()
+    check_images(datalist.sides, memory)
     warnings = (*datalist.warnings, *missing_classes(datalist, anatomy))
     for warning in warnings:
         logger.warning("%s: %s", datalist.name or "datalist", warning)
     return warnings
+
+
+def check_images(sides: Mapping[str, Sequence[HasImage]], memory: str | Path | None = None) -> None:
+    """Refuses images that are on two sides.
+
+    Args:
+        sides: name of a side (training, validation, test) -> its entries.
+        memory: see :func:`check_data`.
+
+    Raises:
+        LeakError: names the files and both sides.
+        InvalidVolumeError: an image cannot be read.
+    """
+    digests = _Digests(memory)
+    check_contents(sides, digests)
+    digests.save()
 
 
 def check_schedule(

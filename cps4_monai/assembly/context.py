@@ -85,6 +85,11 @@ class Context(Setup):
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def image_digests(self) -> Path:
+        """File that keeps which image has which voxels, for the comparison of images."""
+        return self.cache.directory / "voxel_digests.json"
+
+    @property
     def unannotated(self) -> tuple[int, ...]:
         """Codes that are in view but never labeled."""
         return tuple(self.data.unannotated)

@@ -19,14 +19,13 @@ from cps4_monai.assembly.validation import Validator, dice_of, shown, validator
 from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import VolumeDataset
-from cps4_monai.data.leaks import check_contents
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedPredictiond, EpochValidation
 from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
-from cps4_monai.preflight import check_validation_labels
+from cps4_monai.preflight import check_images, check_validation_labels
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +144,8 @@ def trainer(
     stage = Stage(context, "finetune", output_dir, max_epochs, batch_size_labeled=batch_size, **given)
     held_out, slices = bool(validation), labeled_slices(context, training)
     volume_set = volumes(context, validation if held_out else training)
-    if held_out:
-        check_contents({"training": slices.entries, "validation": volume_set.entries})
+    if held_out and context.writes:
+        check_images({"training": slices.entries, "validation": volume_set.entries}, context.image_digests)
     check_validation_labels(volume_set, context.unannotated)
     subjects = [entry.subject for entry in volume_set.entries]
     seen = labels_in_words([entry.label for entry in slices.entries])

@@ -140,5 +140,5 @@ def check_data(context: Context, volumes: VolumeDataset) -> None:
         ValueError: see :func:`cps4_monai.preflight.check_validation_labels`.
     """
     if context.writes:
-        check_datalist(context.data, context.anatomy, context.cache.directory / "voxel_digests.json")
+        check_datalist(context.data, context.anatomy, context.image_digests)
     check_validation_labels(volumes, context.unannotated)

@@ -219,13 +219,13 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
     for cell in cells:
         stage1 = None if cell.stage1 is None else job_of(cell, "stage1", cell.stage1, None)
         job = job_of(cell, "cell", cell.stage2, stage1)
-        for other in (name for name, known in plan.cells.items() if known is job):
+        if (other := job.task["cell"]) != cell.name:
             raise StudyError(
                 f"study {study.name}: the cells {other} and {cell.name} are one training, all settings that reach it "
                 "being equal; take one out, or correct the setting in which they were to differ"
             )
         plan.cells[cell.name] = job
-        plan.entries.append(_entry(cell, plan.cells[cell.name], runs))
+        plan.entries.append(_entry(cell, job, runs))
     return plan
 
 

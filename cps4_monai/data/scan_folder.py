@@ -15,7 +15,6 @@ from cps4_monai.scan_names import (
     identify,
     is_nifti,
     pair_files,
-    patient_of,
     without_date,
 )
 
@@ -120,7 +119,7 @@ def _nnunet(folder: Path) -> FoundScans:
                 without_label.append(image)
                 continue
             case = FileName.of(image).scan
-            scans.append(Scan(image, label, case, patient_of(case), held_out))
+            scans.append(Scan(image, label, case, case, held_out))
         warnings += _told(
             f"files of {images} are further channels and are left out: one channel is trained on",
             [n.path for n in named if n.channel],
@@ -134,10 +133,9 @@ def _nnunet(folder: Path) -> FoundScans:
             f"{folder}: several scans are called {', '.join(double[:5])}; expected one for each case, in imagesTr or "
             "in imagesTs: rename or remove the others"
         )
-    undated = [without_date(scan.patient) for scan in scans]
-    if len(set(undated)) > 1:  # as identify() has it
-        scans = [replace(scan, patient=patient) for scan, patient in zip(scans, undated, strict=True)]
-    return FoundScans(tuple(scans), (*warnings, *_repeated(scans), *_dated(scans)))
+    identities = identify([scan.image for scan in scans])
+    scans = [replace(scan, patient=who.patient) for scan, who in zip(scans, identities, strict=True)]
+    return FoundScans(tuple(scans), (*warnings, *_dated(scans)))
 
 
 def _is_label_map(path: Path, folder: Path) -> bool:

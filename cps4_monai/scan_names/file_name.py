@@ -19,7 +19,7 @@ _CONTRASTS = ("t1w", "t2w", "pdw", "flair", "stir", "t2starw", "unit1")  # BIDS 
 _OF_LABELS = ("label", "seg", "atlas")  # BIDS entities that say what a label map shows
 _CHANNEL = re.compile(r"\d{4}")
 _CHANNEL_FOLDER = re.compile(r"images(Tr|Ts|Val)", re.IGNORECASE)
-_PATIENT = re.compile(r"sub-[^_]+")  # more than BIDS allows: sub-SITE-001
+PATIENT = re.compile(r"sub-[^_]+")  # more than BIDS allows: sub-SITE-001
 
 
 def is_nifti(path: str | PurePath) -> bool:
@@ -134,7 +134,7 @@ class FileName:
     @property
     def bids_patient(self) -> str:
         """``sub-...`` where the name begins with it, otherwise ""."""
-        match = _PATIENT.match(self.stem)
+        match = PATIENT.match(self.stem)
         return match[0] if match else ""
 
 

@@ -11,11 +11,10 @@ from itertools import takewhile
 from pathlib import PurePath, PurePosixPath
 
 from cps4_monai.scan_names.channels import further_channels
-from cps4_monai.scan_names.file_name import FileName
+from cps4_monai.scan_names.file_name import PATIENT, FileName
 
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
 _DATE = re.compile(r"[_-](?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])$")
-_BIDS = re.compile(r"(?:^|.*/)(sub-[^_/]+)(?:_.*)?$")
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ def subject_of(image: str | PurePath) -> str:
 
 def patient_of(subject: str) -> str:
     """Patient of a scan's name: ``sub-001_ses-02_run-1`` and ``site/sub-001`` -> ``sub-001``; ``x_ses-02`` -> ``x``."""
-    bids = _BIDS.match(subject)
-    return bids[1] if bids else _SESSION.sub("", subject)
+    bids = PATIENT.match(subject.rpartition("/")[2])
+    return bids[0] if bids else _SESSION.sub("", subject)
 
 
 def without_date(subject: str) -> str:
@@ -81,21 +80,17 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
         if not name.bids_patient and name.channel is None and name.path not in channels
     ]  # the others' names say who the patient is
     owners = dict(zip(by_folder, _owners([(*folders[i], simple[i]) for i in by_folder]), strict=True))
-    undated = [without_date(subject) for subject in subjects]
-    if len({short for subject, short in zip(subjects, undated, strict=True) if short != subject}) < 2:
-        undated = subjects
-    return [
-        ScanIdentity(subject, _patient(name, channels.get(name.path, own), undated[index], owners.get(index)))
+    told = [  # who is told by a name: channels of one scan have one
+        subject if index in owners else channels.get(name.path, own)
         for index, (name, own, subject) in enumerate(zip(names, simple, subjects, strict=True))
     ]
-
-
-def _patient(name: FileName, own: str, subject: str, owner: str | None) -> str:
-    if name.bids_patient:
-        return name.bids_patient
-    if owner is None:
-        return own
-    return owner if owner else patient_of(subject)
+    undated = [without_date(subject) for subject in told]
+    if len({short for subject, short in zip(told, undated, strict=True) if short != subject}) < 2:
+        undated = told
+    return [
+        ScanIdentity(subject, name.bids_patient or owners.get(index) or patient_of(undated[index]))
+        for index, (name, subject) in enumerate(zip(names, subjects, strict=True))
+    ]
 
 
 def _below_common(folders: Sequence[PurePath]) -> list[tuple[str, ...]]:

@@ -73,7 +73,7 @@ def test_a_folder_is_searched_and_its_label_maps_are_passed_over(run: Path, tmp_
 def test_what_cannot_be_shown_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
     scan = scan_at(tmp_path / "a.nii.gz")
     result = called(scan, "-s", run, "-o", tmp_path / "out", "--prompts", "L7")
-    assert result.exit_code == 1 and "--prompts: L7 is no structure" in result.output
+    assert result.exit_code == 1 and "no structure is called 'L7'" in result.output
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no NIfTI scan in it" in called(empty, "-s", run, "-o", tmp_path / "out").output
