@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -17,14 +18,16 @@ from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
-from cps4_monai.data.entries import Entry
+from cps4_monai.data.entries import SIDES, Entry
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans
 from cps4_monai.data.volume import read_volume
+from cps4_monai.encoding import json_bytes
 from cps4_monai.scan_names import patient_of
 
 logger = logging.getLogger(__name__)
 
+_DIGEST = "sha256"  # of all else in a datalist, so that one which a person edited is never replaced
 SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
 
 
@@ -69,7 +72,7 @@ def build_datalist(
         DatalistError: no scans, too few patients with labels, or settings out of range.
         LeakError: the same patient or the same image content on two sides.
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
-        FileExistsError: ``out`` is a file that was not made here.
+        FileExistsError: ``out`` is a file that was not made here, or was edited since.
     """
     out = Path(out)
     in_folder = corrected_scans(folder) if corrected else find_scans(folder)
@@ -90,6 +93,7 @@ def build_datalist(
     subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
     content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
+    content = {**content, _DIGEST: _digest_of(content)}
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *missing_classes(datalist, anatomy))
     return replace(datalist, warnings=(*in_folder.warnings, *datalist.warnings, *more))
@@ -123,8 +127,11 @@ def _untrainable(datalist: Datalist) -> list[str]:
 
 def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -> Datalist:
     """Writes beside and renames once the datalist loads and shows no leak."""
-    if out.exists() and b'"subsets"' not in out.read_bytes():
-        raise FileExistsError(f"{out} exists and is no datalist made here; expected a new file: choose another name")
+    if out.exists() and not _is_as_made(out):
+        raise FileExistsError(
+            f"{out} exists and is no datalist made by this command, or was edited since; expected a new file: choose "
+            "another name, or delete it"
+        )
     checked: list[Datalist] = []
 
     def write(beside: Path) -> None:
@@ -135,6 +142,19 @@ def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -
 
     write_atomically(out, write)
     return replace(checked[0], name=content["name"])
+
+
+def _is_as_made(path: Path) -> bool:
+    """Whether a file is a datalist that :func:`build_datalist` wrote, with nothing changed in it."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.pop(_DIGEST, None) == _digest_of(content)
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(content)).hexdigest()
 
 
 def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[str, ...]:
@@ -235,11 +255,13 @@ def _as_json(
         return Path(os.path.relpath(path, folder)).as_posix()
 
     content: dict[str, Any] = {"name": "", "description": "", "unannotated": []}
+    with_label = [(scan.patient, scan.subject) for scan in scans if scan.label is not None]
+    patients = {share: set(subsets[share]) for share in sorted(subsets, key=float)}
     content["subsets"] = {
-        share: sorted(s.subject for s in scans if s.label is not None and s.patient in set(subsets[share]))
-        for share in sorted(subsets, key=float)
+        share: sorted(subject for patient, subject in with_label if patient in chosen)
+        for share, chosen in patients.items()
     }
-    for side in ("training", "validation", "test"):
+    for side in SIDES:
         content[side] = []
         for scan in (s for s in scans if sides[s.patient] == side):
             entry: dict[str, Any] = {"image": relative(scan.image), "subject": scan.subject}

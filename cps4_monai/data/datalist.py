@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes
-from cps4_monai.data.labeled_subsets import labeled_choice, read_json, share_key
+from cps4_monai.data.labeled_subsets import is_splits, labeled_choice, read_json, share_key
 from cps4_monai.data.leaks import LeakError, check_contents, check_patients
 from cps4_monai.data.spider_splits import read_splits
 
@@ -63,7 +63,7 @@ def load_datalist(
     folder = Path(dataset_dir) if dataset_dir is not None else path.parent
     share = None if labeled_share is None else share_key(labeled_share, path)
     chosen = labeled_choice(content, path, share, labeled_subjects)
-    if "train" in content and "labeled" in content:
+    if is_splits(content):
         datalist = read_splits(content, folder, path, chosen, unlabeled_slices)
     else:
         datalist = _read_own(content, folder, path, chosen, whole=share is not None)
@@ -85,7 +85,7 @@ def _read_own(
             raise DatalistError(f"{path}: {side!r} is a {type(entries).__name__}; expected a list of entries")
     uses_label: Callable[[Mapping[str, Any], str], bool]
     if chosen is None:
-        uses_label = (lambda raw, subject: True) if whole else (lambda raw, subject: bool(raw.get("labeled", True)))
+        uses_label = (lambda raw, subject: True) if whole else (lambda raw, subject: raw.get("labeled", True))
     else:
         uses_label = lambda raw, subject: subject in chosen  # noqa: E731
     training = tuple(_entry(raw, folder, path, "training", uses_label) for raw in lists["training"])
@@ -110,7 +110,14 @@ def _entry(
                 f"them relative to {folder}, or to the folder that dataset_dir (--dataset-dir) names"
             )
     subject = str(raw["subject"])
-    classes = raw.get("classes")
+    classes, labeled = raw.get("classes"), raw.get("labeled", True)
+    if not isinstance(labeled, bool):
+        raise DatalistError(f"{path}: {side!r} has 'labeled' {labeled!r} for {raw['image']}; expected true or false")
+    if classes is not None and not (isinstance(classes, list) and all(type(c) is int and c > 0 for c in classes)):
+        raise DatalistError(
+            f"{path}: {side!r} has the classes {classes!r} for {raw['image']}; expected a list of class codes above 0, "
+            "e.g. [2, 3], or none"
+        )
     used = label is not None and uses_label(raw, subject)
     return Entry(
         image=folder / raw["image"],
@@ -145,10 +152,13 @@ def _warnings(datalist: Datalist) -> tuple[str, ...]:
 
 
 def _unread(content: Mapping[str, Any]) -> list[str]:
-    """A warning about folds, which other tools make their validation sets of."""
+    """Warnings about folds, which other tools make their validation sets of, and about their name of the test set."""
     folds = sum(isinstance(e, dict) and "fold" in e for side in SIDES for e in content.get(side, []))
     told = "'fold' is not read: put the entries of one fold under 'validation'"
-    return [f"{folds} entries have a fold; {told}"] if folds else []
+    warnings = [f"{folds} entries have a fold; {told}"] if folds else []
+    if "testing" in content:
+        warnings.append("'testing' is not read: call the list 'test' if its scans have labels to score by")
+    return warnings
 
 
 def _without_slices(content: Mapping[str, Any], unlabeled_slices: bool) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.label_ownership import is_described, sidecar_of
+from cps4_monai.data.label_ownership import is_described, is_ours, sidecar_of
 
 REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
 ACCEPTED, CORRECTED, WRONG = "accepted", "corrected", "wrong"
@@ -56,3 +56,18 @@ def reviewed_label(label_path: str | Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(record, dict):
         return "", {}
     return (review_state(record) if is_described(label_path) else ""), record
+
+
+def is_unreviewed_prediction(label_path: str | Path) -> bool:
+    """Whether a label map is, byte for byte, one that this package wrote and no person corrected or accepted.
+
+    Such a one is no ground truth. A label map that was changed since it was written is, as a person edited it.
+    """
+    return is_ours(label_path) and reviewed_label(label_path)[0] not in TRUSTED
+
+
+def without_predictions(label_paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Label maps that may be ground truth, and those that are not (:func:`is_unreviewed_prediction`), in order."""
+    found = [is_unreviewed_prediction(path) for path in label_paths]
+    truth = [path for path, ours in zip(label_paths, found, strict=True) if not ours]
+    return truth, [path for path, ours in zip(label_paths, found, strict=True) if ours]

@@ -13,6 +13,10 @@ from cps4_monai.encoding import path_text
 from cps4_monai.scan_names import identify
 
 
+# What other programs call the sides; a list that nobody reads would be lost in silence.
+_OTHERS_NAMES = {"train": "training", "val": "validation", "valid": "validation"}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a datalist, ours or a ``splits.json``; in UTF-8 or UTF-16, with or without byte-order mark.
 
@@ -28,12 +32,22 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DatalistError(
             f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
         ) from error
-    if not isinstance(content, dict) or not any(k in content for k in (*SIDES, "train")):
+    if isinstance(content, dict) and is_splits(content):
+        return content
+    if not isinstance(content, dict) or not any(k in content for k in (*SIDES, *_OTHERS_NAMES)):
         holds = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise DatalistError(
             f"{path}: found {holds}; expected an object with the lists {list(SIDES)}: make one with 'cps4 datalist'"
         )
-    return content if "train" in content else _with_subjects(content)
+    for name, ours in _OTHERS_NAMES.items():
+        if name in content:
+            raise DatalistError(f"{path}: found the list {name!r}; expected {ours!r}: rename it")
+    return _with_subjects(content)
+
+
+def is_splits(content: Mapping[str, Any]) -> bool:
+    """Whether a datalist is the ``splits.json`` of the derived SPIDER data."""
+    return "train" in content and "labeled" in content
 
 
 def _with_subjects(content: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +131,7 @@ def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
     Raises:
         DatalistError: lists or subsets of another form.
     """
-    if "train" in content and "labeled" in content:
+    if is_splits(content):
         listed = list(content["train"])
     else:
         listed = [
@@ -152,8 +166,11 @@ def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int
 
 
 def _subsets(content: Mapping[str, Any], path: Path) -> dict[str, Sequence[str]]:
-    key = "labeled" if "train" in content and "labeled" in content else "subsets"
+    key = "labeled" if is_splits(content) else "subsets"
     subsets = content.get(key, {})
     if not isinstance(subsets, dict):
         raise DatalistError(f"{path}: {key!r} is a {type(subsets).__name__}; expected an object share -> subjects")
-    return subsets
+    for share, names in subsets.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DatalistError(f"{path}: {key!r} of {share!r} is {names!r}; expected a list of subjects' names")
+    return {share_key(share, path): names for share, names in subsets.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cps4_monai.data.entries import DatalistError
+from cps4_monai.data.label_review import without_predictions
 from cps4_monai.scan_names import (
     FileName,
     find_nifti,
@@ -19,6 +20,10 @@ from cps4_monai.scan_names import (
 )
 
 LABEL_FOLDERS = ("label", "labels", "mask", "masks", "segmentation", "segmentations", "derivatives")
+_PREDICTIONS = (
+    "label maps were made by this program, accepted by no person, and are left out ('cps4 relabel FILE --accept' "
+    "accepts one)"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ def find_scans(folder: str | Path) -> FoundScans:
     ``imagesTs`` with ``labelsTs`` as held-out scans; of several channels, the first). Otherwise every
     ``*_T2w.nii[.gz]`` of the tree is a scan or, where there is none, every NIfTI file that is not called a label map;
     its label map is the ``*dseg.nii[.gz]`` of the same name (where there is no dseg at all: ``seg``, ``mask``,
-    ``label``), beside it or elsewhere in the tree (BIDS derivatives).
+    ``label``), beside it or elsewhere in the tree (BIDS derivatives). Label maps of `cps4 segment` that no person
+    corrected or accepted are no labels.
 
     Raises:
         DatalistError: no folder, no scan, or several label maps for a scan.
@@ -66,8 +72,9 @@ def find_scans(folder: str | Path) -> FoundScans:
 
 def _pairs(folder: Path) -> FoundScans:
     files = find_nifti(folder)
-    labels = [path for path in files if _is_label_map(path, folder)]
-    known = set(labels)
+    called_labels = [path for path in files if _is_label_map(path, folder)]
+    labels, predictions = without_predictions(called_labels)
+    known = set(called_labels)
     others = [path for path in files if path not in known]
     channels = _channels_without_label(others, labels)
     images = [path for path in others if FileName.of(path).stem.endswith("_T2w")]
@@ -87,12 +94,15 @@ def _pairs(folder: Path) -> FoundScans:
         for image, who in zip(images, identify([p.relative_to(folder) for p in images]), strict=True)
     )
     several = [f"{file} (fits {', '.join(map(str, fits))})" for file, fits in pairing.ambiguous.items()]
+    named_otherwise = set(labels) - set(dseg)
+    trained_on = {*images, *channels}
     warnings = [
+        *_told(_PREDICTIONS, predictions),
         *_told("label maps belong to no scan and are left out", pairing.unmatched),
         *_told("label maps fit several scans and are left out: mirror the scans' folders", several),
-        *_told("label maps are not called dseg and are left out", [p for p in labels if p not in set(dseg)]),
+        *_told("label maps are not called dseg and are left out", sorted(named_otherwise)),
         *_told("files are further channels and are left out: one channel is trained on", sorted(channels)),
-        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in {*images, *channels}]),
+        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
         *_repeated(scans),
         *_dated(scans),
     ]
@@ -112,7 +122,8 @@ def _nnunet(folder: Path) -> FoundScans:
     for images, labels, held_out in (("imagesTr", "labelsTr", False), ("imagesTs", "labelsTs", True)):
         named = [FileName.of(path) for path in _files(folder / images)]
         first = [Path(n.path) for n in named if not n.channel]
-        pairing = pair_files(first, folder / images, _files(folder / labels), folder / labels)
+        label_maps, predictions = without_predictions(_files(folder / labels))
+        pairing = pair_files(first, folder / images, label_maps, folder / labels)
         for image in first:
             label = next(iter(pairing.partners.get(image, [])), None)
             if held_out and label is None:
@@ -124,10 +135,11 @@ def _nnunet(folder: Path) -> FoundScans:
             f"files of {images} are further channels and are left out: one channel is trained on",
             [n.path for n in named if n.channel],
         )
+        warnings += _told(_PREDICTIONS, predictions)
         orphans = [*pairing.unmatched, *pairing.ambiguous]
         warnings += _told(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
     warnings += _told("test scans have no label map in labelsTs and are left out", without_label)
-    double = sorted({scan.subject for scan in scans if sum(s.subject == scan.subject for s in scans) > 1})
+    double = sorted(name for name, count in Counter(scan.subject for scan in scans).items() if count > 1)
     if double:
         raise DatalistError(
             f"{folder}: several scans are called {', '.join(double[:5])}; expected one for each case, in imagesTr or "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cps4_monai.data.label_review import without_predictions
 from cps4_monai.scan_names import Pairing, find_nifti, identify, only_label_maps, pair_files
 
 
@@ -40,17 +41,26 @@ class Matching:
 def match_folder(predictions: str | Path, labels: str | Path) -> Matching:
     """Cases of a folder of labels (``*_dseg``, ``*_mask``, ``*_seg``, ``mask_*``; any name if none is called so).
 
-    Scans may lie beside predictions and labels; a label is never taken for a prediction.
+    Scans may lie beside predictions and labels; a label is never taken for a prediction, nor a label map that this
+    package wrote and no person accepted for a label.
 
     Raises:
-        ValueError: a folder is missing, holds no label maps, or names are ambiguous.
+        ValueError: a folder is missing, holds no label maps of people, or names are ambiguous.
     """
     root = Path(labels)
     volumes = find_nifti(root)
-    label_paths = only_label_maps(volumes)
-    if not label_paths:
+    called_labels = only_label_maps(volumes)
+    label_paths, of_ours = without_predictions(called_labels)
+    if not called_labels:
         raise ValueError(f"{root}: no label map (*.nii.gz) in it or below it")
-    images = pair_files(label_paths, root, [p for p in volumes if p not in set(label_paths)], root).partners
+    if not label_paths:
+        raise ValueError(
+            f"{root}: all {len(of_ours)} label maps in it were made by this program and accepted by no person, e.g. "
+            f"{of_ours[0]}; expected labels of people. Fix: give the folder of the labels, or accept label maps that "
+            "are right with 'cps4 relabel FILE --accept'"
+        )
+    known = set(called_labels)
+    images = pair_files(label_paths, root, [p for p in volumes if p not in known], root).partners
     _refuse_double_labels(label_paths, root)
     paths = _predictions(Path(predictions), label_paths)
     partners = _one_each(pair_files(label_paths, root, paths, Path(predictions)))

@@ -15,6 +15,7 @@ import pytest
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.build_datalist import build_datalist, missing_classes, not_labeled
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
+from cps4_monai.data.label_ownership import write_owned_label
 from cps4_monai.data.patient_split import order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
 
@@ -137,6 +138,20 @@ def test_sessions_and_dates_of_nnunets_layout_are_scans_of_one_patient(tmp_path:
     assert len(scans) == 10 and len({scan.patient for scan in scans}) == 5
 
 
+@pytest.mark.parametrize("layout", ["{}_T2w.nii.gz {}_dseg.nii.gz", "imagesTr/{}_0000.nii.gz labelsTr/{}.nii.gz"])
+def test_label_maps_of_cps4_segment_are_labels_once_a_person_stands_for_them(tmp_path: Path, layout: str) -> None:
+    records = {1: {}, 2: {"Review": {"State": "corrected"}}, 3: {"Review": {"State": "wrong"}}, 4: {}}
+    for number, record in records.items():
+        scan, mask = (tmp_path / name for name in layout.format(f"sub-{number}", f"sub-{number}").split())
+        save(scan, image(number))
+        write_owned_label(mask, save(mask.with_name(f"beside_{mask.name}"), label(2)).read_bytes(), record)
+        mask.with_name(f"beside_{mask.name}").unlink()
+    save(mask, label(3))  # the last one was edited since
+    found = find_scans(tmp_path)
+    assert [scan.subject for scan in found.scans if scan.label] == ["sub-2", "sub-4"] and len(found.scans) == 4
+    assert any(w.startswith("2 label maps were made by this program, accepted by no person") for w in found.warnings)
+
+
 def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path) -> None:
     for k in range(4):
         save(tmp_path / "imagesTr" / f"case_{k}_0000.nii.gz", image(k))
@@ -214,6 +229,19 @@ def test_scans_reserved_for_testing_are_not_drawn_from() -> None:
 def test_a_subset_has_at_least_one_patient() -> None:
     assert [subset_size(18, share) for share in (5, 10, 25, 50, 100)] == [1, 2, 4, 9, 18]
     assert subset_size(3, 5) == 1
+
+
+def test_a_datalist_is_made_again_but_not_over_one_that_was_edited(tmp_path: Path) -> None:
+    folder, out = make_pairs(tmp_path / "scans", 5), tmp_path / "d.json"
+    build_datalist(folder, out, val=1, test=1)
+    build_datalist(folder, out, val=1, test=1, seed=3)
+    assert "seed 3" in out.read_text()
+    edited = out.read_text().replace('"unannotated": []', '"unannotated": [1]')
+    assert edited != out.read_text()
+    out.write_text(edited)
+    with pytest.raises(FileExistsError, match=r"d\.json exists and is no datalist made by this command, or was edited"):
+        build_datalist(folder, out, val=1, test=1)
+    assert out.read_text() == edited
 
 
 def test_a_file_that_is_no_datalist_is_not_overwritten(tmp_path: Path) -> None:

@@ -65,6 +65,14 @@ def test_mrspineseg_pairs_are_found_in_several_folders_and_copied_unchanged(tmp_
     assert len(build_datalist(out, out / "datalist.json", val=0, test=0).unlabeled) == 1
 
 
+def test_mrspineseg_endings_in_capitals_are_read(tmp_path: Path) -> None:
+    save(tmp_path / "src" / "a.nii.gz", image()).rename(tmp_path / "src" / "CASE1.NII.GZ")
+    save(tmp_path / "src" / "b.nii.gz", mask(2)).rename(tmp_path / "src" / "Mask_Case1.NII.GZ")
+    (converted,) = convert_mrspineseg(tmp_path / "src", tmp_path / "out").scans
+    assert converted.labeled and converted.classes == (2,)
+    assert sorted(p.name for p in (tmp_path / "out").glob("sub*")) == ["sub-001_T2w.nii.gz", "sub-001_dseg.nii.gz"]
+
+
 def test_mrspineseg_reports_bad_pairs_and_goes_on(tmp_path: Path) -> None:
     source, out = tmp_path / "src", tmp_path / "out"
     for k, codes in ((1, (2,)), (2, (40,)), (3, (2,))):
@@ -129,6 +137,19 @@ def test_spider_tree_is_converted_in_place_and_code(tmp_path: Path) -> None:
     assert label.array.ravel()[:5].tolist() == [2, 0, 11, 0, 2]
     np.testing.assert_allclose(label.affine, scan.affine)
     assert "12:1" in (out / "conversion.csv").read_text()
+
+
+def test_spider_contrasts_do_not_share_a_folder(tmp_path: Path) -> None:
+    for contrast in ("t1", "t2"):
+        write_mha(tmp_path / "images" / f"1_{contrast}.mha", image(1))
+        write_mha(tmp_path / "masks" / f"1_{contrast}.mha", mask(1, dtype=np.uint16))
+    convert_spider(tmp_path, tmp_path / "out")
+    before = (tmp_path / "out" / "sub-001_dseg.nii.gz").read_bytes()
+    with pytest.raises(FileExistsError, match=r"found 1 T2w scans of these patients, e.g. sub-001_T2w.nii.gz"):
+        convert_spider(tmp_path, tmp_path / "out", sequence="t1", overwrite=True)
+    assert (tmp_path / "out" / "sub-001_dseg.nii.gz").read_bytes() == before
+    assert not (tmp_path / "out" / "sub-001_T1w.nii.gz").exists()
+    convert_spider(tmp_path, tmp_path / "out", overwrite=True)
 
 
 def test_spider_central_slice_at_half_the_resolution(tmp_path: Path) -> None:

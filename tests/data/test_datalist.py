@@ -51,6 +51,13 @@ def test_labeled_share_selects_the_recorded_subset(scans: Path, share: object) -
     assert all(e.label is None for e in datalist.unlabeled) and len(datalist.unlabeled) == 2
 
 
+def test_shares_are_recorded_with_or_without_a_percent_sign(scans: Path) -> None:
+    path = write(scans, training=[entry(1), entry(2)], subsets={"50%": ["sub-002"], "100.0": ["sub-001", "sub-002"]})
+    assert [e.subject for e in load_datalist(path, labeled_share=50).labeled] == ["sub-002"]
+    with pytest.raises(DatalistError, match=r"no labeled share '10'; the file records \['50', '100'\]"):
+        load_datalist(path, labeled_share=10)
+
+
 def test_share_100_uses_every_label_even_of_entries_marked_unlabeled(scans: Path) -> None:
     datalist = load_datalist(write(scans, training=[entry(1), entry(2, labeled=False)]), labeled_share=100)
     assert len(datalist.labeled) == 2
@@ -74,6 +81,13 @@ def test_paths_are_relative_to_dataset_dir(scans: Path, tmp_path_factory: pytest
         ({"training": [], "unannotated": ["S"]}, "'unannotated' is"),
         ({"training": [], "subsets": []}, "'subsets' is a list"),
         ({"training": [entry(1), entry(1)]}, "listed twice"),
+        ({"training": [entry(1)], "val": [entry(2)]}, "found the list 'val'; expected 'validation': rename it"),
+        ({"train": [entry(1)], "validation": [entry(2)]}, "found the list 'train'; expected 'training'"),
+        ({"training": [entry(1, labeled="false")]}, "'labeled' 'false' for sub-001_T2w.nii.gz; expected true or false"),
+        ({"training": [entry(1, classes="2,3")]}, "has the classes '2,3' for sub-001_T2w.nii.gz; expected a list"),
+        ({"training": [entry(1, classes=[2.0])]}, r"has the classes \[2.0\]"),
+        ({"training": [entry(1)], "subsets": {"5": "sub-001"}}, "'subsets' of '5' is 'sub-001'; expected a list"),
+        ({"training": [entry(1)], "subsets": {"few": ["sub-001"]}}, "labeled share 'few'; expected a percentage"),
     ],
 )
 def test_wrong_forms_are_refused(scans: Path, content: dict, message: str) -> None:
@@ -165,6 +179,8 @@ def test_a_missing_file_with_a_whole_path_is_named(tmp_path: Path) -> None:
 def test_folds_are_said_not_to_be_read(scans: Path) -> None:
     datalist = load_datalist(write(scans, training=[entry(1, fold=0), entry(2, fold=1)]))
     assert [w for w in datalist.warnings if "2 entries have a fold" in w]
+    (warning,) = load_datalist(write(scans, training=[entry(1)], testing=[{"image": "sub-002_T2w.nii.gz"}])).warnings
+    assert warning.startswith("'testing' is not read")
 
 
 def test_labeled_and_unlabeled_partition_training() -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cps4_monai.data.label_ownership import sidecar_of, write_owned_label
+from cps4_monai.data.label_review import ACCEPTED, REVIEW
 from cps4_monai.evaluation.matching import match_entries, match_folder
 
 
@@ -67,6 +69,27 @@ def test_scans_of_one_patient_are_cases_of_one_patient(tmp_path):
     cases = match_folder(tmp_path / "pred", tmp_path / "labels").cases
     assert sorted(c.name for c in cases) == sorted(names) and {c.subject for c in cases} == {"sub-1"}
     assert all(c.pred.name.startswith(c.name) for c in cases)
+
+
+def test_predictions_among_the_labels_are_no_ground_truth(tmp_path):
+    data = tmp_path / "data"
+    _touch(data, "sub-1_T2w.nii.gz", "sub-1_dseg.nii.gz", "sub-2_T2w.nii.gz", "sub-3_T2w.nii.gz")
+    for number in (1, 2, 3):
+        write_owned_label(data / "derivatives" / f"sub-{number}_seg-spine_dseg.nii.gz", b"%d" % number)
+    accepted = data / "derivatives" / "sub-3_seg-spine_dseg.nii.gz"
+    write_owned_label(accepted, b"3", {REVIEW: {"State": ACCEPTED}})
+    _touch(tmp_path / "pred", "sub-1_dseg.nii.gz")
+    cases = match_folder(tmp_path / "pred", data).cases
+    assert [case.label.name for case in cases] == ["sub-1_dseg.nii.gz", accepted.name]
+    assert [case.name for case in cases] == ["sub-1", "sub-3"]
+
+
+def test_labels_that_are_all_predictions_are_refused(tmp_path):
+    write_owned_label(tmp_path / "sub-1_dseg.nii.gz", b"1")
+    with pytest.raises(ValueError, match="all 1 label maps in it were made by this program"):
+        match_folder(tmp_path, tmp_path)
+    sidecar_of(tmp_path / "sub-1_dseg.nii.gz").unlink()
+    assert len(match_folder(tmp_path, tmp_path).cases) == 1, "a label map that nobody knows of is a person's"
 
 
 def test_missing_or_empty_folder_is_an_error(tmp_path):

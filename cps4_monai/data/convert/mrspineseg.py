@@ -15,6 +15,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing
 from cps4_monai.data.datalist import DatalistError
 from cps4_monai.data.volume import InvalidVolumeError, check_pair, read_volume
+from cps4_monai.scan_names import find_nifti
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def convert_mrspineseg(source: str | Path, out: str | Path, overwrite: bool = Fa
 
 def _by_case(source: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     by_case: dict[int, Path] = {}
-    for path in sorted(source.rglob("*.nii*")):
+    for path in find_nifti(source) if source.is_dir() else []:
         match = pattern.match(path.name)
         if match is None:
             continue
@@ -78,7 +79,7 @@ def _by_case(source: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
 def _target(out: Path, number: int, digits: int, suffix: str, source: Path | None) -> Path | None:
     if source is None:
         return None
-    return out / f"sub-{number:0{digits}d}_{suffix}{'.nii.gz' if source.name.endswith('.gz') else '.nii'}"
+    return out / f"sub-{number:0{digits}d}_{suffix}{'.nii.gz' if source.name.lower().endswith('.gz') else '.nii'}"
 
 
 def _copy_checked(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def convert_spider(
     Raises:
         DatalistError: no image of that sequence.
         ValueError: an unknown sequence, or a negative width.
-        FileExistsError: outputs exist already.
+        FileExistsError: outputs exist already; or, whatever ``overwrite`` says, scans of the other contrast, whose
+            label maps have the same names.
         MissingExtraError: SimpleITK is not installed.
     """
     source, out = Path(source), Path(out)
@@ -104,6 +106,7 @@ def convert_spider(
     suffix = "T1w" if sequence == "t1" else "T2w"
     targets = {n: [out / f"sub-{n:0{digits}d}_{s}.nii.gz" for s in (suffix, "dseg")] for n in images}
     refuse_existing([t for pair in targets.values() for t in pair], overwrite)
+    _refuse_other_contrast(out, targets, suffix)
     out.mkdir(parents=True, exist_ok=True)
     scans, failed = [], []
     for number, image in sorted(images.items()):
@@ -117,6 +120,17 @@ def convert_spider(
     result = Conversion(tuple(scans), tuple(failed))
     result.write_table(out / "conversion.csv")
     return result
+
+
+def _refuse_other_contrast(out: Path, targets: Mapping[int, Sequence[Path]], suffix: str) -> None:
+    """A folder holds one contrast: SPIDER's masks of T1 and T2 differ, and both are called sub-..._dseg."""
+    other = "T2w" if suffix == "T1w" else "T1w"
+    theirs = (image.with_name(image.name.replace(f"_{suffix}.", f"_{other}.")) for image, _ in targets.values())
+    if there := [path for path in theirs if path.exists()]:
+        raise FileExistsError(
+            f"{out}: found {len(there)} {other} scans of these patients, e.g. {there[0].name}, whose label maps would "
+            f"be replaced by those of {suffix}; expected a folder for each contrast: choose another one with -o"
+        )
 
 
 def _by_patient(folder: Path, sequence: str) -> dict[int, Path]:
