@@ -43,6 +43,7 @@ PLACES_AND_PACE: dict[str, str] = {
     "context#trained_on": "facts for people, in the plan",
     "check_output_dir": _PACE,
     "check_data": "a check: it passes, or there is no run",
+    "check_best": "a check of stage 2's settings: it passes, or there is no run",
 }
 CHANGES_ON_THE_WAY: dict[str, str] = dict.fromkeys(
     ("max_epochs", "stage1#max_epochs", "pretrain#max_epochs", "train#trainer#max_epochs"),

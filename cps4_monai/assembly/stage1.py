@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset
 
+from cps4_monai.assembly.chosen_by import check_chosen_by
 from cps4_monai.assembly.context import Context, Stage
 from cps4_monai.assembly.slices import labeled_slices, loader
 from cps4_monai.assembly.training import make_trainer, of_stage
@@ -97,6 +98,9 @@ def evaluator(
         schedule_input: engine -> arguments of the schedule's step; None: the validation loss for
             ``ReduceLROnPlateau``, nothing for others.
         handlers: the config's own, after all others.
+
+    Raises:
+        ValueError: no metric of the validation has the name by which ``best`` chooses.
     """
     context = stage.context
     pointing = AttentionLocalisation(
@@ -110,6 +114,8 @@ def evaluator(
     metrics: dict[str, Metric] = {"pointing_game": pointing, **given}
     if loss is not None and "loss" not in metrics:
         metrics["loss"] = VolumeLoss(loss, from_engine(["pred", "label"]))
+    key_metric = {METRIC: spine_dice(context, "prompt_map", "prompt_map_")}
+    check_chosen_by(best.metric, {**key_metric, **metrics}, handlers, "stage1#validate#best#metric")
     step = step_arguments(lr_scheduler) if schedule_input is None else schedule_input
     schedule = LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=True, step_transform=step)
     return validator(
@@ -117,7 +123,7 @@ def evaluator(
         unwrap(method.networks[method.deployed_name]),
         dataset,
         inferer,
-        {METRIC: spine_dice(context, "prompt_map", "prompt_map_")},
+        key_metric,
         [*shown(stage), schedule, best, *handlers],
         best=best,
         postprocessing=postprocessing,

@@ -9,13 +9,16 @@ from ignite.metrics import Metric
 from monai.inferers import Inferer
 from torch.utils.data import Dataset
 
+from cps4_monai.assembly.chosen_by import check_chosen_by
 from cps4_monai.assembly.context import Context, Stage
+from cps4_monai.assembly.running_config import running_config
 from cps4_monai.assembly.slices import loader
 from cps4_monai.assembly.stage1 import METRIC
 from cps4_monai.assembly.training import make_trainer, of_stage
 from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
 from cps4_monai.data.datasets import SliceDataset
 from cps4_monai.engines import SemiSupervisedTrainer
+from cps4_monai.fingerprint import node_of
 from cps4_monai.handlers import BestWeights, CosineEnd, DecodedPredictiond, PictureHandler, PromptMapHandler
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import describe
@@ -26,6 +29,7 @@ from cps4_monai.vision import PromptedVision, load_prompted_vision
 
 DECODED = "decoded_val_dice"
 TRAINER = "train#trainer"
+EVALUATOR = "cps4_monai.assembly.stage2.evaluator"
 
 
 def deployed_plan(context: Context, method: SemiSupervisedMethod) -> Plan:
@@ -58,6 +62,25 @@ def stage1_model(context: Context, path: str, **compared: Any) -> PromptedVision
     return model
 
 
+def check_best(best: str, key_metric: Mapping[str, Metric]) -> None:
+    """Refuses, before stage 1 trains for hours, a metric that :func:`evaluator` would refuse when stage 2 begins.
+
+    Nothing is built for it but the metrics, since networks draw random numbers. Where the config has handlers or an
+    evaluator of its own for stage 2, this is left to them.
+
+    Args:
+        best: name of the metric that chooses the weights.
+        key_metric: name -> metric of the plain argmax.
+
+    Raises:
+        ValueError: see :func:`cps4_monai.assembly.chosen_by.check_chosen_by`.
+    """
+    config = running_config() or {}
+    own = node_of(config, "validate#evaluator#_target_") not in (None, EVALUATOR)
+    if not (own or node_of(config, "validate#handlers")):
+        check_chosen_by(best, key_metric, offered=(DECODED,))
+
+
 def evaluator(
     stage: Stage,
     method: SemiSupervisedMethod,
@@ -78,13 +101,18 @@ def evaluator(
         best: name of the metric that chooses the weights; with "decoded_val_dice" levels are decoded as
             `cps4 segment` does.
         handlers: the config's own, after all others.
+
+    Raises:
+        ValueError: no metric of the validation has the name that chooses the weights.
     """
-    context, decoding = stage.context, {}
+    context, decoding = stage.context, dict[str, Any]()
     if best == DECODED:
         decoding = {
             "postprocessing": DecodedPredictiond("pred", context.anatomy, context.unannotated, context.decoding),
             "additional_metrics": {DECODED: spine_dice(context, "decoded", "decoded_")},
         }
+    metrics = {**key_metric, **decoding.get("additional_metrics", {})}
+    check_chosen_by(best, metrics, handlers, offered=(DECODED,))
     keeps = BestWeights(stage.folder / STAGE2_WEIGHTS.name, method.deployed, best)
     return validator(
         context,

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from monai.handlers import MeanDice, StatsHandler
 from monai.networks.nets import BasicUNet
+
+from cps4_monai.assembly import stage1, stage2
+from cps4_monai.assembly.chosen_by import check_chosen_by
 
 SUPERVISED = ("methods/supervised",)
 
@@ -91,3 +95,49 @@ def test_validation_score_and_data(built: Callable[..., Any], tiny_data: Path) -
     given = {"train#dataset#data": scans, "validate#dataset#data": scans}
     assert len(built("train#dataset", **given).entries) == 1
     assert len(built("validate#evaluator", **given).data_loader.dataset) == 1
+
+
+@pytest.mark.parametrize(
+    ("run_id", "setting", "name", "meant"),
+    [
+        ("training_stage2", "validate#best#metric", "decoded_val_dise", "decoded_val_dice"),
+        ("training_stage1", "stage1#validate#best#metric", "prompt_map_dise", "prompt_map_dice"),
+        ("run", "validate#best#metric", "val_dise", "val_dice"),
+    ],
+)
+def test_a_metric_that_no_validation_gives_is_refused_before_anything_is_trained(
+    run_id: str, setting: str, name: str, meant: str, run_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    told = rf"{setting} is '{name}'.*expected one of .*'{meant}'.*did you mean '{meant}'"
+    with pytest.raises(ValueError, match=told):
+        run_tiny(run_id, tmp_path, () if run_id == "run" else SUPERVISED, **{setting: name})
+    assert not list(tmp_path.rglob("run.json")), "no epoch began"
+
+
+@pytest.mark.parametrize("name", ["dice_c", "dice_b_L5", "iou_a"])
+def test_what_a_metric_gives_beside_its_own_value_may_choose(name: str, run_tiny: Callable[..., Any], tmp_path: Path):
+    run_tiny("training_stage2", tmp_path, SUPERVISED, **{"validate#best#metric": name})
+    assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize(("stage", "section"), [(stage1, "stage1#validate"), (stage2, "validate")])
+def test_every_value_of_a_validation_is_known_before_it(
+    stage: Any, section: str, run_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(stage, "check_chosen_by", lambda name, metrics, *_, **__: asked.append(metrics))
+    run_id = "training_stage1" if stage is stage1 else "training_stage2"
+    workflow = run_tiny(run_id, tmp_path, SUPERVISED, **{"validate#best#metric": "decoded_val_dice"})
+    given = workflow.parser.get_parsed_content(f"{section}#evaluator").state.metrics
+    assert len(given) > 15
+    for name in given:
+        check_chosen_by(name, asked[-1])
+    with pytest.raises(ValueError, match=r"x#metric is 'dice_b_L55'.*e\.g\. '.*did you mean"):
+        check_chosen_by("dice_b_L55", asked[-1], setting="x#metric")
+
+
+def test_a_name_that_only_a_handler_of_ones_own_can_give_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_chosen_by("kappa", {"val_mean_dice": MeanDice()}, [lambda engine: None])
+    assert "is 'kappa', and the validation has no such metric; expected one of ['val_mean_dice']" in caplog.text
+    with pytest.raises(ValueError, match="is 'kappa'"):
+        check_chosen_by("kappa", {"val_mean_dice": MeanDice()}, [StatsHandler()])
