@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,7 +22,7 @@ from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, s
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans
 from cps4_monai.data.volume import read_volume
 from cps4_monai.encoding import json_bytes
-from cps4_monai.scan_names import patient_of
+from cps4_monai.scan_names import patient_of, relative_path
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ def build_datalist(
         FileExistsError: ``out`` is a file that was not made here, or was edited since.
     """
     out = Path(out)
+    _check_unannotated(unannotated, anatomy, "unannotated (--unannotated)")
     in_folder = corrected_scans(folder) if corrected else find_scans(folder)
     if corrected:
         unannotated = (*unannotated, *codes_without_label(folder))
@@ -97,6 +97,13 @@ def build_datalist(
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *missing_classes(datalist, anatomy))
     return replace(datalist, warnings=(*in_folder.warnings, *datalist.warnings, *more))
+
+
+def _check_unannotated(unannotated: Sequence[int], anatomy: Anatomy, what: str) -> None:
+    wrong = sorted(set(unannotated) - {s.code for s in anatomy.foreground})
+    if wrong:
+        known = ", ".join(f"{s.code} ({s.name})" for s in anatomy.foreground)
+        raise DatalistError(f"{what} has {wrong}; expected codes of the anatomy's structures: {known}")
 
 
 def _require_label_maps(folder: str | Path, in_folder: FoundScans) -> None:
@@ -163,8 +170,10 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
     Reads the label maps of labeled entries whose classes the datalist does not record, and no others.
 
     Raises:
+        DatalistError: an unannotated code is no structure of the anatomy.
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
     """
+    _check_unannotated(datalist.unannotated, anatomy, f"datalist {datalist.name or '(unnamed)'}: 'unannotated'")
     shown = classes_shown(datalist.labeled, anatomy.num_classes)
     absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
     return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
@@ -211,7 +220,8 @@ def _classes_of(label: Path, num_classes: int | None) -> tuple[int, ...]:
 @cache
 def _read_classes(label: Path, num_classes: int | None, changed: int) -> tuple[int, ...]:
     """Of a label map; read once as long as it does not change."""
-    volume = read_volume(label, is_label=True, num_classes=num_classes, partly_annotated=True)
+    # Codes alone are asked for: a header without geometry is the business of training, which has assume_spacing.
+    volume = read_volume(label, is_label=True, num_classes=num_classes, assume_spacing=(1, 1, 1), partly_annotated=True)
     return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
 
 
@@ -252,7 +262,7 @@ def _as_json(
 ) -> dict[str, Any]:
 
     def relative(path: Path) -> str:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return relative_path(path, folder).as_posix()
 
     content: dict[str, Any] = {"name": "", "description": "", "unannotated": []}
     with_label = [(scan.patient, scan.subject) for scan in scans if scan.label is not None]

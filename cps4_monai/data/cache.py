@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.sagittal import SagittalGrid
@@ -201,8 +202,8 @@ class SliceCache:
             volume, array, warnings = make(path)
             slices = self._store(volume, array, warnings, settings_key)
             write_atomically(pointer, json.dumps({"stamp": stamp, "name": slices.file.stem}), shared=True)
-            for warning in slices.warnings:
-                logger.warning("%s: %s", path, warning)
+        for warning in slices.warnings:  # in every run, not in the one that made the slices alone
+            logger.warning("%s: %s", path, warning)
         self._known[identity] = slices
         return slices
 
@@ -250,7 +251,8 @@ class SliceCache:
             partly_annotated=True,
         )
         check_same_grid(image.source_shape, image.affine, image.source, volume)
-        return volume, label_to_slices(volume.array, image.grid, self.in_plane).numpy(), volume.warnings
+        slices = label_to_slices(volume.array, image.grid, self.in_plane).numpy()
+        return volume, slices, (*volume.warnings, *_lost_structures(volume.array, slices))
 
     def _store(self, volume: Volume, array: np.ndarray, warnings: tuple[str, ...], settings_key: str) -> CachedSlices:
         grid = SagittalGrid.from_affine(volume.shape, volume.affine)
@@ -273,6 +275,15 @@ class SliceCache:
         if loaded is None:
             raise OSError(f"{self.directory / name}.npy: written, but not whole; is the disk full?")
         return loaded
+
+
+def _lost_structures(array: np.ndarray, slices: np.ndarray) -> list[str]:
+    """A warning about structures of a label map of which its slices on the network's grid hold nothing."""
+    lost = [int(code) for code in np.setdiff1d(array, slices) if code not in (0, NOT_ANNOTATED)]
+    told = "outside of slice_size (with in_plane_mode 'central_half', of the central half), or too thin for spacing_mm"
+    return (
+        [f"the slices of {'x'.join(map(str, slices.shape[1:]))} pixels hold nothing of {lost}: {told}"] if lost else []
+    )
 
 
 def _digest(text: str) -> str:

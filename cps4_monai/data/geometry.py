@@ -68,6 +68,12 @@ def header_affine(
     return _with_spacing(directions, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed{axes}"]
 
 
+def has_geometry(header: nib.Nifti1Header) -> bool:
+    """Whether a header says where its voxels lie, so that no spacing needs to be assumed."""
+    zooms = header["pixdim"][1:4].astype(np.float64)
+    return bool(_usable(_forms(header), bool(np.isfinite(zooms).all() and (zooms > 0).all())))
+
+
 def _forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
     forms = {}
     if int(header["sform_code"]) > 0:

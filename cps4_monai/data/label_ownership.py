@@ -56,6 +56,15 @@ def record_beside(label_path: str | Path) -> dict[str, Any]:
     return _record(sidecar_of(label_path)) or {}
 
 
+def assumed_spacing_of(label_path: str | Path) -> list[float] | None:
+    """Spacing in mm that was assumed for the scan of a label map of ours, whose header, as the scan's, may have none.
+
+    None where the sidecar names none.
+    """
+    settings = record_beside(label_path).get("Settings")
+    return settings.get("AssumeSpacing") if isinstance(settings, Mapping) else None
+
+
 def source_entries(source: str | Path) -> dict[str, Any]:
     """What a sidecar says of a scan: its path, and the SHA-256 of its file where it is a NIfTI file."""
     known = is_nifti(source) and Path(source).is_file()

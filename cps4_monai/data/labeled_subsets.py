@@ -12,7 +12,6 @@ from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset
 from cps4_monai.encoding import path_text
 from cps4_monai.scan_names import identify
 
-
 # What other programs call the sides; a list that nobody reads would be lost in silence.
 _OTHERS_NAMES = {"train": "training", "val": "validation", "valid": "validation"}
 

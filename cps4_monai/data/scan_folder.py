@@ -24,6 +24,7 @@ _PREDICTIONS = (
     "label maps were made by this program, accepted by no person, and are left out ('cps4 relabel FILE --accept' "
     "accepts one)"
 )
+MANY_IN_A_FOLDER = 10  # scans; a folder of more is no patient's
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def _pairs(folder: Path) -> FoundScans:
         *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
         *_repeated(scans),
         *_dated(scans),
+        *_together(scans),
     ]
     return FoundScans(scans, tuple(warnings))
 
@@ -195,4 +197,19 @@ def _repeated(scans: Sequence[Scan]) -> list[str]:
         f"{len(by_folder)} scans share their file names with others and are called by their folders; they count as "
         f"{len(patients)} patients (scan {example.subject}: patient {example.patient}): check that, and otherwise name "
         "the files sub-PATIENT_..._T2w.nii.gz"
+    ]
+
+
+def _together(scans: Sequence[Scan]) -> list[str]:
+    """A warning about small folders of several scans, which count as patients of their own: a folder for a patient?"""
+    folders: dict[Path, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        folders[scan.image.parent].append(scan)
+    apart = [inside for inside in folders.values() if len({scan.patient for scan in inside}) > 1]
+    if len(apart) < 2 or len(scans) > MANY_IN_A_FOLDER * len(folders):
+        return []
+    one, other = apart[0][:2]
+    return [
+        f"{len(apart)} folders hold scans of several patients, as the names have it ({one.image.parent.name}: "
+        f"{one.patient}, {other.patient}): if each folder is one patient, name the files sub-PATIENT_..._T2w.nii.gz"
     ]

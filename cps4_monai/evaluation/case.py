@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_ownership import assumed_spacing_of
 from cps4_monai.data.sagittal import SagittalGrid
-from cps4_monai.data.volume import check_pair, read_volume
+from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.metrics.conventions import subject_scores
 from cps4_monai.metrics.identification import identify_levels
 from cps4_monai.metrics.surface import surface_distances
@@ -72,6 +73,23 @@ def evaluate_arrays(
     return CaseResult(rows, case_row(rows, scores, warnings))
 
 
+def read_pair(pred_path: str | Path, label_path: str | Path, num_classes: int) -> tuple[Volume, Volume]:
+    """Prediction and label, checked to lie on one grid.
+
+    Where a header has no geometry, the spacing is the one that the prediction was made with (`--assume-spacing`).
+
+    Raises:
+        InvalidVolumeError (a ValueError): see :func:`evaluate_case`.
+    """
+    spacing = assumed_spacing_of(pred_path)
+    pred = read_volume(pred_path, is_label=True, num_classes=num_classes, assume_spacing=spacing)
+    label = read_volume(
+        label_path, is_label=True, num_classes=num_classes, assume_spacing=spacing, partly_annotated=True
+    )
+    check_pair(label, pred)
+    return pred, label
+
+
 def evaluate_case(
     pred_path: str | Path,
     label_path: str | Path,
@@ -96,9 +114,7 @@ def evaluate_case(
             two grids differ in shape or affine.
     """
     label_path, pred_path = Path(label_path), Path(pred_path)
-    label = read_volume(label_path, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
-    pred = read_volume(pred_path, is_label=True, num_classes=anatomy.num_classes)
-    check_pair(label, pred)
+    pred, label = read_pair(pred_path, label_path, anatomy.num_classes)
     return evaluate_arrays(
         pred.array,
         label.array,

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.data.label_ownership import is_described, is_ours, record_beside, sidecar_of
+from cps4_monai.data.label_ownership import (
+    assumed_spacing_of,
+    is_described,
+    is_ours,
+    record_beside,
+    sidecar_of,
+)
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.sagittal import SagittalGrid
@@ -146,7 +152,7 @@ def outcome_of_mask(
     """What a label map shows, measured now; its picture is drawn with ``qc``. See :func:`report_masks`."""
     sidecar = record_beside(path)
     record = sidecar if is_described(path) else {}
-    spacing = sidecar.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
+    spacing = assumed_spacing_of(path)
     label = read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
     told = record.get("Structures", [])
     sure = [s for s in told if s.get("confidence") is not None]

@@ -13,8 +13,10 @@ import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.datalist import load_datalist
+from cps4_monai.data.label_ownership import assumed_spacing_of
 from cps4_monai.data.run_files import SCORES, RunFiles
 from cps4_monai.data.volume import check_pair, read_volume
+from cps4_monai.evaluation.case import read_pair
 from cps4_monai.evaluation.folder import FILES, Evaluation, evaluate_cases
 from cps4_monai.evaluation.matching import Case, Matching, match_entries, match_folder
 from cps4_monai.metrics.tables import OVERALL, SUMMARY_COLUMNS
@@ -107,12 +109,10 @@ def case_slab(case: Case, anatomy: Anatomy = MRSPINESEG) -> Slab:
     """
     if case.pred is None:
         raise ValueError(f"{case.name} has no prediction to draw")
-    label = read_volume(case.label, is_label=True, num_classes=anatomy.num_classes, partly_annotated=True)
-    pred = read_volume(case.pred, is_label=True, num_classes=anatomy.num_classes)
-    check_pair(label, pred)
+    pred, label = read_pair(case.pred, case.label, anatomy.num_classes)
     image = label.array * 0.0
     if case.image is not None:
-        scan = read_volume(case.image)
+        scan = read_volume(case.image, assume_spacing=assumed_spacing_of(case.pred))
         check_pair(scan, label)
         image = scan.array
     return sagittal_slab(image, {"label": label.array, "prediction": pred.array}, label.affine)

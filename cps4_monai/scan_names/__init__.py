@@ -1,7 +1,15 @@
 """What file names mean: which scan, which patient, image or label map; and which files belong together."""
 
 from cps4_monai.scan_names.channels import further_channels
-from cps4_monai.scan_names.file_name import NIFTI_ENDINGS, FileName, find_nifti, is_nifti, mirrored_folder, stem_of
+from cps4_monai.scan_names.file_name import (
+    NIFTI_ENDINGS,
+    FileName,
+    find_nifti,
+    is_nifti,
+    mirrored_folder,
+    relative_path,
+    stem_of,
+)
 from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of, without_date
 from cps4_monai.scan_names.linked_folders import SearchedFolders
 from cps4_monai.scan_names.pairing import Pairing, only_label_maps, pair_files
@@ -20,6 +28,7 @@ __all__ = [
     "only_label_maps",
     "pair_files",
     "patient_of",
+    "relative_path",
     "stem_of",
     "subject_of",
     "without_date",

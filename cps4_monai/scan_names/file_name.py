@@ -55,13 +55,21 @@ def find_nifti(folder: str | Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
+def relative_path(path: str | PurePath, folder: str | PurePath) -> PurePath:
+    """A path as seen from a folder; whole where no way leads there (another drive of Windows)."""
+    try:
+        return PurePath(os.path.relpath(path, folder))
+    except ValueError:
+        return PurePath(os.path.abspath(path))
+
+
 def mirrored_folder(path: str | PurePath, root: str | PurePath) -> PurePath:
     """Subfolder below the output folder in which a scan's results go: the scan's own, as seen from ``root``.
 
-    A scan outside ``root`` keeps the way to it without the steps up.
+    A scan outside ``root`` keeps the way to it without the steps up, or without the drive.
     """
-    parent = os.path.relpath(os.path.abspath(PurePath(path).parent), os.path.abspath(root))
-    return PurePath(*(part for part in PurePath(parent).parts if part not in (os.pardir, os.curdir)))
+    parent = relative_path(os.path.abspath(PurePath(path).parent), os.path.abspath(root))
+    return PurePath(*(part for part in parent.parts if part not in (os.pardir, os.curdir, parent.anchor)))
 
 
 @dataclass(frozen=True)

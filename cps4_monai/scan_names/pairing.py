@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,45 +67,84 @@ def pair_files(scans: Sequence[Path], scans_root: Path, files: Sequence[Path], f
 
 
 class _Names:
-    """Files with their names, by key, and their folders below a root."""
+    """Files with their names, by key, and by the folders in which others look for them."""
 
     def __init__(self, paths: Sequence[Path], root: Path) -> None:
         self.names = {path: FileName.of(path) for path in paths}
+        self.order = {path: place for place, path in enumerate(paths)}
         self.by_key: defaultdict[str, list[Path]] = defaultdict(list)
+        self.whole = {path: path.absolute().parent.parts for path in paths}
+        top = root.absolute().parts
+        self.folders = {path: _below(whole, top) for path, whole in self.whole.items()}
+        self._in_whole, self._in_below, self._in_ending = _ByFolder(), _ByFolder(), _ByFolder()
         for path, name in self.names.items():
             self.by_key[name.key].append(path)
-        self.folders = {path: _below(path, root) for path in paths}
-        places = Counter(key for key, paths in self.by_key.items() for _ in {p.parent for p in paths})
+            self._in_whole.add(self.whole[path], name.key, path)
+            self._in_below.add(self.folders[path], name.key, path)
+            for ending in _endings(self.whole[path]):
+                self._in_ending.add(ending, name.key, path)
+        places = Counter(key for key, paths in self.by_key.items() for _ in {self.whole[p] for p in paths})
         self.repeated = {key for key, count in places.items() if count > 1}
+
+    def near(self, whole: tuple[str, ...], below: tuple[str, ...], keys: tuple[str, ...] | None) -> set[Path]:
+        """Those with one of the keys (None: any) in a folder that fits another file's, see :func:`_closeness`."""
+        found = {*self._in_whole.get(whole, keys), *self._in_below.get(below, keys)}
+        if below:
+            found.update(self._in_ending.get(below, keys))
+        for ending in _endings(whole):
+            found.update(self._in_below.get(ending, keys))
+        return found
+
+
+class _ByFolder:
+    """Files by folder and key."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+
+    def add(self, folder: tuple[str, ...], key: str, path: Path) -> None:
+        self._files.setdefault(folder, {}).setdefault(key, []).append(path)
+
+    def get(self, folder: tuple[str, ...], keys: tuple[str, ...] | None) -> Iterator[Path]:
+        there = self._files.get(folder, {})
+        for key in there if keys is None else keys:
+            yield from there.get(key, [])
 
 
 def _fits(file: Path, scans: _Names, files: _Names) -> list[tuple[tuple[int, int, bool], Path]]:
     """Scans that a file may belong to, with (closeness of the folders, parts that agree, the same description)."""
-    name = files.names[file]
+    name, whole, below = files.names[file], files.whole[file], files.folders[file]
+    near = scans.near(whole, below, (name.key, "") if name.key else None)
+    if name.key and name.key not in scans.repeated and name.key not in files.repeated:
+        near.update(scans.by_key.get(name.key, []))  # the name says enough, wherever they lie
     fits = []
-    candidates = [*scans.by_key[name.key], *scans.by_key[""]] if name.key else list(scans.names)
-    for scan in candidates:
+    for scan in sorted(near, key=scans.order.__getitem__):
         other = scans.names[scan]
         if name.contrast and other.contrast and name.contrast != other.contrast:
             continue
-        close = _closeness(scan, scans.folders[scan], file, files.folders[file])
-        folder_needed = "" in (name.key, other.key) or name.key in scans.repeated or name.key in files.repeated
-        if close[0] or not folder_needed:
-            fits.append(((*close, name.bare.casefold() == other.bare.casefold()), scan))
+        close = _closeness(scans.whole[scan], scans.folders[scan], whole, below)
+        fits.append(((*close, name.bare.casefold() == other.bare.casefold()), scan))
     return fits
 
 
-def _closeness(scan: Path, scan_folder: tuple[str, ...], file: Path, file_folder: tuple[str, ...]) -> tuple[int, int]:
-    if scan.parent == file.parent:
+def _closeness(
+    scan_whole: tuple[str, ...], scan_below: tuple[str, ...], file_whole: tuple[str, ...], file_below: tuple[str, ...]
+) -> tuple[int, int]:
+    """How well two folders fit, each given as a whole and as seen from its root: one, mirrored, or ending alike."""
+    if scan_whole == file_whole:
         return 3, 0
-    if scan_folder == file_folder:
-        return 2, len(scan_folder)
-    for below, whole in ((file_folder, scan.absolute().parent.parts), (scan_folder, file.absolute().parent.parts)):
+    if scan_below == file_below:
+        return 2, len(scan_below)
+    for below, whole in ((file_below, scan_whole), (scan_below, file_whole)):
         if below and whole[-len(below) :] == below:
             return 1, len(below)
     return 0, 0
 
 
-def _below(path: Path, root: Path) -> tuple[str, ...]:
-    parent, top = path.absolute().parent, root.absolute()
-    return parent.relative_to(top).parts if parent.is_relative_to(top) else parent.parts
+def _endings(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """All ends of a path: of (a, b, c) these are (a, b, c), (b, c) and (c,)."""
+    return (parts[start:] for start in range(len(parts)))
+
+
+def _below(whole: tuple[str, ...], top: tuple[str, ...]) -> tuple[str, ...]:
+    return whole[len(top) :] if whole[: len(top)] == top else whole

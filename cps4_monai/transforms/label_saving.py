@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 
+from cps4_monai.data.geometry import has_geometry, spacing_of
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import (
     ForeignFileError,
@@ -110,9 +111,11 @@ class SaveLabelsd(SaveImaged):
                 return
         codes = item.as_tensor().detach().cpu().numpy()[0]
         affine = np.asarray(item.affine.detach().cpu(), dtype=np.float64)
-        content = label_bytes(path.name, codes, _scan_header(source, codes.shape, affine))
-        warnings = str(item.meta.get("warnings", "")).splitlines()
-        write_owned_label(path, content, {**source_entries(source), "Warnings": warnings})
+        header = _scan_header(source, codes.shape, affine)
+        record = {**source_entries(source), "Warnings": str(item.meta.get("warnings", "")).splitlines()}
+        if not has_geometry(header):  # the label map has none either: the spacing that was assumed is kept beside it
+            record["Settings"] = {"AssumeSpacing": list(spacing_of(affine))}
+        write_owned_label(path, label_bytes(path.name, codes, header), record)
         logger.info("wrote %s", path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -110,6 +111,11 @@ def test_codes_that_nobody_labeled_are_those_of_the_datalist_and_those_never_sho
     assert not_labeled(Datalist(training=entries[:1])) == (), "a label map that changed is read again"
 
 
+def test_unannotated_codes_of_a_datalist_must_be_structures_of_the_anatomy() -> None:
+    with pytest.raises(DatalistError, match=r"datalist mine: 'unannotated' has \[20\]; expected codes"):
+        missing_classes(Datalist(unannotated=(1, 20), name="mine"))
+
+
 def test_recorded_classes_spare_reading_and_unlabeled_labels_are_never_read(tmp_path: Path) -> None:
     gone = tmp_path / "not_there.nii"
     everything = tuple(range(1, MRSPINESEG.num_classes))
@@ -136,6 +142,21 @@ def test_sessions_and_dates_of_nnunets_layout_are_scans_of_one_patient(tmp_path:
             save(tmp_path / "imagesTr" / f"{case}.nii.gz", image(10 * patient + session))
     scans = find_scans(tmp_path).scans
     assert len(scans) == 10 and len({scan.patient for scan in scans}) == 5
+
+
+def test_folders_of_several_scans_that_count_as_patients_are_named(tmp_path: Path) -> None:
+    for patient in "abc":
+        for scan in range(2):
+            save(tmp_path / patient / f"study{ord(patient) + 100 * scan}.nii.gz", image(ord(patient) + 100 * scan))
+    found = find_scans(tmp_path)
+    assert len({scan.patient for scan in found.scans}) == 6
+    (warning,) = found.warnings
+    assert warning.startswith("3 folders hold scans of several patients, as the names have it (a: study197, study97)")
+    for number in range(20):
+        save(tmp_path / "d" / f"case{number}.nii.gz", image(500 + number))
+    for patient in "bc":
+        shutil.rmtree(tmp_path / patient)
+    assert find_scans(tmp_path).warnings == (), "folders of many scans are those of a split"
 
 
 @pytest.mark.parametrize("layout", ["{}_T2w.nii.gz {}_dseg.nii.gz", "imagesTr/{}_0000.nii.gz labelsTr/{}.nii.gz"])
@@ -182,6 +203,7 @@ def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: P
         ({"labeled": 9}, "9 labeled patients asked for; expected 1 to 4"),
         ({"val": 2.5}, "val is 2.5"),
         ({"test": -1}, "test is -1"),
+        ({"unannotated": [1, 20, 0]}, r"--unannotated\) has \[0, 20\]; expected codes of .* 1 \(S\), 2 \(L5\)"),
         ({"val": 3, "test": 2}, "only 5 patients have labels"),
     ],
 )

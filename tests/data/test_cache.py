@@ -127,7 +127,20 @@ def test_progress_and_warnings_are_logged_once(tmp_path, entries, caplog):
     with caplog.at_level(logging.INFO):
         cache_at(tmp_path).prepare(entries)
     assert "3 of 3 volumes" in caplog.text and caplog.text.count("1 voxels are NaN") == 1
-    assert cache_at(tmp_path).image(entries[0].image).warnings[0].startswith("1 voxels")
+    caplog.clear()
+    again = cache_at(tmp_path)
+    again.prepare(entries)
+    assert again.image(entries[0].image).warnings[0].startswith("1 voxels")
+    assert caplog.text.count("1 voxels are NaN") == 1, "a run that finds the slices made says it, too"
+
+
+def test_structures_that_the_slices_leave_out_are_named(tmp_path, entries, caplog):
+    array = np.zeros((4, 20, 24), np.uint8)
+    array[:, 8:12, 10:14], array[:, :2, :3] = 1, 2
+    nib.save(nib.Nifti1Image(array, AFFINE), entries[0].label)
+    cache = SliceCache(tmp_path / "cache", InPlane((10, 10), None), num_classes=3)
+    cache.prepare(entries[:1])
+    assert "the slices of 10x10 pixels hold nothing of [2]: outside of slice_size" in caplog.text
 
 
 def test_real_volumes(spider_dir, tmp_path):

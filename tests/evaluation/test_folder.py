@@ -3,12 +3,17 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.data.label_ownership import assumed_spacing_of
 from cps4_monai.data.volume import read_volume, write_label_volume
 from cps4_monai.evaluation.case import evaluate_arrays, evaluate_case
 from cps4_monai.evaluation.folder import Evaluation, evaluate_cases
 from cps4_monai.evaluation.matching import match_folder
+from cps4_monai.report.predictions import case_slab
+from cps4_monai.transforms.volume_io import LoadVolumed, SaveLabelsd
 
 AFFINE = np.diag([4.0, 0.5, 0.5, 1.0])
 
@@ -124,3 +129,34 @@ def test_one_voxel_shift_of_a_real_label(spider_dir, tmp_path):
     assert case["hd95_mm"] == pytest.approx(label.spacing_mm[1], rel=0.05)
     assert 0 < case["assd_mm"] < label.spacing_mm[1]
     assert case["num_measured"] == case["num_labeled"]
+
+
+def _without_geometry(path, array):
+    made = nib.Nifti1Image(array, None)
+    made.set_sform(None, 0)
+    made.set_qform(None, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(made, path)
+    return path
+
+
+def test_scans_without_geometry_are_scored_with_the_spacing_their_prediction_was_made_with(tmp_path):
+    codes = _label()
+    moved = np.roll(codes, 2, axis=2)
+    grey = np.arange(codes.size, dtype=np.int16).reshape(codes.shape)
+    image = _without_geometry(tmp_path / "labels" / "sub-1_T2w.nii.gz", grey)
+    label = _without_geometry(tmp_path / "labels" / "sub-1_dseg.nii.gz", codes)
+    scan = LoadVolumed("image", assume_spacing=[4, 0.5, 0.5])({"image": image})["image"]
+    SaveLabelsd(output_dir=tmp_path / "pred")({"pred": MetaTensor(torch.from_numpy(moved[None]), meta=scan.meta)})
+    (case,) = match_folder(tmp_path / "pred", tmp_path / "labels").cases
+    scored = evaluate_case(case.pred, case.label, MRSPINESEG, unannotated=[1])
+    assert scored.case["hd95_mm"] == 1.0, "two voxels of 0.5 mm"
+    assert case.label == label and case.image == image and case_slab(case).labels["label"].any()
+
+
+def test_an_assumed_spacing_is_not_noted_for_a_header_that_has_one(tmp_path):
+    _save(tmp_path / "sub-1_T2w.nii.gz", np.arange(72, dtype=np.int16).reshape(2, 6, 6))
+    scan = LoadVolumed("image", assume_spacing=[9, 9, 9])({"image": tmp_path / "sub-1_T2w.nii.gz"})["image"]
+    label = MetaTensor(torch.zeros(1, 2, 6, 6, dtype=torch.uint8), meta=scan.meta)
+    SaveLabelsd(output_dir=tmp_path / "pred")({"pred": label})
+    assert assumed_spacing_of(tmp_path / "pred" / "sub-1_T2w_dseg.nii.gz") is None

@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from cps4_monai.scan_names import FileName, find_nifti, is_nifti, mirrored_folder, stem_of
+from cps4_monai.scan_names import FileName, find_nifti, is_nifti, mirrored_folder, relative_path, stem_of
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,14 @@ def test_search_takes_any_case_and_leaves_hidden_files(tmp_path):
 def test_subfolders_are_mirrored_and_steps_up_dropped():
     assert mirrored_folder("/data/p1/anat/t2.nii", "/data") == PurePosixPath("p1/anat")
     assert mirrored_folder("/data/t2.nii", "/data") == PurePosixPath()
+    assert mirrored_folder("/other/p1/t2.nii", "/data/scans") == PurePosixPath("other/p1")
+
+
+def test_a_path_on_another_drive_stays_whole_and_is_mirrored_without_it(monkeypatch):
+    def no_way(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    assert relative_path("/data/p1/t2.nii", "/data/lists") == PurePosixPath("../p1/t2.nii")
+    monkeypatch.setattr("os.path.relpath", no_way)
+    assert relative_path("/data/p1/t2.nii", "/data/lists") == PurePosixPath("/data/p1/t2.nii")
     assert mirrored_folder("/other/p1/t2.nii", "/data/scans") == PurePosixPath("other/p1")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cps4_monai.scan_names import only_label_maps, pair_files
+from cps4_monai.scan_names import only_label_maps, pair_files, pairing
 
 ROOT = Path("/data")
 
@@ -56,3 +56,15 @@ def test_a_label_map_beside_its_scan_comes_before_one_far_away():
 def test_label_maps_by_name_or_all_files_where_none_is_called_so():
     a, b = Path("a_dseg.nii"), Path("a.nii")
     assert only_label_maps([a, b]) == [a] and only_label_maps([b]) == [b]
+
+
+def test_the_work_grows_with_the_files_not_with_their_square(monkeypatch):
+    compared = []
+    real = pairing._closeness
+    monkeypatch.setattr(pairing, "_closeness", lambda *places: compared.append(1) or real(*places))
+    for scan, label in (("t2.nii", "seg.nii"), ("t2.nii", "t2_dseg.nii")):
+        for files_root in (ROOT, Path("/labels")):
+            compared.clear()
+            scans, files = [f"p{n}/{scan}" for n in range(100)], [f"p{n}/{label}" for n in range(100)]
+            found, rest, ambiguous = pair(scans, files, files_root)
+            assert len(found) == 100 and not rest and not ambiguous and len(compared) <= 200
