@@ -30,6 +30,8 @@ PLACES_AND_PACE: dict[str, str] = {
     "stage1_checkpoint": "a place: the settings of stage 1 are its own run's, and its file is compared by its content",
     "stage1#output_dir": _PLACE,
     "train#output_dir": _PLACE,
+    "finetune#output_dir": _PLACE,
+    "finetune#weights": "a place: the file is compared by its content",
     "package": _PLACE,
     "package_path": _PLACE,
     "device_name": "the machine's: numbers agree up to rounding",

@@ -64,8 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     "known_settings": set(),
     "fingerprint": {"known_settings"},
     "assembly": {
-        "anatomy", "data", "engines", "fingerprint", "handlers", "inference", "methods", "metrics", "networks",
-        "plan", "precision", "preflight", "prompt_map", "run_folder", "transforms", "vision",
+        "anatomy", "data", "engines", "file_hash", "fingerprint", "handlers", "inference", "methods", "metrics",
+        "networks", "plan", "precision", "preflight", "prompt_map", "run_folder", "transforms", "vision",
     },
     "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight", "run_folder"},
     "export": {"anatomy", "atomic_file", "evaluation", "file_hash", "inference", "networks", "plan", "run_folder"},

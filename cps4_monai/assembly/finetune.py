@@ -13,23 +13,27 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cps4_monai.assembly.context import Context, Setup, Stage, run_context
+from cps4_monai.assembly.running_config import same_experiment
 from cps4_monai.assembly.slices import labeled_slices, loader, slice_cache, volumes
 from cps4_monai.assembly.training import in_order, make_trainer
 from cps4_monai.assembly.validation import Validator, dice_of, shown, validator
 from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
-from cps4_monai.data.datasets import VolumeDataset
+from cps4_monai.data.datasets import SliceDataset, VolumeDataset
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.handlers import DecodedPredictiond, EpochValidation
+from cps4_monai.file_hash import file_sha256
+from cps4_monai.handlers import DecodedPredictiond, EpochValidation, FirstValidation, ResumeHandler
 from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
 from cps4_monai.preflight import check_images, check_validation_labels
+from cps4_monai.run_folder import RESUME
 
 logger = logging.getLogger(__name__)
 
 DECODED = "decoded_val_dice"
+TRAINER = "finetune#trainer"
 
 
 def start(weights: str | Path, device: Any) -> nn.Module:
@@ -101,6 +105,22 @@ def settings_of(weights: str | Path, method: Supervised, seed: int) -> dict[str,
     }
 
 
+def identity(context: Context, training: SliceDataset, validation: VolumeDataset) -> dict[str, Any]:
+    """What decides the result and stands in no config: classes, and the scans with their label maps as they are now.
+
+    Label maps count by their content: MONAI Label hands over the same files, corrected meanwhile.
+    """
+    sides = {"trained on": training.entries, "validated on": validation.entries}
+    return {
+        "classes": context.anatomy.to_dict(),
+        "processes": context.world_size,
+        **{
+            side: [[entry.subject, None if entry.label is None else file_sha256(entry.label)] for entry in entries]
+            for side, entries in sides.items()
+        },
+    }
+
+
 def trainer(
     setup: Setup,
     method: Supervised,
@@ -118,6 +138,9 @@ def trainer(
     handlers: Sequence[Any] = (),
 ) -> SemiSupervisedTrainer:
     """Everything that fine-tunes a bundle's weights: at their own geometry, from their own score.
+
+    One that was stopped goes on where it was. With other weights, scans, labels or settings it begins anew, as one does
+    in the folder of a fine-tuning that has ended: people label, train, and label more.
 
     Args:
         setup: of the run.
@@ -151,13 +174,23 @@ def trainer(
     seen = labels_in_words([entry.label for entry in slices.entries])
     best = BundleWeights(weights, method.deployed, DECODED, subjects, held_out, min_subjects, output_dir, seen)
     chooser = evaluator(stage, method, volume_set, inferer, best)
+    same = same_experiment(TRAINER, identity(context, slices, volume_set))
+    states, files = {"method": method, "best": best}, {"weights file": weights}
+    checkpoint = ResumeHandler(stage.folder / RESUME, states, same, files, or_anew=True)
+
+    def deploy() -> None:
+        best.deploy()
+        checkpoint.forget()
+
     order = in_order(
         stage,
         settings_of(weights, method, context.seed),
-        validation=EpochValidation(1, chooser, exec_at_start=True),
+        validation=EpochValidation(1, chooser),
         validators={"": chooser},
         added=handlers,
-        last=best.deploy,
+        checkpoint=checkpoint,
+        restored=[FirstValidation(chooser)],
+        last=deploy,
         progress=False,
     )
     return make_trainer(stage, method, loader(stage, slices), order)

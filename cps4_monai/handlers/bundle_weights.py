@@ -27,11 +27,11 @@ DECISION = "deployment.json"
 class BundleWeights(BestWeights):
     """``BestWeights`` for fine-tuning a bundle's ``models/model.pt``: MONAI Label trains it and infers with it.
 
-    The first validation is that of the bundle's weights, from which training starts (``exec_at_start``): the score to
-    beat. The best epoch after it is kept as ``model_finetuned.pt`` beside them, worse or better: MONAI Label offers it
-    as a model, `cps4 segment --weights` takes it. When training has ended, :meth:`deploy` lets it take the place of
-    ``model.pt`` where the validation says enough for that; the weights that were there first stay as
-    ``model_released.pt``. Killed at any point, the bundle has whole weights, at worst without a checksum.
+    The first validation (:class:`cps4_monai.handlers.FirstValidation`) is that of the bundle's weights, from which
+    training starts: the score to beat. The best epoch after it is kept as ``model_finetuned.pt`` beside them, worse or
+    better: MONAI Label offers it as a model, `cps4 segment --weights` takes it. When training has ended, :meth:`deploy`
+    lets it take the place of ``model.pt`` where the validation says enough for that; the weights that were there first
+    stay as ``model_released.pt``. Killed at any point, the bundle has whole weights, at worst without a checksum.
 
     Args:
         path: the bundle's ``models/model.pt``.
@@ -147,7 +147,8 @@ class BundleWeights(BestWeights):
         names = f"{FINETUNED} and {self.deployed.name}" if deployed else FINETUNED
         seen = f"on {self.trained_on or 'scans that are not recorded'}, validated on {len(self.subjects)}"
         told = f"{names} (SHA-256 {tuned[:12]}) from {before[:12]}, {seen}"
-        plan = plan.with_training(fine_tuned=[*_listed(plan.trained_on.get("fine_tuned")), told])
+        before_it = [one for one in _listed(plan.trained_on.get("fine_tuned")) if one != told]
+        plan = plan.with_training(fine_tuned=[*before_it, told])
         write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
 
     def _write(self) -> None:

@@ -24,7 +24,6 @@ class EpochValidation(ValidationHandler):
         validator: whose epoch says whether the last one was validated; a resumed run restores it, see
             :class:`cps4_monai.handlers.BestWeights`.
         others: run right after it; None among them is left out.
-        exec_at_start: validate before the first epoch, too.
 
     Raises:
         ValueError: an interval below 1.
@@ -36,17 +35,14 @@ class EpochValidation(ValidationHandler):
         interval: int,
         validator: Evaluator,
         others: Sequence[Evaluator | None] = (),
-        exec_at_start: bool = False,
     ) -> None:
         if interval < 1:
             raise ValueError(f"the interval between validations is {interval}; expected 1 or more epochs")
-        super().__init__(interval, validator, epoch_level=True, exec_at_start=exec_at_start)
+        super().__init__(interval, validator, epoch_level=True)
         self.others = [other for other in others if other is not None]
 
     def attach(self, engine: Workflow) -> None:
         """Registers with a trainer, before the handlers that read what a validation found."""
-        if self.exec_at_start:
-            engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.of_epoch)
         engine.add_event_handler(Events.COMPLETED, self.of_end)
 
@@ -67,3 +63,25 @@ class EpochValidation(ValidationHandler):
         if engine.state.iteration > 0 and self.validator.state.epoch != engine.state.epoch:
             logger.info("training ended at epoch %d without its validation, which follows", engine.state.epoch)
             self(engine)
+
+
+class FirstValidation:
+    """Validates what a training starts from; among the trainer's handlers it comes after the checkpoint.
+
+    Where :class:`cps4_monai.handlers.ResumeHandler` has brought back a later epoch, it does nothing.
+
+    Args:
+        validator: the evaluator.
+    """
+
+    def __init__(self, validator: Evaluator) -> None:
+        self.validator = validator
+
+    def attach(self, engine: Workflow) -> None:
+        """Registers with a trainer at STARTED."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Runs it before the first epoch."""
+        if engine.state.epoch == 0:
+            self.validator.run(0)

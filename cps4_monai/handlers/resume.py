@@ -60,6 +60,8 @@ class ResumeHandler:
             same. A checkpoint that does not tell of them yet is taken for one of these.
         every: epochs between checkpoints; the last epoch always makes one.
         enabled: False neither reads nor writes.
+        or_anew: begin anew where the checkpoint is damaged or of another run, with a warning that says why, and
+            replace it; by default such a run is refused.
 
     Raises:
         ValueError: no states, or `every` below 1.
@@ -73,6 +75,7 @@ class ResumeHandler:
         files: Mapping[str, str | Path] | None = None,
         every: int = 1,
         enabled: bool = True,
+        or_anew: bool = False,
     ) -> None:
         if not states or every < 1:
             raise ValueError(f"states {sorted(states)}, every {every}; expected one state or more and every >= 1")
@@ -83,6 +86,7 @@ class ResumeHandler:
         self.files = {name: Path(file) for name, file in (files or {}).items()}
         self.every = every
         self.enabled = enabled
+        self.or_anew = or_anew
         self._saved: list[int] = self._watched()
 
     def attach(self, engine: Workflow) -> None:
@@ -144,14 +148,14 @@ class ResumeHandler:
         """
         if not self.path.is_file():
             return
-        checkpoint = self._read()
-        self._check_files(checkpoint.get("files", {}))
+        try:
+            checkpoint = self._checked(engine)
+        except CheckpointError as error:
+            if not self.or_anew:
+                raise
+            logger.warning("%s", error)
+            return
         trainer = checkpoint["trainer"]
-        if trainer["epoch_length"] != engine.state.epoch_length:
-            raise CheckpointError(
-                f"{self.path}: an epoch had {trainer['epoch_length']} iterations, now it has "
-                f"{engine.state.epoch_length}: the data or the batch size changed; {self._way_out()}"
-            )
         for name, item in self.states.items():
             _bare(item).load_state_dict(checkpoint["states"][name])
         engine.state.epoch, engine.state.iteration = trainer["epoch"], trainer["iteration"]
@@ -162,6 +166,23 @@ class ResumeHandler:
         if trainer["stopped"]:
             logger.info("that run was stopped early; nothing is left to train")
             engine.terminate()
+
+    def forget(self) -> None:
+        """Removes the checkpoint of a run that has ended, so that the next one in its folder begins anew."""
+        if idist.get_rank() == 0:
+            self.path.unlink(missing_ok=True)
+
+    def _checked(self, engine: Workflow) -> dict[str, Any]:
+        """The checkpoint, if this run may go on from it."""
+        checkpoint = self._read()
+        self._check_files(checkpoint.get("files", {}))
+        length = checkpoint["trainer"]["epoch_length"]
+        if length != engine.state.epoch_length:
+            raise CheckpointError(
+                f"{self.path}: an epoch had {length} iterations, now it has {engine.state.epoch_length}: the data or "
+                f"the batch size changed; {self._way_out()}"
+            )
+        return checkpoint
 
     def _restore_precision(self, engine: Workflow, checkpoint: Mapping[str, Any]) -> None:
         """The weights are float32 in every precision; a scaler's state goes to a scaler, or is not needed any more."""
@@ -210,13 +231,14 @@ class ResumeHandler:
                     *(self.path, name, path, digest),
                 )
             elif before[name] != digest:
-                raise CheckpointError(
-                    f"{path}: this {name} has the SHA-256 {digest}, and {self.path} is of a run that is trained with "
-                    f"one of {before[name]}; expected the same. Fix: put that {name} back, choose another output "
-                    f"folder, or delete {self.path.name} to start over"
-                )
+                told = f"{path}: this {name} has the SHA-256 {digest}, and {self.path} is of a run that is trained with"
+                fix = f"put that {name} back, choose another output folder, or delete {self.path.name} to start over"
+                way_out = self._way_out() if self.or_anew else f"expected the same. Fix: {fix}"
+                raise CheckpointError(f"{told} one of {before[name]}; {way_out}")
 
     def _way_out(self) -> str:
+        if self.or_anew:
+            return "this training begins anew"
         return "choose another output folder, restore the settings, or delete this file to start over"
 
 

@@ -17,10 +17,10 @@ from cps4_monai.fingerprint import CHANGES_ON_THE_WAY, PLACES_AND_PACE, fingerpr
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 BASE = json.loads((BUNDLE / "configs" / "train.json").read_text("utf-8"))
-TRAINERS = ("stage1#train#trainer", "train#trainer")
-# What no trainer is built from: run ids and checks, fine-tuning (which has no checkpoint), what MONAI's tools ask for.
+TRAINERS = ("stage1#train#trainer", "train#trainer", "finetune#trainer")
+# What no trainer is built from: run ids and checks, what MONAI's tools ask for.
 NOT_OF_TRAINING = (
-    *("imports", "initialize", "displayable_configs", "finetune", "finetune_other_geometry", "train#inferer"),
+    *("imports", "initialize", "displayable_configs", "finetune_other_geometry", "train#inferer"),
     *("check_output_dir", "check_data", "check_start", "check_best", "plan"),
     *("training_stage1", "training_stage2", "training_finetune", "run"),
 )
