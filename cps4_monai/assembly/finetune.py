@@ -175,8 +175,8 @@ def trainer(
     best = BundleWeights(weights, method.deployed, DECODED, subjects, held_out, min_subjects, output_dir, seen)
     chooser = evaluator(stage, method, volume_set, inferer, best)
     same = same_experiment(TRAINER, identity(context, slices, volume_set))
-    states, files = {"method": method, "best": best}, {"weights file": weights}
-    checkpoint = ResumeHandler(stage.folder / RESUME, states, same, files, or_anew=True)
+    states: dict[str, Any] = {"method": method, "best": best}
+    checkpoint = ResumeHandler(stage.folder / RESUME, states, same, {"weights file": weights}, or_anew=True)
 
     def deploy() -> None:
         best.deploy()
