@@ -13,6 +13,7 @@ from pydoc import locate
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.bundle.config_item import ConfigComponent
 
 _REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
 # Mappings of plain settings, and what takes them.
@@ -31,7 +32,8 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
     """Checks the overlays among ``files`` and the overrides against what is configured before them.
 
     A setting is known if the configs so far define it, if something in its own layer or before refers to it, if it is
-    an argument of an object that they build, or if it is a list of expressions and objects (a run id).
+    an argument of an object that they build, or if it is a list of expressions and objects (a run id). What MONAI reads
+    of an object (``_target_``, ``_disabled_``) is known of every mapping; other names with an underscore are not.
 
     Args:
         files: configs in the order in which they are merged; the first one defines the settings.
@@ -65,14 +67,16 @@ def _check_layer(layer: Mapping[str, Any], merged: Any, where: str) -> None:
 
 def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str], where: str) -> None:
     parent, _, leaf = setting.rpartition("#")
-    if setting in known or setting in read or leaf.startswith("_") or _is_run_id(value):
+    if setting in known or setting in read or _is_run_id(value):
         return
     owner = node_at(config, parent) if parent else None
+    if leaf in ConfigComponent.non_arg_keys and (isinstance(owner, Mapping) or parent in read - {""}):
+        return
     if isinstance(owner, Mapping) and "_target_" in owner:
         accepted = arguments_of(str(owner["_target_"]))
         if accepted is None or leaf in accepted:
             return
-        candidates = {f"{parent}#{argument}" for argument in accepted}
+        candidates = {f"{parent}#{argument}" for argument in (*accepted, *ConfigComponent.non_arg_keys)}
     else:
         candidates = known
     near = difflib.get_close_matches(setting, sorted(candidates), n=3, cutoff=0.5)

@@ -28,6 +28,12 @@ def build(*overlays: str, **settings: Any) -> CPS4Workflow:
         ({"geometry": {"rotate_degs": 3.0}}, "geometry#rotate_deg"),
         ({"intensity#gama": [0.5, 2.0]}, "intensity#gamma"),
         ({"zzz": 3.0}, "see the configs"),
+        ({"_max_epochs": 3}, "max_epochs"),
+        ({"stage1#_max_epochs": 3}, "stage1#max_epochs"),
+        ({"train#trainer#_max_epochs": 3}, "train#trainer#max_epochs"),
+        ({"stage1#loss#_disable_": True}, "stage1#loss#_disabled_"),
+        ({"_disabled_": True}, ""),
+        ({"stage3#_target_": "torch.nn.Identity"}, "train#stage#_target_"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest_names(settings: dict[str, Any], near: str) -> None:
@@ -47,6 +53,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_names(settings: dict[str
         {"stage1#image_encoder#drop_path_rate": 0.1},
         {"geometry": {"rotate_deg": 3.0}},
         {"stage1#loss#_disabled_": False},
+        {"train#lr_scheduler#_target_": "torch.optim.lr_scheduler.StepLR"},
     ],
 )
 def test_known_settings_and_arguments_of_objects_pass(settings: dict[str, Any]) -> None:
