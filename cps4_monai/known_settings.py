@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ConfigComponent
 
-_REFERENCE = re.compile(r"@([A-Za-z_][\w#.]*)")
+_REFERENCE = re.compile(r"@([A-Za-z_](?:[\w#.]|::)*)")  # MONAI's separator is either
 # Mappings of plain settings, and what takes them.
 _GEOMETRY = "cps4_monai.transforms.slice_geometry.RandSliceGeometryd"
 _ARGUMENTS_OF = {
@@ -48,6 +48,29 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
         _check_layer(layer, merged, f"config {files[count]}")
     pairs = {key: value for key, value in override.items() if key not in _CONSTRUCTOR_ARGUMENTS}
     _check_layer(pairs, ConfigParser.load_config_files(list(files)), "the command")
+
+
+def unread_settings(config: Mapping[str, Any], run_ids: Collection[str], settings: Iterable[str]) -> list[str]:
+    """Those among settings that no run id leads to: they change nothing in its run.
+
+    Args:
+        config: the merged config.
+        run_ids: what is run, and what else is built for it.
+        settings: ids, with or without MONAI's "+" and "~".
+    """
+    reached: set[str] = set()
+    waiting = [run_id for run_id in run_ids if run_id in config]
+    while waiting:
+        setting = waiting.pop()
+        if setting not in reached:
+            reached.add(setting)
+            waiting += _references(node_at(config, setting))
+    return [name for name in settings if not any(_overlap(name.lstrip("+~"), other) for other in reached)]
+
+
+def _overlap(setting: str, other: str) -> bool:
+    """Whether one id is the other, or within it."""
+    return f"{setting}#".startswith(f"{other}#") or f"{other}#".startswith(f"{setting}#")
 
 
 def _check_layer(layer: Mapping[str, Any], merged: Any, where: str) -> None:
@@ -189,7 +212,7 @@ def _plain_arguments(config: Any) -> Iterator[str]:
 
 def _references(node: Any) -> Iterator[str]:
     if isinstance(node, str):
-        yield from (m.rstrip(".").split(".")[0] for m in _REFERENCE.findall(node))
+        yield from (m.split(".")[0].replace("::", "#") for m in _REFERENCE.findall(node))
     elif isinstance(node, Mapping):
         for value in node.values():
             yield from _references(value)

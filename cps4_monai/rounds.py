@@ -67,6 +67,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
             "leave it out"
         )
     shared = {"cache_dir": str(output / "cache"), **settings}
+    workflow = {"also_read_by": ("training_stage1", "training_stage2"), **workflow}
     stage1_data: dict[str, Any] = {}
     start: dict[str, Any] = {}
     for number in range(1, rounds + 1):

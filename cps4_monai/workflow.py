@@ -17,7 +17,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.failure import cause_of, is_told, one_line, write_traceback
-from cps4_monai.known_settings import refuse_unknown_settings
+from cps4_monai.fingerprint import PLACES_AND_PACE
+from cps4_monai.known_settings import refuse_unknown_settings, unread_settings
 from cps4_monai.preflight import check_output_dir
 from cps4_monai.run_folder import RECORD
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
+_ALWAYS_BUILT = ("imports", "initialize", "finalize", "evaluation_dir", "rank")
+_TRAINING = ("training_", "pretraining")
+_NOT_WARNED_OF = {*PLACES_AND_PACE, "output_root"}
 _FLOAT = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")
 _PYTHON_NAMES = {"None": "null", "True": "true", "False": "false"}
 _PATHS = ("datalist", "dataset_dir", "output_dir", "cache_dir", "stage1_checkpoint", "anatomy_source", "finetune_from")
@@ -48,7 +52,7 @@ def resolve_config(name: str | Path, bundle_root: Path) -> Path:
 
 
 class CPS4Workflow(ConfigWorkflow):
-    """``ConfigWorkflow`` that needs no path and lets no unknown setting pass.
+    """``ConfigWorkflow`` that needs no path, lets no unknown setting pass, and warns of one that its run does not read.
 
     A training or evaluation run keeps the merged config as ``config.json`` in its folder: what `cps4 evaluate` reads.
     Without ``output_dir`` a run goes to ``runs/cps4`` of the working directory; with ``bundle_root``, of that folder.
@@ -60,6 +64,7 @@ class CPS4Workflow(ConfigWorkflow):
         check_settings: refuse settings that the configs neither define nor refer to.
         run_id: expression to run, e.g. ``training_stage1``.
         workflow_type: "train" or "inference": which properties MONAI expects of the configs.
+        also_read_by: further run ids of one command: what they read is not warned of.
         tracking: as MONAI's; "mlflow" takes the bundle's ``configs/mlflow.json``, which follows both stages. (MONAI's
             own settings follow ``train#trainer`` and ``validate#evaluator`` only, which here are stage 2.)
         override: id-value pairs, e.g. ``dataset_dir="data"`` or ``**{"stage1#max_epochs": 10}``.
@@ -80,10 +85,12 @@ class CPS4Workflow(ConfigWorkflow):
         check_settings: bool = True,
         run_id: str = "run",
         workflow_type: str | None = "train",
+        also_read_by: Sequence[str] = (),
         tracking: str | dict[str, Any] | None = None,
         **override: Any,
     ) -> None:
         self._output_dir: str | None = override.get("output_dir")
+        self._given, self._also_read_by = list(override), list(also_read_by)
         with self._told():
             root = Path(bundle_root) if bundle_root is not None else find_bundle_root()
             names = [config_file or DEFAULT_CONFIG] if isinstance(config_file, str | type(None)) else list(config_file)
@@ -115,6 +122,7 @@ class CPS4Workflow(ConfigWorkflow):
             SystemExit: the same, in one line, under ``python -m monai.bundle``.
         """
         with self._told(), self._config_in_folder():
+            self._warn_of_unread()
             return super().run()
 
     @contextmanager
@@ -131,6 +139,25 @@ class CPS4Workflow(ConfigWorkflow):
             if cause is error or not is_told(cause):
                 raise
             raise cause from None
+
+    def _warn_of_unread(self) -> None:
+        """One line for all settings of the command that this run does not read; those of places are everywhere."""
+        parsed = self.parser.get_parsed_content
+        if "rank" in self.parser and parsed("rank") > 0:
+            return
+        config, run_id = self.parser.get(), self.run_id
+        read_by = [run_id, *self._also_read_by, *_ALWAYS_BUILT]
+        unread = unread_settings(config, read_by, [name for name in self._given if name not in _NOT_WARNED_OF])
+        if not unread:
+            return
+        trainings = [name for name in config if name.startswith(_TRAINING)]
+        others = [name for name in trainings if unread_settings(config, [name], unread) != unread]
+        elsewhere = f"train with {' or '.join(others)}" if others else "choose a method that reads it"
+        logger.warning(
+            "%s does not read %s: what is set there changes nothing. Fix: nothing, if it is for another stage or "
+            "method; else leave it out, or %s (`cps4 methods NAME` shows the settings of a method)",
+            *(run_id, ", ".join(unread), elsewhere),
+        )
 
     def _folder(self) -> Path | None:
         """The run's folder, where the config says one; nothing is built for it."""

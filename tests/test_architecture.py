@@ -67,7 +67,9 @@ ALLOWED: dict[str, set[str]] = {
         "anatomy", "data", "engines", "file_hash", "fingerprint", "handlers", "inference", "methods", "metrics",
         "networks", "plan", "precision", "preflight", "prompt_map", "run_folder", "transforms", "vision",
     },
-    "workflow": {"atomic_file", "bundle_root", "failure", "known_settings", "preflight", "run_folder"},
+    "workflow": {
+        "atomic_file", "bundle_root", "failure", "fingerprint", "known_settings", "preflight", "run_folder",
+    },
     "export": {"anatomy", "atomic_file", "evaluation", "file_hash", "inference", "networks", "plan", "run_folder"},
     "demo": {"data", "evaluation", "report", "run_folder", "workflow"},
     "rounds": {

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
+from cps4_monai import workflow
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.workflow import CPS4Workflow, parse_settings, resolve_config
 
@@ -183,3 +185,70 @@ def test_thresholds_of_levels_and_numbers_without_a_digit_before_or_after_the_po
     assert (config["level_thresholds"], config["learning_rate"]) == ({"island_mm3": 20.0}, 0.0005)
     with pytest.raises(ValueError, match="did you mean level_thresholds#island_mm3"):
         CPS4Workflow(**{"level_thresholds#island_mm": 20.0})
+
+
+@pytest.fixture
+def warned(run_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Function that gives the warnings of a start with settings, of which nothing is run."""
+
+    def start(run_id: str, *overlays: str, **settings: Any) -> list[str]:
+        said: list[str] = []
+        built = run_tiny(run_id, tmp_path, overlays, run=False, **settings)
+        with monkeypatch.context() as patched:
+            patched.setattr(workflow.logger, "warning", lambda text, *values: said.append(text % values))
+            patched.setattr(ConfigWorkflow, "run", lambda self: None)
+            built.run()
+        return said
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("run_id", "overlay", "setting", "value", "elsewhere"),
+    [
+        ("training_stage2", "mean_teacher", "stage1#max_epochs", 3, "train with training_stage1"),
+        ("training_stage2", "mean_teacher", "stage1#loss#negatives", "present", "train with training_stage1"),
+        ("training_stage1", "mean_teacher", "max_epochs", 3, "train with training_finetune or training_stage2"),
+        ("training_stage1", "mean_teacher", "train#method#ema_decay", 0.5, "train with training_stage2"),
+        ("training_finetune", "mean_teacher", "val_interval", 2, "train with training_stage2"),
+        ("run", "mean_teacher", "finetune#best#min_subjects", 2, "train with training_finetune"),
+        ("training_stage2", "supervised", "ema_decay", 0.5, "choose a method that reads it"),
+    ],
+)
+def test_a_setting_that_the_run_does_not_read_is_warned_of(
+    run_id: str, overlay: str, setting: str, value: Any, elsewhere: str, warned: Callable[..., list[str]]
+) -> None:
+    (line,) = warned(run_id, overlay, **{setting: value, "seed": 1})
+    assert line.startswith(f"{run_id} does not read {setting}: ") and elsewhere in line and "\n" not in line
+
+
+def test_settings_that_are_read_and_those_of_overlays_are_not_warned_of(
+    warned: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"patience": 4, "early_stopping_patience": "@patience"}))
+    read = {
+        "patience": 3,
+        "geometry": {"rotate_deg": 3.0},
+        "intensity#curve_prob": 0.1,
+        "slice_size": [64, 32],
+        "train#lr_scheduler#gamma": 0.5,
+        "train#trainer#max_epochs": 2,
+        "validate#best#metric": "val_dice",
+        "stage1#loss#activation": "softmax",  # of the prompt map, too
+        "num_workers": 1,
+        "stage1_checkpoint": str(tmp_path / "none.pt"),
+    }
+    assert warned("training_stage2", "mean_teacher", str(own), **read) == []
+    assert warned("training_stage1", **{"stage1#lr_layer_decay": 0.5, "stage1#image_encoder#depth": 1}) == []
+    assert warned("run", **{"stage1#max_epochs": 2, "max_epochs": 2, "ema_decay": 0.5}) == []
+
+
+@pytest.mark.parametrize("setting", ["stage1#max_epochs", "max_epochs"])
+def test_what_another_run_of_the_same_command_reads_is_not_warned_of(setting, run_tiny, tmp_path, monkeypatch) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(workflow.logger, "warning", lambda *values: said.append(values))
+    monkeypatch.setattr(ConfigWorkflow, "run", lambda self: None)
+    for run_id in ("training_stage1", "training_stage2"):
+        run_tiny(run_id, tmp_path, **{setting: 2, "also_read_by": ("training_stage1", "training_stage2")})
+    assert said == []
