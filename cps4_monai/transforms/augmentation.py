@@ -24,6 +24,7 @@ from monai.transforms import (
 from monai.utils import convert_to_tensor
 
 from cps4_monai.transforms.contrast import RandInvertd, RandTissueContrastd
+from cps4_monai.transforms.ranges import check_numbers
 from cps4_monai.transforms.slice_geometry import RandSliceGeometryd
 
 VIEWS = ("weak_strong", "same")
@@ -82,7 +83,8 @@ def intensity_augmentation(
         keys: items of (1, H, W); missing ones are passed over.
         gamma: range of the exponent.
         contrast_prob: share of slices with another gamma.
-        scale: relative change of contrast about the mean is drawn from plus or minus this.
+        scale: relative change of contrast about the mean is drawn from plus or minus this, 0 to 1; or between two
+            numbers.
         scale_prob: share of slices with another contrast.
         bias_coefficients: range of the coefficients of the polynomial bias field.
         bias_degree: degree of that polynomial.
@@ -102,8 +104,37 @@ def intensity_augmentation(
         blur_prob: share of slices that are blurred.
 
     Raises:
-        ValueError: ``tissue_prob`` without usable tissues.
+        ValueError: ``tissue_prob`` without usable tissues; a probability outside 0 to 1; a number that means nothing,
+            as a gamma or a zoom of 0, negative noise or blur. What has a probability of 0 is checked, too.
     """
+    for name, prob in {
+        "contrast_prob": contrast_prob,
+        "scale_prob": scale_prob,
+        "bias_prob": bias_prob,
+        "noise_prob": noise_prob,
+        "low_resolution_prob": low_resolution_prob,
+        "tissue_prob": tissue_prob,
+        "curve_prob": curve_prob,
+        "invert_prob": invert_prob,
+        "blur_prob": blur_prob,
+    }.items():
+        check_numbers(f"intensity's {name}", prob, 0, 1, count=1)
+    if isinstance(gamma, list | tuple):
+        check_numbers("intensity's gamma", gamma, 0, above=True)
+    else:  # the upper end of MONAI's range, which begins at 0.5
+        check_numbers("intensity's gamma", gamma, 0.5, count=1, above=True)
+    if isinstance(scale, list | tuple):
+        check_numbers("intensity's scale", scale, -1, 1)
+    else:
+        check_numbers("intensity's scale", scale, 0, 1, count=1)
+    check_numbers("intensity's bias_coefficients", bias_coefficients)
+    check_numbers("intensity's bias_degree", bias_degree, 1, count=1, whole=True)
+    check_numbers("intensity's noise_std", noise_std, 0, count=1)
+    check_numbers("intensity's low_resolution_zoom", low_resolution_zoom, 0, 1, above=True)
+    check_numbers("intensity's tissue_gain", tissue_gain, 0)
+    check_numbers("intensity's tissue_mix", tissue_mix, 0, 1)
+    check_numbers("intensity's curve_points", curve_points, 3, count=(1, 2), whole=True)
+    check_numbers("intensity's blur_sigma", blur_sigma, 0)
     sigma, area = tuple(blur_sigma), {"downsample_mode": "area", "upsample_mode": "bilinear"}
     passing = {"allow_missing_keys": True}  # of MONAI's; ours always pass over what is missing
     parts: list[tuple[float, Callable[..., Any], dict[str, Any]]] = [  # share of slices, transform, its own arguments
@@ -193,6 +224,9 @@ def labeled_augmentation(
         intensity: arguments of :func:`intensity_augmentation`.
         strong_views: further views of the slice, ``image_strong``, ``image_strong_2``, ...: of the same geometry, with
             intensities drawn by themselves; for methods that compare two views of a labeled slice.
+
+    Raises:
+        ValueError: a setting out of its range.
     """
     settings = dict(intensity or {})
     further: Sequence[Callable[[Any], Any]] = ()
@@ -224,7 +258,7 @@ def unlabeled_augmentation(
         strong_views: how many strong views are made, 1 or more.
 
     Raises:
-        ValueError: unknown views, or fewer than one strong view.
+        ValueError: unknown views, fewer than one strong view, or a setting out of its range.
     """
     settings = dict(intensity or {})
     shared: Sequence[Callable[[Any], Any]] = (

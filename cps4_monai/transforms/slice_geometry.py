@@ -13,6 +13,8 @@ from monai.transforms import MapTransform, RandAffineGrid, RandDeformGrid, Rando
 from monai.utils import convert_to_tensor
 from torch.nn import functional as F
 
+from cps4_monai.transforms.ranges import check_numbers
+
 OUTSIDE = 3.0  # a coordinate beyond the border of [-1, 1] by more than a pixel of any slice
 
 
@@ -45,7 +47,8 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         grid_key: where the grid is kept.
 
     Raises:
-        ValueError: a probability outside 0 to 1, a scale outside 0 to 1 (1 excluded), or a cut outside 0 to 0.5.
+        ValueError: a probability outside 0 to 1, a scale outside 0 to 1 (1 excluded), a cut outside 0 to 0.5, or a
+            rotation, shift, spacing or magnitude that means nothing, as a spacing of 0 pixels.
     """
 
     def __init__(
@@ -66,11 +69,13 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         RandomizableTransform.__init__(self, 1.0)
-        if not all(0 <= prob <= 1 for prob in (affine_prob, elastic_prob, cut_prob, *flip_prob)) or len(flip_prob) != 2:
-            raise ValueError(
-                f"affine_prob, elastic_prob, cut_prob, flip_prob are {affine_prob}, {elastic_prob}, {cut_prob}, "
-                f"{tuple(flip_prob)}; expected probabilities in 0 to 1, two for the flips (H, W)"
-            )
+        for name, prob in {"affine_prob": affine_prob, "elastic_prob": elastic_prob, "cut_prob": cut_prob}.items():
+            check_numbers(f"geometry's {name}", prob, 0, 1, count=1)
+        check_numbers("geometry's flip_prob (along H, W)", flip_prob, 0, 1)
+        check_numbers("geometry's rotate_deg", rotate_deg, 0, 180, count=1)
+        check_numbers("geometry's translate_pixels (along H, W)", translate_pixels, 0)
+        check_numbers("geometry's elastic_spacing (pixels along H, W)", elastic_spacing, 1, whole=True)
+        check_numbers("geometry's elastic_magnitude (pixels)", elastic_magnitude, 0)
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}; expected 0 to below 1")
         if not 0 <= cut < 0.5:

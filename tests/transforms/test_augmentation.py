@@ -112,12 +112,65 @@ def test_bad_settings_are_refused():
         StrongViewd(views="both")
     with pytest.raises(ValueError, match="one key"):
         StrongViewd(keys=("image", "label"))
-    with pytest.raises(ValueError, match="probabilities"):
-        RandSliceGeometryd("image", affine_prob=2)
     with pytest.raises(ValueError, match="scale"):
         RandSliceGeometryd("image", scale=1.0)
     with pytest.raises(TypeError):
         RandSliceGeometryd(("image", "label"), rotation=3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("contrast_prob", 1.5, "one number of 0 to 1"),
+        ("noise_prob", -0.1, "one number of 0 to 1"),
+        ("blur_prob", True, "one number of 0 to 1"),
+        ("gamma", (0.0, 1.6), "two numbers above 0"),
+        ("gamma", [-1, 1.6], "two numbers above 0"),
+        ("gamma", 0.5, "one number above 0.5"),
+        ("scale", -0.2, "one number of 0 to 1"),
+        ("scale", 5.0, "one number of 0 to 1"),
+        ("scale", (-2.0, 0.5), "two numbers of -1 to 1"),
+        ("bias_coefficients", 0.2, "two numbers"),
+        ("bias_coefficients", (0.2, float("nan")), "two numbers"),
+        ("bias_degree", 2.5, "one whole number of 1 or more"),
+        ("noise_std", -0.05, "one number of 0 or more"),
+        ("low_resolution_zoom", (0.0, 1.0), "two numbers above 0 to 1"),
+        ("low_resolution_zoom", (0.5, 2.0), "two numbers above 0 to 1"),
+        ("tissue_gain", (-1.0, 1.0), "two numbers of 0 or more"),
+        ("tissue_mix", (0.4, 1.4), "two numbers of 0 to 1"),
+        ("curve_points", (2, 6), "whole numbers of 3 or more"),
+        ("blur_sigma", (-0.25, 1.0), "two numbers of 0 or more"),
+    ],
+)
+def test_intensities_out_of_range_are_refused_when_they_are_built(setting, value, expected):
+    with pytest.raises(ValueError, match=f"intensity's {setting} is .*; expected .*{expected}"):
+        labeled_augmentation(intensity={setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("affine_prob", 2, "one number of 0 to 1"),
+        ("flip_prob", 0.5, "two numbers of 0 to 1"),
+        ("rotate_deg", -5.0, "one number of 0 to 180"),
+        ("translate_pixels", [8.0], "two numbers of 0 or more"),
+        ("translate_pixels", [8.0, -1.0], "two numbers of 0 or more"),
+        ("elastic_spacing", [0, 24], "two whole numbers of 1 or more"),
+        ("elastic_spacing", [24.5, 24], "two whole numbers of 1 or more"),
+        ("elastic_spacing", 24, "two whole numbers of 1 or more"),
+        ("elastic_magnitude", [-0.5, 2.0], "two numbers of 0 or more"),
+        ("elastic_magnitude", 1.0, "two numbers of 0 or more"),
+    ],
+)
+def test_geometry_out_of_range_is_refused_when_it_is_built(setting, value, expected):
+    with pytest.raises(ValueError, match=rf"geometry's {setting}.* is .*; expected {expected}"):
+        unlabeled_augmentation(geometry={setting: value})
+
+
+def test_other_forms_of_ranges_that_mean_something_pass():
+    forms = {"gamma": 2.0, "scale": [-0.1, 0.3], "curve_points": 4, "tissue_gain": (1.2, 0.3), "noise_std": 0}
+    transform = intensity_augmentation(**forms, curve_prob=1, **ALL_INTENSITIES).set_random_state(0)
+    assert transform(item())["image"].isfinite().all()
 
 
 def test_a_smaller_field_of_view_empties_image_and_label_beyond_it():
