@@ -48,9 +48,10 @@ def check_numbers(
 
 
 def _fits(number: Any, low: float, high: float, above: bool, whole: bool) -> bool:
-    if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, Real):
         return False
-    return low <= number <= high and not (above and number == low) and not (whole and number != int(number))
+    value = float(number)
+    return low <= value <= high and not (above and value == low) and not (whole and not value.is_integer())
 
 
 def _bounds(low: float, high: float, above: bool) -> str:
