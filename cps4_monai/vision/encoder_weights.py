@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 
 from cps4_monai.pretrained.store import names_of
 from cps4_monai.vision.stage1_file import read_any_stage1_file
-from cps4_monai.vision.timm_import import adapt_input_conv, load_state_dict, timm
+from cps4_monai.vision.timm_import import adapt_input_conv, load_state_dict, resample_abs_pos_embed, timm
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ UNREADABLE = (
     pickle.UnpicklingError,
     SafetensorError,
 )
+GRID = "grid_size"  # in a file of ours, beside the state dict: patches along H and W
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 
 
@@ -55,7 +58,9 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
     try:
         state = load_state_dict(str(path), weights_only=True)
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        state = dict(state if convert is None else convert(state, model))
+        places = _positions(state, model, _grid_of(path))
+        state = {key: value for key, value in state.items() if key not in places}
+        state = {**(state if convert is None else convert(state, model)), **places}
         state = for_one_channel(state, model)
         classifiers = model.pretrained_cfg["classifier"]
         heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
@@ -68,6 +73,44 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
             f"checkpoint_path {path} does not hold weights of {type(model).__name__} as configured ({reason}); {fix}"
         ) from error
     logger.info("vision encoder starts from %s", path)
+
+
+def _grid_of(path: Path) -> tuple[int, int] | None:
+    """The grid of patches that a file of :func:`cps4_monai.vision.save_image_encoder` names; None for other files."""
+    if path.suffix == ".safetensors":
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or GRID not in content:
+        return None
+    height, width = content[GRID]
+    return int(height), int(width)
+
+
+def _positions(state: Mapping[str, Any], model: Any, grid: tuple[int, int] | None) -> dict[str, torch.Tensor]:
+    """``pos_embed`` at the model's grid, where the file names the grid that it is of.
+
+    timm takes every other grid for a square, or for that of the weights that it has itself under the model's name: a
+    grid that is neither is refused here, and not resampled to nonsense.
+
+    Raises:
+        ValueError: position embeddings of a grid that nobody knows.
+    """
+    places, own = state.get("pos_embed"), getattr(model, "pos_embed", None)
+    if not isinstance(places, torch.Tensor) or own is None:
+        return {}
+    first = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)
+    new_grid = tuple(int(n) for n in model.patch_embed.grid_size)
+    if grid is not None:
+        resampled = resample_abs_pos_embed(places, list(new_grid), list(grid), num_prefix_tokens=first)
+        return {"pos_embed": resampled}
+    patches = places.shape[1] - first
+    if places.shape[1] != own.shape[1] and math.isqrt(patches) ** 2 != patches:
+        raise ValueError(
+            f"its position embeddings are of {patches} patches, this encoder has {new_grid[0]} x {new_grid[1]}, and "
+            "the file does not say of which grid, which is no square: pretrain again (`configs/pretraining.json` now "
+            "writes the grid), or give stage 1 the slice_size and the patch size of the pretraining"
+        )
+    return {}
 
 
 def load_stage1_encoder(model: Any, path: str | Path) -> None:

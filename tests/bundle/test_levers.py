@@ -114,7 +114,7 @@ def test_pretraining_sees_every_training_slice_and_stage_1_starts_from_it(run_ti
     assert log.count("pretraining,") > 0 and "train_loss" in log
     file = tmp_path / "pretraining" / "vision_encoder.pt"
     started = run_tiny("training_stage1", tmp_path, run=False, **{"stage1#vision_checkpoint": str(file)})
-    encoder, saved = started.parser.get_parsed_content("stage1#image_encoder"), content(file)
+    encoder, saved = started.parser.get_parsed_content("stage1#image_encoder"), content(file)["state_dict"]
     assert encoder.pretrained and all(torch.equal(v, saved[k]) for k, v in encoder.model.state_dict().items())
 
 

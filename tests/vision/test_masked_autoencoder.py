@@ -100,6 +100,47 @@ def test_stage_1_starts_from_the_file(tmp_path):
         encoder(checkpoint_path=path, depth=3)
 
 
+def places_of(encoder, grid):
+    """Position embeddings as a picture (h, w) of each channel."""
+    return encoder.model.pos_embed.detach()[0, 1:].reshape(*grid, -1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((32, 16), (64, 32)),  # 4 x 2 patches: no square
+        ((64, 16), (32, 32)),  # 8 x 2 patches: as many as a square of 4 x 4
+        ((32, 16), (16, 32)),  # as many patches, of another grid
+    ],
+)
+def test_position_embeddings_of_slices_of_another_size_are_resampled_by_their_own_grid(before, after, tmp_path):
+    trained = VisionEncoder("vit_tiny_patch16_224", before, False, **TINY)
+    old, new = trained.grid_size, (after[0] // 8, after[1] // 8)
+    with torch.no_grad():  # one ramp along H, one along W
+        places_of(trained, old)[..., 0] = torch.linspace(0, 1, old[0])[:, None]
+        places_of(trained, old)[..., 1] = torch.linspace(0, 1, old[1])
+    save_image_encoder(tmp_path / "vision_encoder.pt", trained)
+    started = VisionEncoder("vit_tiny_patch16_224", after, checkpoint_path=tmp_path / "vision_encoder.pt", **TINY)
+    places = places_of(started, new)
+    assert torch.equal(started.model.pos_embed[:, :1], trained.model.pos_embed[:, :1]), "the class token's stays"
+    assert (places[..., 0].diff(dim=0) > 0).all() and places[..., 0].diff(dim=1).abs().max() < 1e-5
+    assert (places[..., 1].diff(dim=1) > 0).all() and places[..., 1].diff(dim=0).abs().max() < 1e-5
+
+
+def test_as_many_patches_as_timms_own_weights_have_are_not_taken_for_their_grid(tmp_path):
+    wide = VisionEncoder("vit_tiny_patch16_224", (224, 56), False, **TINY)  # 28 x 7; timm's own have 14 x 14
+    save_image_encoder(tmp_path / "vision_encoder.pt", wide)
+    again = VisionEncoder("vit_tiny_patch16_224", (224, 56), checkpoint_path=tmp_path / "vision_encoder.pt", **TINY)
+    assert torch.equal(again.model.pos_embed, wide.model.pos_embed)
+
+
+def test_a_file_that_does_not_name_its_grid_is_refused_at_another_one_and_says_what_to_do(tmp_path):
+    torch.save(encoder().model.state_dict(), tmp_path / "old.pt")  # as versions before wrote it
+    assert encoder(checkpoint_path=tmp_path / "old.pt").pretrained
+    with pytest.raises(ValueError, match=r"of 8 patches, this encoder has 8 x 4, .*no square: pretrain again"):
+        VisionEncoder("vit_tiny_patch16_224", (64, 32), checkpoint_path=tmp_path / "old.pt", **TINY)
+
+
 @pytest.mark.parametrize("options", [{"mask_ratio": 0.0}, {"mask_ratio": 0.99}, {"decoder_dim": 9, "decoder_heads": 2}])
 def test_bad_sizes_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
