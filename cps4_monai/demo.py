@@ -48,7 +48,7 @@ class Demo:
 
     Args:
         output: folder for the data, the runs and the report.
-        seed: of the phantom and of the training.
+        seed: of the phantom and of the training; what is of another than 0 lies in a folder of its own in ``output``.
         device: "auto", "cpu", "cuda:N" or "mps".
         settings: overrides for the configs, e.g. to make it shorter.
         size: pixels of the phantom in plane.
@@ -63,9 +63,14 @@ class Demo:
     say: Callable[[str], None] = logger.info
 
     @property
+    def folder(self) -> Path:
+        """Where all files go: those of two seeds do not meet."""
+        return self.output if self.seed == 0 else self.output / f"seed-{self.seed}"
+
+    @property
     def data_dir(self) -> Path:
         """Folder of the phantom."""
-        return self.output / "phantom"
+        return self.folder / "phantom"
 
     def run(self) -> DemoResult:
         """All steps; the report is that of CPS4 with the other methods beside it."""
@@ -119,9 +124,9 @@ class Demo:
             run_id=run_id,
             dataset_dir=str(self.data_dir),
             datalist=str(self.data_dir / "datalist.json"),
-            output_dir=str(self.output / "runs" / method),
-            cache_dir=str(self.output / "cache"),
-            stage1_checkpoint=str(self.output / "runs" / "cps4" / STAGE1_WEIGHTS),
+            output_dir=str(self.folder / "runs" / method),
+            cache_dir=str(self.folder / "cache"),
+            stage1_checkpoint=str(self.folder / "runs" / "cps4" / STAGE1_WEIGHTS),
             seed=self.seed,
             device_name=self.device,
             **{**self.settings, **settings},
@@ -142,7 +147,7 @@ class Demo:
             bar.update()
             self.predict("supervised").run()
             bar.update()
-            summaries["supervised"] = self.score(self.output / "runs" / "supervised" / "evaluation").evaluation.summary
+            summaries["supervised"] = self.score(self.folder / "runs" / "supervised" / "evaluation").evaluation.summary
             bar.update()
             workflow.run()
             bar.update()
@@ -153,7 +158,7 @@ class Demo:
     def _trivial(self, workflow: CPS4Workflow) -> pd.DataFrame:
         """Summary of the mean label map of the labeled subjects, as the prediction of every held-out one."""
         parsed = workflow.parser.get_parsed_content
-        data, folder = parsed("data"), self.output / "runs" / "mean_label_map" / "evaluation"
+        data, folder = parsed("data"), self.folder / "runs" / "mean_label_map" / "evaluation"
         write_mean_label_maps(
             data.labeled, data.test, parsed("cache").in_plane, folder / "predictions", parsed("anatomy").num_classes
         )
@@ -171,11 +176,11 @@ class Demo:
             parsed("device"),
         )
         return self.score(
-            self.output / "runs" / "cps4" / "evaluation",
+            self.folder / "runs" / "cps4" / "evaluation",
             title="CPS4 on a phantom",
             settings=parsed("context").settings,
             attention=attention,
-            metrics=self.output / "runs" / "cps4" / STAGE2 / LOG,
+            metrics=self.folder / "runs" / "cps4" / STAGE2 / LOG,
             comparison=comparison,
             method="cps4",
         )

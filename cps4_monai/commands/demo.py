@@ -9,7 +9,13 @@ import click
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo_output"), show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of phantom and training; above 0 all goes to OUTPUT/seed-N.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
 def demo(output: Path, seed: int, device: str) -> None:
     """Train, segment, evaluate and report on a phantom, start to end.
