@@ -45,6 +45,7 @@ class VessaPretraining(SemiSupervisedMethod):
     budget_notes = ("one to three templates are encoded beside each labeled slice",)
     options = (
         *SemiSupervisedMethod.options,
+        "loss",
         "simulated",
         "max_templates",
         "without_template",
