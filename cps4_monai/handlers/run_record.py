@@ -111,7 +111,7 @@ class RunRecord:
         if self._written:
             return
         if self.plan is not None:
-            write_plan(self.output_dir, self.plan)
+            write_plan(self.output_dir, self.plan, checked=True)  # by `start`
         path = self.output_dir / RECORD
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
         device = engine.state.device

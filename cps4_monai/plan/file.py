@@ -77,11 +77,17 @@ def check_plan(folder: str | Path, plan: Plan) -> None:
             )
 
 
-def write_plan(folder: str | Path, plan: Plan) -> Path:
+def write_plan(folder: str | Path, plan: Plan, checked: bool = False) -> Path:
     """Writes ``plan.json`` into a folder, whole or not at all.
+
+    Args:
+        folder: of the weights.
+        plan: of the weights.
+        checked: :func:`check_plan` has passed already; a run asks it when it starts and writes later.
 
     Raises:
         PlanError: see :func:`check_plan`.
     """
-    check_plan(folder, plan)
+    if not checked:
+        check_plan(folder, plan)
     return write_atomically(Path(folder) / FILE_NAME, json.dumps(plan.to_dict(), indent=2) + "\n")

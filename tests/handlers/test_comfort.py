@@ -13,6 +13,8 @@ from cps4_monai.handlers import PictureHandler, ProgressHandler, RunRecord
 from cps4_monai.handlers.progress import scalars_of
 from cps4_monai.handlers.run_record import versions
 from cps4_monai.palette import structure_colours
+from cps4_monai.plan import Plan, PlanError, read_plan
+from cps4_monai.plan import file as plan_file
 
 
 class Writer:
@@ -102,6 +104,20 @@ def test_record_holds_settings_versions_and_log_and_one_entry_a_start(tmp_path, 
     log = (tmp_path / "run.log").read_text()
     assert "3 iterations in total" in log and "resumed from" in log and "best so far" in log
     assert not [h for h in logging.getLogger().handlers if getattr(h, "baseFilename", "").startswith(str(tmp_path))]
+
+
+def test_the_plan_of_a_folder_is_read_once_a_start_and_another_one_is_refused_before_it_trains(
+    tmp_path, make_run, monkeypatch
+):
+    plan, read = Plan(MRSPINESEG, (), 1.5, (64, 32)), []
+    monkeypatch.setattr(plan_file, "read_plan", lambda path: read.append(path) or read_plan(path))
+    for epochs in (1, 2):
+        make_run(tmp_path, epochs=epochs, handlers=[RunRecord(tmp_path, plan=plan)]).run()
+    assert len(read) == 1, "of the second start, which finds weights"
+    other = RunRecord(tmp_path, plan=Plan(MRSPINESEG, (), 2.0, (64, 32)))
+    with pytest.raises(PlanError, match="holds weights of other settings"):
+        make_run(tmp_path, epochs=3, handlers=[other]).run()
+    assert read_plan(tmp_path / "plan.json").spacing_mm == 1.5
 
 
 def test_versions_name_what_computes():
