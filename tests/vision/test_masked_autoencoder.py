@@ -128,9 +128,10 @@ def test_position_embeddings_of_slices_of_another_size_are_resampled_by_their_ow
 
 
 def test_as_many_patches_as_timms_own_weights_have_are_not_taken_for_their_grid(tmp_path):
-    wide = VisionEncoder("vit_tiny_patch16_224", (224, 56), False, **TINY)  # 28 x 7; timm's own have 14 x 14
+    tiny, size = {**TINY, "patch_size": 16}, (448, 112)  # 28 x 7 patches, timm's own weights have 14 x 14
+    wide = VisionEncoder("vit_tiny_patch16_224", size, False, **tiny)
     save_image_encoder(tmp_path / "vision_encoder.pt", wide)
-    again = VisionEncoder("vit_tiny_patch16_224", (224, 56), checkpoint_path=tmp_path / "vision_encoder.pt", **TINY)
+    again = VisionEncoder("vit_tiny_patch16_224", size, checkpoint_path=tmp_path / "vision_encoder.pt", **tiny)
     assert torch.equal(again.model.pos_embed, wide.model.pos_embed)
 
 
