@@ -90,11 +90,14 @@ class Anatomy:
         prompt_template: text with the field ``{name}``, filled with each structure's long name.
 
     Raises:
-        ValueError: codes with gaps or repeated or above 254, names repeated, an unknown kind, or a template without
-            ``{name}``.
+        ValueError: a field of another type; codes with gaps or repeated or above 254, names or orders repeated, an
+            unknown kind, code 0 that is not the background or the background elsewhere or with an order; a template
+            that has no ``{name}`` or cannot be filled.
     """
 
     def __init__(self, structures: Sequence[Structure], prompt_template: str = DEFAULT_PROMPT_TEMPLATE) -> None:
+        for place, structure in enumerate(structures):
+            _check_fields(structure, place)
         self.structures = tuple(sorted(structures, key=lambda s: s.code))
         self.prompt_template = prompt_template
         codes = [s.code for s in self.structures]
@@ -112,8 +115,9 @@ class Anatomy:
         unknown = sorted({s.kind for s in self.structures} - set(KINDS))
         if unknown:
             raise ValueError(f"structure kinds {unknown} are unknown; expected one of {list(KINDS)}")
-        if "{name}" not in prompt_template:
-            raise ValueError(f"prompt_template is {prompt_template!r}; it must contain the field {{name}}")
+        _check_background(self.structures)
+        _check_orders(self.structures)
+        _check_template(prompt_template)
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -168,6 +172,79 @@ class Anatomy:
         return {"prompt_template": self.prompt_template, "structures": [s.to_dict() for s in self.structures]}
 
 
+def _check_fields(structure: Structure, place: int) -> None:
+    """Types alone, so that whatever follows can sort and compare them."""
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str) and bool(value.strip())
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    for field, right, expected in (
+        ("code", whole(structure.code), "a whole number"),
+        ("name", text(structure.name), "text"),
+        ("long_name", text(structure.long_name), "text, which goes into the class prompt"),
+        ("kind", text(structure.kind), f"one of {list(KINDS)}"),
+        ("order", structure.order is None or whole(structure.order), "a whole number, or null where it has no place"),
+        ("snomed", structure.snomed is None or text(structure.snomed), "text in quotes, or null"),
+        ("snomed_meaning", structure.snomed_meaning is None or text(structure.snomed_meaning), "text, or null"),
+    ):
+        if not right:
+            raise ValueError(
+                f"structure {place} (counted from 0; name {structure.name!r}): {field} is "
+                f"{getattr(structure, field)!r}; expected {expected}. Fix: correct it"
+            )
+
+
+def _check_background(structures: Sequence[Structure]) -> None:
+    first = structures[0]
+    if first.kind != "background":
+        raise ValueError(
+            f"structure {first.name!r}: code 0 has kind {first.kind!r}; expected 'background', what no structure "
+            "covers. Fix: give the structure another code, and code 0 to the background"
+        )
+    others = [s.name for s in structures[1:] if s.kind == "background"]
+    if others:
+        raise ValueError(
+            f"structures {others} have kind 'background'; expected it of code 0 alone. Fix: call them 'other'"
+        )
+    if first.order is not None:
+        raise ValueError(
+            f"the background {first.name!r} has order {first.order}; expected none: it has no place along the spine. "
+            "Fix: leave its order out"
+        )
+
+
+def _check_orders(structures: Sequence[Structure]) -> None:
+    at: dict[int, list[str]] = {}
+    for structure in structures:
+        if structure.order is not None:
+            at.setdefault(structure.order, []).append(structure.name)
+    for order, names in at.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"structures {names} all have order {order}; expected each place along the spine once, as levels are "
+                "numbered by it. Fix: count from the most inferior structure (0) upwards"
+            )
+
+
+def _check_template(template: str) -> None:
+    expected = "it must contain the field {name}"
+    if not isinstance(template, str):
+        raise ValueError(f"prompt_template is {template!r}; expected text: {expected}")
+    mark = "\0"
+    try:
+        filled = template.format(name=mark)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"prompt_template is {template!r}, which cannot be filled ({type(error).__name__}: {error}); {expected}, "
+            "and no other. Fix: write {{ and }} for braces that are meant"
+        ) from error
+    if "{name}" not in template or mark not in filled:
+        raise ValueError(f"prompt_template is {template!r}; {expected}")
+
+
 def _vertebra(code: int, region: str, number: int, order: int) -> Structure:
     word = {"L": "lumbar", "T": "thoracic"}[region]
     return Structure(code, f"{region}{number}", f"{word} vertebra {number}", "vertebra", order)
@@ -207,17 +284,21 @@ def load_anatomy(
         prompt_template: overrides the source's.
 
     Raises:
-        ValueError: the file or mapping does not have that form.
+        ValueError: the file or mapping does not have that form, or is no anatomy (see :class:`Anatomy`); names it.
     """
     if isinstance(source, Anatomy):
         return source if prompt_template is None else Anatomy(source.structures, prompt_template)
     if source is None:
         return Anatomy(MRSPINESEG.structures, prompt_template or DEFAULT_PROMPT_TEMPLATE)
+    if not isinstance(source, Mapping | str | Path):
+        raise ValueError(
+            f"anatomy is {source!r}; expected the path of a JSON file. Fix: give it, or null for the usual"
+        )
     where = "anatomy" if isinstance(source, Mapping) else str(source)
     if not isinstance(source, Mapping):
         try:
             source = json.loads(Path(source).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{where}: cannot be read as an anatomy file ({error}); expected JSON with 'structures'"
             ) from error
@@ -230,4 +311,7 @@ def load_anatomy(
             f"{where}: a structure has wrong fields ({error}); expected code, name, long_name, kind, order, and "
             "snomed and snomed_meaning where it has a code of its own"
         ) from error
-    return Anatomy(structures, prompt_template or source.get("prompt_template", DEFAULT_PROMPT_TEMPLATE))
+    try:
+        return Anatomy(structures, prompt_template or source.get("prompt_template", DEFAULT_PROMPT_TEMPLATE))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

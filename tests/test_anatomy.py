@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,3 +114,58 @@ def test_an_anatomy_may_bring_codes_of_its_own() -> None:
     anatomy = load_anatomy({"structures": own})
     assert anatomy[1].standard_code == ("87878005", "left ventricle") and anatomy[2].standard_code is None
     assert load_anatomy(anatomy.to_dict())[1].snomed == "87878005"
+
+
+def heart(**changes: object) -> dict[str, Any]:
+    """A table of three classes; `changes` of the last one, of ``background`` or of the ``template``."""
+    background = {"code": 0, "name": "b", "long_name": "b", "kind": "background", **changes.pop("background", {})}
+    last = {"code": 2, "name": "y", "long_name": "y", "kind": "vertebra", "order": 1, **changes}
+    template = last.pop("template", "{name}")
+    middle = {"code": 1, "name": "x", "long_name": "x", "kind": "disc", "order": 0}
+    return {"prompt_template": template, "structures": [background, middle, last]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"code": "2"}, "code is '2'; expected a whole number"),
+        ({"code": None}, "code is None; expected a whole number"),
+        ({"code": 2.0}, r"code is 2\.0; expected a whole number"),
+        ({"code": True}, "code is True; expected a whole number"),
+        ({"name": None}, "name is None; expected text"),
+        ({"long_name": None}, "long_name is None; expected text"),
+        ({"long_name": ""}, "long_name is ''; expected text"),
+        ({"kind": ["vertebra"]}, r"kind is \['vertebra'\]; expected one of"),
+        ({"order": "0"}, "order is '0'; expected a whole number"),
+        ({"order": 1.5}, r"order is 1\.5; expected a whole number"),
+        ({"order": 0}, r"\['x', 'y'\] all have order 0; expected each place"),
+        ({"snomed": 87878005}, "snomed is 87878005; expected text"),
+        ({"kind": "background", "order": None}, r"\['y'\] have kind 'background'; expected it of code 0 alone"),
+        ({"background": {"kind": "other"}}, "code 0 has kind 'other'; expected 'background'"),
+        ({"background": {"order": 5}}, "background 'b' has order 5; expected none"),
+        ({"template": None}, "prompt_template is None; expected text"),
+        ({"template": ["{name}"]}, "prompt_template is .*expected text"),
+        ({"template": "{name} {x}"}, r"cannot be filled \(KeyError: 'x'\)"),
+        ({"template": "{name} {}"}, "cannot be filled"),
+        ({"template": "{name} {"}, "cannot be filled"),
+        ({"template": "{name.real}"}, "cannot be filled"),
+        ({"template": "{{name}}"}, "must contain the field {name}"),
+    ],
+)
+def test_each_field_of_a_file_is_checked_and_the_file_named(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "heart.json"
+    path.write_text(json.dumps(heart(**changes)))
+    with pytest.raises(ValueError, match=rf"heart\.json: .*{message}"):
+        load_anatomy(path)
+    assert [s.name for s in load_anatomy(heart()).along_spine()] == ["x", "y"]
+
+
+def test_what_is_no_file_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="anatomy is 3; expected the path"):
+        load_anatomy(3)
+    path = tmp_path / "binary.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary\.json: cannot be read as an anatomy file"):
+        load_anatomy(path)
