@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "cache_folder": set(),
     "extras": {"failure"},
     "cluster": {"extras", "threads"},
+    "pictured": {"anatomy"},
     "palette": {"anatomy"},
     "device": set(),
     "precision": set(),
@@ -64,13 +65,15 @@ ALLOWED: dict[str, set[str]] = {
     "known_settings": set(),
     "fingerprint": {"known_settings"},
     "assembly": {
-        "anatomy", "data", "engines", "file_hash", "fingerprint", "handlers", "inference", "methods", "metrics",
-        "networks", "plan", "precision", "preflight", "prompt_map", "run_folder", "transforms", "vision",
+        "anatomy", "data", "engines", "file_hash", "fingerprint", "handlers", "inference", "levels", "methods",
+        "metrics", "networks", "plan", "precision", "preflight", "prompt_map", "run_folder", "transforms", "vision",
     },
     "workflow": {
         "atomic_file", "bundle_root", "failure", "fingerprint", "known_settings", "preflight", "run_folder",
     },
-    "export": {"anatomy", "atomic_file", "evaluation", "file_hash", "inference", "networks", "plan", "run_folder"},
+    "export": {
+        "anatomy", "atomic_file", "evaluation", "file_hash", "inference", "networks", "pictured", "plan", "run_folder",
+    },
     "demo": {"data", "evaluation", "report", "run_folder", "workflow"},
     "rounds": {
         "anatomy", "atomic_file", "bundle_root", "data", "export", "file_hash", "inference", "run_folder", "vision",
@@ -83,8 +86,8 @@ ALLOWED: dict[str, set[str]] = {
     "method_list": {"fingerprint", "known_settings"},
     "commands": {
         "anatomy", "atomic_file", "bench", "bundle_root", "cluster", "data", "demo", "device", "evaluation", "export",
-        "failure", "file_hash", "inference", "method_list", "plan", "pretrained", "report", "rounds", "run_folder",
-        "threads", "workflow",
+        "failure", "file_hash", "inference", "method_list", "pictured", "plan", "pretrained", "report", "rounds",
+        "run_folder", "threads", "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datalist import Datalist
+from cps4_monai.levels import LevelThresholds
 from cps4_monai.plan import Plan
 from cps4_monai.precision import Precision
 from cps4_monai.preflight import check_schedule
@@ -149,7 +150,15 @@ def run_context(
     decoding: Mapping[str, Any] | None = None,
     trained_on: Mapping[str, Any] | None = None,
 ) -> Context:
-    """A setup with classes and data; see :class:`Context`."""
+    """A setup with classes and data; see :class:`Context`.
+
+    Raises:
+        ValueError: a threshold in ``decoding`` that there is none of, or that has another form.
+    """
+    try:
+        LevelThresholds.from_dict(decoding or {})
+    except ValueError as error:
+        raise ValueError(f"level_thresholds: {error}") from error
     return Context(
         **{setting.name: getattr(setup, setting.name) for setting in fields(Setup)},
         anatomy=anatomy,

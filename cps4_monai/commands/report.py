@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
 
 SHOWN = 5
+# What only one of the two forms of the command reads: without labels, and with them.
+OF_MASKS = ("images",)
+OF_SCORES = ("section", "dataset_dir", "metrics", "compare", "attribution", "max_pictures")
 
 
 @click.command()
@@ -70,9 +75,12 @@ def report(
     """
     # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    if masks is not None and predictions is not None:
+        raise click.UsageError(f"MASKS ({masks}) and -p ({predictions}) are the same thing: give one of them")
     masks = masks or predictions
     if masks is None:
         raise click.UsageError("name the label maps: cps4 report MASKS, or -p FOLDER -l LABELS -o OUTPUT")
+    _refuse_unused(OF_MASKS if labels is not None else OF_SCORES, labels is not None)
     if labels is None:
         _report_masks(masks, output, images, anatomy, unannotated, title, jobs)
         return
@@ -108,6 +116,15 @@ def report(
     if len(result.evaluation.failures):
         click.echo(f"{len(result.evaluation.failures)} not scored, see {result.folder / 'failures.csv'}", err=True)
     click.echo(f"report: {result.html}")
+
+
+def _refuse_unused(names: Sequence[str], scored: bool) -> None:
+    """Refuses options of the other form of the command: they would do nothing."""
+    context = click.get_current_context()
+    given = [n for n in names if context.get_parameter_source(n) not in (None, ParameterSource.DEFAULT)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{options}: not used {'with' if scored else 'without'} --labels; leave it out")
 
 
 def _summaries(pairs: tuple[str, ...]) -> dict[str, DataFrame]:

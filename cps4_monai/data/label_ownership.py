@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai import __version__
+from cps4_monai.anatomy import Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import json_bytes
 from cps4_monai.file_hash import file_sha256
@@ -63,6 +64,21 @@ def assumed_spacing_of(label_path: str | Path) -> list[float] | None:
     """
     settings = record_beside(label_path).get("Settings")
     return settings.get("AssumeSpacing") if isinstance(settings, Mapping) else None
+
+
+def check_anatomy_of(label_path: str | Path, anatomy: Anatomy) -> None:
+    """Checks that a label map of ours, if it is one, was made with this anatomy, by the names in its sidecar.
+
+    Raises:
+        ValueError: its sidecar has other names for its codes.
+    """
+    named = {s["code"]: s["name"] for s in record_beside(label_path).get("Structures", [])}
+    other = [name for code, name in named.items() if code >= len(anatomy) or anatomy[code].name != name]
+    if other:
+        raise ValueError(
+            f"{label_path}: its JSON names structures that the anatomy does not ({', '.join(other)}). Fix: give the "
+            "anatomy of its weights with --anatomy"
+        )
 
 
 def source_entries(source: str | Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.label_ownership import (
     assumed_spacing_of,
+    check_anatomy_of,
     is_described,
     is_ours,
     record_beside,
@@ -72,7 +73,7 @@ def report_masks(
         What became of each label map, and the path of the page.
 
     Raises:
-        ValueError: no label map is found.
+        ValueError: no label map is found, or one was made with another anatomy.
         ForeignFileError: a table or report that is not ours is in the output folder.
     """
     masks = Path(masks)
@@ -81,6 +82,8 @@ def report_masks(
     output = root if output is None else Path(output)
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
+    for path in paths:
+        check_anatomy_of(path, anatomy)
 
     names, scans = _names(paths, root), scans_of(paths, root, images)
 

@@ -14,7 +14,7 @@ from typing import Any
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_file import label_bytes
-from cps4_monai.data.label_ownership import GENERATOR, is_described, sidecar_of, write_owned_label
+from cps4_monai.data.label_ownership import GENERATOR, check_anatomy_of, is_described, sidecar_of, write_owned_label
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.volume import Volume, read_volume
 from cps4_monai.file_hash import file_sha256
@@ -169,13 +169,10 @@ def _check_same(path: Path, correction: Correction, record: Mapping[str, Any], d
 
 
 def _volume(path: Path, record: Mapping[str, Any], anatomy: Anatomy) -> Volume:
-    named = {s["code"]: s["name"] for s in record.get("Structures", [])}
-    other = [name for code, name in named.items() if code >= len(anatomy) or anatomy[code].name != name]
-    if other:
-        raise RelabelError(
-            f"{path}: its JSON names structures that the anatomy does not ({', '.join(other)}). Fix: give the anatomy "
-            "of its weights with --anatomy"
-        )
+    try:
+        check_anatomy_of(path, anatomy)
+    except ValueError as error:
+        raise RelabelError(str(error)) from error
     spacing = record.get("Settings", {}).get("AssumeSpacing")
     return read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
 

@@ -200,6 +200,15 @@ def _vertebral_step(levels: Sequence[Structure]) -> int:
     return 1
 
 
+def _step_range(levels: Sequence[Structure], thresholds: LevelThresholds) -> tuple[float, float]:
+    """Range in mm of the distance between adjoining structures.
+
+    The threshold is that of bodies with a disc between them; in a chain of one kind its members are twice as far apart.
+    """
+    low, high = (bound * 2.0 / _vertebral_step(levels) for bound in thresholds.step_mm)
+    return low, high
+
+
 def _scale(
     components: Components,
     rows: np.ndarray,
@@ -227,7 +236,7 @@ def _scale(
         if len(step):
             distances.append(apart[apart > 0.6 * heights.get("vertebra", 0.0)] / float(np.median(step)))
     known = np.concatenate(distances) if distances else np.zeros(0)
-    low, high = thresholds.step_mm
+    low, high = _step_range(levels, thresholds)
     step_mm = float(np.clip(np.median(known), low, high)) if len(known) else float(np.sqrt(low * high))
     limits = height_limits(np.array(list(heights)), heights, thresholds).tolist()
     return ChainScale(step_mm, heights, dict(zip(heights, limits, strict=True)), depths)

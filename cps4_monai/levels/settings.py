@@ -33,7 +33,8 @@ class LevelThresholds:
         depth_ratio: pieces of one structure lie within this share of the kind's anterior-posterior depth.
         vertebra_height_mm: range that the typical height of a vertebral body is clipped to.
         disc_height_mm: range that the typical height of a disc is clipped to.
-        step_mm: range that the distance between adjoining structures (body to disc) is clipped to.
+        step_mm: range that the distance between adjoining structures (body to disc) is clipped to; doubled for an
+            anatomy of bodies alone, or of discs alone.
         probability_floor: smallest class probability counted, so that no structure outvotes the rest of the chain.
         full_weight_share: a component weighs 1 from this share of its kind's typical volume on, less below.
         anchor_weight: weight of a component that looks like one of the two lowest trained structures and has the view
@@ -89,12 +90,18 @@ class LevelThresholds:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            low = value[0] if isinstance(value, tuple) else value
-            if not low >= 0 or (isinstance(value, tuple) and not value[0] <= value[1]):
-                raise ValueError(
-                    f"{field.name} is {value!r}; expected a number that is not negative, or (lower, upper) in order"
-                )
+            value, whole = getattr(self, field.name), isinstance(field.default, int)
+            if isinstance(field.default, tuple):
+                expected = "two numbers that are not negative, (lower, upper) in order"
+                fits = isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value))
+                fits = fits and value[0] <= value[1]
+            else:
+                expected = f"a {'whole ' * whole}number that is not negative"
+                fits = _is_size(value) and not (whole and value != int(value))
+            if not fits:
+                raise ValueError(f"{field.name} is {value!r}; expected {expected}, e.g. {field.default}")
+        if not self.step_mm[0] > 0:
+            raise ValueError(f"step_mm is {self.step_mm}; expected distances above 0, e.g. (9.0, 28.0)")
         if not 0 < self.probability_floor < 0.5:
             raise ValueError(f"probability_floor is {self.probability_floor}; expected a value in (0, 0.5), e.g. 0.01")
 
@@ -119,3 +126,7 @@ class LevelThresholds:
     def height_range(self, kind: str) -> tuple[float, float]:
         """Range in mm that the typical height of a kind is clipped to; unbounded for kinds but vertebra and disc."""
         return {"vertebra": self.vertebra_height_mm, "disc": self.disc_height_mm}.get(kind, (0.0, float("inf")))
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")

@@ -159,6 +159,8 @@ def _summary(content: ReportContent) -> list[Block]:
         Card("Missed structures", str(missed), f"of {labeled} in the labels"),
         Card("False structures", str(false), "in no label of that scan"),
     ]
+    if not content.anatomy.along_spine():
+        return [Cards(cards), Cards(more)]
     right, identified = int(cases["all_levels_right"].sum()), int(cases["num_identified"].sum())
     levels = [
         Card("All levels right", f"{right} of {len(cases)}", "scans in which each labeled structure got its own level"),

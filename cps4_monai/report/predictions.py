@@ -13,7 +13,7 @@ import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.datalist import load_datalist
-from cps4_monai.data.label_ownership import assumed_spacing_of
+from cps4_monai.data.label_ownership import assumed_spacing_of, check_anatomy_of
 from cps4_monai.data.run_files import SCORES, RunFiles
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.case import read_pair
@@ -43,19 +43,21 @@ class PredictionReport:
         folder: with the tables.
         evaluation: tables of the predictions.
         argmax: tables of the plain argmax beside them, where it was given.
+        has_levels: whether the anatomy has an order, by which levels are counted.
     """
 
     html: Path
     folder: Path
     evaluation: Evaluation
     argmax: Evaluation | None = None
+    has_levels: bool = True
 
     def headline(self) -> list[str]:
         """One line per output: its mean Dice (b) with the interval, and in how many scans all levels are right."""
         outputs = {"Dice (b)": self.evaluation}
         if self.argmax is not None:
             outputs = {DECODED: self.evaluation, ARGMAX: self.argmax}
-        return [f"{name}: {_headline(scored)}" for name, scored in outputs.items()]
+        return [f"{name}: {_headline(scored, self.has_levels)}" for name, scored in outputs.items()]
 
 
 def find_cases(
@@ -202,7 +204,8 @@ def report_predictions(
             replaced. Else it is a run's own folder, as that of `cps4 evaluate`.
 
     Raises:
-        ValueError: nothing to score, ambiguous names, or not a single case could be scored.
+        ValueError: nothing to score, ambiguous names, predictions made with another anatomy, or not a single case could
+            be scored.
         ForeignFileError: before any work: ``output`` holds results of other commands, as of `cps4 segment`; with
             ``protect``, a file that is not ours.
     """
@@ -210,6 +213,9 @@ def report_predictions(
     files = RunFiles(output, SCORES, own=not protect)
     files.check((*FILES.values(), *label_tables(anatomy), PAGE, *(() if argmax is None else (COMPARISON,))))
     matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
+    for case in matching.cases:
+        if case.pred is not None:
+            check_anatomy_of(case.pred, anatomy)
     unannotated = declared if unannotated is None else tuple(unannotated)
     evaluation = evaluate_cases(matching, anatomy, unannotated, jobs=jobs)
     files.write({**evaluation.csv_texts(), **label_tables(anatomy)})
@@ -239,7 +245,7 @@ def report_predictions(
         attribution=attribution,
     )
     files.write({PAGE: evaluation_page(content)})
-    result = PredictionReport(output / PAGE, output, evaluation, beside)
+    result = PredictionReport(output / PAGE, output, evaluation, beside, bool(anatomy.along_spine()))
     for line in result.headline():
         logger.info(line)
     return result
@@ -259,8 +265,8 @@ def _overall_figures(summaries: Mapping[str, pd.DataFrame]) -> str:
     return table
 
 
-def _headline(evaluation: Evaluation) -> str:
+def _headline(evaluation: Evaluation, has_levels: bool) -> str:
     dice, cases = evaluation.overall("dice_b"), evaluation.cases
     interval = f" ({dice['ci_low']:.3f} to {dice['ci_high']:.3f})" if dice["ci_low"] == dice["ci_low"] else ""
-    right = f"all levels right in {int(cases['all_levels_right'].sum())} of {len(cases)} scans"
-    return f"{dice['mean']:.3f}{interval}, {right}"
+    right = f", all levels right in {int(cases['all_levels_right'].sum())} of {len(cases)} scans"
+    return f"{dice['mean']:.3f}{interval}{right if has_levels else ''}"

@@ -141,3 +141,9 @@ def test_a_name_that_only_a_handler_of_ones_own_can_give_is_warned_of(caplog: py
     assert "is 'kappa', and the validation has no such metric; expected one of ['val_mean_dice']" in caplog.text
     with pytest.raises(ValueError, match="is 'kappa'"):
         check_chosen_by("kappa", {"val_mean_dice": MeanDice()}, [StatsHandler()])
+
+
+def test_a_threshold_of_another_form_is_refused_before_anything_is_trained(built: Callable[..., Any]) -> None:
+    with pytest.raises(RuntimeError, match="Failed to instantiate") as caught:
+        built("context", **{"level_thresholds": {"step_mm": 5}})
+    assert "level_thresholds: step_mm is 5; expected two numbers" in str(caught.value.__cause__)

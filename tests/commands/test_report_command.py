@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.commands.report import report
 from cps4_monai.metrics.run_log import RunLog
 from cps4_monai.report.predictions import report_predictions
@@ -87,6 +88,34 @@ def test_datalist_names_cases_and_unannotated_classes(data):
 def test_wrong_settings_are_told_without_a_traceback(data, more, words):
     result = _run(data, *more)
     assert result.exit_code == 1 and words in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pred", "--section", "test", "--max-pictures", "0"], "--section, --max-pictures: not used without --labels"),
+        (["pred", "--compare", "a=b"], "--compare: not used without --labels"),
+        (["pred", "-l", "labels", "-o", "out", "--images", "labels"], "--images: not used with --labels"),
+        (["pred", "-p", "labels"], "MASKS (pred) and -p (labels) are the same thing"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(data, monkeypatch, arguments, words):
+    monkeypatch.chdir(data)
+    result = CliRunner().invoke(report, arguments)
+    assert result.exit_code == 2 and words in result.output
+    assert not (data / "out").exists()
+
+
+def test_without_an_order_no_levels_are_counted(data):
+    structures = [Structure(code, f"part {code}", f"part {code}", "other") for code in range(1, 20)]
+    anatomy = Anatomy((Structure(0, "background", "background", "background"), *structures))
+    result = report_predictions(data / "pred", data / "labels", data / "out", anatomy=anatomy)
+    assert result.headline()[0].startswith("Dice (b): 0.833 (") and "levels" not in result.headline()[0]
+    assert "All levels right" not in result.html.read_text(encoding="utf-8")
+    assert (
+        "all levels right in 1 of 2 scans"
+        in report_predictions(data / "pred", data / "labels", data / "out").headline()[0]
+    )
 
 
 def test_files_of_the_user_are_not_replaced_and_those_of_an_earlier_report_are(data):

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from cps4_monai import segment_scans
+from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.commands.report import report
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.report.pictures import sagittal_mosaic
+from cps4_monai.report.predictions import report_predictions
 
 
 def _rows(path):
@@ -39,6 +41,16 @@ def test_tables_made_again_are_those_of_the_run(segmented):
             k: was[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin")
         }
     assert {p.name for p in segmented.rglob("*_qc.png")} == set(pictures)
+
+
+def test_results_of_another_anatomy_are_not_renamed(segmented, tmp_path):
+    other = Anatomy((Structure(0, "background", "background", "background"), Structure(1, "bone", "bone", "other")))
+    before = {path: path.read_bytes() for path in segmented.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"a_T2w_dseg\.nii\.gz: its JSON names structures that the anatomy does not"):
+        report_masks(segmented, anatomy=other)
+    with pytest.raises(ValueError, match="Fix: give the anatomy of its weights with --anatomy"):
+        report_predictions(segmented, tmp_path / "in", tmp_path / "scored", anatomy=other)
+    assert {path: path.read_bytes() for path in segmented.rglob("*") if path.is_file()} == before
 
 
 def test_what_the_weights_calibration_says_of_a_result_stays_said(edited_bundle, make_scan, tmp_path, monkeypatch):

@@ -222,3 +222,24 @@ def test_noise_is_decoded():
     sparse = np.where(np.random.default_rng(1).random(labels.shape) < 0.08, labels, 0).astype(np.uint8)
     islands = decode_levels(sparse, None, (10.0, 2.0, 2.0))
     assert result.labels.shape == labels.shape and islands.removed_islands + islands.dropped > 1000
+
+
+@pytest.mark.parametrize("pitch", [34, 38, 42])
+@pytest.mark.parametrize("missed", [(2,), (2, 3)])
+def test_bodies_without_discs_between_them_keep_their_levels_over_a_gap(pitch, missed):
+    """Bodies alone are 30 to 42 mm apart, twice what a body and its disc are."""
+    names = ("L5", "L4", "L3", "L2", "L1", "T12", "T11")
+    bodies = [Structure(i + 1, name, name, "vertebra", i) for i, name in enumerate(names)]
+    anatomy = Anatomy((Structure(0, "background", "background", "background"), *bodies))
+    labels = np.zeros((5, 330, 80), np.uint8)
+    probabilities = np.zeros((5, 8, 330, 80), np.float32)
+    probabilities[:, 0] = 1
+    for level in set(range(6)) - set(missed):
+        end = 285 - level * pitch
+        rows = slice(end - 28, end)
+        labels[:, rows, 25:60] = level + 1
+        probabilities[:, :, rows, 25:60] = 0
+        probabilities[:, [0, level + 1, level + 2], rows, 25:60] = np.array([0.1, 0.55, 0.35])[None, :, None, None]
+    result = decode_levels(labels, probabilities, (4.0, 1.0, 1.0), anatomy)
+    assert result.renamed == () and result.margin.anchored
+    np.testing.assert_array_equal(result.labels, labels)

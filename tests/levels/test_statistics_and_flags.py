@@ -147,6 +147,28 @@ def test_a_retired_threshold_of_an_old_plan_changes_nothing_a_misspelt_one_is_re
         LevelThresholds.from_dict({"unanchored_margins": 2.0})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("step_mm", 5, r"two numbers .* e\.g\. \(9\.0, 28\.0\)"),
+        ("step_mm", [1, 2, 3], "two numbers"),
+        ("step_mm", [28, 9], "two numbers .* in order"),
+        ("step_mm", ["a", "b"], "two numbers"),
+        ("step_mm", [0, 0], "distances above 0"),
+        ("island_mm3", [1, 2], "a number that is not negative"),
+        ("island_mm3", "30", "a number"),
+        ("island_mm3", None, "a number"),
+        ("skip_penalty", float("nan"), "a number"),
+        ("skip_penalty", float("inf"), "a number"),
+        ("border_voxels", 1.5, "a whole number"),
+        ("min_structures", True, "a whole number"),
+    ],
+)
+def test_thresholds_of_another_form_are_refused(name, value, expected):
+    with pytest.raises(ValueError, match=f"{name} is .*expected {expected}"):
+        LevelThresholds.from_dict({name: value})
+
+
 def test_a_sliver_that_the_view_cuts_is_no_matter_of_confidence(inner, code):
     unsure = dict.fromkeys((code("L3"), code("L2")), Confidence(0.4, 0.4))
     cut = names(np.ascontiguousarray(inner[:, 150:]), confidence=unsure)  # the view begins within L2
