@@ -225,6 +225,20 @@ def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable,
     assert "stage 2: decode_first_epoch is 9, max_epochs 1" in text and not (tmp_path / "stage1").exists()
 
 
+def test_decoded_labels_of_an_anatomy_without_levels_are_refused_before_stage_1(
+    run_tiny: Callable, tmp_path: Path
+) -> None:
+    table = MRSPINESEG.to_dict()
+    for structure in table["structures"]:
+        structure["order"] = None
+    path = tmp_path / "unordered.json"
+    path.write_text(json.dumps(table))
+    run = tmp_path / "run"
+    for method in ("cps4_plus", "mt_decoded"):
+        text = message(run_tiny, "run", run, overlays=(f"methods/{method}",), anatomy_source=str(path))
+        assert "no labeled structure of the anatomy (S, L5, " in text and not (run / "stage1").exists()
+
+
 def test_validation_labels_without_a_structure_are_refused(run_tiny: Callable, tiny_data: Path, tmp_path: Path) -> None:
     def empty(content: dict) -> None:
         content["unannotated"] = list(range(1, 20))

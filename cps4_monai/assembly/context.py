@@ -13,6 +13,7 @@ import torch
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datalist import Datalist
+from cps4_monai.handlers.decoded_labels import check_order
 from cps4_monai.levels import LevelThresholds
 from cps4_monai.plan import Plan
 from cps4_monai.precision import Precision
@@ -190,7 +191,7 @@ class Stage:
         decode_first_epoch: the first epoch with decoded pseudo-labels; None: the method has none.
 
     Raises:
-        ValueError: see :func:`cps4_monai.preflight.check_schedule`.
+        ValueError: see :func:`cps4_monai.preflight.check_schedule`; decoded pseudo-labels of an anatomy without levels.
     """
 
     context: Context
@@ -221,6 +222,8 @@ class Stage:
             accumulation_steps=self.accumulation_steps,
             decode_first_epoch=self.decode_first_epoch,
         )
+        if self.decode_first_epoch is not None:
+            check_order(self.context.anatomy, self.context.unannotated)
 
     @property
     def updates(self) -> int | None:

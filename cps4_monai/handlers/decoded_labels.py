@@ -18,6 +18,21 @@ from cps4_monai.levels import LevelThresholds, decode_levels
 from cps4_monai.losses.semi_supervised import IGNORE, mask_unannotated
 
 logger = logging.getLogger(__name__)
+_MOST_IN_INT8 = 128  # classes whose codes int8 holds
+
+
+def check_order(anatomy: Anatomy, unannotated: Sequence[int] = ()) -> None:
+    """Refuses decoded pseudo-labels where there are no levels to decode: no volume would ever get targets.
+
+    Raises:
+        ValueError: no structure that is labeled has an order.
+    """
+    if not any(s.code not in unannotated for s in anatomy.along_spine()):
+        raise ValueError(
+            f"decoded pseudo-labels: no labeled structure of the anatomy ({', '.join(anatomy.names[1:])}) has an "
+            "order; expected two or more along the spine, whose levels are decoded. Fix: give the structures their "
+            "'order' in the anatomy file, or choose a method without decoded labels (cps4, mean_teacher)"
+        )
 
 
 class DecodedLabels:
@@ -46,7 +61,7 @@ class DecodedLabels:
         thresholds: of the decoding that differ from the defaults, by name, as ``level_thresholds`` has them.
 
     Raises:
-        ValueError: numbers below 1, a data set without grids, or a provider without a prior.
+        ValueError: numbers below 1, a data set without grids, a provider without a prior, or an anatomy without order.
     """
 
     options = ("unannotated", "prior", "every", "min_margin", "anchored_only", "thresholds")
@@ -73,6 +88,7 @@ class DecodedLabels:
             raise ValueError("give both a provider and a prior, which joins its maps with the teacher, or neither")
         if not dataset.with_grid:
             raise ValueError("the unlabeled data set gives no grids; set with_grid: true, targets are warped with them")
+        check_order(anatomy, unannotated)
         self.dataset, self.anatomy, self.unannotated = dataset, anatomy, tuple(unannotated)
         self.provider, self.prior = provider, prior
         self.first_epoch, self.every, self.batch_size = first_epoch, every, batch_size
@@ -80,7 +96,8 @@ class DecodedLabels:
         if not isinstance(thresholds, LevelThresholds):
             thresholds = LevelThresholds.from_dict(thresholds or {})
         self.thresholds = thresholds
-        self.codes: Tensor | None = None  # (N, H, W) int8, N slices of the data set
+        self.codes: Tensor | None = None  # (N, H, W) of self.dtype, N slices of the data set
+        self.dtype = torch.int8 if anatomy.num_classes <= _MOST_IN_INT8 else torch.int16
         self._attention: dict[int, Tensor] = {}  # of each volume, once asked for
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
@@ -113,13 +130,21 @@ class DecodedLabels:
                 unannotated=self.unannotated,
                 thresholds=self.thresholds,
             )
-            target = torch.from_numpy(result.labels.astype("int8"))
+            target = torch.from_numpy(result.labels).to(self.dtype)
             sure = result.margin.margin >= self.min_margin and (result.margin.anchored or not self.anchored_only)
             used += bool(sure)
             target[torch.from_numpy((labels > 0) & (result.labels == 0))] = IGNORE
             maps.append(target if sure else torch.full_like(target, IGNORE))
         self.codes = torch.cat(maps).to(device)
-        logger.info("decoded pseudo-labels of %d volumes; the levels of %d are sure enough", len(maps), used)
+        if used:
+            logger.info("decoded pseudo-labels of %d volumes; the levels of %d are sure enough", len(maps), used)
+        else:
+            logger.warning(
+                "decoded pseudo-labels of %d volumes: the levels of none are sure enough, so that until the next "
+                "decoding only labeled slices are learned from. Fix: nothing, if later decodings have some; else begin "
+                "later (decode_first_epoch), or ask for less (decode_min_margin)",
+                len(maps),
+            )
 
     def _joined(self, logits: Tensor, slices: Tensor, volume: int, autocast: Callable[[], Any]) -> Tensor:
         """(D, C, H, W) float32 class weights of the teacher and, where there is a provider, the attention maps."""
@@ -160,5 +185,9 @@ class DecodedLabels:
         return {"codes": self.codes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores them."""
-        self.codes = state["codes"]
+        """Restores them; codes above 127 that an earlier version kept in int8 had become negative."""
+        codes = state["codes"]
+        if codes is not None and codes.dtype != self.dtype:
+            codes = codes.to(self.dtype)
+            codes = torch.where(codes < IGNORE, codes + 256, codes)
+        self.codes = codes

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cps4_monai.anatomy import MRSPINESEG as SPINE
+from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedLabels
@@ -197,6 +198,82 @@ def test_targets_survive_a_resume():
     assert again.state_dict() == {"codes": None}
     again.load_state_dict(handler.state_dict())
     assert torch.equal(again.codes, handler.codes)
+
+
+def anatomy_of(classes: int, ordered: int) -> Anatomy:
+    """So many classes, the last ones vertebrae in an order."""
+    first = classes - ordered
+    return Anatomy(
+        [Structure(0, "background", "background", "background")]
+        + [Structure(c, f"s{c}", f"s{c}", "other") for c in range(1, first)]
+        + [Structure(c, f"v{c}", f"v{c}", "vertebra", c - first) for c in range(first, classes)]
+    )
+
+
+class Codes(nn.Module):
+    """A teacher of so many classes: the image times 256 is its answer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        codes = (images[:, 0] * 256).round().long()
+        return 8.0 * F.one_hot(codes, self.classes).movedim(-1, 1).float()
+
+
+def many_classes() -> tuple[DecodedLabels, np.ndarray]:
+    """A decoding of 150 classes, whose vertebrae have the codes 140 to 149, and the label map."""
+    labels = np.zeros((2, 160, 64), dtype=np.uint8)
+    for level in range(4):
+        row = 140 - 30 * level
+        labels[:, row - 20 : row, 22:42] = 140 + level
+    image = SimpleNamespace(array=(labels / 256).astype(np.float32), spacing_mm=(4.0, 2.0, 2.0))
+    handler = DecodedLabels(
+        SimpleNamespace(images=[image], with_grid=True), anatomy_of(150, 10), first_epoch=99, min_margin=-99.0
+    )
+    handler.decode(Codes(150), CPU, contextlib.nullcontext)
+    return handler, labels
+
+
+def test_codes_above_127_are_kept_and_reach_the_batch():
+    handler, labels = many_classes()
+    np.testing.assert_array_equal(handler.codes.numpy(), labels)
+    assert handler.codes.min() == 0 and handler.state_dict()["codes"].max() == 143
+    grid = F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), [2, 1, 160, 64], align_corners=False)
+    batch = {"unlabeled": {"grid": grid, "slice_id": torch.tensor([0, 1])}}
+    engine = SimpleNamespace(state=SimpleNamespace(batch=batch, device=CPU))
+    handler.add_to_batch(engine)
+    np.testing.assert_array_equal(engine.state.batch["unlabeled"]["decoded_map"][:, 0].numpy(), labels)
+
+
+def test_targets_of_checkpoints_in_int8_still_load():
+    few = decoded(dataset(spine()))
+    again = DecodedLabels(dataset(spine()), SPINE, [1])
+    again.load_state_dict({"codes": few.codes.to(torch.int8)})
+    assert torch.equal(again.codes, few.codes)
+    handler, labels = many_classes()
+    old = handler.codes.clone()
+    old[0, 0, 0] = -1
+    handler.load_state_dict({"codes": old.to(torch.int8)})
+    assert torch.equal(handler.codes, old)
+
+
+def test_an_anatomy_without_levels_is_refused_before_training():
+    with pytest.raises(ValueError, match=r"no labeled structure .* has an order.*Fix"):
+        DecodedLabels(dataset(spine()), anatomy_of(3, 0))
+    with pytest.raises(ValueError, match=r"no labeled structure .* has an order"):
+        DecodedLabels(dataset(spine()), anatomy_of(3, 1), unannotated=[2])
+    DecodedLabels(dataset(spine()), anatomy_of(3, 2), unannotated=[2])
+
+
+def test_a_decoding_of_which_nothing_is_sure_is_warned_of(caplog):
+    with caplog.at_level("INFO", logger="cps4_monai.handlers.decoded_labels"):
+        decoded(dataset(spine()), min_margin=9.0)
+        decoded(dataset(spine()), min_margin=2.0)
+    doubtful, sure = caplog.records
+    assert doubtful.levelname == "WARNING" and "of 1 volumes: the levels of none are sure" in doubtful.message
+    assert sure.levelname == "INFO" and "the levels of 1 are sure enough" in sure.message
 
 
 def test_settings_that_cannot_work_are_refused():
