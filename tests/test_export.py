@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cps4_monai.anatomy import MRSPINESEG, load_anatomy
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, load_anatomy
 from cps4_monai.assembly.stage2 import deployed_plan
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.commands.evaluate import evaluate as evaluate_command
@@ -224,6 +225,11 @@ def test_as_trained_names_the_whole_of_another_network_and_anatomy() -> None:
     assert settings["network_def"] == {"_requires_": "@package_path", **network} and "features" not in settings
     assert settings["spacing_mm"] is None and settings["in_plane_mode"] == "central_half"
     assert load_anatomy(settings["anatomy_source"]).names == ["background", "bone"]
+    assert settings["pictured_structures"] == ["bone"]
+    lumbar = Anatomy([s for s in MRSPINESEG.structures if s.code < 7], "{name}")  # has no L5/S and no T12
+    assert settings_as_trained(replace(plan, anatomy=lumbar), base)["pictured_structures"] == ["L5", "L3", "L1"]
+    same = Anatomy(MRSPINESEG.structures, "{name}")
+    assert "pictured_structures" not in settings_as_trained(replace(plan, anatomy=same), base)
 
 
 def test_the_overlay_in_the_repository_is_that_of_the_released_weights() -> None:
@@ -301,6 +307,50 @@ def test_another_anatomy_is_written_into_the_metadata(tmp_path: Path) -> None:
     assert pred["num_channels"] == 2 and pred["channel_def"] == {"0": "background", "1": "vertebra bone"}
     assert metadata["label_classes"] == "one channel, codes: 0 background, 1 bone"
     assert metadata["version"] in metadata["changelog"]
+
+
+def test_the_bundle_of_another_anatomy_trains_and_is_evaluated_as_it_is(
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+) -> None:
+    import nibabel as nib
+    import numpy as np
+
+    table = {
+        "structures": [
+            {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
+            {"code": 1, "name": "bone", "long_name": "bone", "kind": "vertebra"},
+        ]
+    }
+    network = {"_target_": "cps4_monai.networks.ResUNet", "out_channels": 2, "features": [4, 8]}
+    weights = weights_with(tmp_path, anatomy=load_anatomy(table), spacing_mm=7.5, slice_size=(64, 32), network=network)
+    torch.save(ResUNet(out_channels=2, features=[4, 8]).state_dict(), weights)
+    with zipfile.ZipFile(export_bundle(find_bundle_root(), tmp_path / "b.zip", weights)) as archive:
+        archive.extractall(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    content.pop("subsets")
+    for entry in [e for side in ("training", "validation", "test") for e in content[side]]:
+        entry["image"] = str(tiny_data / entry["image"])
+        entry.pop("classes", None)
+        if "label" in entry:
+            label = nib.load(tiny_data / entry["label"])
+            bone = (np.asarray(label.dataobj) > 0).astype(np.uint8)
+            nib.save(nib.Nifti1Image(bone, label.affine), data / entry["label"])
+    (data / "datalist.json").write_text(json.dumps(content))
+    tiny = {**json.loads(tiny_overlay.read_text()), "iterations_per_epoch": 1}
+    tiny.pop("features")
+    for run_id, overlays in (("training_stage2", ["supervised"]), ("run", ["supervised", "evaluate"])):
+        workflow = CPS4Workflow(
+            bundle_root=str(tmp_path / BUNDLE_NAME), overlays=overlays, run_id=run_id, dataset_dir=str(data),
+            output_dir=str(tmp_path / "run"), **tiny,
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    assert (tmp_path / "run" / "evaluation" / "summary.csv").is_file()
+    shown = json.loads((tmp_path / BUNDLE_NAME / "configs" / "as_trained.json").read_text())["pictured_structures"]
+    assert shown == ["bone"]
 
 
 def test_weights_without_a_plan_or_with_one_without_network_are_refused(tmp_path: Path) -> None:

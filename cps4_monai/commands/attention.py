@@ -10,8 +10,6 @@ import click
 if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
 
-PICTURED = ("L5/S", "L5", "L3", "L1")
-
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="SCAN...")
@@ -73,5 +71,6 @@ def _names(prompts: str | None, anatomy: Anatomy) -> list[str]:
     """Short names of the structures in the pictures."""
     if prompts is not None:
         return [name.strip() for name in prompts.split(",") if name.strip()]
-    known = [structure.name for structure in anatomy.foreground]
-    return [name for name in PICTURED if name in known] or known[: len(PICTURED)]
+    from cps4_monai.pictured import pictured_structures
+
+    return pictured_structures(anatomy)
