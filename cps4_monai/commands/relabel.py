@@ -124,5 +124,10 @@ def _tell(result: Relabeled) -> None:
     click.echo(f"{len(result.applied)} applied, {len(result.refused)} refused")
     if result.report is not None:
         click.echo(f"report: {result.report}")
+    if result.unlisted is not None:
+        click.echo(
+            f"tables and report in {result.unlisted} are of a call of 'cps4 segment' without this scan, and stay as "
+            f"they are: 'cps4 report {result.unlisted}' makes those of all label maps there"
+        )
     if result.refused:
         raise SystemExit(1)

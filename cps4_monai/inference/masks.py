@@ -184,6 +184,7 @@ def outcome_of_mask(
         "Warnings": list(dict.fromkeys([*sidecar.get("Warnings", []), *label.warnings, *notes])),
         "Flags": flags,
         "Levels": record.get("Levels"),
+        "Seconds": record.get("Seconds", {}),
         "Structures": [structure.to_dict() for structure in structures],
         **({REVIEW: record[REVIEW]} if review_state(record) else {}),
     }

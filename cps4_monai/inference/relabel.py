@@ -62,7 +62,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         raise RelabelError(f"{path}: {error}") from error
     copies = {}
     if made.renumbered or made.edited:
-        copies = copies_again(_files(path), made.labels, label.affine, anatomy, made.record)
+        copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}
     write_copies(copies)
     changed = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
@@ -94,7 +94,7 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
         )
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, record, anatomy)
-    write_copies(copies_again(_files(path), label.array, label.affine, anatomy, record))
+    write_copies(copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record))
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
     write_atomically(sidecar_of(path), kept_sidecar.read_bytes())
@@ -197,13 +197,8 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
 
 def _draw_again(path: Path, anatomy: Anatomy) -> None:
     """The picture of a label map that had one."""
-    record, picture = record_of(path), _files(path).picture
+    record, picture = record_of(path), ScanFiles.beside(path).picture
     if picture.exists():
         scan = scans_of([path], path.parent).get(path)
         name = picture.name.removesuffix("_qc.png")
         draw_mask(picture, _volume(path, record, anatomy), scan, record, anatomy, name)
-
-
-def _files(path: Path) -> ScanFiles:
-    """The files beside a label map."""
-    return ScanFiles.at(path.parent, path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_dseg"))

@@ -11,7 +11,7 @@ from typing import Any
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.label_ownership import is_described
 from cps4_monai.data.run_files import RunFiles
-from cps4_monai.encoding import path_text
+from cps4_monai.encoding import path_text, readable
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
@@ -20,6 +20,7 @@ from cps4_monai.inference.run_tables import FAILURES, SCANS, SKIPPED, TABLES, ru
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files
 from cps4_monai.inference.settings_in_words import settings_in_words
+from cps4_monai.scan_names import find_nifti
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Relabeled:
         applied: sidecar of each corrected label map, by the scan's name.
         refused: reason, by the scan's name.
         report: the page; None where the label map lies in no folder of a run.
+        unlisted: the folder of a run that the label map lies in, whose tables do not name it, as they are those of
+            another call of `cps4 segment`; they stay as they are.
     """
 
     applied: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, str]
     report: Path | None
+    unlisted: Path | None = None
 
 
 def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: Anatomy = MRSPINESEG) -> Relabeled:
@@ -79,8 +83,9 @@ def relabel_file(label_path: str | Path, correction: Correction | None, anatomy:
     if output is not None:
         RunFiles(output).check((*TABLES, REPORT))
     record = restore_original(path, anatomy) if correction is None else relabel(path, correction, anatomy)
-    report = None if output is None else _write_tables(output, _rows(output), anatomy)
-    return Relabeled({path.name: record}, {}, report)
+    if output is None:
+        return Relabeled({path.name: record}, {}, None, _around(path))
+    return Relabeled({path.name: record}, {}, _write_tables(output, _rows(output), anatomy))
 
 
 def _rows(output: Path) -> list[dict[str, str]]:
@@ -104,7 +109,19 @@ def _label_of(scan: str, rows: Sequence[Mapping[str, str]], output: Path) -> Pat
     if not labels or not labels[0]:
         there = ", ".join(row["scan"] for row in rows[:5])
         raise RelabelError(f"{scan}: no label map of this scan in {output / SCANS}; it has {there or 'none'} ...")
-    return output / path_text(labels[0])
+    return _there(output, labels[0])
+
+
+def _there(output: Path, text: str) -> Path:
+    """The file that a table of the run names; where the name is no UTF-8, the table has it escaped."""
+    path = output / path_text(text)
+    if path.is_file() or "\\" not in text:
+        return path
+    return next((other for other in find_nifti(output) if _in_table(other, output) == text), path)
+
+
+def _in_table(path: Path, output: Path) -> str:
+    return readable(path.relative_to(output).as_posix())
 
 
 def _run_of(path: Path) -> Path | None:
@@ -112,9 +129,14 @@ def _run_of(path: Path) -> Path | None:
     path = path.resolve()
     for folder in path.parents:
         labels = [row.get("label") or "" for row in _csv_of_anybody(folder / SCANS)]
-        if any(folder / path_text(label) == path for label in labels):
+        if any(folder / path_text(label) == path or label == _in_table(path, folder) for label in labels):
             return folder
     return None
+
+
+def _around(path: Path) -> Path | None:
+    """The folder with tables of a run that is nearest above."""
+    return next((folder for folder in path.resolve().parents if (folder / SCANS).is_file()), None)
 
 
 def _csv_of(output: Path, name: str) -> list[dict[str, str]]:
@@ -152,13 +174,15 @@ def _note(row: Mapping[str, str], record: Mapping[str, Any]) -> str:
 
 def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, anatomy: Anatomy) -> ScanOutcome:
     source, name = Path(path_text(row["source"])), row["scan"]
-    label = output / path_text(row["label"]) if row["label"] else None
+    label = _there(output, row["label"]) if row["label"] else None
     if row["status"] == "failed" or label is None or not label.is_file():
         return ScanOutcome(source, name, "failed", reasons.get(name, "its label map is gone"))
-    files = ScanFiles.at(output, path_text(name))
+    files = ScanFiles.beside(label)
     picture = files.picture if files.picture.exists() else None
     if is_described(label):
         record = record_of(label)
+        if "\\" in row["source"]:  # the table may have it escaped, the record has it as it is
+            source = Path(record.get("Sources", [source])[0])
         return ScanOutcome(source, name, row["status"], "", label, picture, record, _note(row, record))
     seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
     return ScanOutcome(source, name, row["status"], "", label, picture, seen.record)

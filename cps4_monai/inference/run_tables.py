@@ -75,7 +75,7 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, 
         "anchored": outcome.summary.anchored,
         "review": outcome.summary.review,
         "warnings": "; ".join(outcome.warnings),
-        "seconds": round(outcome.seconds, 2) if outcome.record else "",
+        "seconds": round(outcome.seconds, 2) if outcome.seconds else "",
         "source": outcome.source,
         "label": _within(outcome.label, folder),
     }

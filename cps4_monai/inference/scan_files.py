@@ -49,6 +49,11 @@ class ScanFiles:
         label = Path(output) / f"{name}_dseg.nii.gz"
         return cls(label, sidecar_of(label), label.with_name(f"{Path(name).name}_qc.png"))
 
+    @classmethod
+    def beside(cls, label: Path) -> ScanFiles:
+        """Files of the scan that a label map is of."""
+        return cls.at(label.parent, label.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_dseg"))
+
     @property
     def dicom_seg(self) -> Path:
         """Its DICOM Segmentation object, where one was asked for."""

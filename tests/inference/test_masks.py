@@ -37,8 +37,8 @@ def test_tables_made_again_are_those_of_the_run(segmented):
     assert [o.status for o in outcomes] == ["mask", "mask"] and page == segmented / "report.html"
     assert _rows(segmented / "structures.csv") == before["structures.csv"]
     for row, was in zip(_rows(segmented / "scans.csv"), before["scans.csv"], strict=True):
-        assert {k: row[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin")} == {
-            k: was[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin")
+        assert {k: row[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin", "seconds")} == {
+            k: was[k] for k in ("scan", "alarms", "notes", "lowest", "topmost", "margin", "seconds")
         }
     assert {p.name for p in segmented.rglob("*_qc.png")} == set(pictures)
 

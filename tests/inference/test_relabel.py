@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +21,7 @@ from cps4_monai.data.label_review import reviewed_label
 from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.inference.relabel import relabel as apply
+from cps4_monai.inference.relabel_run import relabel_file
 
 
 def rows(path):
@@ -194,6 +196,36 @@ def names_in_copies(folder):
 
 def names_in_mask(folder):
     return [MRSPINESEG[code].name for code in np.unique(codes(folder / "a_T2w_dseg.nii.gz")) if code]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_scans_whose_names_are_no_utf8_follow_and_are_kept(bundle_dir, make_scan, tmp_path):
+    odd = os.fsdecode(b"M\xfcller_T2w")
+    for seed, name in enumerate(("a_T2w", odd)):
+        make_scan(seed=seed).save(tmp_path / "in" / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu")
+    before = {name: rows(out / name) for name in ("scans.csv", "structures.csv")}
+    assert call(out / "a_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    after = {row["scan"]: row for row in rows(out / "scans.csv")}
+    assert (after["a_T2w"]["review"], after["M\\xfcller_T2w"]["review"]) == ("accepted", "")
+    assert after["M\\xfcller_T2w"] == before["scans.csv"][0] and rows(out / "failures.csv") == []
+    assert rows(out / "structures.csv") == before["structures.csv"]
+    relabel_file(out / f"{odd}_dseg.nii.gz", Correction(accepted=True))
+    assert [row["review"] for row in rows(out / "scans.csv")] == ["accepted", "accepted"]
+    assert relabel_file(out / f"{odd}_dseg.nii.gz", None).report == out / "report.html"
+    assert rows(out / "scans.csv")[0] == before["scans.csv"][0]
+
+
+def test_a_scan_that_the_tables_do_not_name_is_corrected_and_that_is_said(out, bundle_dir, tmp_path):
+    segment_scans(tmp_path / "in" / "a_T2w.nii.gz", out, weights=bundle_dir, device="cpu")
+    tables = (out / "scans.csv").read_bytes()
+    result = call(out / "b_T2w_dseg.nii.gz", "--accept")
+    assert result.exit_code == 0 and record(out, "b_T2w")["Review"]["State"] == "accepted"
+    assert "without this scan" in result.output and f"cps4 report {out}" in result.output
+    assert (out / "scans.csv").read_bytes() == tables
+    report_masks(out)
+    assert {row["scan"]: row["review"] for row in rows(out / "scans.csv")} == {"a_T2w": "", "b_T2w": "accepted"}
 
 
 def test_copies_for_other_programs_follow_and_are_taken_back(dicom_out):
