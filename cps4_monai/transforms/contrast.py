@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
 from cps4_monai.anatomy import NOT_ANNOTATED
+from cps4_monai.transforms.ranges import check_numbers
 
 CODES = NOT_ANNOTATED + 1  # label maps are uint8; what nobody annotated counts as background
 AIR = 0.1  # normalised intensity up to which a pixel may be air, which is dark by any sequence
@@ -36,9 +37,14 @@ class RandInvertd(RandomizableTransform, MapTransform):
         keys: items in [0, 1]; missing ones are passed over.
         prob: share of slices that are inverted.
         air: see :func:`inverted`.
+
+    Raises:
+        ValueError: a number outside [0, 1].
     """
 
     def __init__(self, keys: KeysCollection, prob: float, air: float = AIR) -> None:
+        check_numbers("prob", prob, 0, 1, count=1)
+        check_numbers("air", air, 0, 1, count=1)
         RandomizableTransform.__init__(self, prob)
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         self.air = air
@@ -68,7 +74,8 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
 
     Args:
         keys: images (1, H, W) in [0, 1]; missing ones are passed over.
-        tissues: codes of each tissue, e.g. all vertebrae and all discs. Other codes are background.
+        tissues: codes of each tissue, e.g. all vertebrae and all discs; one without codes is passed over, as of an
+            anatomy without discs. Other codes are background.
         prob: share of slices that get another contrast.
         gain: range of the size of g_t; its sign is drawn, too: half of the textures are inverted.
         mix: range of the weight of the new contrast against the slice as it is.
@@ -79,7 +86,8 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
         label_key: (1, H, W) uint8 codes.
 
     Raises:
-        ValueError: no tissue, a code that is no foreground code or in two tissues, or a difference that cannot be.
+        ValueError: no tissue, a code that is no foreground code or in two tissues, a difference that cannot be, or a
+            number that means nothing.
     """
 
     def __init__(
@@ -95,14 +103,21 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
         jitter: float = 0.03,
         label_key: str = "label",
     ) -> None:
+        check_numbers("prob", prob, 0, 1, count=1)
+        check_numbers("gain", gain, 0)
+        check_numbers("mix", mix, 0, 1)
+        check_numbers("coherence", coherence, 0, 1, count=1)
+        check_numbers("knots", knots, 1, count=1, whole=True)
+        check_numbers("jitter", jitter, 0, count=1)
         RandomizableTransform.__init__(self, prob)
         MapTransform.__init__(self, keys, allow_missing_keys=True)
-        self.tissue_of = tissue_table(tissues)
+        present = [tissue for tissue in tissues if tissue] or tissues
+        self.tissue_of = tissue_table(present)
         if not 0 <= min_difference <= 0.5:
             raise ValueError(f"min_difference is {min_difference}; expected 0 to 0.5. Fix: half the range or less")
         self.gain, self.mix, self.knots, self.jitter = gain, mix, knots, jitter
         self.coherence, self.min_difference = coherence, min_difference
-        self.label_key, self.num_tissues = label_key, len(tissues)
+        self.label_key, self.num_tissues = label_key, len(present)
 
     def randomize(self, data: Any = None) -> None:
         super().randomize(None)
@@ -173,7 +188,8 @@ def tissue_table(tissues: Sequence[Sequence[int]]) -> np.ndarray:
     if not tissues or not all(tissues) or len(set(codes)) < len(codes) or not all(0 < c < CODES - 1 for c in codes):
         raise ValueError(
             f"tissues are {[list(t) for t in tissues]}; expected one list of codes (1 to {CODES - 2}) for each tissue, "
-            "no code twice. Fix: any_contrast.json makes them from the anatomy"
+            "no code twice. Fix: any_contrast.json takes the anatomy's structures of kind vertebra and sacrum, and "
+            "those of kind disc; where it has none of these kinds, set intensity#tissue_prob to 0"
         )
     table = np.full(CODES, -1, dtype=np.int8)
     for index, tissue in enumerate(tissues):

@@ -252,7 +252,7 @@ def test_targets_of_checkpoints_in_int8_still_load():
     again = DecodedLabels(dataset(spine()), SPINE, [1])
     again.load_state_dict({"codes": few.codes.to(torch.int8)})
     assert torch.equal(again.codes, few.codes)
-    handler, labels = many_classes()
+    handler, _ = many_classes()
     old = handler.codes.clone()
     old[0, 0, 0] = -1
     handler.load_state_dict({"codes": old.to(torch.int8)})

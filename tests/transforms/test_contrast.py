@@ -186,3 +186,41 @@ def test_bad_tissues_are_refused() -> None:
         intensity_augmentation(tissue_prob=0.5)
     with pytest.raises(ValueError, match="min_difference"):
         RandTissueContrastd("image", [[1], [2]], 1.0, min_difference=0.6)
+
+
+def test_a_tissue_that_the_anatomy_does_not_have_is_passed_over() -> None:
+    start = spine()
+    start["label"][start["label"] > 10] = 0
+    alone, with_empty = (
+        RandTissueContrastd("image", tissues, 1.0).set_random_state(4)(start)["image"]
+        for tissues in ([BODIES], [BODIES, []])
+    )
+    assert torch.equal(alone, with_empty) and not torch.equal(alone, start["image"])
+    discs = intensity_augmentation(**OFF, tissues=[[], DISCS], tissue_prob=1.0).set_random_state(4)(spine())["image"]
+    assert discs.isfinite().all() and not torch.equal(discs, spine()["image"])
+    with pytest.raises(ValueError, match=r"tissues are \[\[\], \[\]\].*kind vertebra and sacrum.*tissue_prob to 0"):
+        intensity_augmentation(tissues=[[], []], tissue_prob=0.4)
+    intensity_augmentation(tissues=[[], []], tissue_prob=0.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prob": 1.5}, "prob is 1.5; expected one number of 0 to 1"),
+        ({"gain": (-0.3, 1.2)}, "gain is .*expected two numbers of 0 or more"),
+        ({"gain": 0.5}, "gain is 0.5; expected two numbers"),
+        ({"mix": (0.4, 2.0)}, "mix is .*expected two numbers of 0 to 1"),
+        ({"coherence": -0.1}, "coherence is -0.1; expected one number of 0 to 1"),
+        ({"knots": 2.5}, "knots is 2.5; expected one whole number of 1 or more"),
+        ({"jitter": float("nan")}, "jitter is nan; expected one number of 0 or more"),
+    ],
+)
+def test_a_tissue_contrast_by_itself_checks_its_numbers(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandTissueContrastd(**{"keys": "image", "tissues": [BODIES, DISCS], "prob": 1.0, **wrong})
+
+
+@pytest.mark.parametrize("wrong", [{"prob": -0.1}, {"prob": "often"}, {"air": 1.5}, {"air": -0.1}])
+def test_an_inversion_by_itself_checks_its_numbers(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*expected one number of 0 to 1"):
+        RandInvertd(**{"keys": "image", "prob": 0.5, **wrong})
