@@ -14,6 +14,7 @@ from cps4_monai.vessa.parts import Feedback
 KINDS = ("mask", "box", "point")
 # Least probability, somewhere in the picture, of a class that counts as seen.
 LEAST = 0.5
+SHIFT, SWAP, DILATE, DROP = "shift", "swap", "dilate", "drop"
 
 
 def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
@@ -75,7 +76,8 @@ def _extent(where: Tensor) -> tuple[Tensor, Tensor]:
 class SimulatedFeedback(nn.Module):
     """The label with a student's mistakes: shifted, dilated, two neighbouring levels swapped, or classes dropped.
 
-    Each picture gets one of the four mistakes at random. Without such prompts in stage 1, those of stage 2 would be
+    Each picture gets one of the four mistakes at random; of three where no kind has two levels, so that nothing can be
+    swapped. Without such prompts in stage 1, those of stage 2 would be
     unlike anything that the assistant has seen.
 
     Args:
@@ -87,7 +89,7 @@ class SimulatedFeedback(nn.Module):
         dropped: share of the classes that are dropped.
 
     Raises:
-        ValueError: a share outside [0, 1], a negative dilation, or codes that are no classes.
+        ValueError: a share outside [0, 1], a negative dilation, or levels that are no classes.
     """
 
     options = ("levels", "probability", "shift", "dilation", "dropped")
@@ -108,10 +110,10 @@ class SimulatedFeedback(nn.Module):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is {share}; expected a share from 0 to 1. Fix: choose one")
         pairs = [pair for group in levels for pair in itertools.pairwise(group)]
-        if dilation < 0 or not pairs or not all(0 < code < num_classes for pair in pairs for code in pair):
+        if dilation < 0 or not all(0 < code < num_classes for group in levels for code in group):
             raise ValueError(
-                f"dilation is {dilation}, levels {levels}; expected pixels of at least 0, and a group of two codes or "
-                f"more between 1 and {num_classes - 1}. Fix: name the codes along the spine"
+                f"dilation is {dilation}, levels {levels}; expected pixels of at least 0, and groups of codes between "
+                f"1 and {num_classes - 1}. Fix: name the codes along the spine"
             )
         self.num_classes = num_classes
         self.levels = [list(group) for group in levels]
@@ -119,6 +121,7 @@ class SimulatedFeedback(nn.Module):
         swaps = torch.arange(num_classes).repeat(len(pairs), 1)
         for row, (lower, upper) in zip(swaps, pairs, strict=True):
             row[lower], row[upper] = upper, lower
+        self.mistakes = (SHIFT, SWAP, DILATE, DROP) if pairs else (SHIFT, DILATE, DROP)
         self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         self.register_buffer("swaps", swaps, persistent=False)
 
@@ -132,16 +135,20 @@ class SimulatedFeedback(nn.Module):
         if self.pairs.device != label.device:
             self.to(label.device)
         batch, device = len(label), label.device
-        mistake = torch.randint(4, (batch, 1, 1), device=device)
+        mistake = torch.randint(len(self.mistakes), (batch, 1, 1), device=device)
         codes = label[:, 0].long()
-        codes = torch.where(mistake == 0, self._shifted(codes), codes)
-        codes = torch.where(mistake == 1, self._swapped(codes), codes)
+        codes = torch.where(mistake == self._number(SHIFT), self._shifted(codes), codes)
+        if SWAP in self.mistakes:
+            codes = torch.where(mistake == self._number(SWAP), self._swapped(codes), codes)
         classes = torch.arange(self.num_classes, device=device).view(1, -1, 1, 1)
         masks = codes.unsqueeze(1) == classes
-        masks = torch.where((mistake == 2).unsqueeze(1), self._dilated(masks), masks)
-        masks = torch.where((mistake == 3).unsqueeze(1), self._without_some(masks), masks)
+        masks = torch.where((mistake == self._number(DILATE)).unsqueeze(1), self._dilated(masks), masks)
+        masks = torch.where((mistake == self._number(DROP)).unsqueeze(1), self._without_some(masks), masks)
         says = torch.rand(batch, 1, 1, 1, device=device) < self.probability
         return (masks & says).float()
+
+    def _number(self, mistake: str) -> int:
+        return self.mistakes.index(mistake)
 
     def _shifted(self, codes: Tensor) -> Tensor:
         for axis in (1, 2):

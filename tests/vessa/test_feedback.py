@@ -108,6 +108,22 @@ def test_only_a_share_of_the_pictures_is_prompted():
 
 
 def test_wrong_settings_are_named():
-    for wrong in ({"probability": 2.0}, {"shift": -0.1}, {"dropped": 1.5}, {"dilation": -1}, {"levels": [[1]]}):
+    for wrong in ({"probability": 2.0}, {"shift": -0.1}, {"dropped": 1.5}, {"dilation": -1}, {"levels": [[1, 4]]}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SimulatedFeedback(**{"num_classes": 4, "levels": [[1, 2, 3]], **wrong})
+
+
+@pytest.mark.parametrize("levels", [[[], []], [[1], []], [[1], [2]]])
+def test_where_no_kind_has_two_levels_nothing_is_swapped_and_the_others_are_drawn_alike(levels):
+    feedback = SimulatedFeedback(4, levels, probability=1.0, shift=0.1, dropped=1.0)
+    label = LABEL.expand(300, -1, -1, -1)
+    torch.manual_seed(0)
+    drawn = torch.randint(3, (300,))
+    torch.manual_seed(0)
+    codes = feedback(label).argmax(1)
+    pixels = (codes == 1).flatten(1).sum(1)
+    assert drawn.bincount().min() > 70
+    assert (pixels[drawn == 0] <= 96).all() and (pixels[drawn == 1] > 96).all() and (pixels[drawn == 2] == 0).all()
+    shifted = codes[drawn == 0]
+    rows = [(shifted == code).any(2).float().argmax(1) for code in (1, 2)]
+    assert (rows[1] - rows[0] == 12).all()  # the upper one is still the upper one
