@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
 
 SHOWN = 5
-# What only one of the two forms of the command reads: without labels, and with them.
-OF_MASKS = ("images",)
+# What is read with --labels only.
 OF_SCORES = ("section", "dataset_dir", "metrics", "compare", "attribution", "max_pictures")
 
 
@@ -34,7 +32,7 @@ OF_SCORES = ("section", "dataset_dir", "metrics", "compare", "attribution", "max
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of the scans, without labels; default: what the JSONs name, or beside MASKS.",
+    help="Folder of the scans, for pictures; default: what the JSONs name, or beside MASKS or labels.",
 )
 @click.option("--section", default="test", show_default=True, help="Of the datalist: test, validation or training.")
 @click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the datalist's scans.")
@@ -80,8 +78,8 @@ def report(
     masks = masks or predictions
     if masks is None:
         raise click.UsageError("name the label maps: cps4 report MASKS, or -p FOLDER -l LABELS -o OUTPUT")
-    _refuse_unused(OF_MASKS if labels is not None else OF_SCORES, labels is not None)
     if labels is None:
+        _refuse_unused()
         _report_masks(masks, output, images, anatomy, unannotated, title, jobs)
         return
     if output is None:
@@ -97,12 +95,14 @@ def report(
             output,
             anatomy=table,
             unannotated=_codes(unannotated, table),
+            images=images,
             section=section,
             dataset_dir=dataset_dir,
             title=title,
             settings={"predictions": masks, "labels": labels},
             metrics=metrics,
             comparison=_summaries(compare),
+            method=_own_name(masks, compare) if compare else "",
             attribution=attribution,
             max_pictures=max_pictures,
             jobs=jobs,
@@ -118,13 +118,13 @@ def report(
     click.echo(f"report: {result.html}")
 
 
-def _refuse_unused(names: Sequence[str], scored: bool) -> None:
-    """Refuses options of the other form of the command: they would do nothing."""
+def _refuse_unused() -> None:
+    """Refuses options that would do nothing without labels."""
     context = click.get_current_context()
-    given = [n for n in names if context.get_parameter_source(n) not in (None, ParameterSource.DEFAULT)]
+    given = [n for n in OF_SCORES if context.get_parameter_source(n) not in (None, ParameterSource.DEFAULT)]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise click.UsageError(f"{options}: not used {'with' if scored else 'without'} --labels; leave it out")
+        raise click.UsageError(f"{options}: not used without --labels; leave it out")
 
 
 def _summaries(pairs: tuple[str, ...]) -> dict[str, DataFrame]:
@@ -138,6 +138,13 @@ def _summaries(pairs: tuple[str, ...]) -> dict[str, DataFrame]:
             raise ValueError(f"--compare is {pair!r}; expected NAME=FOLDER, e.g. supervised=runs/supervised/report")
         summaries[name] = Evaluation.load(folder).summary
     return summaries
+
+
+def _own_name(masks: Path, pairs: tuple[str, ...]) -> str:
+    """What the scored label maps are called beside those of ``--compare``."""
+    taken = {pair.partition("=")[0] for pair in pairs}
+    name = masks.resolve().name or "predictions"
+    return f"{name} (this report)" if name in taken else name
 
 
 def _codes(names: str | None, table: Anatomy) -> list[int] | None:

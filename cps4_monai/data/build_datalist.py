@@ -110,7 +110,7 @@ def _require_label_maps(folder: str | Path, in_folder: FoundScans) -> None:
     """Refuses a folder without a label map that belongs to a scan, and names those that belong to none."""
     if any(scan.label is not None for scan in in_folder.scans):
         return
-    passed_over = "".join(f" ({warning})" for warning in in_folder.warnings if "label maps" in warning)
+    passed_over = "".join(f" ({warning})" for warning in in_folder.warnings if "left out" in warning)
     raise DatalistError(
         f"{folder}: no scan has a label map{passed_over}; expected *_dseg.nii.gz beside *_T2w.nii.gz, or nnU-Net's "
         "labelsTr. Fix: give label maps the names of their scans, in the same folder or in one that mirrors it"

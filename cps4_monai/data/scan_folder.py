@@ -90,6 +90,9 @@ def _pairs(folder: Path) -> FoundScans:
                 "others"
             )
         chosen[image] = fitting[0]
+    alone = _only_ones([image for image in images if image not in chosen], images, pairing.unmatched, dseg)
+    chosen |= alone
+    paired = set(alone.values())
     scans = tuple(
         Scan(image, chosen.get(image), who.subject, who.patient)
         for image, who in zip(images, identify([p.relative_to(folder) for p in images]), strict=True)
@@ -99,7 +102,8 @@ def _pairs(folder: Path) -> FoundScans:
     trained_on = {*images, *channels}
     warnings = [
         *_told(_PREDICTIONS, predictions),
-        *_told("label maps belong to no scan and are left out", pairing.unmatched),
+        *_told("label maps belong to no scan and are left out", [p for p in pairing.unmatched if p not in paired]),
+        *_told("label maps have another name than the only scan beside them, whose they are taken for", sorted(paired)),
         *_told("label maps fit several scans and are left out: mirror the scans' folders", several),
         *_told("label maps are not called dseg and are left out", sorted(named_otherwise)),
         *_told("files are further channels and are left out: one channel is trained on", sorted(channels)),
@@ -109,6 +113,15 @@ def _pairs(folder: Path) -> FoundScans:
         *_together(scans),
     ]
     return FoundScans(scans, tuple(warnings))
+
+
+def _only_ones(
+    free: Sequence[Path], images: Sequence[Path], unmatched: Sequence[Path], labels: Sequence[Path]
+) -> dict[Path, Path]:
+    """Scan -> label map of folders that hold one scan and one label map, neither of which belongs elsewhere."""
+    count = Counter(path.parent for path in images), Counter(path.parent for path in labels)
+    scans = {image.parent: image for image in free if count[0][image.parent] == 1}
+    return {scans[p.parent]: p for p in unmatched if p.parent in scans and count[1][p.parent] == 1}
 
 
 def _channels_without_label(images: Sequence[Path], labels: Sequence[Path]) -> set[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ from cps4_monai.data.label_ownership import (
     is_described,
     is_ours,
     record_beside,
-    sidecar_of,
 )
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.sagittal import SagittalGrid
+from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import readable
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
@@ -37,7 +36,7 @@ from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.flags import ALARM, FLAGS, can_be_asked_again, names_are_trusted, of_kind
 from cps4_monai.levels.statistics import Confidence
 from cps4_monai.report.pictures import sagittal_mosaic
-from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, pair_files, stem_of
+from cps4_monai.scan_names import FileName, find_nifti, mirrored_folder, only_label_maps, stem_of
 
 _INTERRUPTED = "its JSON is of labels that are not there: the command that was to write them was interrupted"
 
@@ -120,27 +119,6 @@ def _names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
         path: name if shared[name.casefold()] == 1 else (mirrored_folder(path, root) / stem_of(path)).as_posix()
         for path, name in places.items()
     }
-
-
-def scans_of(masks: Sequence[Path], root: Path, images: str | Path | None = None) -> dict[Path, Path]:
-    """The scan of each label map: the one its JSON names, or one of its name, in ``images`` or beside it.
-
-    Label maps without a scan, or with several that fit, are left out.
-    """
-    named = {mask: _sources(mask) for mask in masks}
-    told = {mask: Path(scans[0]) for mask, scans in named.items() if images is None and scans}
-    scan_of = {mask: scan for mask, scan in told.items() if _exists(scan)}
-    rest = [mask for mask in masks if mask not in scan_of]
-    folder = root if images is None else Path(images)
-    files = find_nifti(folder) if rest else []
-    scans = [path for path in files if not FileName.of(path).is_label_map and path not in set(masks)]
-    pairing = pair_files(scans, folder, rest, root)
-    for scan, partners in pairing.partners.items():
-        if images is not None:
-            scan_of.update(dict.fromkeys(partners, scan))
-        else:
-            scan_of.update(dict.fromkeys([mask for mask in partners if mask.parent == scan.parent], scan))
-    return scan_of
 
 
 def outcome_of_mask(
@@ -258,20 +236,3 @@ def _scan_stem(path: Path) -> str:
     """The stem without the last word, where that says label map: ``x_T2w_dseg`` is that of ``x_T2w``."""
     front, _, last = stem_of(path).rpartition("_")
     return front if front and FileName.of(last).is_label_map else stem_of(path)
-
-
-def _sources(mask: Path) -> list[str]:
-    """Scans that the JSON of a label map names; of another tool's JSON, nothing but a list of strings is believed."""
-    try:
-        record = json.loads(sidecar_of(mask).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    sources = record.get("Sources") if isinstance(record, dict) else None
-    return sources if isinstance(sources, list) and all(isinstance(name, str) for name in sources) else []
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # no name that a file could have
-        return False

@@ -16,12 +16,13 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import GENERATOR, check_anatomy_of, is_described, sidecar_of, write_owned_label
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
+from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, read_volume
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrected_record import corrected
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.hand_on import copies_again, write_copies
-from cps4_monai.inference.masks import draw_mask, scans_of
+from cps4_monai.inference.masks import draw_mask
 from cps4_monai.inference.scan_files import ScanFiles, original_of
 from cps4_monai.inference.segmentation import plain
 

@@ -15,6 +15,7 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.data.label_ownership import assumed_spacing_of, check_anatomy_of
 from cps4_monai.data.run_files import SCORES, RunFiles
+from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.evaluation.case import read_pair
 from cps4_monai.evaluation.folder import FILES, Evaluation, evaluate_cases
@@ -27,6 +28,7 @@ from cps4_monai.report.label_tables import label_tables
 from cps4_monai.report.pictures import side_by_side, slice_rows
 from cps4_monai.report.slab import Slab, sagittal_slab
 from cps4_monai.report.viewer import DIFFERENT, MAX_IN_PAGE, View, view_of_slab, with_differences
+from cps4_monai.scan_names import is_nifti
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("test", "validation", "training")
@@ -165,6 +167,7 @@ def report_predictions(
     *,
     anatomy: Anatomy = MRSPINESEG,
     unannotated: Sequence[int] | None = None,
+    images: str | Path | None = None,
     section: str = "test",
     dataset_dir: str | Path | None = None,
     title: str = "Spine segmentation report",
@@ -187,6 +190,8 @@ def report_predictions(
         output: folder to write into.
         anatomy: the classes.
         unannotated: codes that were never labeled; None: as the datalist says, or none.
+        images: folder of the scans, for pictures; None: the datalist's, those beside the labels, or those that the
+            JSONs of the predictions name.
         section: of the datalist.
         dataset_dir: of the datalist.
         title: of the page.
@@ -213,6 +218,7 @@ def report_predictions(
     files = RunFiles(output, SCORES, own=not protect)
     files.check((*FILES.values(), *label_tables(anatomy), PAGE, *(() if argmax is None else (COMPARISON,))))
     matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
+    matching = _with_scans(matching, Path(predictions), images)
     for case in matching.cases:
         if case.pred is not None:
             check_anatomy_of(case.pred, anatomy)
@@ -249,6 +255,15 @@ def report_predictions(
     for line in result.headline():
         logger.info(line)
     return result
+
+
+def _with_scans(matching: Matching, predictions: Path, images: str | Path | None) -> Matching:
+    """Cases with the scans in ``images``; without such a folder, those that have none with what their JSON names."""
+    asked = [case.pred for case in matching.cases if case.pred and (images is not None or case.image is None)]
+    found = scans_of(asked, predictions, images) if asked else {}
+    found = {pred: scan for pred, scan in found.items() if is_nifti(scan)}  # a DICOM series is not drawn here
+    cases = [replace(case, image=found[case.pred]) if case.pred in found else case for case in matching.cases]
+    return replace(matching, cases=tuple(cases))
 
 
 def _require_scores(evaluation: Evaluation, count: int, output: Path) -> None:

@@ -57,7 +57,22 @@ def test_another_report_stands_beside_it(data):
     assert _run(data).exit_code == 0
     result = _run(data, "--compare", f"supervised={data / 'out'}")
     assert result.exit_code == 0, result.output
-    assert "Methods side by side" in (data / "out" / "report.html").read_text(encoding="utf-8")
+    page = (data / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Methods side by side" in page and ">pred<" in page.replace("\n", "").replace(" ", ""), "its own scores, too"
+
+
+@pytest.mark.parametrize("told", ["beside", "json", "images"])
+def test_scans_for_pictures_are_found_wherever_they_lie(data, told):
+    scans = data / ("labels" if told == "beside" else "scans")
+    scans.mkdir(exist_ok=True)
+    for scan in list((data / "labels").glob("*_T2w.nii.gz")):
+        scan.rename(scans / scan.name)
+        if told == "json":
+            sidecar = data / "pred" / f"{scan.name.removesuffix('.nii.gz')}_dseg.json"
+            sidecar.write_text(json.dumps({"Sources": [str(scans / scan.name)]}))
+    images = scans if told == "images" else None
+    result = report_predictions(data / "pred", data / "labels", data / "out", images=images)
+    assert [case.image for case in result.evaluation.scored] == [scans / f"sub-{n}_T2w.nii.gz" for n in (1, 2)]
 
 
 def test_the_method_that_is_scored_stands_beside_the_others_under_its_name(data):
@@ -95,7 +110,6 @@ def test_wrong_settings_are_told_without_a_traceback(data, more, words):
     [
         (["pred", "--section", "test", "--max-pictures", "0"], "--section, --max-pictures: not used without --labels"),
         (["pred", "--compare", "a=b"], "--compare: not used without --labels"),
-        (["pred", "-l", "labels", "-o", "out", "--images", "labels"], "--images: not used with --labels"),
         (["pred", "-p", "labels"], "MASKS (pred) and -p (labels) are the same thing"),
     ],
 )

@@ -144,6 +144,26 @@ def test_sessions_and_dates_of_nnunets_layout_are_scans_of_one_patient(tmp_path:
     assert len(scans) == 10 and len({scan.patient for scan in scans}) == 5
 
 
+def test_the_only_label_map_beside_the_only_scan_is_its_own(tmp_path: Path) -> None:
+    for patient in range(4):
+        save(tmp_path / f"P{patient}" / "scan.nii.gz", image(patient))
+        save(tmp_path / f"P{patient}" / "spine_seg.nii.gz", label(2))
+    save(tmp_path / "P3" / "other_seg.nii.gz", label(3))
+    found = find_scans(tmp_path)
+    assert [scan.label and scan.label.name for scan in found.scans] == [*["spine_seg.nii.gz"] * 3, None]
+    assert any(w.startswith("3 label maps have another name than the only scan beside them") for w in found.warnings)
+    assert any(w.startswith("2 label maps belong to no scan") for w in found.warnings)
+
+
+def test_labeled_scans_behind_those_of_another_contrast_are_named(tmp_path: Path) -> None:
+    for patient in range(4):
+        save(tmp_path / f"sub-{patient}_T1w.nii.gz", image(patient))
+        save(tmp_path / f"sub-{patient}_dseg.nii.gz", label(2))
+    save(tmp_path / "sub-9_T2w.nii.gz", image(9))
+    with pytest.raises(DatalistError, match=r"no \*_T2w scans and are left out: .*sub-0_T1w"):
+        build_datalist(tmp_path, tmp_path / "d.json")
+
+
 def test_folders_of_several_scans_that_count_as_patients_are_named(tmp_path: Path) -> None:
     for patient in "abc":
         for scan in range(2):
