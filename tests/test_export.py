@@ -32,7 +32,7 @@ from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights
 from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.networks import ResUNet
-from cps4_monai.plan import Plan, read_plan, write_plan
+from cps4_monai.plan import Plan, plan_of, read_plan, write_plan
 from cps4_monai.workflow import CPS4Workflow
 
 
@@ -213,6 +213,35 @@ def test_as_trained_trains_at_the_geometry_and_network_of_the_weights(
     plan = deployed_plan(parsed("context"), parsed("train#method"))
     shipped = read_plan(tiny_run / "stage2" / "plan.json")
     assert plan.differences(shipped) == [] and plan.slice_size == shipped.slice_size and plan.network == shipped.network
+
+
+def test_percentiles_travel_and_go_back_to_the_usual_ones(tmp_path: Path) -> None:
+    path = export_bundle(find_bundle_root(), tmp_path / "b.zip", weights_with(tmp_path, percentiles=(1, 99)))
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path)
+    root = tmp_path / BUNDLE_NAME
+    model = root / "models" / "model.pt"
+    train, overlay = (json.loads((root / "configs" / f"{n}.json").read_text("utf-8")) for n in ("train", "as_trained"))
+    assert train["cache"]["percentiles"] == [1, 99] and train["cache"]["_target_"] == "cps4_monai.assembly.slice_cache"
+    assert "cache#percentiles" not in train and "cache#percentiles" not in as_trained(plan_of(model), train)
+    assert overlay["cache#percentiles"] == [1, 99]
+    given = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "run")}
+    for settings in ({"bundle_root": str(root)}, {"overlays": [str(root / "configs" / "as_trained.json")]}):
+        cache = CPS4Workflow(**settings, **given).parser.get_parsed_content("cache")
+        assert (cache.lower, cache.upper) == (1, 99)
+    (tmp_path / "other").mkdir()
+    weights = weights_with(tmp_path / "other")
+    with zipfile.ZipFile(export_bundle(root, tmp_path / "c.zip", weights, "usual")) as archive:
+        train = json.loads(archive.read("usual/configs/train.json"))
+    assert train["cache"]["percentiles"] == [0.5, 99.5]
+
+
+def test_a_bundle_with_a_network_of_its_own_is_exported_again_with_others() -> None:
+    base = json.loads((find_bundle_root() / "configs" / "train.json").read_text("utf-8"))
+    own = {"_target_": "cps4_monai.networks.ResUNet", "features": [4, 8]}
+    for network in (own, {**own, "in_channels": 1, "out_channels": 20, "features": [8, 16]}):
+        settings = settings_as_trained(Plan(MRSPINESEG, network=network), {**base, "network_def": own})
+        assert settings["network_def"] == {"_requires_": "@package_path", **network} and "features" not in settings
 
 
 def test_as_trained_names_the_whole_of_another_network_and_anatomy() -> None:

@@ -18,7 +18,7 @@ def as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
-    """What ``train.json`` must be told to train at the classes, geometry and network of a plan.
+    """What ``train.json`` must be told to train at the classes, pixels and network of a plan; nested ids have a ``#``.
 
     Args:
         plan: of the weights.
@@ -34,7 +34,10 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
     if base["anatomy_source"] or plan.anatomy.to_dict() != load_anatomy(None, base["prompt_template"]).to_dict():
         settings |= {"anatomy_source": plan.anatomy.to_dict(), "prompt_template": None}
     settings |= _network(plan, base)
-    return {key: value for key, value in settings.items() if base.get(key) != value}
+    settings = {key: value for key, value in settings.items() if base.get(key) != value}
+    if list(plan.percentiles) != list(base["cache"].get("percentiles", Plan.percentiles)):
+        settings["cache#percentiles"] = list(plan.percentiles)
+    return settings
 
 
 def _pictured(plan: Plan, usual: list[str]) -> list[str]:
@@ -45,8 +48,9 @@ def _pictured(plan: Plan, usual: list[str]) -> list[str]:
 def _network(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
     """``features`` where these are all that distinguishes the network from that of ``train.json``, else the whole."""
     network, usual = dict(plan.network or {}), base["network_def"]
-    fixed = {"_target_": usual["_target_"], "in_channels": usual["in_channels"]}
+    fixed = {key: usual[key] for key in ("_target_", "in_channels") if key in usual}
     features = network.get("features")
-    if {**fixed, "out_channels": plan.anatomy.num_classes, "features": features} == network:
+    followed = usual.get("features") == "@features"  # not in a bundle that was exported with a network of its own
+    if followed and {**fixed, "out_channels": plan.anatomy.num_classes, "features": features} == network:
         return {"features": list(features or [])}
     return {"network_def": {"_requires_": "@package_path", **network}}

@@ -212,10 +212,18 @@ def _fit_configs(configs: Path, plan: Plan, given: bool) -> None:
 
 
 def _set(config: Path, values: dict[str, Any]) -> None:
-    """Writes values into a config; one that has them stays as it is laid out."""
+    """Writes values into a config, each at its id (``a#b``); one that has them stays as it is laid out."""
     content = json.loads(config.read_text(encoding="utf-8"))
-    if any(_plain_node(content.get(key)) != _plain_node(value) for key, value in values.items()):
-        _write_json(config, {**content, **values})
+    changed = False
+    for key, value in values.items():
+        *parts, last = key.split("#")
+        place = content
+        for part in parts:
+            place = place[part]
+        if _plain_node(place.get(last)) != _plain_node(value):
+            place[last], changed = value, True
+    if changed:
+        _write_json(config, content)
 
 
 def _plain_node(node: Any) -> Any:
