@@ -24,8 +24,29 @@ _ARGUMENTS_OF = {
     "intensity": "cps4_monai.transforms.augmentation.intensity_augmentation",
     "level_thresholds": "cps4_monai.levels.settings.LevelThresholds",
 }
+_NUMBER_OR_LIST = {"intensity#scale"}  # plus or minus a number, or between two
+_WHOLE = {"seed"}  # numbers that cannot be a fraction
 # Arguments of MONAI's ConfigWorkflow, which `python -m monai.bundle run` passes on with the overrides.
 _CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings of a config in JSON, as it is written.
+
+    Raises:
+        ValueError: the file is no JSON, or no object of settings; names it.
+    """
+    expected = 'expected an object of settings in JSON, e.g. {"max_epochs": 50}'
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        fix = "write it as JSON" if Path(path).suffix in (".yaml", ".yml") else "correct it there"
+        raise ValueError(f"config {path} cannot be read as JSON ({error}); {expected}. Fix: {fix}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"config {path} holds a {type(content).__name__}; {expected}. Fix: name each setting with its value"
+        )
+    return content
 
 
 def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -> None:
@@ -40,10 +61,10 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
         override: id -> value of the command.
 
     Raises:
-        ValueError: a setting that is none of these; says where, and the nearest names.
+        ValueError: a setting that is none of these; says where, and the nearest names. A file that holds no settings.
     """
-    for count in range(1, len(files)):
-        layer = json.loads(Path(files[count]).read_text(encoding="utf-8"))
+    layers = [read_settings(file) for file in files[1:]]
+    for count, layer in enumerate(layers, start=1):
         merged = ConfigParser.load_config_files(list(files[:count]))
         _check_layer(layer, merged, f"config {files[count]}")
     pairs = {key: value for key, value in override.items() if key not in _CONSTRUCTOR_ARGUMENTS}
@@ -108,7 +129,7 @@ def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str
 
 
 def _check_kind(setting: str, value: Any, before: Any, where: str) -> None:
-    """Refuses words and single values in the place of switches, numbers and lists; null and expressions may be either.
+    """Refuses what is no switch, number or list in the place of one; null, expressions and objects may be either.
 
     Raises:
         ValueError: names the setting, what it is, and what is expected.
@@ -119,10 +140,17 @@ def _check_kind(setting: str, value: Any, before: Any, where: str) -> None:
         return
     if value is None or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
         return
+    if isinstance(value, Mapping) and "_target_" in value:
+        return
     if isinstance(before, bool):
         right, expected = isinstance(value, bool), "true or false"
     elif isinstance(before, int | float):
-        right, expected = not isinstance(value, str), "a number"
+        kinds = (int,) if setting in _WHOLE else (int, float)
+        right, expected = isinstance(value, kinds) and not isinstance(value, bool), "a number"
+        if setting in _WHOLE:
+            expected = "a whole number"
+        elif setting in _NUMBER_OR_LIST:
+            right, expected = right or isinstance(value, list | tuple), "a number or a list of two"
     elif isinstance(before, list):
         right, expected = isinstance(value, list | tuple), "a list"
     else:

@@ -171,11 +171,48 @@ def test_any_contrast_names_the_tissues_of_the_anatomy_and_keeps_the_other_setti
         ({"slice_size": 64}, "'slice_size' to 64; expected a list"),
         ({"geometry": {"translate_pixels": 16}}, "'geometry#translate_pixels' to 16; expected a list"),
         ({"geometry#rotate_deg": "ten"}, "'geometry#rotate_deg' to 'ten'; expected a number"),
+        ({"learning_rate": [1]}, r"'learning_rate' to \[1\]; expected a number"),
+        ({"learning_rate": {"a": 1}}, "'learning_rate' to .*; expected a number"),
+        ({"max_epochs": True}, "'max_epochs' to True; expected a number"),
+        ({"geometry": {"scale": [0.1, 0.2]}}, r"'geometry#scale' to \[0.1, 0.2\]; expected a number"),
+        ({"intensity": {"scale": False}}, "'intensity#scale' to False; expected a number or a list"),
+        ({"seed": 1.5}, "'seed' to 1.5; expected a whole number, e.g. 0"),
+        ({"seed": 1.0}, "'seed' to 1.0; expected a whole number"),
+        ({"seed": True}, "'seed' to True; expected a whole number"),
     ],
 )
 def test_words_are_no_switches_and_single_values_no_lists(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         CPS4Workflow(**settings)
+
+
+def test_numbers_may_be_whole_broken_null_an_expression_or_an_object() -> None:
+    for name, value in (
+        ("learning_rate", 1),
+        ("stage1#lr_layer_decay", 0.75),
+        ("stage1#network_def#logit_scale_init", 10),
+        ("prompt_map#presence_threshold", None),
+        ("max_epochs", "$3 + 4"),
+        ("learning_rate", {"_target_": "builtins.float", "x": 1}),
+        ("intensity#scale", [-0.1, 0.2]),
+        ("seed", 3),
+        ("seed", "$int('7')"),
+    ):
+        assert build(**{name: value}).parser[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("broken.json", "{", "cannot be read as JSON"),
+        ("list.json", "[1]", "holds a list; expected an object of settings"),
+        ("own.yaml", "max_epochs: 3", "cannot be read as JSON .*Fix: write it as JSON"),
+    ],
+)
+def test_an_overlay_that_holds_no_settings_is_named(name: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} {said}"):
+        build(str(tmp_path / name))
 
 
 def test_thresholds_of_levels_and_numbers_without_a_digit_before_or_after_the_point() -> None:
