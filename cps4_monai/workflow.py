@@ -18,7 +18,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.failure import cause_of, is_told, one_line, write_traceback
 from cps4_monai.fingerprint import PLACES_AND_PACE
-from cps4_monai.known_settings import refuse_unknown_settings, unread_settings
+from cps4_monai.known_settings import read_settings, refuse_unknown_settings, unread_settings
 from cps4_monai.preflight import check_output_dir
 from cps4_monai.run_folder import RECORD
 
@@ -51,6 +51,20 @@ def resolve_config(name: str | Path, bundle_root: Path) -> Path:
     raise FileNotFoundError(f"no config called {str(name)!r}; give a path, or one of {known}")
 
 
+def read_overlays(names: Sequence[str | Path]) -> dict[Path, dict[str, Any]]:
+    """Path and settings of each overlay by which the bundle of this package is trained; MONAI's "+" and "~" left out.
+
+    Raises:
+        FileNotFoundError: there is no such overlay.
+        ValueError: one holds no settings.
+    """
+    paths = [resolve_config(name, find_bundle_root()) for name in names]
+    return {
+        path: {key.lstrip("+~"): value for key, value in read_settings(path).items() if key != ConfigParser.meta_key}
+        for path in paths
+    }
+
+
 class CPS4Workflow(ConfigWorkflow):
     """``ConfigWorkflow`` that needs no path, lets no unknown setting pass, and warns of one that its run does not read.
 
@@ -65,6 +79,8 @@ class CPS4Workflow(ConfigWorkflow):
         run_id: expression to run, e.g. ``training_stage1``.
         workflow_type: "train" or "inference": which properties MONAI expects of the configs.
         also_read_by: further run ids of one command: what they read is not warned of.
+        also_given: settings of overlays that are to be warned of as those of ``override`` are; overlays are written for
+            several stages as a rule, so that theirs are not.
         tracking: as MONAI's; "mlflow" takes the bundle's ``configs/mlflow.json``, which follows both stages. (MONAI's
             own settings follow ``train#trainer`` and ``validate#evaluator`` only, which here are stage 2.)
         override: id-value pairs, e.g. ``dataset_dir="data"`` or ``**{"stage1#max_epochs": 10}``.
@@ -86,11 +102,12 @@ class CPS4Workflow(ConfigWorkflow):
         run_id: str = "run",
         workflow_type: str | None = "train",
         also_read_by: Sequence[str] = (),
+        also_given: Sequence[str] = (),
         tracking: str | dict[str, Any] | None = None,
         **override: Any,
     ) -> None:
         self._output_dir: str | None = override.get("output_dir")
-        self._given, self._also_read_by = list(override), list(also_read_by)
+        self._given, self._also_read_by = [*override, *also_given], list(also_read_by)
         with self._told():
             root = Path(bundle_root) if bundle_root is not None else find_bundle_root()
             names = [config_file or DEFAULT_CONFIG] if isinstance(config_file, str | type(None)) else list(config_file)

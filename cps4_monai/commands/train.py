@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from cps4_monai.plan import Plan
 
 RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run", "finetune": "training_finetune"}
 
@@ -84,15 +87,19 @@ def train(
     }
     try:
         given = parse_settings(settings)
+        further: dict[str, Any] = {}
         if stage == "finetune":
             _refuse_of_weights(given)
+            further["also_given"] = _settings_of_overlays(overlays, weights, output)
             override["finetune#weights"] = str(_weights_of_run(weights, output))
         if rounds > 1:
             from cps4_monai.rounds import train_in_rounds
 
             train_in_rounds(rounds, output.resolve(), {**override, **given}, overlays=overlays, tracking=tracking)
         else:
-            run_workflow(overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **{**override, **given})
+            run_workflow(
+                overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **further, **{**override, **given}
+            )
     except Exception as error:
         raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"run: {output}")
@@ -110,6 +117,79 @@ def _refuse_of_weights(given: Mapping[str, Any]) -> None:
             f"finetune: {', '.join(named)} set, which come with the weights (their plan.json); expected none of them. "
             "Fix: leave them out, or train stage2 with finetune_from and finetune_other_geometry"
         )
+
+
+def _settings_of_overlays(overlays: Sequence[str], weights: Path | None, output: Path) -> list[str]:
+    """What overlays set of a fine-tuning, but for what they say as the plan of the weights does (``as_trained``).
+
+    Raises:
+        ValueError: settings that come with the weights, at other values than theirs; names the overlay.
+    """
+    from cps4_monai.workflow import read_overlays
+
+    if not overlays:
+        return []
+    layers = read_overlays(overlays)
+    plan, further = _plan_of_run(weights, output), []
+    for path, layer in layers.items():
+        others = [key for key, value in layer.items() if not _as_planned(key, value, plan)]
+        wrong = {key: layer[key] for key in sorted(others) if key.partition("#")[0] in OF_WEIGHTS}
+        if wrong:
+            said = ", ".join(f"{key} to {value!r}" for key, value in wrong.items())
+            raise ValueError(
+                f"finetune: {path} sets {said}, which come with the weights (their plan.json has others); expected "
+                "theirs, or none. Fix: leave them out of the overlay, or train stage2 with finetune_from and "
+                "finetune_other_geometry"
+            )
+        further += others
+    return further
+
+
+def _as_planned(key: str, value: Any, plan: Plan) -> bool:
+    """Whether a setting is there what it is in the plan of weights."""
+    from cps4_monai.anatomy import load_anatomy
+
+    if key == "anatomy_source":
+        try:
+            return load_anatomy(value).to_dict() == plan.anatomy.to_dict()
+        except ValueError:
+            return False
+    network = dict(plan.network or {})
+    planned: dict[str, Any] = {
+        "spacing_mm": plan.spacing_mm,
+        "slice_size": plan.slice_size,
+        "in_plane_mode": plan.in_plane_mode,
+        "features": network.get("features"),
+        "network_def": network,
+        "unannotated": plan.unannotated,
+        "level_thresholds": plan.decoding,
+        "cache": {"percentiles": plan.percentiles},
+        "prompt_template": None,
+    }
+    if key == "network_def" and isinstance(value, Mapping):
+        value = {name: item for name, item in value.items() if name != "_requires_"}
+    there: Any = planned
+    for part in key.split("#"):
+        if not isinstance(there, Mapping) or part not in there:
+            return False
+        there = there[part]
+    return bool(_plain(there) == _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as the lists that JSON makes of them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _plan_of_run(weights: Path | None, output: Path) -> Plan:
+    """Of the weights that a fine-tuning starts from; nothing is copied."""
+    from cps4_monai.inference.bundle import open_bundle
+    from cps4_monai.plan import plan_of
+
+    path = output.resolve() / "models" / "model.pt"
+    return plan_of(path) if path.is_file() and weights is None else open_bundle(weights).plan
 
 
 def _weights_of_run(weights: Path | None, output: Path) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.commands.train import train
 
 
@@ -44,3 +47,50 @@ def test_fine_tuning_refuses_settings_that_come_with_the_weights(tiny_data: Path
     result = call(tiny_data, tiny_overlay, tmp_path / "run", *more, stage="finetune")
     assert result.exit_code == 1 and not (tmp_path / "run" / "models").exists()
     assert "network_def#features, spacing_mm set, which come with the weights" in result.output
+
+
+def test_fine_tuning_refuses_overlays_that_contradict_the_weights(
+    tiny_data: Path, tiny_overlay: Path, tiny_run: Path, tmp_path: Path
+):
+    weights = ("--weights", str(tiny_run / "stage2" / "model.pt"))
+    other = tmp_path / "other.json"
+    for settings, said in (
+        ({"spacing_mm": 3.3, "in_plane_mode": "central_half"}, "in_plane_mode to 'central_half', spacing_mm to 3.3"),
+        ({"anatomy_source": {"structures": []}}, "anatomy_source to "),
+        ({"network_def#out_channels": 3}, "network_def#out_channels to 3"),
+        ({"unannotated": [1]}, r"unannotated to [1]"),
+    ):
+        other.write_text(json.dumps(settings))
+        result = call(tiny_data, tiny_overlay, tmp_path / "run", *weights, "--overlay", str(other), stage="finetune")
+        assert result.exit_code == 1 and not (tmp_path / "run" / "models").exists()
+        assert f"other.json sets {said}" in result.output and "which come with the weights" in result.output
+
+
+def test_fine_tuning_takes_overlays_as_trained_and_warns_of_what_it_does_not_read(
+    tiny_data: Path, tiny_overlay: Path, tiny_run: Path, tmp_path: Path
+):
+    table, own = tmp_path / "table.json", tmp_path / "own.json"
+    table.write_text(json.dumps(MRSPINESEG.to_dict()))
+    own.write_text(
+        json.dumps({"anatomy_source": str(table), "level_thresholds": {}, "learning_rate": 1e-5, "val_interval": 1})
+    )
+    more = ("--weights", str(tiny_run / "stage2" / "model.pt"), "--overlay", str(own))
+    result = call(tiny_data, tiny_overlay, tmp_path / "run", *more, stage="finetune")
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in result.output.splitlines() if "training_finetune does not read" in line)
+    named = line.partition("does not read ")[2].partition(":")[0].split(", ")
+    assert "val_interval" in named
+    assert not set(named) & {"spacing_mm", "slice_size", "features", "anatomy_source", "learning_rate", "max_epochs"}
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[1]", "holds a list")])
+def test_an_overlay_that_holds_no_settings_is_named(
+    content: str, said: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+):
+    path = tmp_path / "broken.json"
+    path.write_text(content)
+    for stage in ("stage2", "finetune"):
+        result = call(tiny_data, tiny_overlay, tmp_path / "run", "--overlay", str(path), stage=stage)
+        last = result.output.strip().splitlines()[-1]
+        assert result.exit_code == 1 and last.startswith("Error: ") and f"broken.json {said}" in last
+        assert "expected an object of settings" in last and not (tmp_path / "run" / "models").exists()
