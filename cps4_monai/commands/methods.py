@@ -54,8 +54,19 @@ def methods(name: str | None, as_json: bool) -> None:
     click.echo("\n".join(_shown(entry)))
 
 
+def _folder(root: Path) -> Path:
+    return root / "configs" / "methods"
+
+
+def _of_bundle(path: Path) -> bool:
+    """Whether ``--overlay`` finds it by its name."""
+    from cps4_monai.bundle_root import find_bundle_root
+
+    return path.resolve().parent == _folder(find_bundle_root()).resolve()
+
+
 def _overlay_called(name: str, root: Path) -> Path:
-    folder = root / "configs" / "methods"
+    folder = _folder(root)
     for path in (folder / f"{name}.json", Path(name)):
         if path.is_file():
             return path
@@ -100,7 +111,7 @@ def _shown(entry: MethodEntry) -> Iterator[str]:
 
     yield from _entry(entry)
     before = f"--overlay {entry.after} " if entry.after else ""
-    yield f"\n  to train: {before}--overlay {entry.name if entry.path.parent.name == 'methods' else entry.path}"
+    yield f"\n  to train: {before}--overlay {entry.name if _of_bundle(entry.path) else entry.path}"
     for part, target in entry.classes.items():
         yield f"  {part}: {target}"
     yield "\n  options: value with this overlay (default of the class), the setting that --set takes"

@@ -52,6 +52,15 @@ def test_a_path_is_shown_too_and_an_unknown_name_lists_the_known_ones(tmp_path):
     assert result.exit_code == 2 and "mean_teacher" in result.output
 
 
+def test_only_overlays_of_the_bundle_are_trained_by_their_name(tmp_path):
+    path = tmp_path / "methods" / "foo.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"train#method#text_weight": 0.25}))
+    assert f"to train: --overlay {path}\n" in CliRunner().invoke(methods, [str(path)]).output
+    for given in ("mean_teacher", str(FOLDER / "mean_teacher.json")):
+        assert "to train: --overlay mean_teacher\n" in CliRunner().invoke(methods, [given]).output
+
+
 @pytest.mark.parametrize("content", ["{", "[1]"])
 def test_a_file_that_is_no_overlay_is_one_line(tmp_path, content):
     path = tmp_path / "broken.json"
