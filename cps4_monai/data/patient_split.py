@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -105,6 +106,6 @@ def classes_by_patient(scans: Sequence[Scan], classes: Mapping[str, Sequence[int
 
 
 def _number(value: float, count: int, name: str) -> int:
-    if value < 0 or (value >= 1 and value != int(value)):
+    if not math.isfinite(value) or value < 0 or (value >= 1 and value != int(value)):
         raise DatalistError(f"{name} is {value:g}; expected a share below 1, or a whole number of patients")
     return int(value) if value >= 1 else round(value * count)

@@ -223,6 +223,8 @@ def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: P
         ({"labeled": 9}, "9 labeled patients asked for; expected 1 to 4"),
         ({"val": 2.5}, "val is 2.5"),
         ({"test": -1}, "test is -1"),
+        ({"val": float("nan")}, "val is nan; expected a share below 1"),
+        ({"test": float("inf")}, "test is inf; expected a share below 1"),
         ({"unannotated": [1, 20, 0]}, r"--unannotated\) has \[0, 20\]; expected codes of .* 1 \(S\), 2 \(L5\)"),
         ({"val": 3, "test": 2}, "only 5 patients have labels"),
     ],
