@@ -19,6 +19,7 @@ from cps4_monai.palette import hex_colours
 TEXT, MUTED, GRID = "#23272e", "#6b7280", "#e6e8ec"
 SERIES = ("#2f6f8f", "#c8693f", "#5b8c5a", "#8a63a8", "#b08a2e", "#3f7fbf", "#a8526b", "#6b7280")
 MAX_POINTS = 400
+MAX_WITHIN = 4  # names that a legend holds within a chart; more would cover its lines
 
 
 def plain_chart(width: float, height: float) -> tuple[Figure, Axes]:
@@ -132,7 +133,8 @@ def learning_curve(values: pd.DataFrame, title: str) -> str:
     axes.set_title(title, color=TEXT, fontsize=10, loc="left")
     axes.set_xlabel("iteration", color=MUTED, fontsize=9)
     if names:
-        axes.legend(frameon=False, fontsize=8, labelcolor=TEXT, ncols=2 if len(names) > 4 else 1)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(names) > MAX_WITHIN else {}
+        axes.legend(frameon=False, fontsize=8, labelcolor=TEXT, **beside)
     return svg_of(figure)
 
 

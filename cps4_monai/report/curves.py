@@ -66,16 +66,42 @@ def is_score(name: str) -> bool:
 
 
 def by_chart(frame: pd.DataFrame, per_class: Iterable[str] = ()) -> dict[tuple[str, str], pd.DataFrame]:
-    """Split a run's values into charts: (stage, "losses" | "scores" | "other") -> values.
+    """Split a run's values into charts: (stage, "losses" | "scores" | "seconds" | "other") -> values.
+
+    Of a Dice in three conventions (b) is shown, and no IoU, which rises and falls with it; of values that are equal
+    throughout, to four digits, the first by name.
 
     Args:
         frame: from :func:`read_metrics`.
         per_class: short names of structures; values that end in ``_<name>`` are left out, they would be twenty lines.
     """
     ends: Sequence[str] = tuple(f"_{name}" for name in per_class)
-    kept = frame[[not (ends and name.endswith(tuple(ends))) for name in frame["name"]]]
-    kinds = ["scores" if is_score(n) else "losses" if "loss" in n.lower() else "other" for n in kept["name"]]
+    names = set(frame["name"])
+    kept = frame[[not (ends and name.endswith(ends)) and not _of_another(name, names) for name in frame["name"]]]
+    kept = kept.assign(kind=[_kind(name) for name in kept["name"]])
     charts = {}
-    for (stage, kind), group in kept.assign(kind=kinds).groupby(["stage", "kind"], sort=True):
-        charts[(str(stage), str(kind))] = group.drop(columns="kind")
+    for (stage, kind), group in kept.groupby(["stage", "kind"], sort=True):
+        charts[(str(stage), str(kind))] = _without_copies(group.drop(columns="kind"))
     return charts
+
+
+def _kind(name: str) -> str:
+    lower = name.lower()
+    if is_score(lower):
+        return "scores"
+    return "losses" if "loss" in lower else "seconds" if "seconds" in lower else "other"
+
+
+def _of_another(name: str, names: set[str]) -> bool:
+    """Whether a value is a Dice (b) among ``names`` in another convention, or its IoU."""
+    stem, _, convention = name.rpartition("_")
+    base = stem.removesuffix("dice").removesuffix("iou")
+    return stem != base and name != f"{base}dice_b" and convention in ("a", "b", "c") and f"{base}dice_b" in names
+
+
+def _without_copies(values: pd.DataFrame) -> pd.DataFrame:
+    """Values by name, of several equal series the first."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, series in values.groupby("name", sort=True):
+        seen.setdefault((*series["iteration"], *series["value"].round(4)), str(name))
+    return values[values["name"].isin(seen.values())]

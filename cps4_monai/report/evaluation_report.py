@@ -47,7 +47,7 @@ SETTING_WORDS = {
     "amp": "mixed precision",
 }
 SHOWN_ELSEWHERE = ("anatomy", "anatomy_source", "unannotated")
-CHART_TITLES = {"losses": "losses", "scores": "validation scores", "other": "other values"}
+CHART_TITLES = {"losses": "losses", "scores": "validation scores", "seconds": "time", "other": "other values"}
 
 
 @dataclass

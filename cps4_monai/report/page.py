@@ -160,7 +160,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 
 def in_words(value: Any) -> str:
     """A value for a reader: "yes", "none", "1.5, 1.5", "spider"; of a mapping how many entries it has."""
-    if value is None or (isinstance(value, str | Sequence) and not len(value)):
+    if value is None or (isinstance(value, str | Sequence | Mapping) and not len(value)):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

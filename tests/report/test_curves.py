@@ -73,3 +73,17 @@ def test_charts_are_split_by_stage_and_kind_and_classes_left_out():
     charts = by_chart(pd.DataFrame(rows, columns=["stage", "epoch", "iteration", "name", "value"]), ["L4/L5"])
     assert set(charts) == {("s1", "losses"), ("s2", "scores"), ("s2", "other")}
     assert charts[("s2", "scores")]["name"].tolist() == ["dice_b"]
+
+
+def test_of_the_scores_each_line_is_shown_once():
+    dice = {"dice_a": 0.6, "dice_b": 0.5, "dice_c": 0.4, "iou_b": 0.3, "val_dice": 0.5, "decoded_val_dice": 0.7}
+    student = {f"student_{name}": value / 2 for name, value in dice.items()}
+    given = {**dice, **student, "pointing_game": 0.9, "train_seconds_per_iteration": 0.1, "missed": 3.0}
+    rows = [("s2", 0, step, name, value * step) for step in (1, 2) for name, value in given.items()]
+    charts = by_chart(pd.DataFrame(rows, columns=["stage", "epoch", "iteration", "name", "value"]))
+    shown = {kind: sorted(values["name"].unique()) for (_, kind), values in charts.items()}
+    assert shown == {
+        "scores": ["decoded_val_dice", "dice_b", "pointing_game", "student_decoded_val_dice", "student_dice_b"],
+        "seconds": ["train_seconds_per_iteration"],
+        "other": ["missed"],
+    }
