@@ -25,12 +25,13 @@ from cps4_monai.data.entries import Datalist, DatalistError, Entry
 from cps4_monai.data.label_file import write_label_volume
 from cps4_monai.data.volume import read_volume
 from cps4_monai.export import export_bundle, weights_of_run
+from cps4_monai.failure import cause_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import SegmentationRun, segment_scans
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.run_folder import STAGE1_WEIGHTS
 from cps4_monai.vision import holds_prompted_vision
-from cps4_monai.workflow import run_workflow
+from cps4_monai.workflow import CPS4Workflow, run_workflow
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         )
     shared = {"cache_dir": str(output / "cache"), **settings}
     workflow = {"also_read_by": ("training_stage1", "training_stage2"), **workflow}
+    if "datalist" in settings:
+        _require_unlabeled(_data_of(**{**workflow, **shared, "output_dir": str(output), "tracking": None}))
     stage1_data: dict[str, Any] = {}
     start: dict[str, Any] = {}
     for number in range(1, rounds + 1):
@@ -108,11 +111,7 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         DatalistError: no unlabeled scan, not one of them without an alarm, or a datalist that is there already and
             whose label maps were made by other weights of this run.
     """
-    if not data.unlabeled:
-        raise DatalistError(
-            f"datalist {data.name or '(unnamed)'}: every training scan has a label, a second round would train on "
-            "nothing new; expected unlabeled ones. Fix: leave --rounds out, or choose a smaller labeled share"
-        )
+    _require_unlabeled(data)
     path, weights = run / DATALIST, weights_of_run(run)
     sha256 = file_sha256(weights)
     if path.is_file():
@@ -141,6 +140,28 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         "test": [],
     }
     return write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def _data_of(**workflow: Any) -> Datalist:
+    """The scans that a run would train on; nothing else of it is built.
+
+    Raises:
+        ValueError: a setting or a datalist that cannot be used.
+    """
+    try:
+        data: Datalist = CPS4Workflow(run_id="training_stage2", **workflow).parser.get_parsed_content("data")
+    except RuntimeError as error:  # what MONAI's parser makes of any error
+        raise cause_of(error) from None
+    return data
+
+
+def _require_unlabeled(data: Datalist) -> None:
+    """Refuses rounds in which nothing new would be learned."""
+    if not data.unlabeled:
+        raise DatalistError(
+            f"datalist {data.name or '(unnamed)'}: every training scan has a label, a second round would train on "
+            "nothing new; expected unlabeled ones. Fix: leave --rounds out, or choose a smaller labeled share"
+        )
 
 
 def _segmented_by(sha256: str, scans: list[Path], folder: Path, **options: Any) -> SegmentationRun:

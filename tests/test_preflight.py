@@ -80,6 +80,19 @@ def test_no_labeled_and_no_unlabeled_subject(run_tiny: Callable, tiny_data: Path
     run_tiny("training_stage2", tmp_path / "c", ("supervised",), **datalist)
 
 
+def test_no_unlabeled_subject_is_told_before_stage_1_trains_where_stage_2_follows(
+    run_tiny: Callable, tiny_data: Path, tmp_path: Path
+) -> None:
+    def labeled_alone(content: dict) -> None:
+        content.update(training=[e for e in content["training"] if e["labeled"]])
+
+    datalist = edited(tiny_data, tmp_path, labeled_alone)
+    text = message(run_tiny, "run", tmp_path / "run", **datalist)
+    assert "no unlabeled subject" in text and "'supervised'" in text and not (tmp_path / "run" / "stage1").exists()
+    run_tiny("run", tmp_path / "supervised", ("supervised",), **datalist)
+    run_tiny("training_stage1", tmp_path / "stage1", **datalist)
+
+
 def test_a_copied_image_on_two_sides_stops_training_before_it_starts(run_tiny, tiny_data, tmp_path):
     def copy(content: dict) -> None:
         shutil.copy(tiny_data / content["training"][0]["image"], tmp_path / "sub-900_T2w.nii.gz")

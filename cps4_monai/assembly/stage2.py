@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pydoc import locate
 from typing import Any
 
 from ignite.metrics import Metric
@@ -16,6 +17,7 @@ from cps4_monai.assembly.slices import loader
 from cps4_monai.assembly.stage1 import METRIC
 from cps4_monai.assembly.training import make_trainer, of_stage
 from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
+from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import SliceDataset
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.fingerprint import node_of
@@ -30,6 +32,7 @@ from cps4_monai.vision import PromptedVision, load_prompted_vision
 DECODED = "decoded_val_dice"
 TRAINER = "train#trainer"
 EVALUATOR = "cps4_monai.assembly.stage2.evaluator"
+UNLABELED = "cps4_monai.assembly.unlabeled_slices"
 
 
 def deployed_plan(context: Context, method: SemiSupervisedMethod) -> Plan:
@@ -79,6 +82,27 @@ def check_best(best: str, key_metric: Mapping[str, Metric]) -> None:
     own = node_of(config, "validate#evaluator#_target_") not in (None, EVALUATOR)
     if not (own or node_of(config, "validate#handlers")):
         check_chosen_by(best, key_metric, offered=(DECODED,))
+
+
+def check_unlabeled(data: Datalist) -> None:
+    """Refuses, before stage 1 trains for hours, a datalist without the unlabeled scans that stage 2 would ask for.
+
+    Of the method its class is asked, since networks draw random numbers. Where that cannot be told, or the config has
+    unlabeled slices of its own, this is left to stage 2.
+
+    Args:
+        data: the scans by side of the split.
+
+    Raises:
+        DatalistError: it has none, and the method reads them.
+    """
+    config = running_config() or {}
+    slices = node_of(config, "train#unlabeled_dataset")
+    if not isinstance(slices, Mapping) or slices.get("_target_") != UNLABELED or slices.get("data") is not None:
+        return
+    method = locate(str(node_of(config, "train#method#_target_")))
+    if getattr(method, "needs_unlabeled", False) is True:
+        data.require("unlabeled")
 
 
 def evaluator(
