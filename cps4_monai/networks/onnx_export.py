@@ -30,7 +30,8 @@ def to_onnx(network: nn.Module, properties: Mapping[str, str] | None = None, in_
     require("onnxscript", "exporting a network")  # torch's exporter asks for it later, with a longer traceback
     onnx = require("onnx", "exporting a network")
     slices, height, width = _EXAMPLE
-    example = torch.zeros(slices, in_channels, height, width)
+    divisor = _divisor(network)  # a deepest level of one pixel in a direction would be taken for one of that size only
+    example = torch.zeros(slices, in_channels, max(height, 2 * divisor), max(width, 3 * divisor))
     free = {0: torch.export.Dim("slices"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     try:
         program = torch.onnx.export(
@@ -54,6 +55,11 @@ def to_onnx(network: nn.Module, properties: Mapping[str, str] | None = None, in_
     return model.SerializeToString()
 
 
+def _divisor(network: nn.Module) -> int:
+    """Pixels of an image for one of the deepest level; 1 where the network does not say."""
+    return int(getattr(network, "divisor", 1))
+
+
 def check_onnx(content: bytes, network: nn.Module, in_channels: int = 1) -> None:
     """The file computes what the network does, on slices of another number and size than those of the export.
 
@@ -67,7 +73,8 @@ def check_onnx(content: bytes, network: nn.Module, in_channels: int = 1) -> None
         ValueError: the logits differ by more than rounding.
     """
     onnxruntime = require("onnxruntime", "checking an exported network")
-    slices, height, width = 3, 72, 40
+    divisor = _divisor(network)
+    slices, height, width = 3, max(72, 3 * divisor + 8), max(40, 2 * divisor + 8)
     probe = (torch.arange(slices * in_channels * height * width) / 7).sin().view(slices, in_channels, height, width)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (logits,) = session.run([OUTPUT], {INPUT: probe.numpy()})

@@ -60,6 +60,23 @@ def test_a_file_of_other_weights_is_refused(network: ResUNet, exported: bytes) -
         check_onnx(exported, ResUNet(out_channels=3, features=FEATURES))
 
 
+def test_seven_levels_and_their_64_pixels_are_exported() -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    import onnxruntime
+
+    deep = ResUNet(out_channels=3, features=[2] * 7).eval()
+    assert deep.divisor == 64
+    content = to_onnx(deep)
+    check_onnx(content, deep)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for shape in ((1, 1, 70, 30), (2, 1, 300, 64)):
+        image = torch.rand(shape)
+        (logits,) = session.run(["pred"], {"image": image.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), deep(image), atol=1e-5, rtol=1e-4)
+
+
 def bundle_weights(network: ResUNet, folder: Path) -> Path:
     torch.save(network.state_dict(), folder / "model.pt")
     described = {"_target_": "cps4_monai.networks.ResUNet", "features": FEATURES}
