@@ -398,6 +398,10 @@ def test_weights_without_a_plan_or_with_one_without_network_are_refused(tmp_path
         (lambda a: a.update(output="spine.tar"), "ends in .zip"),
         (lambda a: a.update(weights="no.pt"), "no.pt are not there"),
         (lambda a: a.update(bundle_root="nowhere"), "is no bundle"),
+        *(
+            (lambda a, name=name: a.update(name=name, output=a["output"].parent / "b" / "b.zip"), "name of one folder")
+            for name in ("../out", "/tmp/cps4_escaped", "a/b", "..", ".", "", "a\\b", "C:a", "a/")
+        ),
     ],
 )
 def test_bad_requests_are_refused(change: Callable, message: str, tmp_path: Path) -> None:

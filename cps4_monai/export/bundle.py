@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
@@ -62,8 +62,8 @@ def export_bundle(
         Path of the zip.
 
     Raises:
-        ValueError: the bundle or the weights are not there, the weights have no plan or one without their network, the
-            evaluation is of others, or the network cannot be exported to ONNX.
+        ValueError: the bundle or the weights are not there, ``name`` is no name of a folder, the weights have no plan
+            or one without their network, the evaluation is of others, or the network cannot be exported to ONNX.
     """
     root, output = Path(bundle_root), Path(output)
     if not (root / "configs" / "metadata.json").is_file():
@@ -72,6 +72,11 @@ def export_bundle(
         raise ValueError(f"weights {weights} are not there; pass the best model of a run, such as RUN/stage2/model.pt")
     if output.suffix != ".zip":
         raise ValueError(f"output is {output.name!r}; expected a name that ends in .zip")
+    if name in ("", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
+        raise ValueError(
+            f"name is {name!r}; expected the name of one folder in the zip, such as {BUNDLE_NAME}, without a path: "
+            "where the zip is written says the output"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
