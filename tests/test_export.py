@@ -26,6 +26,7 @@ from cps4_monai.assembly.stage2 import deployed_plan
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.commands.evaluate import evaluate as evaluate_command
 from cps4_monai.commands.export import export as export_command
+from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.record import read_record, write_record
 from cps4_monai.export import BUNDLE_NAME, export_bundle, stage_bundle
 from cps4_monai.export.as_trained import as_trained, settings_as_trained
@@ -156,6 +157,28 @@ def test_an_evaluation_of_these_weights_is_stated_and_one_of_others_is_not(
     command = ["--run", str(run), "--evaluation", str(run / "evaluation"), "-o", str(tmp_path / "c.zip")]
     result = CliRunner().invoke(export_command, command)
     assert result.exit_code == 1 and "an evaluation of other weights" in result.output
+
+
+def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    """Where no structure counts, the means are NaN, which JSON does not have."""
+
+    def evaluated(folder: Path, dice: float) -> None:
+        summary = {"structure": "overall", "metric": "dice_b", "mean": dice, "ci_low": dice, "ci_high": dice}
+        cases = pd.DataFrame({"case": ["a"], "subject": ["a"]})
+        Evaluation(cases, cases, pd.DataFrame([summary]), pd.DataFrame({"case": []})).save(folder)
+        write_record(folder, weights, "test", "mine")
+
+    weights = weights_with(tmp_path)
+    for folder, dice in ((tmp_path / "none", float("nan")), (tmp_path / "some", 0.5)):
+        evaluated(folder / "argmax", dice)
+        evaluated(folder, float("nan"))
+    assert figures_of(tmp_path / "none", sha256(weights)) == {}
+    some = figures_of(tmp_path / "some", sha256(weights))
+    assert sorted(some) == ["conditions", "mean_dice_argmax", "mean_dice_argmax_ci95"]
+    path = export_bundle(find_bundle_root(), tmp_path / "b.zip", weights, evaluation=tmp_path / "none")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path)
+    assert "NaN" not in texts_of(tmp_path / BUNDLE_NAME) and "Not evaluated" in texts_of(tmp_path / BUNDLE_NAME)
 
 
 def exported(run: Path, folder: Path, name: str) -> dict[str, Any]:

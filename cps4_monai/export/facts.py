@@ -82,6 +82,8 @@ class WeightsFacts:
 def figures_of(folder: str | Path, weights_sha256: str) -> dict[str, Any]:
     """``eval_metrics`` from a folder of `cps4 evaluate`: mean Dice (b) by output with its interval, and what it is of.
 
+    Means of nothing, where no structure counts, are left out; empty where none is left.
+
     Args:
         folder: with the tables and ``evaluation.json``.
         weights_sha256: of the weights that the figures are for.
@@ -101,11 +103,13 @@ def figures_of(folder: str | Path, weights_sha256: str) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for output, evaluation in tables.items():
         dice = evaluation.overall("dice_b")
+        if not math.isfinite(dice["mean"]):
+            continue
         figures[_NAMES[output]] = round(float(dice["mean"]), 3)
         interval = [round(float(dice[bound]), 3) for bound in ("ci_low", "ci_high")]
-        if not any(map(math.isnan, interval)):
+        if all(map(math.isfinite, interval)):
             figures[f"{_NAMES[output]}_ci95"] = interval
-    return {**figures, "conditions": _conditions(record, next(iter(tables.values())))}
+    return {**figures, "conditions": _conditions(record, next(iter(tables.values())))} if figures else {}
 
 
 def _conditions(record: EvaluationRecord, evaluation: Evaluation) -> str:
