@@ -1,17 +1,19 @@
 """How often each flag is raised, on scans numbered right and wrong, from the results of `cps4 segment`.
 
     cps4 segment SCANS -o OUT --no-qc
-    python benchmarks/flag_rates.py OUT --labels LABELS
+    python benchmarks/flag_rates.py OUT --labels LABELS [--unannotated [CODE ...]]
 
 OUT's JSONs hold the flags, LABELS the true label maps by the same names; without labels, flags are counted only. A scan
 is numbered wrong where at least two labeled structures got another level (one alone is a sliver at the border of the
-view that its neighbour has swallowed).
+view that its neighbour has swallowed). Codes that are in view but never labeled count for nothing: the sacrum, as
+in SPIDER, unless `--unannotated` names others, or, alone, none.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import pandas as pd
 SHIFTED = 2  # structures on another level from which on the numbering of a scan is wrong
 DICE_LIMIT = 0.7  # below it a structure counts as outlined badly
 WITHOUT_LABEL = "no label"
+SPIDER_LACKS = (1,)  # the sacrum: in view, never labeled
 
 
 def flagged_scans(folder: Path) -> pd.DataFrame:
@@ -49,7 +52,9 @@ def flagged_scans(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def scored(scans: pd.DataFrame, folder: Path, labels: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scored(
+    scans: pd.DataFrame, folder: Path, labels: Path | None, unannotated: Sequence[int] = SPIDER_LACKS
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The scans with their ``truth`` ("right", "wrong", "no label") and Dice (b), and the labeled structures."""
     from cps4_monai.evaluation.folder import evaluate_cases
     from cps4_monai.evaluation.matching import Matching, match_folder
@@ -59,7 +64,7 @@ def scored(scans: pd.DataFrame, folder: Path, labels: Path | None) -> tuple[pd.D
         return scans, pd.DataFrame()
     place = {path: row for row, path in enumerate(scans["pred"])}
     cases = [case for case in match_folder(folder, labels).cases if case.pred in place]
-    structures = evaluate_cases(Matching(tuple(cases)), unannotated=(1,)).structures
+    structures = evaluate_cases(Matching(tuple(cases)), unannotated=unannotated).structures
     structures = structures[structures["label_voxels"] > 0]
     for case in cases:
         own = structures[structures["case"] == case.name]
@@ -92,10 +97,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="output folder of 'cps4 segment'")
     parser.add_argument("--labels", type=Path, help="folder of true label maps")
+    parser.add_argument(
+        "--unannotated",
+        type=int,
+        nargs="*",
+        default=SPIDER_LACKS,
+        metavar="CODE",
+        help="codes that LABELS never name though they are in view; alone: none; default: 1, as in SPIDER",
+    )
     arguments = parser.parse_args()
     from cps4_monai.levels.flags import FLAGS
 
-    scans, structures = scored(flagged_scans(arguments.results), arguments.results, arguments.labels)
+    scans, structures = scored(
+        flagged_scans(arguments.results), arguments.results, arguments.labels, arguments.unannotated
+    )
     groups = [(truth, part) for truth, part in scans.groupby("truth")]
     counted = [f"{len(part)} {truth} (mean Dice (b) {part['dice'].mean():.3f})" for truth, part in groups]
     print(f"{len(scans)} scans: {', '.join(counted)}")
