@@ -57,11 +57,18 @@ def find_scans(folder: str | Path) -> FoundScans:
     corrected or accepted are no labels.
 
     Raises:
-        DatalistError: no folder, no scan, or several label maps for a scan.
+        DatalistError: no folder, no scan, several label maps for a scan, or several data sets of nnU-Net.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DatalistError(f"{folder}: no such folder; expected a folder of scans")
+    sets = sorted(path.parent for path in folder.glob("*/imagesTr") if path.is_dir())
+    if sets and not (folder / "imagesTr").is_dir():
+        names = ", ".join(path.name for path in sets[:5])
+        raise DatalistError(
+            f"{folder}: holds data sets in nnU-Net's layout ({names}); expected one of them: give its own folder, e.g. "
+            f"{sets[0]}"
+        )
     in_folder = _nnunet(folder) if (folder / "imagesTr").is_dir() else _pairs(folder)
     if not in_folder.scans:
         raise DatalistError(

@@ -179,7 +179,7 @@ def printable(name: str) -> str:
 
 
 def look_lines(outcomes: Sequence[ScanOutcome], limit: int) -> list[str]:
-    """How many results a person should look at, then the first of them with their alarms; a line each.
+    """How many results a person should look at, then the first of them with their alarms and warnings; a line each.
 
     Args:
         outcomes: of scans that have a label map.
@@ -187,5 +187,9 @@ def look_lines(outcomes: Sequence[ScanOutcome], limit: int) -> list[str]:
     """
     alarmed = by_urgency([outcome for outcome in outcomes if outcome.alarms])
     lines = [f"{len(alarmed)} of {len(outcomes)} to look at{':' if alarmed else ', no alarm was raised'}"]
-    lines += [f"  {printable(outcome.name)}: {', '.join(outcome.alarms)}" for outcome in alarmed[:limit]]
+    lines += [
+        f"  {printable(outcome.name)}: {', '.join(outcome.alarms)}"
+        + (f" ({printable('; '.join(outcome.warnings))})" if outcome.warnings else "")
+        for outcome in alarmed[:limit]
+    ]
     return lines if len(alarmed) <= limit else [*lines, f"  and {len(alarmed) - limit} more, see the report"]

@@ -193,6 +193,13 @@ def test_label_maps_of_cps4_segment_are_labels_once_a_person_stands_for_them(tmp
     assert any(w.startswith("2 label maps were made by this program, accepted by no person") for w in found.warnings)
 
 
+def test_nnunets_folder_of_data_sets_is_refused_by_name(tmp_path: Path) -> None:
+    save(tmp_path / "Dataset001_Spine" / "imagesTr" / "a_0000.nii.gz", image(1))
+    with pytest.raises(DatalistError, match=r"holds data sets in nnU-Net's layout \(Dataset001_Spine\)"):
+        find_scans(tmp_path)
+    assert len(find_scans(tmp_path / "Dataset001_Spine").scans) == 1
+
+
 def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path) -> None:
     for k in range(4):
         save(tmp_path / "imagesTr" / f"case_{k}_0000.nii.gz", image(k))

@@ -72,5 +72,6 @@ def test_the_summary_says_what_a_record_says() -> None:
     assert outcome.summary.codes == (2, 3) and outcome.seconds == 2.5
     assert (outcome.summary.margin, outcome.summary.anchored, outcome.summary.review) == (0.75, True, "")
     assert outcome.warnings == ["an older one", "warning 3"] and outcome.alarms == ["level_ambiguous"]
+    assert look_lines([outcome], 3) == ["1 of 1 to look at:", "  a: level_ambiguous (an older one; warning 3)"]
     nothing = ScanOutcome(Path("a.nii.gz"), "a", "failed", "damaged")
     assert (nothing.alarms, nothing.warnings, nothing.seconds, nothing.summary.codes) == ([], [], 0.0, ())
