@@ -12,9 +12,10 @@ import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.data.build_datalist import missing_classes
+from cps4_monai.data.build_datalist import classes_shown, missing_classes
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import VolumeDataset
+from cps4_monai.data.entries import Entry
 from cps4_monai.data.leaks import HasImage, check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_prompt_map",
     "check_ramp",
     "check_schedule",
+    "check_unlearned",
     "check_validation_labels",
 ]
 
@@ -174,6 +176,48 @@ def check_prompt_map(stage: str, path: str | Path, dice: float | None) -> tuple[
             f"the prompt map of {path} has a Dice of {dice:.3f} on the scans that stage 1 was validated by, and stage "
             "2 follows it. Fix: look at it with `cps4 attention`, train stage 1 longer or from a pretrained ViT (`cps4 "
             "weights vit-s-focus`), or take a method without class prompts (mean_teacher, mt_decoded)"
+        ],
+    )
+
+
+def check_unlearned(
+    stage: str,
+    weights: str | Path,
+    labeled: Sequence[Entry],
+    anatomy: Anatomy = MRSPINESEG,
+    left_out: Sequence[int] = (),
+    by_datalist: bool = True,
+) -> tuple[str, ...]:
+    """Names classes of the weights that training starts from and that the new labels do not show.
+
+    Where such a structure is in view its pixels are background in these labels, which the weights learn.
+
+    Args:
+        stage: named in messages.
+        weights: that training starts from.
+        labeled: the scans with labels.
+        anatomy: the classes.
+        left_out: codes that the weights do not know, or that are unannotated here.
+        by_datalist: whether the run reads ``unannotated`` of its datalist; fine-tuning takes that of the weights.
+
+    Returns:
+        The warnings, which are logged, too.
+
+    Raises:
+        InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+    """
+    shown = classes_shown(labeled, anatomy.num_classes)
+    gone = [f"{s.code} ({s.name})" for s in anatomy.foreground if s.code not in {*shown, *left_out}]
+    if not gone:
+        return ()
+    where = "" if by_datalist else ", in `cps4 train stage2` with finetune_from"
+    return _told(
+        stage,
+        [
+            f"training starts from {weights}, and no labeled subject shows its classes {', '.join(gone)}: they are "
+            "background in these labels, and the weights unlearn them wherever they are in view. Fix: nothing, if they "
+            "never are; else mark them 255 (not annotated) in the label maps, or name them as 'unannotated' in the "
+            f"datalist (`cps4 datalist --unannotated`){where}: then no result has them"
         ],
     )
 

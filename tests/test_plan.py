@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,21 @@ def test_training_from_weights_that_see_other_pixels_is_refused_unless_asked_for
         with pytest.raises(PlanError, match=r"of the weights .*finetune_other_geometry"):
             check_same_pixels(fine, weights)
         check_same_pixels(fine, weights, allow_other=True)
+
+
+@pytest.mark.parametrize("allow_other", [False, True])
+def test_weights_that_are_not_there_are_told_with_the_folder_that_the_path_starts_in(
+    allow_other: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = (
+        rf"finetune_from is bundle: bundle is not there, looked for from {re.escape(str(tmp_path))}; .*the whole path"
+    )
+    with pytest.raises(PlanError, match=told):
+        check_same_pixels(PLAN, "bundle", allow_other)
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(PlanError, match=r"model\.pt is not there"):
+        check_same_pixels(PLAN, "bundle", allow_other)
 
 
 def test_weights_without_a_plan_and_no_weights_are_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -231,6 +232,64 @@ def test_stage_2_knows_the_score_of_its_stage_1(
     workflow = run_tiny("training_stage2", tmp_path, run=False, stage1_checkpoint=str(tmp_path / "p.pt"))
     workflow.parser.get_parsed_content("train#trainer")
     assert "p.pt has a Dice of 0.010" in capsys.readouterr().out
+
+
+def started_from(run: Path, folder: Path, unannotated: tuple[int, ...] = ()) -> str:
+    """Weights of a run that know all classes but these."""
+    shutil.copytree(run / "stage2", folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, "unannotated": list(unannotated)}))
+    return str(folder / "model.pt")
+
+
+def without_classes(*codes: int, unannotated: tuple[int, ...] = ()) -> Callable[[dict], None]:
+    def change(content: dict) -> None:
+        content["unannotated"] = list(unannotated)
+        for entry in content["training"]:
+            entry["classes"] = [code for code in range(1, 20) if code not in codes]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("unknown", "unannotated", "named"),
+    [((), (), "7 (T12), 16 (T12/L1)"), ((16,), (), "7 (T12)"), ((), (7, 16), ""), ((7,), (16,), "")],
+)
+def test_classes_of_the_weights_that_the_new_labels_lack_are_said(
+    unknown: Any,
+    unannotated: Any,
+    named: str,
+    run_tiny: Any,
+    tiny_data: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    datalist = edited(tiny_data, tmp_path, without_classes(7, 16, unannotated=unannotated))
+    weights = started_from(tiny_run, tmp_path / "weights", unknown)
+    workflow = run_tiny("training_stage2", tmp_path, ("supervised",), run=False, **datalist, finetune_from=weights)
+    workflow.parser.get_parsed_content("check_data")
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "unlearn" in line] or [""]
+    assert bool(told) == bool(named)
+    if named:
+        assert f"starts from {weights}, and no labeled subject shows its classes {named}: they are background" in told
+        assert "mark them 255" in told and "--unannotated" in told
+
+
+def test_a_training_from_scratch_unlearns_nothing(run_tiny: Any, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
+    datalist = edited(tiny_data, tmp_path, without_classes(7))
+    workflow = run_tiny("training_stage2", tmp_path, ("supervised",), run=False, **datalist)
+    workflow.parser.get_parsed_content("check_data")
+    said = capsys.readouterr().out
+    assert "class 7 (T12): no labeled subject shows it" in said and "unlearn" not in said
+
+
+def test_weights_that_are_not_there_are_told_before_slices_are_made(run_tiny: Any, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for run_id in ("training_stage2", "training_stage1"):
+        text = message(run_tiny, run_id, tmp_path, finetune_from="bundel", cache_dir=str(cache))
+        assert "finetune_from is bundel" in text and "cps4 train finetune" in text
+    assert not list(cache.rglob("*.npy"))
 
 
 def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable, tmp_path: Path) -> None:

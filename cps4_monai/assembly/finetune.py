@@ -20,6 +20,7 @@ from cps4_monai.assembly.validation import Validator, dice_of, shown, validator
 from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import SliceDataset, VolumeDataset
+from cps4_monai.data.entries import Entry
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers import DecodedPredictiond, EpochValidation, FirstValidation, ResumeHandler
@@ -27,7 +28,7 @@ from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
-from cps4_monai.preflight import check_images, check_validation_labels
+from cps4_monai.preflight import check_images, check_unlearned, check_validation_labels
 from cps4_monai.run_folder import RESUME
 
 logger = logging.getLogger(__name__)
@@ -170,6 +171,9 @@ def trainer(
     if held_out and context.writes:
         check_images({"training": slices.entries, "validation": volume_set.entries}, context.image_digests)
     check_validation_labels(volume_set, context.unannotated)
+    if context.writes:
+        labeled = [entry for entry in slices.entries if isinstance(entry, Entry)]
+        check_unlearned(stage.name, weights, labeled, context.anatomy, context.unannotated, by_datalist=False)
     subjects = [entry.subject for entry in volume_set.entries]
     seen = labels_in_words([entry.label for entry in slices.entries])
     best = BundleWeights(weights, method.deployed, DECODED, subjects, held_out, min_subjects, output_dir, seen)

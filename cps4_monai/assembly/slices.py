@@ -15,8 +15,9 @@ from cps4_monai.data.datasets import SliceDataset, VolumeDataset
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import finetune_from, place
+from cps4_monai.plan import plan_of, plan_path, weights_file
 from cps4_monai.preflight import check_data as check_datalist
-from cps4_monai.preflight import check_validation_labels
+from cps4_monai.preflight import check_unlearned, check_validation_labels
 from cps4_monai.transforms.augmentation import labeled_augmentation, unlabeled_augmentation
 
 
@@ -130,15 +131,27 @@ def on_device(module: nn.Module, device: Any) -> nn.Module:
     return module.to(device)
 
 
-def check_data(context: Context, volumes: VolumeDataset) -> None:
+def check_data(context: Context, volumes: VolumeDataset, weights: str | None = None) -> None:
     """Refuses a datalist that leaks, and validation labels that leave nothing to measure.
 
     With several processes, the first one compares the images, and all look at the labels of all validation subjects.
 
+    Args:
+        context: of the run.
+        volumes: to validate on.
+        weights: file or bundle folder that stage 2 starts from, of whose classes the labels may lack some; None: from
+            scratch.
+
     Raises:
+        PlanError: these weights are not there.
         LeakError: see :func:`cps4_monai.preflight.check_data`.
         ValueError: see :func:`cps4_monai.preflight.check_validation_labels`.
     """
     if context.writes:
         check_datalist(context.data, context.anatomy, context.image_digests)
+        if weights:
+            file = weights_file(weights)
+            unknown = plan_of(file).unannotated if plan_path(file).is_file() else ()
+            left_out = (*unknown, *context.unannotated)
+            check_unlearned("stage 2", weights, context.data.labeled, context.anatomy, left_out)
     check_validation_labels(volumes, context.unannotated)

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from cps4_monai.plan.agreement import check_same_pixels, check_unchanged
-from cps4_monai.plan.file import FILE_NAME, check_plan, parse_plan, plan_of, plan_path, read_plan, write_plan
+from cps4_monai.plan.file import (
+    FILE_NAME,
+    check_plan,
+    parse_plan,
+    plan_of,
+    plan_path,
+    read_plan,
+    weights_file,
+    write_plan,
+)
 from cps4_monai.plan.plan import Plan, PlanError
 
 __all__ = [
@@ -17,5 +26,6 @@ __all__ = [
     "plan_of",
     "plan_path",
     "read_plan",
+    "weights_file",
     "write_plan",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.plan.file import plan_of, plan_path
+from cps4_monai.plan.file import plan_of, plan_path, weights_file
 from cps4_monai.plan.plan import Plan, PlanError
 
 logger = logging.getLogger(__name__)
@@ -26,19 +26,19 @@ def check_same_pixels(
             settings than theirs, a line in the log says so.
 
     Raises:
-        PlanError: they differ, or the weights have no plan; says in what, and what to do.
+        PlanError: they are not there, differ, or have no plan; says in what, and what to do.
     """
     if weights is None or str(weights) == "":
         _tell_shipped(plan, shipped)
         return
+    file = weights_file(weights)
     if allow_other:
         return
-    path = Path(weights)
-    differences = plan.differences(plan_of(path / "models" / "model.pt" if path.is_dir() else path))
+    differences = plan.differences(plan_of(file))
     if differences:
         raise PlanError(
-            f"{path}: training would start from weights that see other pixels ({'; '.join(differences)}); set these to "
-            "the weights' values, or set finetune_other_geometry to true to start from them all the same"
+            f"{Path(weights)}: training would start from weights that see other pixels ({'; '.join(differences)}); set "
+            "these to the weights' values, or set finetune_other_geometry to true to start from them all the same"
         )
 
 

@@ -43,6 +43,23 @@ def parse_plan(content: bytes, where: str) -> Plan:
     return Plan.from_dict(parsed, where)
 
 
+def weights_file(weights: str | Path) -> Path:
+    """The file that training starts from: the one given, or ``models/model.pt`` of a bundle's folder.
+
+    Raises:
+        PlanError: there is no such file or folder.
+    """
+    given = Path(weights)
+    file = given / "models" / "model.pt" if given.is_dir() else given
+    if not file.is_file():
+        raise PlanError(
+            f"finetune_from is {weights}: {file} is not there, looked for from {Path.cwd()}; expected the folder of a "
+            "bundle (with models/model.pt), or weights of a run (stage2/model.pt). Fix: give its path from that "
+            "folder, or the whole path; `cps4 train finetune` needs none, it takes the weights of this package"
+        )
+    return file
+
+
 def plan_of(weights: str | Path | Sequence[str | Path]) -> Plan:
     """The plan of a weights file, or of the first of several that is there.
 

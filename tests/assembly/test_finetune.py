@@ -117,6 +117,21 @@ def test_one_that_has_ended_is_fine_tuned_once_more(tune: Callable[..., Any], tm
     assert len(plan_of(tmp_path / "run" / "models" / "model.pt").trained_on["fine_tuned"]) == 1, "of the same weights"
 
 
+def test_classes_of_the_weights_that_the_labels_lack_are_said(
+    tune: Callable[..., Any], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    path = tmp_path / "data" / "datalist.json"
+    content = json.loads(path.read_text())
+    for entry in content["training"]:
+        entry["classes"] = [code for code in range(1, 20) if code != 7]
+    path.write_text(json.dumps(content))
+    tune("run", max_epochs=1, datalist=str(path), dataset_dir=str(tmp_path / "data"))
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "unlearn" in line]
+    assert "finetune: training starts from" in told and "shows its classes 7 (T12): they are background" in told
+    assert "mark them 255" in told and "`cps4 train stage2` with finetune_from" in told
+
+
 def other_weights(tune: Any, folder: Path) -> dict[str, Any]:
     weights = torch.load(folder / "run" / "models" / "model.pt", weights_only=True)
     torch.save({key: value + 1 for key, value in weights.items()}, folder / "run" / "models" / "model.pt")
