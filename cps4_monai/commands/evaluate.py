@@ -28,8 +28,10 @@ def evaluate(
 ) -> None:
     """Segment and score a section of a datalist with the best weights of the training run in the folder RUN.
 
-    Scored are the label maps that `cps4 segment` gives, levels decoded, and beside them the plain argmax (in
-    `argmax/`). Spacing, classes and network come with the weights.
+    Scored are label maps as `cps4 segment` gives them, levels decoded, and beside them the plain argmax (in
+    `argmax/`). Spacing, classes and network come with the weights. The precision is the run's: one with `amp` computes
+    in bfloat16 where the hardware has it, and pixels may differ; `--set amp=false` gives the label maps of `cps4
+    segment`, which is float32, bit for bit.
 
     \b
     Examples:

@@ -27,6 +27,9 @@ from cps4_monai.scan_names import patient_of, relative_path
 logger = logging.getLogger(__name__)
 
 _DIGEST = "sha256"  # of all else in a datalist, so that one which a person edited is never replaced
+_NEVER_OUTLINED = (
+    ", and where it is in view it is background; if nobody outlined it there, name its code with --unannotated"
+)
 SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
 
 
@@ -95,7 +98,7 @@ def build_datalist(
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
     content = {**content, _DIGEST: _digest_of(content)}
     datalist = _write_checked(content, out, check_content)
-    more = (*_untrainable(datalist), *missing_classes(datalist, anatomy))
+    more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
     return replace(datalist, warnings=(*in_folder.warnings, *datalist.warnings, *more))
 
 
