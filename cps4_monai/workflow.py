@@ -30,6 +30,7 @@ _ALWAYS_BUILT = ("imports", "initialize", "finalize", "evaluation_dir", "rank")
 _TRAINING = ("training_", "pretraining")
 _NOT_WARNED_OF = {*PLACES_AND_PACE, "output_root"}
 _FLOAT = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")
+_PLACE_OF_CONFIGS = "Not all config files are in "  # a warning of MONAI's, of a place that it is told here anyway
 _PYTHON_NAMES = {"None": "null", "True": "true", "False": "false"}
 _PATHS = ("datalist", "dataset_dir", "output_dir", "cache_dir", "stage1_checkpoint", "anatomy_source", "finetune_from")
 
@@ -117,13 +118,14 @@ class CPS4Workflow(ConfigWorkflow):
                 refuse_unknown_settings(files, override)
             if bundle_root is None and ConfigParser.load_config_files(files).get("output_root") == "@bundle_root":
                 override = {"output_root": os.getcwd(), **override}
-            super().__init__(
-                config_file=files if len(files) > 1 else files[0],
-                run_id=run_id,
-                workflow_type=workflow_type,
-                tracking=str(root / "configs" / "mlflow.json") if tracking == "mlflow" else tracking,
-                **{**_beside_configs(root), "bundle_root": str(root), **override},
-            )
+            with _without_place_of_configs():
+                super().__init__(
+                    config_file=files if len(files) > 1 else files[0],
+                    run_id=run_id,
+                    workflow_type=workflow_type,
+                    tracking=str(root / "configs" / "mlflow.json") if tracking == "mlflow" else tracking,
+                    **{**_beside_configs(root), "bundle_root": str(root), **override},
+                )
 
     def initialize(self) -> Any:
         """As MONAI's, with errors as :meth:`run` has them."""
@@ -226,6 +228,21 @@ def _beside_configs(root: Path) -> dict[str, str]:
     logging_file = root / "configs" / "logging.conf"
     settings = {"meta_file": str(root / "configs" / "metadata.json")}
     return {**settings, "logging_file": str(logging_file)} if logging_file.is_file() else settings
+
+
+@contextmanager
+def _without_place_of_configs() -> Iterator[None]:
+    """Leaves out one warning of MONAI's: that it would look for metadata and logging beside the first config."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_PLACE_OF_CONFIGS)
+
+    of_monai = logging.getLogger("monai.bundle.workflows")
+    of_monai.addFilter(is_another)
+    try:
+        yield
+    finally:
+        of_monai.removeFilter(is_another)
 
 
 def run_workflow(*args: Any, **options: Any) -> CPS4Workflow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,25 @@ def test_paths_in_a_runs_config_do_not_depend_on_the_working_directory(
     run_tiny("check_data", tmp_path, datalist="datalist.json", dataset_dir=".")
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["datalist"], config["dataset_dir"]) == (str(tiny_data / "datalist.json"), str(tiny_data))
+
+
+def test_of_monais_warnings_that_of_the_configs_folder_alone_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_monai, said = logging.getLogger("monai.bundle.workflows"), list[str]()
+    monkeypatch.setattr(of_monai, "handle", lambda record: of_monai.filter(record) and said.append(record.getMessage()))
+    (tmp_path / "mine.json").write_text('{"max_epochs": 3}')
+    real = ConfigWorkflow.__init__
+
+    def warns(self: Any, *args: Any, **options: Any) -> None:
+        of_monai.warning("something else")
+        real(self, *args, **options)
+
+    monkeypatch.setattr(ConfigWorkflow, "__init__", warns)
+    CPS4Workflow(overlays=[str(tmp_path / "mine.json")])
+    assert "something else" in said and not [text for text in said if text.startswith("Not all config files")]
+    of_monai.warning("Not all config files are in ./x, says another")
+    assert said[-1].endswith("says another"), "left out while this workflow is built, and not for others"
 
 
 def test_configs_are_found_by_path_by_file_and_by_name(tmp_path: Path) -> None:

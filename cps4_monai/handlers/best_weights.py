@@ -113,7 +113,8 @@ class BestWeights:
         if idist.get_rank() == 0:
             self._write()
         self.best_score, self.best_epoch, self._written = score, int(engine.state.epoch), True
-        logger.info("best so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
+        metric = self.metric or getattr(engine.state, "key_metric_name", None)
+        logger.info("best so far: %s %.4f at epoch %d, weights in %s", metric, score, self.best_epoch, self.path)
 
     def require(self) -> None:
         """The last step of a training: the weights are there, and are its own: it wrote them, now or before a resume.

@@ -34,6 +34,12 @@ def test_weights_of_the_best_epoch_stay(tmp_path, mode, best):
     assert set(saved) == {"weight", "bias"} and saved["weight"].item() == best[1] - 1
 
 
+def test_the_log_names_the_metric_since_monai_has_a_best_of_its_own(tmp_path, caplog):
+    caplog.set_level("INFO", "cps4_monai")
+    list(validate(BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice"), [0.5]))
+    assert f"best so far: dice 0.5000 at epoch 1, weights in {tmp_path / 'm.pt'}" in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_of_equal_epochs_the_later_one_stays(tmp_path, mode):
     network = nn.Linear(1, 1)
