@@ -1,6 +1,7 @@
 """The tables and the figure of docs/results/table1.md, from the runs of studies/table1.yaml; nothing is trained.
 
-    python benchmarks/table1.py RUNS --section validation
+    python benchmarks/table1.py RUNS
+    python benchmarks/table1.py RUNS --section validation --scores-only --page docs/results/table1_validation.md
 
 Rows stand side by side only on the same seeds, that is on the same labeled patients: a share has a table of the seeds
 that all of its methods have, and one of the methods that have more. Everything between the two marks of the page is
@@ -80,8 +81,10 @@ def lines_of(results: StudyResults, share: str) -> list[Line]:
     ]
 
 
-def tables(results: StudyResults, by_share: Mapping[str, Sequence[Sequence[Line]]]) -> Iterator[str]:
-    """Lines of Markdown: the tables of scores for each share, then what stage 1 gave, then costs."""
+def tables(
+    results: StudyResults, by_share: Mapping[str, Sequence[Sequence[Line]]], scores_only: bool = False
+) -> Iterator[str]:
+    """Lines of Markdown: the tables of scores for each share, then, unless ``scores_only``, stage 1 and costs."""
     for share, parts in by_share.items():
         yield from (f"### {share_name(share)} labeled", "")
         yield (
@@ -96,8 +99,9 @@ def tables(results: StudyResults, by_share: Mapping[str, Sequence[Sequence[Line]
             yield "|---|---|---|---|---|---|---|---|---|"
             yield from (score_row(results.methods[line.row.method], line) for line in lines)
         yield ""
-    yield from stage1_table(results)
-    yield from cost_table(results)
+    if not scores_only:
+        yield from stage1_table(results)
+        yield from cost_table(results)
 
 
 def score_row(title: str, line: Line) -> str:
@@ -191,8 +195,8 @@ def cost_table(results: StudyResults) -> Iterator[str]:
         if own.empty:
             continue
         minutes = [cell.done["seconds"]["training"] / 60 for cell in results.cells if cell.method == method]
-        notes = "; ".join(dict.fromkeys(note for note in own["notes"] if note))
-        yield f"| {title} | {own['seconds'].mean():.2f} | {sum(minutes) / len(minutes):.1f} | {notes} |"
+        note = own["notes"].iloc[-1] or ""  # of the last seed: the wording of some has changed
+        yield f"| {title} | {own['seconds'].mean():.2f} | {sum(minutes) / len(minutes):.1f} | {note} |"
     yield ""
 
 
@@ -228,6 +232,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--section", default="test", choices=("validation", "test"))
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--scores-only", action="store_true", help="no tables of stage 1 and of costs, no figure")
     parser.add_argument("--share", default="5", help="of the figure")
     arguments = parser.parse_args()
     results = load_results(find_studies(arguments.runs, ["table1"])[0], arguments.runs, arguments.section)
@@ -235,8 +240,10 @@ def main() -> None:
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     lines = {share: [lines_of(part, share) for part in comparable(results, share)] for share in results.shares}
-    made = "\n".join(tables(results, lines))
+    made = "\n".join(tables(results, lines, arguments.scores_only))
     arguments.page.write_text(f"{before}{MARKS[0]}\n\n{made}\n{MARKS[1]}{after}", encoding="utf-8")
+    if arguments.scores_only:
+        return
     picture = draw(results.methods, arguments.share, lines[arguments.share][0])
     arguments.page.with_suffix(".svg").write_text(picture, encoding="utf-8")
 
