@@ -106,7 +106,9 @@ def _check_unannotated(unannotated: Sequence[int], anatomy: Anatomy, what: str) 
     wrong = sorted(set(unannotated) - {s.code for s in anatomy.foreground})
     if wrong:
         known = ", ".join(f"{s.code} ({s.name})" for s in anatomy.foreground)
-        raise DatalistError(f"{what} has {wrong}; expected codes of the anatomy's structures: {known}")
+        raise DatalistError(
+            f"{what} has {wrong}; expected codes of the anatomy's structures: {known}. Fix: take the others out"
+        )
 
 
 def _require_label_maps(folder: str | Path, in_folder: FoundScans) -> None:

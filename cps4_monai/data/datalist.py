@@ -85,7 +85,7 @@ def _read_own(
             raise DatalistError(f"{path}: {side!r} is a {type(entries).__name__}; expected a list of entries")
     uses_label: Callable[[Mapping[str, Any], str], bool]
     if chosen is None:
-        uses_label = (lambda raw, subject: True) if whole else (lambda raw, subject: raw.get("labeled", True))
+        uses_label = (lambda raw, subject: True) if whole else (lambda raw, subject: _is_labeled(raw))
     else:
         uses_label = lambda raw, subject: subject in chosen  # noqa: E731
     training = tuple(_entry(raw, folder, path, "training", uses_label) for raw in lists["training"])
@@ -93,6 +93,12 @@ def _read_own(
         tuple(_entry(raw, folder, path, side, lambda raw, subject: True) for raw in lists[side]) for side in SIDES[1:]
     )
     return Datalist(training, validation, test, unannotated=codes(content, path), name=str(content.get("name", "")))
+
+
+def _is_labeled(raw: Mapping[str, Any]) -> bool:
+    """What an entry says of its label: used, unless ``labeled`` is false."""
+    labeled = raw.get("labeled")
+    return labeled is None or bool(labeled)
 
 
 def _entry(
@@ -110,20 +116,20 @@ def _entry(
                 f"them relative to {folder}, or to the folder that dataset_dir (--dataset-dir) names"
             )
     subject = str(raw["subject"])
-    classes, labeled = raw.get("classes"), raw.get("labeled", True)
-    if not isinstance(labeled, bool):
+    classes, labeled = raw.get("classes"), raw.get("labeled")
+    if labeled not in (None, True, False):  # 1 and 0, too, as tables export them
         raise DatalistError(f"{path}: {side!r} has 'labeled' {labeled!r} for {raw['image']}; expected true or false")
-    if classes is not None and not (isinstance(classes, list) and all(type(c) is int and c > 0 for c in classes)):
+    if classes is not None and not (isinstance(classes, list) and all(type(c) is int and c >= 0 for c in classes)):
         raise DatalistError(
-            f"{path}: {side!r} has the classes {classes!r} for {raw['image']}; expected a list of class codes above 0, "
-            "e.g. [2, 3], or none"
+            f"{path}: {side!r} has the classes {classes!r} for {raw['image']}; expected a list of class codes, e.g. "
+            "[2, 3], or none"
         )
     used = label is not None and uses_label(raw, subject)
     return Entry(
         image=folder / raw["image"],
         label=folder / label if used and label is not None else None,
         subject=subject,
-        classes=tuple(classes) if used and classes is not None else None,
+        classes=tuple(code for code in classes if code) if used and classes is not None else None,
         patient=str(raw.get("patient") or ""),
     )
 

@@ -100,6 +100,14 @@ class Datalist:
                 )
 
 
+def share_size(share: str) -> float:
+    """A recorded share as a number, by which they are put in order; a subset with another name comes last."""
+    try:
+        return float(share)
+    except ValueError:
+        return float("inf")
+
+
 def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) -> set[str]:
     """Subjects of a recorded subset.
 
@@ -108,8 +116,8 @@ def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) 
     """
     if share not in subsets:
         raise DatalistError(
-            f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=float)}: choose one of them, "
-            "or rebuild the datalist with 'cps4 datalist --labeled-share'"
+            f"{path}: no labeled share {share!r}; the file records {sorted(subsets, key=share_size)}: choose one of "
+            "them, or rebuild the datalist with 'cps4 datalist --labeled-share'"
         )
     return set(subsets[share])
 

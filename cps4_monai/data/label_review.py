@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.label_ownership import is_described, is_ours, sidecar_of
+from cps4_monai.data.label_ownership import is_described, record_beside, sidecar_of
+from cps4_monai.file_hash import file_sha256
 
 REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
 ACCEPTED, CORRECTED, WRONG = "accepted", "corrected", "wrong"
@@ -63,7 +64,12 @@ def is_unreviewed_prediction(label_path: str | Path) -> bool:
 
     Such a one is no ground truth. A label map that was changed since it was written is, as a person edited it.
     """
-    return is_ours(label_path) and reviewed_label(label_path)[0] not in TRUSTED
+    record = record_beside(label_path)
+    if not record or not Path(label_path).is_file():
+        return False
+    digest = file_sha256(label_path)
+    reviewed = digest == record.get("Sha256") and review_state(record) in TRUSTED
+    return digest in (record.get("Sha256"), record.get("Replaces")) and not reviewed
 
 
 def without_predictions(label_paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

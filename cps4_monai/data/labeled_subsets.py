@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset
+from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset, share_size
 from cps4_monai.encoding import path_text
 from cps4_monai.scan_names import identify
 
@@ -39,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: found {holds}; expected an object with the lists {list(SIDES)}: make one with 'cps4 datalist'"
         )
     for name, ours in _OTHERS_NAMES.items():
-        if name in content:
+        if isinstance(content.get(name), list):
             raise DatalistError(f"{path}: found the list {name!r}; expected {ours!r}: rename it")
     return _with_subjects(content)
 
@@ -139,7 +139,7 @@ def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
             if isinstance(raw, Mapping) and raw.get("label") and raw.get("subject")
         ]
     subsets = _subsets(content, path)
-    nested = [name for share in sorted(subsets, key=float) for name in subsets[share]]
+    nested = [name for share in sorted(subsets, key=share_size) for name in subsets[share]]
     known = set(listed)
     return list(dict.fromkeys([*(name for name in nested if name in known), *listed]))
 
@@ -172,4 +172,15 @@ def _subsets(content: Mapping[str, Any], path: Path) -> dict[str, Sequence[str]]
     for share, names in subsets.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DatalistError(f"{path}: {key!r} of {share!r} is {names!r}; expected a list of subjects' names")
-    return {share_key(share, path): names for share, names in subsets.items()}
+    keyed = {_share_or_name(share): names for share, names in subsets.items()}
+    if len(keyed) < len(subsets):
+        raise DatalistError(f"{path}: {key!r} has {', '.join(subsets)}, two of which are one share; expected each once")
+    return keyed
+
+
+def _share_or_name(text: str) -> str:
+    """A share as :func:`share_key` writes it; other names of subsets stay, and nobody can ask for them."""
+    try:
+        return share_key(text, Path())
+    except DatalistError:
+        return text

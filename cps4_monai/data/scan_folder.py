@@ -62,14 +62,14 @@ def find_scans(folder: str | Path) -> FoundScans:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatalistError(f"{folder}: no such folder; expected a folder of scans")
-    sets = sorted(path.parent for path in folder.glob("*/imagesTr") if path.is_dir())
-    if sets and not (folder / "imagesTr").is_dir():
-        names = ", ".join(path.name for path in sets[:5])
-        raise DatalistError(
-            f"{folder}: holds data sets in nnU-Net's layout ({names}); expected one of them: give its own folder, e.g. "
-            f"{sets[0]}"
-        )
     in_folder = _nnunet(folder) if (folder / "imagesTr").is_dir() else _pairs(folder)
+    sets = [] if any(scan.label for scan in in_folder.scans) else sorted(folder.glob("*/imagesTr"))
+    if sets:
+        raise DatalistError(
+            f"{folder}: no scan with a label map, but data sets in nnU-Net's layout "
+            f"({', '.join(path.parent.name for path in sets[:5])}); expected one of them: give its own folder, e.g. "
+            f"{sets[0].parent}"
+        )
     if not in_folder.scans:
         raise DatalistError(
             f"{folder}: no scan found; expected *_T2w.nii.gz with *_dseg.nii.gz (BIDS or plain pairs), or nnU-Net's "
@@ -97,7 +97,7 @@ def _pairs(folder: Path) -> FoundScans:
                 "others"
             )
         chosen[image] = fitting[0]
-    alone = _only_ones([image for image in images if image not in chosen], images, pairing.unmatched, dseg)
+    alone = _only_ones([image for image in images if image not in chosen], others, pairing.unmatched, dseg)
     chosen |= alone
     paired = set(alone.values())
     scans = tuple(
@@ -123,12 +123,21 @@ def _pairs(folder: Path) -> FoundScans:
 
 
 def _only_ones(
-    free: Sequence[Path], images: Sequence[Path], unmatched: Sequence[Path], labels: Sequence[Path]
+    free: Sequence[Path], scans: Sequence[Path], unmatched: Sequence[Path], labels: Sequence[Path]
 ) -> dict[Path, Path]:
-    """Scan -> label map of folders that hold one scan and one label map, neither of which belongs elsewhere."""
-    count = Counter(path.parent for path in images), Counter(path.parent for path in labels)
-    scans = {image.parent: image for image in free if count[0][image.parent] == 1}
-    return {scans[p.parent]: p for p in unmatched if p.parent in scans and count[1][p.parent] == 1}
+    """Scan -> label map of folders that hold one scan and one label map, neither of which belongs elsewhere.
+
+    Names that say two contrasts, or two patients, keep them apart.
+    """
+    count = Counter(path.parent for path in scans), Counter(path.parent for path in labels)
+    alone = {image.parent: image for image in free if count[0][image.parent] == 1}
+    pairs = {alone[p.parent]: p for p in unmatched if p.parent in alone and count[1][p.parent] == 1}
+    return {image: label for image, label in pairs.items() if _may_belong(FileName.of(image), FileName.of(label))}
+
+
+def _may_belong(image: FileName, label: FileName) -> bool:
+    said = ((image.contrast, label.contrast), (image.bids_patient, label.bids_patient))
+    return all(one == other or not (one and other) for one, other in said)
 
 
 def _channels_without_label(images: Sequence[Path], labels: Sequence[Path]) -> set[Path]:

@@ -16,7 +16,7 @@ from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
-from cps4_monai.inference.run_tables import FAILURES, SCANS, SKIPPED, TABLES, run_tables
+from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, SKIPPED, TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files
 from cps4_monai.inference.settings_in_words import settings_in_words
@@ -135,8 +135,9 @@ def _run_of(path: Path) -> Path | None:
 
 
 def _around(path: Path) -> Path | None:
-    """The folder with tables of a run that is nearest above."""
-    return next((folder for folder in path.resolve().parents if (folder / SCANS).is_file()), None)
+    """The folder with tables of a run, by their columns, that is nearest above."""
+    rows = ((folder, _csv_of_anybody(folder / SCANS)) for folder in path.resolve().parents)
+    return next((folder for folder, lines in rows if lines and {*SCAN_COLUMNS} <= {*lines[0]}), None)
 
 
 def _csv_of(output: Path, name: str) -> list[dict[str, str]]:

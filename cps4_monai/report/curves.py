@@ -68,8 +68,7 @@ def is_score(name: str) -> bool:
 def by_chart(frame: pd.DataFrame, per_class: Iterable[str] = ()) -> dict[tuple[str, str], pd.DataFrame]:
     """Split a run's values into charts: (stage, "losses" | "scores" | "seconds" | "other") -> values.
 
-    Of a Dice in three conventions (b) is shown, and no IoU, which rises and falls with it; of values that are equal
-    throughout, to four digits, the first by name.
+    Of a Dice in three conventions (b) is shown, once, and no IoU, which rises and falls with it.
 
     Args:
         frame: from :func:`read_metrics`.
@@ -81,7 +80,7 @@ def by_chart(frame: pd.DataFrame, per_class: Iterable[str] = ()) -> dict[tuple[s
     kept = kept.assign(kind=[_kind(name) for name in kept["name"]])
     charts = {}
     for (stage, kind), group in kept.groupby(["stage", "kind"], sort=True):
-        charts[(str(stage), str(kind))] = _without_copies(group.drop(columns="kind"))
+        charts[(str(stage), str(kind))] = group.drop(columns="kind")
     return charts
 
 
@@ -93,15 +92,9 @@ def _kind(name: str) -> str:
 
 
 def _of_another(name: str, names: set[str]) -> bool:
-    """Whether a value is a Dice (b) among ``names`` in another convention, or its IoU."""
+    """Whether a value is a Dice (b) among ``names`` by its other name, in another convention, or its IoU."""
+    if name.endswith("val_dice"):
+        return f"{name.removesuffix('val_dice')}dice_b" in names
     stem, _, convention = name.rpartition("_")
     base = stem.removesuffix("dice").removesuffix("iou")
     return stem != base and name != f"{base}dice_b" and convention in ("a", "b", "c") and f"{base}dice_b" in names
-
-
-def _without_copies(values: pd.DataFrame) -> pd.DataFrame:
-    """Values by name, of several equal series the first."""
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, series in values.groupby("name", sort=True):
-        seen.setdefault((*series["iteration"], *series["value"].round(4)), str(name))
-    return values[values["name"].isin(seen.values())]

@@ -263,6 +263,10 @@ def _with_scans(matching: Matching, predictions: Path, images: str | Path | None
     found = scans_of(asked, predictions, images) if asked else {}
     found = {pred: scan for pred, scan in found.items() if is_nifti(scan)}  # a DICOM series is not drawn here
     cases = [replace(case, image=found[case.pred]) if case.pred in found else case for case in matching.cases]
+    black = [case.name for case in cases if case.pred and case.image is None]
+    if black and images is not None:
+        told = "of %d cases no scan, or several, were found in %s, so that their pictures are on black: %s%s"
+        logger.warning(told, len(black), images, ", ".join(black[:5]), " ..." if len(black) > 5 else "")
     return replace(matching, cases=tuple(cases))
 
 

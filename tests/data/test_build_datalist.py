@@ -155,6 +155,20 @@ def test_the_only_label_map_beside_the_only_scan_is_its_own(tmp_path: Path) -> N
     assert any(w.startswith("2 label maps belong to no scan") for w in found.warnings)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("sub-01_T1w", "sub-01_T2w", "sub-01_T1w_dseg"),  # the label map has a scan of its own
+        ("sub-01_T2w", "sub-01_T1w_dseg"),
+        ("sub-01_T2w", "sub-02_dseg"),
+    ],
+)
+def test_a_label_map_alone_is_not_that_of_another_contrast_or_patient(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        save(tmp_path / "p1" / f"{name}.nii.gz", label(2) if name.endswith("dseg") else image(len(name)))
+    assert [scan.label for scan in find_scans(tmp_path).scans] == [None]
+
+
 def test_labeled_scans_behind_those_of_another_contrast_are_named(tmp_path: Path) -> None:
     for patient in range(4):
         save(tmp_path / f"sub-{patient}_T1w.nii.gz", image(patient))
@@ -195,8 +209,13 @@ def test_label_maps_of_cps4_segment_are_labels_once_a_person_stands_for_them(tmp
 
 def test_nnunets_folder_of_data_sets_is_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path / "Dataset001_Spine" / "imagesTr" / "a_0000.nii.gz", image(1))
-    with pytest.raises(DatalistError, match=r"holds data sets in nnU-Net's layout \(Dataset001_Spine\)"):
+    with pytest.raises(DatalistError, match=r"data sets in nnU-Net's layout \(Dataset001_Spine\)"):
         find_scans(tmp_path)
+    save(tmp_path / "sub-1_T2w.nii.gz", image(2))
+    save(tmp_path / "sub-1_dseg.nii.gz", label(2))
+    assert "sub-1" in [scan.subject for scan in find_scans(tmp_path).scans], "a data set with a copy of another form"
+    (tmp_path / "sub-1_T2w.nii.gz").unlink()
+    (tmp_path / "sub-1_dseg.nii.gz").unlink()
     assert len(find_scans(tmp_path / "Dataset001_Spine").scans) == 1
 
 

@@ -58,6 +58,14 @@ def test_shares_are_recorded_with_or_without_a_percent_sign(scans: Path) -> None
         load_datalist(path, labeled_share=10)
 
 
+def test_what_other_programs_write_is_read(scans: Path) -> None:
+    entries = [entry(1, labeled=1, classes=[0, 2]), entry(2, labeled=0), entry(3, labeled=None)]
+    path = write(scans, training=entries, train=True, subsets={"small": ["sub-001"], "50": ["sub-003"]})
+    datalist = load_datalist(path)
+    assert [e.subject for e in datalist.labeled] == ["sub-001", "sub-003"] and datalist.labeled[0].classes == (2,)
+    assert [e.subject for e in load_datalist(path, labeled_share=50).labeled] == ["sub-003"]
+
+
 def test_share_100_uses_every_label_even_of_entries_marked_unlabeled(scans: Path) -> None:
     datalist = load_datalist(write(scans, training=[entry(1), entry(2, labeled=False)]), labeled_share=100)
     assert len(datalist.labeled) == 2
@@ -87,7 +95,7 @@ def test_paths_are_relative_to_dataset_dir(scans: Path, tmp_path_factory: pytest
         ({"training": [entry(1, classes="2,3")]}, "has the classes '2,3' for sub-001_T2w.nii.gz; expected a list"),
         ({"training": [entry(1, classes=[2.0])]}, r"has the classes \[2.0\]"),
         ({"training": [entry(1)], "subsets": {"5": "sub-001"}}, "'subsets' of '5' is 'sub-001'; expected a list"),
-        ({"training": [entry(1)], "subsets": {"few": ["sub-001"]}}, "labeled share 'few'; expected a percentage"),
+        ({"training": [entry(1)], "subsets": {"5": [], "5%": ["sub-001"]}}, "two of which are one share"),
     ],
 )
 def test_wrong_forms_are_refused(scans: Path, content: dict, message: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -224,6 +225,11 @@ def test_a_scan_that_the_tables_do_not_name_is_corrected_and_that_is_said(out, b
     assert result.exit_code == 0 and record(out, "b_T2w")["Review"]["State"] == "accepted"
     assert "without this scan" in result.output and f"cps4 report {out}" in result.output
     assert (out / "scans.csv").read_bytes() == tables
+    (tmp_path / "elsewhere").mkdir()
+    for suffix in ("nii.gz", "json"):
+        shutil.copy(out / f"b_T2w_dseg.{suffix}", tmp_path / "elsewhere")
+    (tmp_path / "scans.csv").write_text("scan,age\nb,40\n")
+    assert "cps4 report" not in call(tmp_path / "elsewhere" / "b_T2w_dseg.nii.gz", "--accept").output, "not our table"
     report_masks(out)
     assert {row["scan"]: row["review"] for row in rows(out / "scans.csv")} == {"a_T2w": "", "b_T2w": "accepted"}
 
