@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import pickle
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 
 from cps4_monai.pretrained.store import names_of
 from cps4_monai.vision.stage1_file import read_any_stage1_file
-from cps4_monai.vision.timm_import import adapt_input_conv, load_state_dict, resample_abs_pos_embed, timm
+from cps4_monai.vision.timm_import import adapt_input_conv, clean_state_dict, load_state_dict, resample_abs_pos_embed, timm
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ UNREADABLE = (
     SafetensorError,
 )
 GRID = "grid_size"  # in a file of ours, beside the state dict: patches along H and W
+NOT_TIMMS = ("mask_token", "register_tokens")  # in the publisher's files of DINOv2, and never in ours
+LEADING_TOKENS = range(1, 6)  # class token and up to four registers
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 
 
@@ -56,9 +59,9 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
     if not path.is_file():
         raise ValueError(f"checkpoint_path {path} does not exist; {fix}")
     try:
-        state = load_state_dict(str(path), weights_only=True)
+        state, grid = _read(path)
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        places = _positions(state, model, _grid_of(path))
+        places = _positions(state, model, grid, path)
         state = {key: value for key, value in state.items() if key not in places}
         state = {**(state if convert is None else convert(state, model)), **places}
         state = for_one_channel(state, model)
@@ -75,18 +78,25 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
     logger.info("vision encoder starts from %s", path)
 
 
-def _grid_of(path: Path) -> tuple[int, int] | None:
-    """The grid of patches that a file of :func:`cps4_monai.vision.save_image_encoder` names; None for other files."""
+def _read(path: Path) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """Weights, and the grid of patches that a file of :func:`cps4_monai.vision.save_image_encoder` names, or None.
+
+    The weights are those that timm's ``load_state_dict`` takes out of a file, which is read once here.
+    """
     if path.suffix == ".safetensors":
-        return None
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or GRID not in content:
-        return None
-    height, width = content[GRID]
-    return int(height), int(width)
+        return load_state_dict(str(path)), None
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments in checkpoints of timm's training
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    averaged = [key for key in ("state_dict_ema", "model_ema") if content.get(key) is not None]
+    key = next(iter([*averaged, *(key for key in ("state_dict", "model") if key in content)]), None)
+    grid = content.get(GRID)
+    state = clean_state_dict(content if key is None else content[key])
+    return state, None if grid is None else (int(grid[0]), int(grid[1]))
 
 
-def _positions(state: Mapping[str, Any], model: Any, grid: tuple[int, int] | None) -> dict[str, torch.Tensor]:
+def _positions(
+    state: Mapping[str, Any], model: Any, grid: tuple[int, int] | None, path: Path
+) -> dict[str, torch.Tensor]:
     """``pos_embed`` at the model's grid, where the file names the grid that it is of.
 
     timm takes every other grid for a square, or for that of the weights that it has itself under the model's name: a
@@ -104,11 +114,19 @@ def _positions(state: Mapping[str, Any], model: Any, grid: tuple[int, int] | Non
         resampled = resample_abs_pos_embed(places, list(new_grid), list(grid), num_prefix_tokens=first)
         return {"pos_embed": resampled}
     patches = places.shape[1] - first
-    if places.shape[1] != own.shape[1] and math.isqrt(patches) ** 2 != patches:
+    # under other names than timm's, whose conversion takes the places of classes off: DINOv2's with registers has one
+    others_names = any(name in state for name in NOT_TIMMS)
+    counts = [patches, *(places.shape[1] - tokens for tokens in LEADING_TOKENS if others_names)]
+    if places.shape[1] != own.shape[1] and not any(n > 0 and math.isqrt(n) ** 2 == n for n in counts):
+        fix = (
+            "give stage 1 a slice_size and a patch size of as many patches, or take weights of a square grid"
+            if others_names or path.suffix == ".safetensors"
+            else "pretrain again (`configs/pretraining.json` now writes the grid), or give stage 1 the slice_size and "
+            "the patch size of the pretraining"
+        )
         raise ValueError(
             f"its position embeddings are of {patches} patches, this encoder has {new_grid[0]} x {new_grid[1]}, and "
-            "the file does not say of which grid, which is no square: pretrain again (`configs/pretraining.json` now "
-            "writes the grid), or give stage 1 the slice_size and the patch size of the pretraining"
+            f"the file does not say of which grid, which is no square: {fix}"
         )
     return {}
 

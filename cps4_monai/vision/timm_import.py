@@ -41,7 +41,7 @@ import_torchvision()
 import timm  # noqa: E402  after torchvision
 import timm.data  # noqa: E402
 from timm.layers import HybridEmbed, resample_abs_pos_embed, use_fused_attn  # noqa: E402
-from timm.models import adapt_input_conv, load_state_dict  # noqa: E402
+from timm.models import adapt_input_conv, clean_state_dict, load_state_dict  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 from timm.models.vision_transformer_hybrid import ConvStem  # noqa: E402
 
@@ -51,6 +51,7 @@ __all__ = [
     "HybridEmbed",
     "VisionTransformer",
     "adapt_input_conv",
+    "clean_state_dict",
     "load_state_dict",
     "resample_abs_pos_embed",
     "timm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import huggingface_hub.constants
 import pytest
 import timm
@@ -275,3 +277,34 @@ def test_frozen_blocks_are_some_of_the_pretrained_ones(rgb_weights, blocks):
         VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=rgb_weights[0], frozen_blocks=blocks)
     with pytest.raises(ValueError, match="nothing was pretrained"):
         small(frozen_blocks=1)
+
+
+def test_dinov2_with_registers_as_its_publisher_has_it_is_resampled(tmp_path):
+    name, places = "vit_small_patch14_reg4_dinov2", torch.randn(1, 1 + 37 * 37, 384)
+    model = timm.create_model(name, num_classes=0, img_size=224, depth=1)
+    state = {key: value for key, value in model.state_dict().items() if key not in ("reg_token", "pos_embed")}
+    state |= {"register_tokens": model.reg_token.detach(), "mask_token": torch.zeros(1, 384), "pos_embed": places}
+    torch.save(state, tmp_path / "dinov2_vits14_reg4.pth")
+    path = tmp_path / "dinov2_vits14_reg4.pth"
+    encoder = VisionEncoder(name, (518, 518), checkpoint_path=path, depth=1)
+    assert torch.equal(encoder.model.pos_embed, places[:, 1:])
+    torch.testing.assert_close(encoder.model.cls_token.detach(), state["cls_token"] + places[:, :1])
+    assert VisionEncoder(name, (224, 112), checkpoint_path=path, depth=1).model.pos_embed.shape == (1, 16 * 8, 384)
+    torch.save({**state, "pos_embed": places[:, :1000]}, path)
+    with pytest.raises(ValueError, match="which is no square: give stage 1 a slice_size") as caught:
+        VisionEncoder(name, (224, 112), checkpoint_path=path, depth=1)
+    assert "pretrain again" not in str(caught.value)
+
+
+def test_a_file_of_weights_is_read_once_with_what_timms_training_keeps_beside_them(rgb_weights, tmp_path, monkeypatch):
+    load, read = torch.load, []
+    path, model = rgb_weights
+    beside = {"args": argparse.Namespace(lr=0.1), "state_dict": {"none": torch.zeros(1)}}
+    weights = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save({**beside, "state_dict_ema": weights}, tmp_path / "model.pth")
+    monkeypatch.setattr(torch, "load", lambda *args, **options: read.append(args) or load(*args, **options))
+    averaged = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=tmp_path)
+    assert len(read) == 1
+    plain = VisionEncoder("vit_tiny_patch16_224", (64, 64), checkpoint_path=path)
+    assert len(read) == 2
+    assert all(torch.equal(a, b) for a, b in zip(averaged.parameters(), plain.parameters(), strict=True))
