@@ -68,7 +68,7 @@ class Structure:
     def standard_code(self) -> tuple[str, str] | None:
         """Code and meaning in SNOMED CT, its own or that of its kind and name; None where there is none."""
         if self.snomed is not None:
-            return self.snomed, self.snomed_meaning or self.long_name
+            return str(self.snomed), self.snomed_meaning or self.long_name
         return _SNOMED_CT.get((self.kind, self.name))
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,13 +91,12 @@ class Anatomy:
 
     Raises:
         ValueError: a field of another type; codes with gaps or repeated or above 254, names or orders repeated, an
-            unknown kind, code 0 that is not the background or the background elsewhere or with an order; a template
-            that has no ``{name}`` or cannot be filled.
+            unknown kind; a template that has no ``{name}`` or cannot be filled.
     """
 
     def __init__(self, structures: Sequence[Structure], prompt_template: str = DEFAULT_PROMPT_TEMPLATE) -> None:
         for place, structure in enumerate(structures):
-            _check_fields(structure, place)
+            _check_fields(structure, place, _types(structure))
         self.structures = tuple(sorted(structures, key=lambda s: s.code))
         self.prompt_template = prompt_template
         codes = [s.code for s in self.structures]
@@ -115,7 +114,6 @@ class Anatomy:
         unknown = sorted({s.kind for s in self.structures} - set(KINDS))
         if unknown:
             raise ValueError(f"structure kinds {unknown} are unknown; expected one of {list(KINDS)}")
-        _check_background(self.structures)
         _check_orders(self.structures)
         _check_template(prompt_template)
 
@@ -172,24 +170,39 @@ class Anatomy:
         return {"prompt_template": self.prompt_template, "structures": [s.to_dict() for s in self.structures]}
 
 
-def _check_fields(structure: Structure, place: int) -> None:
-    """Types alone, so that whatever follows can sort and compare them."""
+_Checks = tuple[tuple[str, bool, str], ...]  # field, whether it is right, what is expected
 
-    def text(value: Any) -> bool:
-        return isinstance(value, str) and bool(value.strip())
 
-    def whole(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
-    for field, right, expected in (
-        ("code", whole(structure.code), "a whole number"),
-        ("name", text(structure.name), "text"),
-        ("long_name", text(structure.long_name), "text, which goes into the class prompt"),
-        ("kind", text(structure.kind), f"one of {list(KINDS)}"),
-        ("order", structure.order is None or whole(structure.order), "a whole number, or null where it has no place"),
-        ("snomed", structure.snomed is None or text(structure.snomed), "text in quotes, or null"),
-        ("snomed_meaning", structure.snomed_meaning is None or text(structure.snomed_meaning), "text, or null"),
-    ):
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _types(structure: Structure) -> _Checks:
+    """Those without which nothing can sort and compare structures, or fill a prompt."""
+    return (
+        ("code", _whole(structure.code), "a whole number"),
+        ("name", _text(structure.name), "text"),
+        ("long_name", isinstance(structure.long_name, str), "text, which goes into the class prompt"),
+        ("kind", _text(structure.kind), f"one of {list(KINDS)}"),
+        ("order", structure.order is None or _whole(structure.order), "a whole number, or null where it has no place"),
+    )
+
+
+def _words(structure: Structure) -> _Checks:
+    """What a person writes with a meaning; weights whose plan has it otherwise work all the same."""
+    return (
+        ("long_name", _text(structure.long_name), "text, which goes into the class prompt"),
+        ("snomed", structure.snomed is None or _text(structure.snomed), "text in quotes, or null"),
+        ("snomed_meaning", structure.snomed_meaning is None or _text(structure.snomed_meaning), "text, or null"),
+    )
+
+
+def _check_fields(structure: Structure, place: int, checks: _Checks) -> None:
+    for field, right, expected in checks:
         if not right:
             raise ValueError(
                 f"structure {place} (counted from 0; name {structure.name!r}): {field} is "
@@ -274,7 +287,10 @@ MRSPINESEG = Anatomy(_mrspineseg())
 
 
 def load_anatomy(
-    source: str | Path | Mapping[str, Any] | Anatomy | None = None, prompt_template: str | None = None
+    source: str | Path | Mapping[str, Any] | Anatomy | None = None,
+    prompt_template: str | None = None,
+    *,
+    stored: bool = False,
 ) -> Anatomy:
     """Anatomy from a JSON file or a mapping; without a source the 20 structures of MRSpineSeg.
 
@@ -282,6 +298,9 @@ def load_anatomy(
         source: path of a JSON file, or a mapping, with ``structures`` (a list of objects with the fields of
             :class:`Structure`) and, optionally, ``prompt_template``.
         prompt_template: overrides the source's.
+        stored: the source is kept with finished weights, which open with what a person's file may not have: a code 0
+            that is not the background, a background elsewhere or with an order, an empty long name, a number as code
+            of SNOMED CT.
 
     Raises:
         ValueError: the file or mapping does not have that form, or is no anatomy (see :class:`Anatomy`); names it.
@@ -312,6 +331,11 @@ def load_anatomy(
             "snomed and snomed_meaning where it has a code of its own"
         ) from error
     try:
-        return Anatomy(structures, prompt_template or source.get("prompt_template", DEFAULT_PROMPT_TEMPLATE))
+        anatomy = Anatomy(structures, prompt_template or source.get("prompt_template", DEFAULT_PROMPT_TEMPLATE))
+        if not stored:
+            for place, structure in enumerate(structures):
+                _check_fields(structure, place, _words(structure))
+            _check_background(anatomy.structures)
+        return anatomy
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

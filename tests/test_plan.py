@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, load_anatomy
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.networks import ResUNet, build_network, describe
 from cps4_monai.plan import Plan, PlanError, check_same_pixels, check_unchanged, plan_of, read_plan, write_plan
@@ -126,3 +126,20 @@ def test_the_released_weights_have_their_plan() -> None:
     plan = plan_of(find_bundle_root() / "models" / "model.pt")
     assert (plan.spacing_mm, plan.slice_size, plan.unannotated) == (1.0, (320, 192), ())
     assert plan.anatomy.names == MRSPINESEG.names and plan.activation is None
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [(0, {"long_name": ""}), (0, {"order": 99}), (0, {"kind": "other"}), (2, {"snomed": 123})],
+)
+def test_finished_weights_open_with_a_table_of_classes_that_a_persons_file_may_not_have(code: int, change: dict):
+    content = json.loads(json.dumps(PLAN.to_dict()))
+    content["anatomy"]["structures"][code].update(change)
+    opened = Plan.from_dict(content, "plan.json")
+    assert opened.anatomy.to_dict() == content["anatomy"]
+    assert len(opened.anatomy.prompts) == 20 and opened.anatomy[2].standard_code[0] in ("49668003", "123")
+    with pytest.raises(ValueError, match=next(iter(change))):
+        load_anatomy(content["anatomy"])
+    content["anatomy"]["structures"][1].update(order=3)  # as another one: levels cannot be numbered
+    with pytest.raises(PlanError, match="all have order 3"):
+        Plan.from_dict(content, "plan.json")

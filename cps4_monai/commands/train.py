@@ -151,7 +151,7 @@ def _as_planned(key: str, value: Any, plan: Plan) -> bool:
 
     if key == "anatomy_source":
         try:
-            return load_anatomy(value).to_dict() == plan.anatomy.to_dict()
+            return load_anatomy(value, stored=True).to_dict() == plan.anatomy.to_dict()
         except ValueError:
             return False
     network = dict(plan.network or {})

@@ -137,7 +137,7 @@ class Plan:
         if unknown or missing:
             raise PlanError(f"{where}: unknown fields {unknown}, missing fields {missing}; expected those of a plan")
         try:
-            return cls(**{**fields, "anatomy": load_anatomy(fields["anatomy"])})
+            return cls(**{**fields, "anatomy": load_anatomy(fields["anatomy"], stored=True)})
         except (ValueError, TypeError, AttributeError) as error:
             raise PlanError(f"{where}: {error}") from error
 

@@ -269,7 +269,7 @@ def _check_settings(
 ) -> None:
     """Holds stage 1's classes, prompts, unannotated codes and image size against this run's."""
     fix = "or run training_stage1 again with this run's settings"
-    stored = load_anatomy(content["anatomy"])
+    stored = load_anatomy(content["anatomy"], stored=True)
     if anatomy is not None:
         if stored.num_classes != anatomy.num_classes or stored.names != anatomy.names:
             raise ValueError(
