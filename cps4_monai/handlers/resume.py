@@ -25,6 +25,8 @@ from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
 
+_LONG = 200  # characters of a setting in a message
+_FIRST = 3  # entries of a longer one that are named
 _FORMAT = 3  # 3: with the fingerprint of the settings
 
 
@@ -210,7 +212,7 @@ class ResumeHandler:
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._way_out()}") from error
         changed = [
-            f"{key} was {before.get(key)!r}, is {self.settings.get(key)!r}"
+            _change(key, before.get(key), self.settings.get(key))
             for key in sorted(before.keys() | self.settings.keys())
             if before.get(key) != self.settings.get(key)
         ]
@@ -240,6 +242,36 @@ class ResumeHandler:
         if self.or_anew:
             return "this training begins anew"
         return "choose another output folder, restore the settings, or delete this file to start over"
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """What a setting was and is; of long ones, how many entries differ and the first few."""
+    told = f"{name} was {before!r}, is {now!r}"
+    if len(told) <= _LONG:
+        return told
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        others = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        parts = [_change(f"{name}.{key}", before.get(key), now.get(key)) for key in others[:_FIRST]]
+        return f"{len(others)} entries of {name} differ: {'; '.join(parts)}"
+    if isinstance(before, list) and isinstance(now, list):
+        gone, new = [e for e in before if e not in now], [e for e in now if e not in before]
+        if not gone and not new:
+            return f"the {len(before)} entries of {name}, now {len(now)}, are in another order or repeated"
+        counts = f"{len(gone)} of {len(before)} entries of {name} are gone{_first(gone)}"
+        return f"{counts}, {len(new)} of {len(now)} are new{_first(new)}"
+    return f"{name} was {_cut(before)}, is {_cut(now)}"
+
+
+def _first(entries: list[Any]) -> str:
+    if not entries:
+        return ""
+    more = ", ..." if len(entries) > _FIRST else ""
+    return f" ({', '.join(_cut(entry) for entry in entries[:_FIRST])}{more})"
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONG // 2 else f"{text[: _LONG // 2]}..."
 
 
 def _flat(name: str, setting: Any) -> dict[str, Any]:

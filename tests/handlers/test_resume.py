@@ -135,6 +135,40 @@ def test_other_settings_are_named(tmp_path, make_run):
         make_run(tmp_path, epochs=2, settings={"classes": 4}).run()
 
 
+def scans_of(count, digest="0"):
+    return [[f"sub-{k:03d}", digest * 64] for k in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (
+            {"trained on": scans_of(205)},
+            r"0 of 200 entries of trained on are gone, 5 of 205 are new \(\['sub-200', .*\['sub-202', .*, \.\.\.\)\);",
+        ),
+        (
+            {"trained on": [["sub-000", "f" * 64], *scans_of(200)[1:]]},
+            r"1 of 200 .* gone \(.*1 of 200 are new \(\['sub-0",
+        ),
+        ({"trained on": scans_of(200)[::-1]}, "the 200 entries of trained on, now 200, are in another order"),
+        ({"trained on": {"no": "list"}}, r"trained on was \[\['sub-000'.*\.\.\., is {'no': 'list'}"),
+        (
+            {"classes": {"structures": [{"code": k} for k in range(60)], "template": "b"}},
+            "2 entries of classes differ: 50 of 50 entries of classes.structures .*; classes.template was 'a', is 'b'",
+        ),
+    ],
+)
+def test_long_settings_are_told_by_how_many_entries_differ_and_the_first_few(tmp_path, make_run, now, said):
+    before = {
+        "trained on": scans_of(200),
+        "classes": {"structures": [{"code": k, "order": None} for k in range(50)], "template": "a"},
+    }
+    make_run(tmp_path, epochs=1, settings=before).run()
+    with pytest.raises(CheckpointError, match=said) as caught:
+        make_run(tmp_path, epochs=2, settings={**before, **now}).run()
+    assert len(str(caught.value)) < 1200
+
+
 def test_a_file_with_another_content_is_named_and_the_same_one_elsewhere_is_not(tmp_path, make_run):
     stage1 = tmp_path / "prompted_vision.pt"
     stage1.write_bytes(b"first")
