@@ -120,7 +120,9 @@ def _refuse_of_weights(given: Mapping[str, Any]) -> None:
 
 
 def _settings_of_overlays(overlays: Sequence[str], weights: Path | None, output: Path) -> list[str]:
-    """What overlays set of a fine-tuning, but for what they say as the plan of the weights does (``as_trained``).
+    """What overlays set of a fine-tuning and are to be warned of where it does not read it.
+
+    Left out is what they say as the plan of the weights does (``as_trained``), or for other runs (``multi_gpu_train``).
 
     Raises:
         ValueError: settings that come with the weights, at other values than theirs; names the overlay.
@@ -141,8 +143,14 @@ def _settings_of_overlays(overlays: Sequence[str], weights: Path | None, output:
                 "theirs, or none. Fix: leave them out of the overlay, or train stage2 with finetune_from and "
                 "finetune_other_geometry"
             )
-        further += others
+        further += [key for key in others if not _of_another_run(key)]
     return further
+
+
+def _of_another_run(key: str) -> bool:
+    """Whether an overlay sets it for stage 1 or 2, or for a run as a whole: overlays are written for all of them."""
+    first, _, within = key.partition("#")
+    return first in ("stage1", "train") or (not within and (first == "run" or first.startswith("training_")))
 
 
 def _as_planned(key: str, value: Any, plan: Plan) -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from monai.bundle import ConfigWorkflow
 
+from cps4_monai import workflow
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.commands.train import train
 
@@ -81,6 +83,27 @@ def test_fine_tuning_takes_overlays_as_trained_and_warns_of_what_it_does_not_rea
     named = line.partition("does not read ")[2].partition(":")[0].split(", ")
     assert "val_interval" in named
     assert not set(named) & {"spacing_mm", "slice_size", "features", "anatomy_source", "learning_rate", "max_epochs"}
+
+
+def test_fine_tuning_on_several_gpus_is_not_warned_of_what_the_overlay_sets_for_the_stages(
+    tiny_data: Path, tiny_overlay: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(ConfigWorkflow, "initialize", lambda self: None)
+    monkeypatch.setattr(ConfigWorkflow, "run", lambda self: None)
+    monkeypatch.setattr(ConfigWorkflow, "finalize", lambda self: None)
+    said: list[str] = []
+    monkeypatch.setattr(workflow.logger, "warning", lambda text, *values: said.append(text % values))
+    more = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(tmp_path / "run"), "--overlay", "multi_gpu_train"]
+    more += ["--weights", str(tiny_run / "stage2" / "model.pt")]
+    result = CliRunner().invoke(train, ["finetune", *more])
+    assert result.exit_code == 0 and said == [], result.output
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"stage1#max_epochs": 3, "run": ["$None"], "val_interval": 1}))
+    result = CliRunner().invoke(train, ["finetune", *more, "--overlay", str(own), "--set", "stage1#batch_size=2"])
+    assert result.exit_code == 0 and len(said) == 1, result.output
+    assert said[0].startswith("training_finetune does not read stage1#batch_size, val_interval: ")
 
 
 @pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[1]", "holds a list")])
