@@ -84,7 +84,7 @@ def intensity_augmentation(
         gamma: range of the exponent.
         contrast_prob: share of slices with another gamma.
         scale: relative change of contrast about the mean is drawn from plus or minus this, 0 to 1; or between two
-            numbers.
+            numbers of -1 or more.
         scale_prob: share of slices with another contrast.
         bias_coefficients: range of the coefficients of the polynomial bias field.
         bias_degree: degree of that polynomial.
@@ -124,13 +124,13 @@ def intensity_augmentation(
     else:  # the upper end of MONAI's range, which begins at 0.5
         check_numbers("intensity's gamma", gamma, 0.5, count=1, above=True)
     if isinstance(scale, list | tuple):
-        check_numbers("intensity's scale", scale, -1, 1)
+        check_numbers("intensity's scale", scale, -1)
     else:
         check_numbers("intensity's scale", scale, 0, 1, count=1)
     check_numbers("intensity's bias_coefficients", bias_coefficients)
     check_numbers("intensity's bias_degree", bias_degree, 1, count=1, whole=True)
     check_numbers("intensity's noise_std", noise_std, 0, count=1)
-    check_numbers("intensity's low_resolution_zoom", low_resolution_zoom, 0, 1, above=True)
+    check_numbers("intensity's low_resolution_zoom", low_resolution_zoom, 0, above=True)
     check_numbers("intensity's tissue_gain", tissue_gain, 0)
     check_numbers("intensity's tissue_mix", tissue_mix, 0, 1)
     check_numbers("intensity's curve_points", curve_points, 3, count=(1, 2), whole=True)

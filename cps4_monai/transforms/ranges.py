@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 _COUNTS = {1: "one number", 2: "two numbers"}
@@ -18,7 +18,7 @@ def check_numbers(
     above: bool = False,
     whole: bool = False,
 ) -> None:
-    """Refuses a setting that is not so many numbers between two bounds; their order is free.
+    """Refuses a setting that is not so many finite numbers between two bounds; their order is free.
 
     >>> check_numbers("gamma", (0.6, 1.6), 0, above=True)
     >>> check_numbers("gamma", (0.0, 1.6), 0, above=True)
@@ -32,7 +32,7 @@ def check_numbers(
         high: largest value.
         count: how many numbers, or the counts that there may be; 1 is a number by itself.
         above: `low` itself is refused.
-        whole: only whole numbers.
+        whole: only whole numbers, written as such: 3 and not 3.0, which what takes them refuses later.
 
     Raises:
         ValueError: says what was found and expected.
@@ -44,14 +44,16 @@ def check_numbers(
         return
     told = " or ".join(_COUNTS[c] for c in counts)
     told = told.replace("number", "whole number") if whole else told
-    raise ValueError(f"{name} is {value!r}; expected {told} {_bounds(low, high, above)}".rstrip())
+    expected = f"{told} {_bounds(low, high, above)}".rstrip()
+    point = whole and any(isinstance(number, float) and number.is_integer() for number in numbers)
+    raise ValueError(f"{name} is {value!r}; expected {expected}{', without a decimal point' if point else ''}")
 
 
 def _fits(number: Any, low: float, high: float, above: bool, whole: bool) -> bool:
-    if isinstance(number, bool) or not isinstance(number, Real):
+    if isinstance(number, bool) or not isinstance(number, Integral if whole else Real):
         return False
     value = float(number)
-    return low <= value <= high and not (above and value == low) and not (whole and not value.is_integer())
+    return math.isfinite(value) and low <= value <= high and not (above and value == low)
 
 
 def _bounds(low: float, high: float, above: bool) -> str:

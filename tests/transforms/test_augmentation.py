@@ -129,13 +129,17 @@ def test_bad_settings_are_refused():
         ("gamma", 0.5, "one number above 0.5"),
         ("scale", -0.2, "one number of 0 to 1"),
         ("scale", 5.0, "one number of 0 to 1"),
-        ("scale", (-2.0, 0.5), "two numbers of -1 to 1"),
+        ("scale", (-2.0, 0.5), "two numbers of -1 or more"),
         ("bias_coefficients", 0.2, "two numbers"),
         ("bias_coefficients", (0.2, float("nan")), "two numbers"),
         ("bias_degree", 2.5, "one whole number of 1 or more"),
+        ("bias_degree", 3.0, "one whole number of 1 or more, without a decimal point"),
+        ("bias_degree", 0, "one whole number of 1 or more$"),
+        ("curve_points", 10.0, "one whole number or two whole numbers of 3 or more, without a decimal point"),
+        ("noise_std", float("inf"), "one number of 0 or more"),
         ("noise_std", -0.05, "one number of 0 or more"),
-        ("low_resolution_zoom", (0.0, 1.0), "two numbers above 0 to 1"),
-        ("low_resolution_zoom", (0.5, 2.0), "two numbers above 0 to 1"),
+        ("low_resolution_zoom", (0.0, 1.0), "two numbers above 0"),
+        ("low_resolution_zoom", (0.5, float("inf")), "two numbers above 0"),
         ("tissue_gain", (-1.0, 1.0), "two numbers of 0 or more"),
         ("tissue_mix", (0.4, 1.4), "two numbers of 0 to 1"),
         ("curve_points", (2, 6), "whole numbers of 3 or more"),
@@ -171,6 +175,13 @@ def test_other_forms_of_ranges_that_mean_something_pass():
     forms = {"gamma": 2.0, "scale": [-0.1, 0.3], "curve_points": 4, "tissue_gain": (1.2, 0.3), "noise_std": 0}
     transform = intensity_augmentation(**forms, curve_prob=1, **ALL_INTENSITIES).set_random_state(0)
     assert transform(item())["image"].isfinite().all()
+
+
+def test_contrast_and_zoom_may_go_above_one():
+    forms = {"scale": (-0.5, 1.5), "low_resolution_zoom": [0.5, 1.5]}
+    transform = intensity_augmentation(**{**forms, **ALL_INTENSITIES})
+    for seed in range(4):
+        assert transform.set_random_state(seed)(item())["image"].isfinite().all()
 
 
 def test_a_smaller_field_of_view_empties_image_and_label_beyond_it():

@@ -212,6 +212,7 @@ def test_a_tissue_that_the_anatomy_does_not_have_is_passed_over() -> None:
         ({"mix": (0.4, 2.0)}, "mix is .*expected two numbers of 0 to 1"),
         ({"coherence": -0.1}, "coherence is -0.1; expected one number of 0 to 1"),
         ({"knots": 2.5}, "knots is 2.5; expected one whole number of 1 or more"),
+        ({"knots": 6.0}, "knots is 6.0; expected one whole number of 1 or more, without a decimal point"),
         ({"jitter": float("nan")}, "jitter is nan; expected one number of 0 or more"),
     ],
 )
