@@ -16,7 +16,13 @@ from safetensors import SafetensorError
 
 from cps4_monai.pretrained.store import names_of
 from cps4_monai.vision.stage1_file import read_any_stage1_file
-from cps4_monai.vision.timm_import import adapt_input_conv, clean_state_dict, load_state_dict, resample_abs_pos_embed, timm
+from cps4_monai.vision.timm_import import (
+    adapt_input_conv,
+    clean_state_dict,
+    load_state_dict,
+    resample_abs_pos_embed,
+    timm,
+)
 
 logger = logging.getLogger(__name__)
 
