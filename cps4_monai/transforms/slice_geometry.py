@@ -74,7 +74,10 @@ class RandSliceGeometryd(RandomizableTransform, MapTransform):
         check_numbers("geometry's flip_prob (along H, W)", flip_prob, 0, 1)
         check_numbers("geometry's rotate_deg", rotate_deg, 0, 180, count=1)
         check_numbers("geometry's translate_pixels (along H, W)", translate_pixels, 0)
-        check_numbers("geometry's elastic_spacing (pixels along H, W)", elastic_spacing, 1, whole=True)
+        pixels = elastic_spacing
+        if isinstance(pixels, list | tuple):  # 24.0 is 24 here
+            pixels = [int(s) if isinstance(s, float) and s.is_integer() else s for s in pixels]
+        check_numbers("geometry's elastic_spacing (pixels along H, W)", pixels, 1, whole=True)
         check_numbers("geometry's elastic_magnitude (pixels)", elastic_magnitude, 0)
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}; expected 0 to below 1")

@@ -175,6 +175,7 @@ def test_other_forms_of_ranges_that_mean_something_pass():
     forms = {"gamma": 2.0, "scale": [-0.1, 0.3], "curve_points": 4, "tissue_gain": (1.2, 0.3), "noise_std": 0}
     transform = intensity_augmentation(**forms, curve_prob=1, **ALL_INTENSITIES).set_random_state(0)
     assert transform(item())["image"].isfinite().all()
+    assert RandSliceGeometryd("image", **STILL | {"elastic_spacing": [24.0, 12]}).elastic_spacing == (24, 12)
 
 
 def test_contrast_and_zoom_may_go_above_one():
