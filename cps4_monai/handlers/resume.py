@@ -25,7 +25,7 @@ from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
 
-_LONG = 200  # characters of a setting in a message
+_LONG = 400  # characters of a setting in a message
 _FIRST = 3  # entries of a longer one that are named
 _FORMAT = 3  # 3: with the fingerprint of the settings
 
@@ -271,7 +271,7 @@ def _first(entries: list[Any]) -> str:
 
 def _cut(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _LONG // 2 else f"{text[: _LONG // 2]}..."
+    return text if len(text) <= _LONG // 4 else f"{text[: _LONG // 4]}..."
 
 
 def _flat(name: str, setting: Any) -> dict[str, Any]:
