@@ -53,6 +53,29 @@ def distributions_of_modules() -> dict[str, list[str]]:
     return brought
 
 
+@pytest.fixture
+def tiny_data_of(tiny_data: Path) -> Callable[[Path, Callable[[Any], Any]], Path]:
+    """Function that gives ``tiny_data`` with other codes: ``tiny_data_of(folder, codes -> codes)``, the folder."""
+    import nibabel as nib
+    import numpy as np
+
+    def made(folder: Path, recode: Callable[[Any], Any]) -> Path:
+        folder.mkdir()
+        content = json.loads((tiny_data / "datalist.json").read_text())
+        content.pop("subsets")
+        for entry in [e for side in ("training", "validation", "test") for e in content[side]]:
+            entry["image"] = str(tiny_data / entry["image"])
+            entry.pop("classes", None)
+            if "label" in entry:
+                label = nib.load(tiny_data / entry["label"])
+                codes = recode(np.asarray(label.dataobj)).astype(np.uint8)
+                nib.save(nib.Nifti1Image(codes, label.affine), folder / entry["label"])
+        (folder / "datalist.json").write_text(json.dumps(content))
+        return folder
+
+    return made
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a phantom of 10 subjects, 64 pixels in plane: 2 labeled, 4 unlabeled, 2 validation, 2 test."""

@@ -362,11 +362,8 @@ def test_another_anatomy_is_written_into_the_metadata(tmp_path: Path) -> None:
 
 
 def test_the_bundle_of_another_anatomy_trains_and_is_evaluated_as_it_is(
-    tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+    tiny_data_of: Callable[..., Path], tiny_overlay: Path, tmp_path: Path
 ) -> None:
-    import nibabel as nib
-    import numpy as np
-
     table = {
         "structures": [
             {"code": 0, "name": "background", "long_name": "background", "kind": "background"},
@@ -378,18 +375,7 @@ def test_the_bundle_of_another_anatomy_trains_and_is_evaluated_as_it_is(
     torch.save(ResUNet(out_channels=2, features=[4, 8]).state_dict(), weights)
     with zipfile.ZipFile(export_bundle(find_bundle_root(), tmp_path / "b.zip", weights)) as archive:
         archive.extractall(tmp_path)
-    data = tmp_path / "data"
-    data.mkdir()
-    content = json.loads((tiny_data / "datalist.json").read_text())
-    content.pop("subsets")
-    for entry in [e for side in ("training", "validation", "test") for e in content[side]]:
-        entry["image"] = str(tiny_data / entry["image"])
-        entry.pop("classes", None)
-        if "label" in entry:
-            label = nib.load(tiny_data / entry["label"])
-            bone = (np.asarray(label.dataobj) > 0).astype(np.uint8)
-            nib.save(nib.Nifti1Image(bone, label.affine), data / entry["label"])
-    (data / "datalist.json").write_text(json.dumps(content))
+    data = tiny_data_of(tmp_path / "data", lambda codes: codes > 0)
     tiny = {**json.loads(tiny_overlay.read_text()), "iterations_per_epoch": 1}
     tiny.pop("features")
     for run_id, overlays in (("training_stage2", ["supervised"]), ("run", ["supervised", "evaluate"])):

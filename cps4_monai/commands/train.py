@@ -156,6 +156,7 @@ def _of_another_run(key: str) -> bool:
 def _as_planned(key: str, value: Any, plan: Plan) -> bool:
     """Whether a setting is there what it is in the plan of weights."""
     from cps4_monai.anatomy import load_anatomy
+    from cps4_monai.inference.segmentation import plain
 
     if key == "anatomy_source":
         try:
@@ -181,14 +182,7 @@ def _as_planned(key: str, value: Any, plan: Plan) -> bool:
         if not isinstance(there, Mapping) or part not in there:
             return False
         there = there[part]
-    return bool(_plain(there) == _plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as the lists that JSON makes of them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return plain({key: there}) == plain({key: value})
 
 
 def _plan_of_run(weights: Path | None, output: Path) -> Plan:

@@ -14,7 +14,14 @@ from typing import Any
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_file import label_bytes
-from cps4_monai.data.label_ownership import GENERATOR, check_anatomy_of, is_described, sidecar_of, write_owned_label
+from cps4_monai.data.label_ownership import (
+    GENERATOR,
+    assumed_spacing_of,
+    check_anatomy_of,
+    is_described,
+    sidecar_of,
+    write_owned_label,
+)
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, read_volume
@@ -56,7 +63,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         return record
     record = _of_these_labels(path, record, digest)
     _check_same(path, correction, record, digest)
-    label = _volume(path, record, anatomy)
+    label = _volume(path, anatomy)
     try:
         made = corrected(correction, label, record, digest, anatomy)
     except ValueError as error:
@@ -94,7 +101,7 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
             "first correction. Fix: delete it, the next correction keeps another"
         )
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
-    label = _volume(kept, record, anatomy)
+    label = _volume(kept, anatomy)
     write_copies(copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record))
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
@@ -169,12 +176,12 @@ def _check_same(path: Path, correction: Correction, record: Mapping[str, Any], d
         )
 
 
-def _volume(path: Path, record: Mapping[str, Any], anatomy: Anatomy) -> Volume:
+def _volume(path: Path, anatomy: Anatomy) -> Volume:
     try:
         check_anatomy_of(path, anatomy)
     except ValueError as error:
         raise RelabelError(str(error)) from error
-    spacing = record.get("Settings", {}).get("AssumeSpacing")
+    spacing = assumed_spacing_of(path)
     return read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
 
 
@@ -202,4 +209,4 @@ def _draw_again(path: Path, anatomy: Anatomy) -> None:
     if picture.exists():
         scan = scans_of([path], path.parent).get(path)
         name = picture.name.removesuffix("_qc.png")
-        draw_mask(picture, _volume(path, record, anatomy), scan, record, anatomy, name)
+        draw_mask(picture, _volume(path, anatomy), scan, record, anatomy, name)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_ownership import is_described, sidecar_of
+from cps4_monai.data.label_ownership import assumed_spacing_of, is_described, sidecar_of
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
@@ -125,7 +125,7 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
     """
     assert outcome.label is not None
     sidecar = _sidecar(outcome.label)
-    spacing = sidecar.get("Settings", {}).get("AssumeSpacing")
+    spacing = assumed_spacing_of(outcome.label)
     label = read_volume(outcome.label, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
     image, missing = np.zeros(label.shape, dtype=np.uint8), [] if outcome.source.exists() else ["its scan is not there"]
     if outcome.source != outcome.label and not missing:

@@ -140,7 +140,7 @@ def test_the_rows_of_the_paper_page_train_both_stages(method, run_tiny, tmp_path
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
-def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
+def test_another_anatomy_is_a_config_file(run_tiny, tiny_data_of, tmp_path):
     import nibabel as nib
     import numpy as np
 
@@ -153,19 +153,7 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tmp_path):
         ],
     }
     (tmp_path / "three.json").write_text(json.dumps(table))
-    data = tmp_path / "data"
-    data.mkdir()
-    content = json.loads((tiny_data / "datalist.json").read_text())
-    content.pop("subsets")
-    for entry in [e for side in ("training", "validation", "test") for e in content[side]]:
-        entry["image"] = str(tiny_data / entry["image"])
-        entry.pop("classes", None)
-        if "label" in entry:
-            label = nib.load(tiny_data / entry["label"])
-            codes = np.asarray(label.dataobj)
-            merged = np.where(codes > 10, 2, np.minimum(codes, 1)).astype(np.uint8)
-            nib.save(nib.Nifti1Image(merged, label.affine), data / entry["label"])
-    (data / "datalist.json").write_text(json.dumps(content))
+    data = tiny_data_of(tmp_path / "data", lambda codes: np.where(codes > 10, 2, np.minimum(codes, 1)))
     three = {
         "anatomy_source": str(tmp_path / "three.json"),
         "datalist": str(data / "datalist.json"),
