@@ -54,11 +54,16 @@ def corrected(
         anatomy: the classes.
 
     Raises:
-        ImpossibleShiftError: a level out of range, two structures that would have one name, or one that is not there.
+        ImpossibleShiftError: a level out of range, a structure that is not there, or nothing that would change.
         ValueError: settings in the record that cannot be used.
     """
     present = [int(code) for code in np.unique(label.array) if code]
     shift, table = _numbering(correction, present, _not_trained(record), anatomy)
+    if not (table or correction.wrong or correction.accepted):
+        raise ImpossibleShiftError(
+            "this changes no level; expected a shift other than 0 or another name. Fix: say that the result is fine "
+            "with --accept (in a file: 'accepted'), or that an outline is wrong with --wrong"
+        )
     wrong = _wrong(correction, present, table, record, anatomy)
     lookup = np.arange(256, dtype=np.uint8)
     lookup[list(table)] = list(table.values())
@@ -101,7 +106,7 @@ def _wrong(
             f"{', '.join(names)} is marked as wrong, but not in the label map; expected one that is"
         )
     before = [] if correction.accepted else (record.get(REVIEW) or {}).get("Wrong", [])
-    return sorted({table.get(code, code) for code in (*before, *correction.wrong)})
+    return sorted({table.get(code, code) for code in (*before, *correction.wrong)} - {0})
 
 
 def _measured(

@@ -17,7 +17,9 @@ def shifted_codes(
     """New code of each structure that changes its level.
 
     Vertebrae move along the vertebrae of the chain and discs along its discs, so that both keep their places to each
-    other. The sacrum is never moved: a chain that stands on it cannot go up, since that would leave a gap.
+    other. The sacrum is the lowest vertebra of that row: it becomes L5 where the chain goes up. Where the chain goes
+    down, what comes to lie within the sacrum is part of it: L5 joins it, it stays itself, and the disc below L5
+    becomes background, since no class is left for it.
 
     Args:
         present: codes of the label map, background left out.
@@ -26,24 +28,16 @@ def shifted_codes(
         unannotated: codes that the weights' labels never showed.
 
     Raises:
-        ImpossibleShiftError: no chain in the label map, a level that the anatomy does not have or the weights do not
-            know, or a chain that would leave the sacrum.
+        ImpossibleShiftError: no chain in the label map, or a level that the anatomy does not have or the weights do not
+            know.
     """
-    chain = [s for s in anatomy.along_spine() if s.code in present]
-    moving = [s for s in chain if s.kind != "sacrum"]
     if shift == 0:
         return {}
-    if not moving:
-        raise ImpossibleShiftError(
-            "no vertebra or disc of the chain is in the label map, so that there is nothing to shift"
-        )
-    if shift > 0 and len(moving) < len(chain):
-        raise ImpossibleShiftError(
-            f"the sacrum is in the label map and {moving[0].name} above it, so that a shift by {shift:+d} leaves a gap "
-            "between them. Fix: if the sacrum is no sacrum, take it out in a viewer first"
-        )
-    rows = {s.code: row for kind in {s.kind for s in moving} for row, s in enumerate(_of_kind(anatomy, kind))}
-    table = {s.code: _target(s, rows[s.code] + shift, shift, anatomy) for s in moving}
+    chain = [s for s in anatomy.along_spine() if s.code in present]
+    if not chain:
+        raise ImpossibleShiftError("no structure of the chain is in the label map, so that there is nothing to shift")
+    targets = {s.code: _target(s, shift, anatomy) for s in chain}
+    table = {old: new for old, new in targets.items() if new != old}
     unknown = [anatomy[code].name for code in table.values() if code in unannotated]
     if unknown:
         raise ImpossibleShiftError(
@@ -73,25 +67,39 @@ def shift_to(present: Collection[int], code: int, name: str, anatomy: Anatomy) -
     if code not in present:
         there = ", ".join(f"{c} ({anatomy[c].name})" for c in sorted(present) if c < anatomy.num_classes) or "none"
         raise ImpossibleShiftError(f"{structure.name} (code {code}) is not in the label map; there are {there}")
-    if structure.order is None or structure.kind == "sacrum" or structure.kind != target.kind:
+    row = _row(anatomy, structure)
+    if target not in row or structure not in row:
         raise ImpossibleShiftError(
             f"{structure.name} is of the kind {structure.kind!r} and {name} of {target.kind!r}; expected two vertebrae "
-            "or two discs of the chain: name the level of another structure"
+            "(or the sacrum) or two discs of the chain: name the level of another structure"
         )
-    row = _of_kind(anatomy, structure.kind)
     return row.index(target) - row.index(structure)
 
 
-def _of_kind(anatomy: Anatomy, kind: str) -> list[Structure]:
-    return [s for s in anatomy.along_spine() if s.kind == kind]
+def _row(anatomy: Anatomy, structure: Structure) -> list[Structure]:
+    """What a structure moves along, from inferior to superior: discs, or vertebrae with the sacrum below them."""
+    bodies = ("sacrum", "vertebra")
+    kinds = bodies if structure.kind in bodies else (structure.kind,)
+    return [s for s in anatomy.along_spine() if s.kind in kinds]
 
 
-def _target(structure: Structure, row: int, shift: int, anatomy: Anatomy) -> int:
-    levels = _of_kind(anatomy, structure.kind)
-    if 0 <= row < len(levels):
-        return levels[row].code
-    beyond = f"above {levels[-1].name}, the highest" if shift > 0 else f"below {levels[0].name}, the lowest"
+def _target(structure: Structure, shift: int, anatomy: Anatomy) -> int:
+    row = _row(anatomy, structure)
+    place = row.index(structure) + shift
+    if 0 <= place < len(row):
+        return row[place].code
+    if place < 0 and structure.kind == "sacrum":
+        return row[0].code
+    if place == -1 and structure.kind == "disc" and _lies_on_sacrum(row[0], anatomy):
+        return 0
+    beyond = f"above {row[-1].name}, the highest" if shift > 0 else f"below {row[0].name}, the lowest"
     raise ImpossibleShiftError(
         f"a shift by {shift:+d} takes {structure.name} off the chain: {beyond} {structure.kind} of the anatomy. Fix: "
         "choose another shift, or take the structure out in a viewer first"
     )
+
+
+def _lies_on_sacrum(disc: Structure, anatomy: Anatomy) -> bool:
+    chain = anatomy.along_spine()
+    below = {s.kind for s in chain[: chain.index(disc)]}
+    return below == {"sacrum"}

@@ -76,6 +76,43 @@ def test_a_shift_reaches_everything_and_undo_brings_all_back(out):
     assert not list(out.glob(".original-*")) and call(mask, "--undo").exit_code == 1
 
 
+ONE_TOO_LOW = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 11: 0, 12: 11, 13: 12, 14: 13, 15: 14}  # L5 is called S, and so on
+
+
+def edited(mask, scan, table):
+    """Codes of the label map that a person drew in the place of ours (the phantom's, renamed); the weights know S."""
+    sidecar = mask.with_name("a_T2w_dseg.json")
+    sidecar.write_text(sidecar.read_text().replace('"not_trained"', '"absent"'))
+    made = scan.label.copy()
+    for old, new in table.items():
+        made[scan.label == old] = new
+    image = nib.load(mask)
+    nib.save(nib.Nifti1Image(made.astype(np.uint8), image.affine, image.header), mask)
+    return made
+
+
+def test_with_the_sacrum_in_view_levels_go_up_and_down(out, make_scan):
+    mask, scan = out / "a_T2w_dseg.nii.gz", make_scan(seed=0)
+    was = edited(mask, scan, ONE_TOO_LOW)
+    up = call(mask, "--level", "S=L5")
+    assert up.exit_code == 0 and "S is L5" in up.output, up.output
+    assert np.array_equal(codes(mask), np.where(scan.label == 11, 0, scan.label))
+    states = {r["name"]: r["state"] for r in rows(out / "structures.csv") if r["scan"] == "a_T2w"}
+    assert states["S"] == "absent" and states["L5"] == "present"
+    down = call(mask, "--level", "L5=S")
+    assert down.exit_code == 0 and "L5 is S" in down.output
+    assert np.array_equal(codes(mask), was)
+
+
+def test_a_disc_that_comes_to_lie_in_the_sacrum_is_background_and_that_is_said(out, make_scan):
+    mask = out / "a_T2w_dseg.nii.gz"
+    was = edited(mask, make_scan(seed=0), {})
+    down = call(mask, "--shift", "-1", "--wrong", "L5/S", "--wrong", "L4")
+    assert down.exit_code == 0 and "L5/S is background" in down.output
+    assert (was == 11).any() and not codes(mask)[was == 11].any() and (codes(mask)[was == 2] == 1).all()
+    assert record(out)["Review"]["Wrong"] == [2]
+
+
 def test_a_file_of_corrections_is_applied_once_and_what_cannot_be_is_told(out, tmp_path):
     path, hashes = tmp_path / "corrections.json", {n: record(out, n)["Sha256"] for n in ("a_T2w", "b_T2w")}
     scans = [
@@ -108,12 +145,14 @@ def test_impossible_corrections_change_nothing(out):
     mask = out / "a_T2w_dseg.nii.gz"
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     for arguments, words in (
-        (["--shift", "-1"], "takes L5/S off the chain"),
+        (["--shift", "-2"], "takes L5/S off the chain"),
         (["--level", "10=L5"], "T9 (code 10) is not in the label map"),
         (["--level", "L5=L3/L4"], "of the kind 'vertebra'"),
         (["--wrong", "T9"], "T9 is marked as wrong, but not in the label map"),
         (["--wrong", "L4", "--accept"], "accepted, and structures marked as wrong"),
         (["--level", "nonsense"], "expected CODE=NAME"),
+        (["--shift", "0"], "changes no level"),
+        (["--level", "L4=L4"], "changes no level"),
     ):
         result = call(mask, *arguments)
         assert result.exit_code == 1 and words in result.output, result.output

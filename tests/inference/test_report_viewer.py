@@ -11,8 +11,10 @@ import pytest
 from in_browser import PATIENCE_MS, READY, Opened
 
 from cps4_monai import segment_scans
+from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.inference import scan_views
 from cps4_monai.inference.masks import report_masks
+from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
 from cps4_monai.report.viewer import niivue_code
 
 
@@ -166,11 +168,45 @@ def test_levels_that_the_chain_does_not_have_are_refused(page):
     page.wait_for_scan("c")
     page.choose("L4")
     refused = page.page.locator("[data-set=level] option:disabled").all_inner_texts()
-    # L5 would push L5 to the sacrum, which is another kind; at the top T9 to T10, which there is not
+    # L5 would make L5 the sacrum, which nobody annotated; T9 would take the highest off the chain
     assert "L5" in refused and "T9" in refused and "L3" not in refused
     told = page.text("refused").removeprefix("Not possible: ").split("; ")
     reasons = {level: part for part in told for level in part.split(" (")[0].split(", ")}
     assert list(reasons) and set(reasons) == set(refused) and reasons["L5"] != reasons["T9"]
+
+
+def test_with_a_sacrum_the_page_offers_and_shows_what_the_command_does(browser, make_scan, tmp_path):
+    scan = make_scan()
+    lower = scan.label.copy()
+    for old, new in {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 12: 11, 13: 12, 14: 13, 15: 14}.items():
+        lower[scan.label == old] = new  # the disc of L5/S, which lies in the sacrum now, keeps its code
+    scan.label = lower
+    _write(tmp_path, "s", scan)
+    report_masks(tmp_path)
+    opened = Opened(browser, tmp_path / "report.html")
+    opened.wait_for_scan("s")
+    present = [int(code) for code in np.unique(scan.label) if code]
+    for code in present:
+        opened.choose(MRSPINESEG[code].name)
+        offered = set(opened.page.locator("[data-set=level] option:enabled").all_inner_texts())
+        assert offered == {name for name in MRSPINESEG.names if _new_codes(present, code, name) is not None}
+    opened.choose("S")
+    opened.page.select_option("[data-set=level]", "L5")
+    assert ["S", "L5"] in [chip.split() for chip in opened.chips()]
+    opened.page.select_option("[data-set=level]", "S")
+    opened.choose("L5")
+    opened.page.select_option("[data-set=level]", "S")
+    shown = [chip.split() for chip in opened.chips()]
+    assert ["L5/S", "background"] in shown and ["L5", "S"] in shown and ["S"] in shown
+    assert opened.corrections()["scans"][0]["level"] == {"code": 2, "is": "S"} and not opened.complaints
+    opened.page.close()
+
+
+def _new_codes(present, code, name):
+    try:
+        return shifted_codes(present, shift_to(present, code, name, MRSPINESEG), MRSPINESEG)
+    except ImpossibleShiftError:
+        return None
 
 
 def test_on_a_narrow_screen_nothing_is_out_of_sight(browser, masks):

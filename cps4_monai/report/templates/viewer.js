@@ -8,16 +8,31 @@
      Of volumes it is 1 in version 0.69, whose name is "transparent below min"; with 2, all below cal_min is hidden. */
   var TRANSLUCENT = 1, OPAQUE = 0.7;
 
-  /* What becomes of each code in a label map if structure `code` is level `is`; or the reason why it cannot be. */
+  /* What a structure moves along, from inferior to superior: discs, or vertebrae with the sacrum below them. */
+  function rowOf(structures, s) {
+    function isBody(t) { return t.kind === "sacrum" || t.kind === "vertebra"; }
+    return structures.filter(function (t) { return t.order !== null && (t.kind === s.kind || (isBody(t) && isBody(s))); })
+      .sort(function (a, b) { return a.order - b.order; });
+  }
+
+  /* Whether below a disc there is the sacrum and nothing else. */
+  function liesOnSacrum(structures, disc) {
+    var below = structures.filter(function (t) { return t.order !== null && t.order < disc.order; });
+    return below.length > 0 && below.every(function (t) { return t.kind === "sacrum"; });
+  }
+
+  /* What becomes of each code in a label map if structure `code` is level `is`; or the reason why it cannot be. The
+     same as levels/renumber.py: within the sacrum all is sacrum, and a disc there has no name and becomes background. */
   function renumbering(structures, present, code, is, fixed) {
-    var byOrder = {}, moved = {}, reason = "";
-    structures.forEach(function (s) { if (s.order !== null) { byOrder[s.order] = s; } });
-    var shift = structures.find(function (s) { return s.name === is; }).order - structures[code].order;
+    var moved = {}, reason = "", along = rowOf(structures, structures[code]);
+    var shift = along.findIndex(function (s) { return s.name === is; }) - along.indexOf(structures[code]);
     present.forEach(function (c) {
-      var from = structures[c], to = from.order === null || from.kind === "sacrum" ? from : byOrder[from.order + shift];
-      if (shift > 0 && from.kind === "sacrum") { reason = "the sacrum is in view, and a gap would open above it: edit the mask by hand"; return; }
-      if (!to || to.kind !== from.kind) { reason = reason || from.name + " would leave the levels that the weights know"; return; }
-      if (shift && fixed.includes(to.code)) { reason = reason || from.name + " would become " + to.name + ", which the weights never learned"; return; }
+      var from = structures[c], row = rowOf(structures, from), place = row.indexOf(from) + shift, to = row[place];
+      if (from.order === null) { return; }
+      if (place < 0 && from.kind === "sacrum") { to = row[0]; }
+      if (place === -1 && from.kind === "disc" && liesOnSacrum(structures, row[0])) { to = structures[0]; }
+      if (!to) { reason = reason || from.name + " would leave the levels that the weights know"; return; }
+      if (to !== from && fixed.includes(to.code)) { reason = reason || from.name + " would become " + to.name + ", which the weights never learned"; return; }
       moved[c] = to.code;
     });
     return reason ? { reason: reason } : { moved: moved };
@@ -187,7 +202,7 @@
       var wrong = corrections.of(scan).wrong || [], table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
       structures.forEach(function (s) {
         var colour = map ? OUTLINE : wrong.includes(s.code) ? WRONG : shownAs(s.code).colour;
-        var hidden = s.code === 0 || (map && s.code !== mapCode);
+        var hidden = shownAs(s.code).code === 0 || (map && s.code !== mapCode);
         table.R.push(colour[0]); table.G.push(colour[1]); table.B.push(colour[2]);
         table.A.push(hidden ? 0 : !map && selected && s.code !== selected ? Math.round(255 * DIM) : 255);
         table.I.push(s.code);
@@ -293,8 +308,7 @@
     /* Corrections */
 
     function levelOptions() {
-      var s = structures[selected];
-      return structures.filter(function (t) { return t.kind === s.kind && t.order !== null; }).sort(function (a, b) { return b.order - a.order; })
+      return rowOf(structures, structures[selected]).reverse()
         .map(function (t) { return [t.name, t.name, renumbering(structures, codes(), selected, t.name, scan.fixed).reason]; });
     }
 
@@ -308,7 +322,7 @@
 
     function listCorrection() {
       var entry = corrections.of(scan), wrong = entry.wrong || [], count = corrections.entries().length;
-      var can = selected && structures[selected].order !== null && structures[selected].kind !== "sacrum";
+      var can = selected && structures[selected].order !== null;
       show("tools").hidden = !selected;
       show("selected").textContent = selected ? "Chosen: " + shownAs(selected).name + ", " + shownAs(selected).long_name : "Click a structure to correct it.";
       show("refused").textContent = "";
