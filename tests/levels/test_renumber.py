@@ -71,10 +71,8 @@ def test_without_a_sacrum_below_it_the_lowest_disc_stays_a_disc():
     )
     with pytest.raises(ImpossibleShiftError, match="takes L4/L5 off the chain"):  # it would be L5/S, not in the sacrum
         shifted_codes((3, 4), -1, partial)
-    headless = Anatomy(
-        [Structure(0, "b", "b", "background")]
-        + [Structure(1, "L5/S", "d", "disc", 0), Structure(2, "L5", "v", "vertebra", 1)]
-    )
+    background, disc = Structure(0, "b", "b", "background"), Structure(1, "L5/S", "d", "disc", 0)
+    headless = Anatomy([background, disc, Structure(2, "L5", "v", "vertebra", 1)])
     with pytest.raises(ImpossibleShiftError, match="takes L5/S off the chain"):
         shifted_codes((1,), -1, headless)
 
