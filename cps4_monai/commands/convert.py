@@ -17,7 +17,10 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace files that e
 
 @click.group()
 def convert() -> None:
-    """Convert MRSpineSeg or SPIDER downloads to this package's layout and codes."""
+    """Convert MRSpineSeg or SPIDER downloads to this package's layout and codes.
+
+    If a scan fails, the others go on and the exit code is 1.
+    """
 
 
 @convert.command()
@@ -61,11 +64,10 @@ def spider(
         )
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(str(error)) from error
-    _report(result, out)
-    click.echo("no sacrum is annotated: pass --unannotated 1 to 'cps4 datalist'")
+    _report(result, out, "no sacrum is annotated: pass --unannotated 1 to 'cps4 datalist'")
 
 
-def _report(result: Conversion, out: Path) -> None:
+def _report(result: Conversion, out: Path, hint: str = "") -> None:
     for path, reason in result.failed:
         click.echo(f"failed: {path}: {reason}", err=True)
     dropped = {value for scan in result.scans for value in scan.dropped}
@@ -73,5 +75,9 @@ def _report(result: Conversion, out: Path) -> None:
         click.echo(f"values without a code here, set to background: {sorted(dropped)} (see conversion.csv)", err=True)
     labeled = sum(scan.labeled for scan in result.scans)
     click.echo(f"{len(result.scans)} scans, {labeled} with labels: {out}")
+    if hint:
+        click.echo(hint)
     if result.failed and not result.scans:
         raise click.ClickException("no scan could be converted")
+    if result.failed:
+        raise SystemExit(1)

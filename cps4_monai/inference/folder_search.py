@@ -31,8 +31,9 @@ class Search:
 def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Search:
     """Searches a folder and its subfolders, sorted by path.
 
-    A BIDS data set (a ``dataset_description.json`` at its top) gives its ``anat/*_T2w`` scans, its derivatives left
-    out. Elsewhere every NIfTI file counts whose name does not say label map.
+    A BIDS data set (a ``dataset_description.json`` at its top) gives its ``anat/*_T2w`` scans, and ``*_T1w`` where a
+    folder has no T2w one; its derivatives are left out. Elsewhere every NIfTI file counts whose name does not say
+    label map.
 
     Args:
         folder: to search; links to folders are followed, each folder once.
@@ -69,13 +70,22 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
                 search.skipped.append(
                     (path, f"channel {named.channel} of {named.scan} in nnU-Net's layout, whose channel 0 is segmented")
                 )
-            elif bids and not stem_of(path).endswith("_T2w"):
-                search.skipped.append((path, "not a T2w scan of this BIDS data set; name the file to segment it"))
+            elif bids and (reason := _not_of_bids(stem_of(path), visible)):
+                search.skipped.append((path, f"{reason} of this BIDS data set; name the file to segment it"))
             else:
                 search.scans.append(path)
         if any(holds_dicom(here / n) for n in _sample(visible)):
             search.dicom.append(here)
     return search
+
+
+def _not_of_bids(stem: str, beside: Sequence[str]) -> str:
+    """What an image is instead of the one to segment among those in its folder; empty: it is that one."""
+    if stem.endswith("_T2w"):
+        return ""
+    if not stem.endswith("_T1w"):
+        return "neither a T2w nor a T1w scan"
+    return "a T1w scan beside a T2w one" if any(stem_of(n).endswith("_T2w") for n in beside if is_nifti(n)) else ""
 
 
 def looks_like_label_map(array: np.ndarray) -> bool:

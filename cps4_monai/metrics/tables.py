@@ -82,7 +82,8 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
     """One row per case, with the keys of ``CASE_COLUMNS``, from its structure rows and its scores.
 
     Distances are means over the ``num_measured`` structures that are in both label and prediction. All levels are right
-    where each labeled structure got its own level (``metrics.identification``), none another one and none no level.
+    where each labeled structure got its own level (``metrics.identification``), none another one and none no level;
+    NaN where the label shows no structure, so that there is no level to get right.
     """
     if not rows:
         raise ValueError("a case has no annotated foreground structure; check the anatomy and unannotated")
@@ -105,7 +106,7 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
         "num_measured": int(measured.sum()),
         "num_identified": sum(row["identified"] == 1 for row in labeled),
         "num_off_by_one": sum(abs(row["level_offset"]) == 1 for row in labeled),
-        "all_levels_right": int(bool(labeled) and all(row["level_offset"] == 0 for row in labeled)),
+        "all_levels_right": all(row["level_offset"] == 0 for row in labeled) * 1.0 if labeled else float("nan"),
         "warnings": "; ".join(warnings),
     }
 

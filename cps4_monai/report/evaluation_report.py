@@ -161,9 +161,10 @@ def _summary(content: ReportContent) -> list[Block]:
     ]
     if not content.anatomy.along_spine():
         return [Cards(cards), Cards(more)]
-    right, identified = int(cases["all_levels_right"].sum()), int(cases["num_identified"].sum())
+    right, numbered = int(cases["all_levels_right"].sum()), int(cases["all_levels_right"].count())
+    identified = int(cases["num_identified"].sum())
     levels = [
-        Card("All levels right", f"{right} of {len(cases)}", "scans in which each labeled structure got its own level"),
+        Card("All levels right", f"{right} of {numbered}", "scans in which each labeled structure got its own level"),
         Card(
             "Identified",
             f"{identified / labeled:.1%}" if labeled else "–",

@@ -287,5 +287,6 @@ def _overall_figures(summaries: Mapping[str, pd.DataFrame]) -> str:
 def _headline(evaluation: Evaluation, has_levels: bool) -> str:
     dice, cases = evaluation.overall("dice_b"), evaluation.cases
     interval = f" ({dice['ci_low']:.3f} to {dice['ci_high']:.3f})" if dice["ci_low"] == dice["ci_low"] else ""
-    right = f", all levels right in {int(cases['all_levels_right'].sum())} of {len(cases)} scans"
+    levels = cases["all_levels_right"]
+    right = f", all levels right in {int(levels.sum())} of {levels.count()} scans"
     return f"{dice['mean']:.3f}{interval}{right if has_levels else ''}"

@@ -25,6 +25,12 @@ def save(path, array):
     return path
 
 
+def test_a_label_without_structures_has_no_levels_to_get_right(tmp_path):
+    empty = save(tmp_path / "e_dseg.nii.gz", np.zeros((3, 16, 32), np.uint8))
+    right = evaluate_case(empty, empty, MRSPINESEG, [1]).case["all_levels_right"]
+    assert np.isnan(right)
+
+
 @pytest.fixture
 def files(tmp_path):
     label = np.zeros((3, 16, 32), np.uint8)

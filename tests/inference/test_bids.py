@@ -79,3 +79,16 @@ def test_the_validator_accepts_a_derivative(run, data_set, tmp_path):
     done = subprocess.run([validator, "--json", str(out)], capture_output=True, text=True)
     issues = json.loads(done.stdout)["issues"]["issues"]
     assert done.returncode == 0 and not [one for one in issues if one["severity"] == "error"], done.stdout
+
+
+def test_t1w_scans_stand_in_where_a_folder_has_no_t2w_one(run, make_scan, tmp_path):
+    data = tmp_path / "raw"
+    for name in ("sub-1/anat/sub-1_T1w", "sub-2/anat/sub-2_T1w", "sub-2/anat/sub-2_T2w", "sub-3/dwi/sub-3_dwi"):
+        make_scan().save(data / f"{name}.nii.gz")
+    (data / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.10.0"}')
+    result = run(data, tmp_path / "out", qc=False)
+    assert [one.source.name for one in result.segmented] == ["sub-1_T1w.nii.gz", "sub-2_T2w.nii.gz"]
+    reasons = {one.source.name: one.reason for one in result.outcomes if one.status == "skipped"}
+    assert reasons["sub-2_T1w.nii.gz"].startswith("a T1w scan beside a T2w one")
+    assert reasons["sub-3_dwi.nii.gz"].startswith("neither a T2w nor a T1w")
+    assert (tmp_path / "out/sub-1/anat/sub-1_seg-spine_dseg.nii.gz").is_file()
