@@ -18,10 +18,11 @@ from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
 from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, SKIPPED, TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
-from cps4_monai.inference.scan_views import REPORT, report_files
+from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
 from cps4_monai.inference.settings_in_words import settings_in_words
 from cps4_monai.scan_names import find_nifti
 
+AT_A_TIME = 2  # scans that are read for the page, as in `cps4 report`
 
 @dataclass(frozen=True)
 class Relabeled:
@@ -163,7 +164,9 @@ def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anat
     run_files = RunFiles(output)
     run_files.write(run_tables(outcomes, anatomy, output))
     pictured = any(outcome.picture is not None for outcome in outcomes)  # a run without pictures has no viewer, either
-    for files in report_files(outcomes, anatomy, settings=_settings(outcomes), views=pictured):
+    for files in report_files(
+        outcomes, anatomy, settings=_settings(outcomes), views=pictured, spread=spread_over_threads(AT_A_TIME)
+    ):
         run_files.write(files)
     return output / REPORT
 
