@@ -24,6 +24,7 @@ from cps4_monai.scan_names import find_nifti
 
 AT_A_TIME = 2  # scans that are read for the page, as in `cps4 report`
 
+
 @dataclass(frozen=True)
 class Relabeled:
     """What became of the corrections.
