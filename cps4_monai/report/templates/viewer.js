@@ -31,7 +31,7 @@
       if (from.order === null) { return; }
       if (place < 0 && from.kind === "sacrum") { to = row[0]; }
       if (place === -1 && from.kind === "disc" && liesOnSacrum(structures, row[0])) { to = structures[0]; }
-      if (!to) { reason = reason || from.name + " would leave the levels that the weights know"; return; }
+      if (!to) { reason = reason || "the chain would leave the levels that there are"; return; }
       if (to !== from && fixed.includes(to.code)) { reason = reason || from.name + " would become " + to.name + ", which the weights never learned"; return; }
       moved[c] = to.code;
     });
