@@ -47,7 +47,7 @@ class GraphCL(BCP):
 
     source: ClassVar[str] = "Wang et al., ICML 2025 (weakly sourced: the authors' code could not be read)"
     budget_notes = ("a graph over the deepest features of each mixed picture",)
-    options = (*BCP.options, "graph_weight", "per_pair", "tau", "correlation", "dropout", "dropout_seed")
+    options = (*BCP.options, "graph_weight", "per_pair", "tau", "correlation", "centre_nodes", "dropout", "dropout_seed")
 
     def __init__(
         self,
@@ -82,11 +82,17 @@ class GraphCL(BCP):
         """Share that the branch drops: of its network, named here so that a resumed run is compared by it."""
         return unwrap(self.networks["student"]).dropout  # type: ignore[return-value]
 
+    @property
+    def centre_nodes(self) -> bool:
+        """Whether places are compared without the mean of their picture; of its network, likewise."""
+        return unwrap(self.networks["student"]).centre_nodes  # type: ignore[return-value]
+
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """As of :class:`BCP`; in the second phase also ``loss_graph`` before its weight.
 
-        Shown beside them: ``graph_share``, the branch's part of the sizes |L_in + L_out| and |graph_weight L_cc|, and
-        ``clusters_in_use``, mean over pictures.
+        Shown beside them: ``graph_share``, the branch's part of the sizes |L_in + L_out| and |graph_weight L_cc|,
+        ``clusters_in_use``, mean over pictures, and ``repelling_pairs``, the share of W below 0: where it is 0, one
+        cluster for everything is the least of L_cc.
         """
         losses = super().losses(outputs, batch)
         if "clusters" not in outputs:
@@ -102,6 +108,7 @@ class GraphCL(BCP):
             "loss_graph": graph,
             "graph_share": share,
             "clusters_in_use": clusters_in_use(clusters),
+            "repelling_pairs": (outputs["correlation"].detach() < 0).float().mean(),
         }
 
     def _pretrained(self, picture: Tensor) -> Tensor:

@@ -71,6 +71,9 @@ class GraphBranch(Composite):
         clusters: at most; those that no place belongs to are unused. None: as many as classes.
         hidden: channels of the graph convolution before the clusters.
         dropout: share of the features before the clusters that are dropped.
+        centre_nodes: places are compared once their picture's mean is taken from the aligned features. The graph of
+            the alignment is dense, so that all aligned features of a picture point nearly the same way: compared as
+            they are, no pair repels, and one cluster for everything is the least of the loss.
 
     Raises:
         ValueError: no cluster, a share outside [0, 1).
@@ -79,7 +82,14 @@ class GraphBranch(Composite):
 
     backbone: ResUNet
 
-    def __init__(self, backbone: ResUNet, clusters: int | None = None, hidden: int = 64, dropout: float = 0.25) -> None:
+    def __init__(
+        self,
+        backbone: ResUNet,
+        clusters: int | None = None,
+        hidden: int = 64,
+        dropout: float = 0.25,
+        centre_nodes: bool = True,
+    ) -> None:
         check_in_pieces(backbone)
         count = backbone.out_channels if clusters is None else clusters
         if count < 1 or not 0 <= dropout < 1:
@@ -90,6 +100,7 @@ class GraphBranch(Composite):
         self.convolution = nn.Linear(channels, hidden, bias=False)
         self.to_clusters = nn.Sequential(nn.Linear(hidden, 32), nn.ELU(), nn.Linear(32, count))
         self.dropout = dropout
+        self.centre_nodes = centre_nodes
         self.to(next(backbone.parameters()).device)
 
     @property
@@ -128,7 +139,10 @@ class GraphBranch(Composite):
         """Correlation (B, N, N) and clusters (B, N, K), which add up to 1 over K, of features (B, D, h, w); float32."""
         align = self.backbone.align if self.align is None else self.align
         with torch.autocast(features.device.type, enabled=False):
-            nodes = F.normalize(align(features.float()).flatten(2).transpose(1, 2), dim=2)  # type: ignore[operator]
+            aligned = align(features.float()).flatten(2).transpose(1, 2)  # type: ignore[operator]
+            if self.centre_nodes:
+                aligned = aligned - aligned.mean(dim=1, keepdim=True)
+            nodes = F.normalize(aligned, dim=2)
             similarity = nodes @ nodes.transpose(1, 2)
             correlated = correlation_of(similarity, tau, correlation)
             edges = F.relu(correlated if correlation == "centred" else similarity)

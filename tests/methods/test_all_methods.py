@@ -422,7 +422,7 @@ NOT_VARIED = {
     "vessa_additional": {*VESSA.options},  # those of vessa
     "ucmt": {"ramp_up_updates"},  # refused: it has a ramp of its own
     "dusss": {"ramp_up_updates"},
-    "graphcl": {"dropout"},  # of its network: test_graphcl.py
+    "graphcl": {"centre_nodes", "dropout"},  # of its network: test_graphcl.py
 }
 
 

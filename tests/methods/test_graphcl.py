@@ -84,6 +84,7 @@ def test_clusters_are_made_of_aligned_unit_features_by_one_graph_convolution():
     student, features = GraphBranch(network()).eval(), torch.randn(2, 8, 3, 2)
     correlation, clusters = student.clustered(features, 2.0, "centred")
     aligned = student.align(features).flatten(2).mT
+    aligned = aligned - aligned.mean(1, keepdim=True)
     units = aligned / aligned.norm(dim=2, keepdim=True)
     cosines = units @ units.mT
     expected = cosines - cosines.amax((1, 2), keepdim=True) / 2
@@ -94,6 +95,22 @@ def test_clusters_are_made_of_aligned_unit_features_by_one_graph_convolution():
     torch.testing.assert_close(clusters, student.to_clusters(F.elu(messages)).softmax(2))
     assert student.convolution.out_features == 64 and student.to_clusters[0].out_features == 32
     assert clusters.shape == (2, 6, 20)
+
+
+def test_places_of_a_picture_repel_each_other_whatever_its_features_have_in_common():
+    """Features after a ReLU, all places alike but for a little: aligned by a dense graph they are nearly parallel."""
+    generator = torch.Generator().manual_seed(0)
+    features = 1 + 0.3 * torch.rand(2, 8, 6, 6, generator=generator)
+    plain, centred = (GraphBranch(network(), centre_nodes=centre).eval() for centre in (False, True))
+    centred.load_state_dict(plain.state_dict())
+    correlation = {name: net.clustered(features, 2.0, "centred")[0] for name, net in (("plain", plain), ("centred", centred))}
+    assert (correlation["plain"] > 0).all()  # nothing repels: one cluster is the least of the loss
+    assert ((correlation["centred"] < 0).float().mean((1, 2)) > 0.3).all()
+    # ... and the least of the loss is no longer one cluster: two by the sign of the leading direction are less
+    weights = correlation["centred"][:1]
+    side = (torch.linalg.eigh(weights[0]).eigenvectors[:, -1] > 0).float()
+    one, two = torch.ones(36, 1), torch.stack((side, 1 - side), 1)
+    assert clustering_loss(weights, two[None]) < clustering_loss(weights, one[None])
 
 
 def test_clusters_in_use_are_counted_in_each_picture():
@@ -164,7 +181,7 @@ def test_the_share_of_the_graph_and_the_clusters_are_shown(batches):
     graph = 2 * losses["loss_graph"].detach()
     sizes = graph.abs(), (losses["loss"].detach() - graph).abs()
     assert losses["graph_share"] == pytest.approx(float(sizes[0] / sum(sizes)), rel=1e-4)
-    assert 1 <= losses["clusters_in_use"] <= 20
+    assert 1 <= losses["clusters_in_use"] <= 20 and 0 < losses["repelling_pairs"] < 1
 
 
 def test_an_aligned_decoder_is_another_network_that_a_plan_can_build_and_that_can_be_scripted(batches):
