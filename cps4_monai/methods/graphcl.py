@@ -47,7 +47,16 @@ class GraphCL(BCP):
 
     source: ClassVar[str] = "Wang et al., ICML 2025 (weakly sourced: the authors' code could not be read)"
     budget_notes = ("a graph over the deepest features of each mixed picture",)
-    options = (*BCP.options, "graph_weight", "per_pair", "tau", "correlation", "centre_nodes", "dropout", "dropout_seed")
+    options = (
+        *BCP.options,
+        "graph_weight",
+        "per_pair",
+        "tau",
+        "correlation",
+        "centre_nodes",
+        "dropout",
+        "dropout_seed",
+    )
 
     def __init__(
         self,

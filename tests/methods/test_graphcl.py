@@ -103,7 +103,9 @@ def test_places_of_a_picture_repel_each_other_whatever_its_features_have_in_comm
     features = 1 + 0.3 * torch.rand(2, 8, 6, 6, generator=generator)
     plain, centred = (GraphBranch(network(), centre_nodes=centre).eval() for centre in (False, True))
     centred.load_state_dict(plain.state_dict())
-    correlation = {name: net.clustered(features, 2.0, "centred")[0] for name, net in (("plain", plain), ("centred", centred))}
+    correlation = {
+        name: net.clustered(features, 2.0, "centred")[0] for name, net in (("plain", plain), ("centred", centred))
+    }
     assert (correlation["plain"] > 0).all()  # nothing repels: one cluster is the least of the loss
     assert ((correlation["centred"] < 0).float().mean((1, 2)) > 0.3).all()
     # ... and the least of the loss is no longer one cluster: two by the sign of the leading direction are less
