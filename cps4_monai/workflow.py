@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
 _ALWAYS_BUILT = ("imports", "initialize", "finalize", "evaluation_dir", "rank")
+_OF_STAGE1 = ("@stage1#stage", "@training_stage1")
 _TRAINING = ("training_", "pretraining")
 _NOT_WARNED_OF = {*PLACES_AND_PACE, "output_root"}
 _FLOAT = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")
@@ -126,6 +127,7 @@ class CPS4Workflow(ConfigWorkflow):
                     tracking=str(root / "configs" / "mlflow.json") if tracking == "mlflow" else tracking,
                     **{**_beside_configs(root), "bundle_root": str(root), **override},
                 )
+            self._pass_over_unused_stage1()
 
     def initialize(self) -> Any:
         """As MONAI's, with errors as :meth:`run` has them."""
@@ -158,6 +160,15 @@ class CPS4Workflow(ConfigWorkflow):
             if cause is error or not is_told(cause):
                 raise
             raise cause from None
+
+    def _pass_over_unused_stage1(self) -> None:
+        """``run`` trains both stages: without the first where the method of the second has no provider."""
+        both = self.parser.get("run")
+        if self.run_id != "run" or not isinstance(both, list) or "train#provider" not in self.parser:
+            return
+        if self.parser["train#provider"] is None:
+            self.parser["run"] = [step for step in both if step not in _OF_STAGE1]
+            logger.info("the method asks for no prompts (train#provider is null): no stage 1 is trained")
 
     def _warn_of_unread(self) -> None:
         """One line for all settings of the command that this run does not read; those of places are everywhere."""

@@ -57,6 +57,8 @@ def train(
 ) -> None:
     """Train STAGE (stage1, stage2, or all). The same command resumes a run that was stopped.
 
+    all leaves stage 1 out where the method of stage 2 asks for no prompts (`cps4 methods` says which do).
+
     finetune goes on from trained weights, supervised and by their plan, on the labeled scans. It copies the weights to
     OUTPUT/models; called again once it has ended, it starts from those. The best epoch is
     OUTPUT/models/model_finetuned.pt, and the plan beside it says what it was trained on.
