@@ -49,8 +49,14 @@ long() { # long NAME COMMAND...: a step for as long as is left, which the same c
     [ -f "$out/$name.done" ]
 }
 
+install_wheels() { # install_wheels FOLDER SITE: its wheels into SITE, once; anew where they have other names or sizes
+    local stamp=$2/wheels.txt
+    wc -c "$1"/*.whl | cmp -s - "$stamp" && return
+    rm -rf "$2" && mkdir -p "$2" &&
+        "$python" -m pip install -q --no-index --no-deps --target "$2" "$1"/*.whl && wc -c "$1"/*.whl > "$stamp"
+}
 if [ -d WHEELS ]; then
-    "$python" -m pip install -q --no-index --no-deps --target "${TMPDIR:-/tmp}/gpu_site" WHEELS/*.whl
+    install_wheels WHEELS "${TMPDIR:-/tmp}/gpu_site"
     export PYTHONPATH="${TMPDIR:-/tmp}/gpu_site:${PYTHONPATH:-}"
 fi
 export PYTHONPATH="$PWD:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
@@ -156,7 +162,7 @@ nnunet() {
     local site=${TMPDIR:-/tmp}/gpu_nnunet share
     local nnunet=(env)
     if [ -d WHEELS_NNUNET ]; then
-        [ -d "$site" ] || "$python" -m pip install -q --no-index --no-deps --target "$site" WHEELS_NNUNET/*.whl
+        install_wheels WHEELS_NNUNET "$site" || return
         nnunet=(env PYTHONPATH="$site:$PYTHONPATH" PATH="$site/bin:$PATH")
     elif ! command -v nnUNetv2_train > /dev/null; then
         echo "nnunet: nnUNetv2_train is not on the PATH, and there is no folder WHEELS_NNUNET (docs/how-to/offline-machines.md)"

@@ -43,11 +43,11 @@ def call(tmp_path: Path):
     python.write_text(f'#!/usr/bin/env bash\nexec "{sys.executable}" "{tmp_path}/parses_only.py" "$@"\n')
     python.chmod(0o755)
 
-    def run(**variables: str) -> str:
+    def run(folder: Path = ROOT, **variables: str) -> str:
         given = {"PYTHON": str(python), "SPIDER": str(tmp_path / "spider"), **variables}
-        command = ["bash", "benchmarks/gpu.sh", str(tmp_path / "lumbar_t1"), str(tmp_path / "out"), "300"]
+        command = ["bash", f"{ROOT}/benchmarks/gpu.sh", str(tmp_path / "lumbar_t1"), str(tmp_path / "out"), "300"]
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, timeout=280
+            command, cwd=folder, env={**os.environ, **given}, capture_output=True, text=True, timeout=280
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -77,3 +77,24 @@ def test_the_release_is_trained_and_checked_by_calls_that_exist_and_a_rehearsal_
     for rehearse in ("1", ""):
         told = call(PARTS="release", REHEARSE=rehearse)
         assert len(re.findall(r"^release_\w+: done$", told, re.MULTILINE)) == 7, told
+
+
+def test_wheels_are_installed_once_and_again_where_they_are_others(call, tmp_path):
+    folder = tmp_path / "checkout"
+    (folder / "WHEELS").mkdir(parents=True)
+    (tmp_path / "tmp").mkdir()
+    wheel = folder / "WHEELS" / "one-1-py3-none-any.whl"
+
+    def installed(**variables: str) -> list[str]:
+        return re.findall(r"called pip install .* (\S+)", call(folder, TMPDIR=str(tmp_path / "tmp"), **variables))
+
+    wheel.write_text("first")
+    assert installed(PARTS="none") == ["WHEELS/one-1-py3-none-any.whl"]
+    os.utime(wheel, (0, 0))  # as another copy of the checkout has it
+    assert installed(PARTS="none") == []
+    (tmp_path / "tmp" / "gpu_site" / "of_the_first.py").touch()
+    wheel.write_text("second")
+    assert len(installed(PARTS="none")) == 1 and not (tmp_path / "tmp" / "gpu_site" / "of_the_first.py").exists()
+    (folder / "WHEELS").rename(folder / "WHEELS_NNUNET")
+    given = {"PARTS": "nnunet", "NNUNET": "spider", "SPIDER": ""}
+    assert [installed(**given) for _ in range(2)] == [["WHEELS_NNUNET/one-1-py3-none-any.whl"], []]
