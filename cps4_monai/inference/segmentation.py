@@ -50,7 +50,12 @@ class Segmentation:
 
     @property
     def volumes_ml(self) -> dict[str, float]:
-        """Volume within the slab in ml, by name, of the structures that were found."""
+        """Volume within the slab in ml, by name, of the structures that were found.
+
+        Empty under `unusual_contrast`, where names mean nothing; ``structures`` and ``labels`` keep what was found.
+        """
+        if not names_are_trusted(flag.name for flag in self.flags):
+            return {}
         return {s.name: s.volume_ml for s in self.structures if s.volume_ml > 0}
 
     @property

@@ -79,7 +79,7 @@ def can_be_asked_again(name: str) -> bool:
 
 
 def names_are_trusted(flags: Iterable[str]) -> bool:
-    """Whether pictures and tables may name levels: not where `unusual_contrast` says that names mean nothing."""
+    """Whether what people read may name levels: not where `unusual_contrast` says that names mean nothing."""
     return "unusual_contrast" not in flags
 
 

@@ -120,6 +120,7 @@ def test_a_result_of_no_use_by_the_plans_calibration_gets_one_flag(edited_bundle
     result = segmenter(make_scan().nifti(), qc=False)
     assert [flag.name for flag in result.flags] == ["unusual_contrast"] and "97 %" in result.flags[0].detail
     assert result.record["Traits"]["kept"] == 1.0 and result.labels.any()
+    assert result.volumes_ml == {} and any(s.volume_ml > 0 for s in result.structures), "names mean nothing"
     pictures = []
     monkeypatch.setattr("cps4_monai.report.pictures.sagittal_mosaic", lambda *a, **k: pictures.append(k) or b"")
     segmenter(make_scan().nifti()).qc_picture()
@@ -127,7 +128,8 @@ def test_a_result_of_no_use_by_the_plans_calibration_gets_one_flag(edited_bundle
     assert segmenter.settings["FlagCalibration"]["failure_limit"] == 0.6
     segmenter.raw = True
     raw = segmenter(make_scan().nifti(), qc=False)
-    assert "unusual_contrast" not in {flag.name for flag in raw.flags} and raw.record["Traits"] is None
+    assert raw.volumes_ml and "unusual_contrast" not in {flag.name for flag in raw.flags}, "never asked of it"
+    assert raw.record["Traits"] is None
 
 
 def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cps4_monai import segment
+from cps4_monai import Segmenter, segment
 from cps4_monai.data.volume import read_volume
 from cps4_monai.evaluation.case import evaluate_arrays
 from cps4_monai.inference.bundle import open_bundle
@@ -68,3 +68,13 @@ def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
         subject="sub-052",
     )
     assert scores.case["dice_b"] >= 0.93 and scores.case["all_levels_right"] == 1
+
+
+def test_a_real_scan_turned_upside_down_is_unusual_and_itself_is_not(spider_dir):
+    scan = read_volume(spider_dir / "volumes" / "sub-052_T2w.nii.gz")
+    segmenter = Segmenter()
+    upright = segmenter(scan, qc=False)
+    turned = segmenter(np.ascontiguousarray(scan.array[:, :, ::-1]), affine=scan.affine, qc=False)
+    assert "unusual_contrast" not in [flag.name for flag in upright.flags] and upright.volumes_ml
+    assert [flag.name for flag in turned.flags] == ["unusual_contrast"] and not turned.volumes_ml
+    assert turned.labels.any(), "labels stay"
