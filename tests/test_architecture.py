@@ -81,7 +81,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "file_hash",
-        "fingerprint", "handlers", "known_settings", "metrics", "report", "run_folder", "vision", "workflow",
+        "fingerprint", "handlers", "known_settings", "metrics", "pretrained", "report", "run_folder", "vision",
+        "workflow",
     },
     "method_list": {"fingerprint", "known_settings"},
     "commands": {

@@ -71,6 +71,7 @@ def run(
     from rich.console import Console
 
     from cps4_monai.bench.display import Display, show_plan
+    from cps4_monai.bench.encoders import check_encoders
     from cps4_monai.bench.plan import check_patterns
     from cps4_monai.bench.runner import Runner, auto_jobs
     from cps4_monai.bench.start import start_study
@@ -87,6 +88,11 @@ def run(
         raise click.ClickException(str(error)) from error
     console = Console(soft_wrap=True)
     show_plan(plan, left, slots, console)
+    try:
+        if address is None or address.kind == "local":  # workers elsewhere have a cache of their own
+            check_encoders(left)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     if dry_run:
         return
     plan.write()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cps4_monai.bench.folders import SETTINGS, FolderShelf, write_json
+from cps4_monai.bench.encoders import check_encoders
+from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, write_json
 from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import Plan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
@@ -190,6 +191,30 @@ def test_the_budgets_of_the_studies_that_come_along_are_equal(study: Path, tiny_
     blocks = tuple(replace(block, shares=block.shares[:1], seeds=block.seeds[:1]) for block in made.matrix[:1])
     study = replace(made, matrix=blocks, rotate_labeled=frozenset())
     assert make_plan(study, Data.read(datalist, tiny_data), tmp_path / "runs", "cpu").cells
+
+
+def test_encoders_that_are_not_here_are_told_before_the_first_job_that_starts_from_them(
+    plan, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("CPS4_CACHE_DIR", str(tmp_path / "cache"))
+    named = {"stage1#vision_checkpoint": "vit-s-focus", "stage1#text_model": "minilm-l6"}
+    made = plan(["supervised", "cps4"], [25], settings=named)
+    with pytest.raises(StudyError, match=r"1 of the 3 jobs to run \(cps4-25pct-seed0, \.\.\.\)") as told:
+        check_encoders(made.open_jobs())
+    assert all(f"`cps4 weights {name}`" in str(told.value) for name in named.values())
+    check_encoders(made.open_jobs("supervised"))
+    stage1 = made.cells["cps4-25pct-seed0"].after
+    assert stage1 is not None
+    (stage1.folder / "stage1").mkdir(parents=True)
+    (stage1.folder / "stage1" / "prompted_vision.pt").touch()
+    write_json(stage1.folder / DONE, {"seconds": {"training": 1.0}})
+    assert stage1 in made.open_jobs() and stage1.left == ("validation",)
+    check_encoders(made.open_jobs())
+    for name in named.values():
+        (tmp_path / "cache" / "weights" / name).mkdir(parents=True)
+        (tmp_path / "cache" / "weights" / name / "weights.json").touch()
+    (stage1.folder / DONE).unlink()
+    check_encoders(made.open_jobs())
 
 
 def test_the_manifest_says_whose_the_scans_are(tiny_data: Path, write_study, tmp_path: Path) -> None:

@@ -98,6 +98,19 @@ def test_without_a_scheduler_dask_is_not_imported(tiny_quick: Path, tmp_path: Pa
     assert answer.stdout.strip() == "1 True []"
 
 
+def test_a_dry_run_and_a_run_tell_which_weights_are_missing(tiny_quick: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CPS4_CACHE_DIR", str(tmp_path / "cache"))
+    content = yaml.safe_load(tiny_quick.read_text(encoding="utf-8"))
+    content["settings"]["stage1#vision_checkpoint"] = "vit-s-focus"
+    tiny_quick.write_text(yaml.safe_dump(content))
+    for more in (["--dry-run"], []):
+        result = call(tiny_quick, "-o", tmp_path / "runs", "--device", "cpu", *more)
+        assert result.exit_code == 1 and "0 of 3 jobs are done, 3 to run" in result.output
+        assert "1 of the 3 jobs to run" in result.output and "`cps4 weights vit-s-focus`" in result.output
+        assert not (tmp_path / "runs" / "stage1").exists() and not (tmp_path / "runs" / "quick.study.json").exists()
+    assert call(tiny_quick, "-o", tmp_path / "runs", "--only", "supervised", "--dry-run").exit_code == 0
+
+
 def test_errors_are_one_line(tiny_quick: Path, tiny_data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for arguments, text in (
