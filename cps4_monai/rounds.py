@@ -29,13 +29,14 @@ from cps4_monai.failure import cause_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import SegmentationRun, segment_scans
 from cps4_monai.inference.outcome import ScanOutcome
-from cps4_monai.run_folder import STAGE1_WEIGHTS
+from cps4_monai.run_folder import RECORD, RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
 from cps4_monai.vision import holds_prompted_vision
 from cps4_monai.workflow import CPS4Workflow, run_workflow
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, SEGMENTED, LABELS, DATALIST = "weights.zip", "unlabeled_scans", "pseudo_labels", "pseudo_labels.json"
+ROUNDS, START = "rounds", "stage1#start_from"
 
 
 def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **workflow: Any) -> None:
@@ -53,7 +54,8 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
 
     Raises:
         ValueError: fewer than 2 rounds, no unlabeled scan, one file for the stage 1 of all rounds, a stage 1 without
-            class prompts (VESSA), or as the stages and `cps4 segment` have it.
+            class prompts (VESSA), a run of another number of rounds in ``output``, or as the stages and `cps4 segment`
+            have it.
     """
     if rounds < 2:
         raise ValueError(f"rounds is {rounds}; expected 2 or more: a single one is `cps4 train all` without --rounds")
@@ -67,6 +69,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
             f"stage1_checkpoint is {settings['stage1_checkpoint']}, and each round has a stage 1 of its own. Fix: "
             "leave it out"
         )
+    _require_same_rounds(rounds, output)
     shared = {"cache_dir": str(output / "cache"), **settings}
     workflow = {"also_read_by": ("training_stage1", "training_stage2"), **workflow}
     if "datalist" in settings:
@@ -74,7 +77,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
     stage1_data: dict[str, Any] = {}
     start: dict[str, Any] = {}
     for number in range(1, rounds + 1):
-        folder = output if number == rounds else output / "rounds" / str(number)
+        folder = output if number == rounds else output / ROUNDS / str(number)
         own = {**shared, **start, "output_dir": str(folder)}
         logger.info("round %d of %d, in %s", number, rounds, folder)
         run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
@@ -88,7 +91,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
             data = trained.parser.get_parsed_content("data")
             labels = label_unlabeled(folder, data, str(settings.get("device_name", "auto")))
             stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
-            start = {"stage1#start_from": str(folder / STAGE1_WEIGHTS)}
+            start = {START: str(folder / STAGE1_WEIGHTS)}
 
 
 def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
@@ -153,6 +156,32 @@ def _data_of(**workflow: Any) -> Datalist:
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None
     return data
+
+
+def _require_same_rounds(rounds: int, output: Path) -> None:
+    """Refuses a last round that its own checkpoints would refuse once all rounds before it are trained.
+
+    Raises:
+        ValueError: ``output`` holds checkpoints of another number of rounds.
+    """
+    begun = [output / stage / RESUME for stage in (STAGE1, STAGE2) if (output / stage / RESUME).is_file()]
+    before = _rounds_of(output)
+    if begun and before != rounds:
+        same = f"go on with --rounds {before}" if before > 1 else "leave --rounds out"
+        raise ValueError(
+            f"{begun[0]}: of a run of {before} round{'s' * (before > 1)}, expected the last of {rounds}, which goes on "
+            f"from another stage 1. Fix: choose another output folder, or {same}"
+        )
+
+
+def _rounds_of(output: Path) -> int:
+    """Of how many rounds a run is the last, by where its stage 1 went on from; 1 where that was no round."""
+    record = output / STAGE1 / RECORD
+    if not record.is_file():
+        return 1
+    started = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["settings"]
+    folder = Path(started.get(START) or "").parent.parent  # .../rounds/2/stage1/prompted_vision.pt
+    return int(folder.name) + 1 if folder.parent.name == ROUNDS and folder.name.isdecimal() else 1
 
 
 def _require_unlabeled(data: Datalist) -> None:

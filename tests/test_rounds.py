@@ -128,6 +128,37 @@ def test_rounds_that_were_stopped_go_on(
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
+def test_another_number_of_rounds_is_refused_before_anything_is_trained(
+    tiny_data: Path, tiny_overlay: Path, tiny_run: Path, tmp_path: Path, labels_of_phantom: list[str], monkeypatch: Any
+) -> None:
+    plain, twice = tmp_path / "plain", tmp_path / "twice"
+    shutil.copytree(tiny_run, plain)
+    refused = call(tiny_data, tiny_overlay, plain, "--rounds", "2")
+    assert refused.exit_code == 1 and not (plain / "rounds").exists()
+    assert f"{plain / 'stage1' / 'resume.pt'}: of a run of 1 round, expected the last of 2" in refused.output
+    assert "another output folder, or leave --rounds out" in refused.output
+    (plain / "stage1" / "resume.pt").unlink()
+    again = call(tiny_data, tiny_overlay, plain, "--rounds", "2")
+    assert f"{plain / 'stage2' / 'resume.pt'}: of a run of 1 round" in again.output
+
+    assert call(tiny_data, tiny_overlay, twice, "--rounds", "2").exit_code == 0
+    refused = call(tiny_data, tiny_overlay, twice, "--rounds", "3")
+    assert refused.exit_code == 1 and not (twice / "rounds" / "2").exists()
+    assert "of a run of 2 rounds, expected the last of 3" in refused.output and "--rounds 2" in refused.output
+
+    for stage in ("stage1", "stage2"):  # stopped before the last round: it may be that of more rounds
+        (twice / stage / "resume.pt").unlink()
+    begun: list[str] = []
+
+    def stopped(**options: Any) -> Any:
+        begun.append(options["output_dir"])
+        raise RuntimeError("the power went off")
+
+    monkeypatch.setattr(rounds, "run_workflow", stopped)
+    assert "the power went off" in call(tiny_data, tiny_overlay, twice, "--rounds", "3").output
+    assert begun == [str(twice / "rounds" / "1")]
+
+
 def test_structures_that_no_person_labeled_are_not_annotated(
     tiny_data: Path, tiny_run: Path, tmp_path: Path, labels_of_phantom: list[str]
 ) -> None:
