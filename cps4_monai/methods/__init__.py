@@ -19,6 +19,7 @@ from cps4_monai.methods.ss_net import SSNet
 from cps4_monai.methods.supervised import Supervised
 from cps4_monai.methods.teacher_student import TeacherStudent
 from cps4_monai.methods.ucmt import UCMT
+from cps4_monai.methods.ucmt_decoded import DecodedUCMT
 from cps4_monai.methods.unimatch_v2 import UniMatchV2
 from cps4_monai.methods.vessa import VESSA
 from cps4_monai.methods.vessa_pretraining import VessaPretraining
@@ -32,6 +33,7 @@ __all__ = [
     "AttentionPretraining",
     "CPS4Levers",
     "DecodedPseudoLabels",
+    "DecodedUCMT",
     "DuSSS",
     "DuSSSPretraining",
     "GraphCL",

@@ -51,6 +51,7 @@ class UCMT(TeacherStudent):
     needs: ClassVar[tuple[str, ...]] = ("slices whose sides are multiples of 16, or another grid",)
     strong_views: ClassVar[int] = 2
     steps_per_batch: ClassVar[int] = 2
+    exchanged_keys: ClassVar[tuple[str, ...]] = ("image", "image_strong", "image_strong_2")
     budget_notes = ("two students", "two optimiser steps per batch", "about four times the computation")
     options = (
         *TeacherStudent.options,
@@ -163,7 +164,7 @@ class UCMT(TeacherStudent):
         pictures = {
             "labeled": {key: labeled[key] for key in ("image", "label")},
             "unlabeled": {
-                **{key: unlabeled[key] for key in ("image", "image_strong", "image_strong_2")},
+                **{key: unlabeled[key] for key in self.exchanged_keys},
                 "pseudo_label": self._hard(teacher["unlabeled"]),
             },
         }

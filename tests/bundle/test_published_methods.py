@@ -62,6 +62,7 @@ def test_an_overlay_trains_and_leaves_a_plain_network(overlays, name, updates, r
 OVERLAYS = [
     ("unimatch_v2",),
     ("ucmt",),
+    ("ucmt_decoded",),
     ("bcp",),
     ("graphcl",),
     ("graphcl", "graphcl_aligned"),

@@ -23,6 +23,7 @@ from cps4_monai.methods import (
     VESSA,
     CPS4Levers,
     DecodedPseudoLabels,
+    DecodedUCMT,
     DuSSS,
     GraphCL,
     MCNet,
@@ -195,6 +196,14 @@ CASES = {
             {"unlabeled_weight": 1.0}, {"ramp_share": 1.0}, {"dice_weight": 0.5}, {"teacher_mix": 0.5}, {"grid": 8},
             {"exchanged": 4}, *TEACHER,
         ),
+    ),
+    "ucmt_decoded": Case(
+        DecodedUCMT,
+        wrap=StudentPair,
+        settings={"grid": 4, "ramp_share": 0.0, "dice_weight": 0.0},
+        no_unlabeled={"unlabeled_weight": 0.0, "decoded_weight": 0.0, "exchanged": 0},
+        weights={"loss_supervised": 1, "loss_cross": 0.1, "loss_teacher": 0.1, "loss_decoded": 1},
+        options=({"decoded_weight": 2.0},),
     ),
     "dusss": Case(
         DuSSS,
@@ -421,6 +430,7 @@ NOT_VARIED = {
     "vessa": {"feedback_from"},  # what a handler asks: test_vessa.py
     "vessa_additional": {*VESSA.options},  # those of vessa
     "ucmt": {"ramp_up_updates"},  # refused: it has a ramp of its own
+    "ucmt_decoded": {*UCMT.options},  # those of ucmt
     "dusss": {"ramp_up_updates"},
     "graphcl": {"centre_nodes", "dropout"},  # of its network: test_graphcl.py
 }
