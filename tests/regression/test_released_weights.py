@@ -70,11 +70,12 @@ def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
     assert scores.case["dice_b"] >= 0.93 and scores.case["all_levels_right"] == 1
 
 
-def test_a_real_scan_turned_upside_down_is_unusual_and_itself_is_not(spider_dir):
+def test_a_real_scan_with_its_back_in_front_is_unusual_and_itself_is_not(spider_dir):
+    """No spine is mirrored so; its chance of being of no use is 99 %, the limit 68 (upside down: 72, near the limit)."""
     scan = read_volume(spider_dir / "volumes" / "sub-052_T2w.nii.gz")
     segmenter = Segmenter()
-    upright = segmenter(scan, qc=False)
-    turned = segmenter(np.ascontiguousarray(scan.array[:, :, ::-1]), affine=scan.affine, qc=False)
-    assert "unusual_contrast" not in [flag.name for flag in upright.flags] and upright.volumes_ml
-    assert [flag.name for flag in turned.flags] == ["unusual_contrast"] and not turned.volumes_ml
-    assert turned.labels.any(), "labels stay"
+    own = segmenter(scan, qc=False)
+    mirrored = segmenter(np.ascontiguousarray(scan.array[:, ::-1]), affine=scan.affine, qc=False)
+    assert "unusual_contrast" not in [flag.name for flag in own.flags] and own.volumes_ml
+    assert [flag.name for flag in mirrored.flags] == ["unusual_contrast"] and not mirrored.volumes_ml
+    assert mirrored.labels.any(), "labels stay"
