@@ -71,7 +71,7 @@ def test_a_real_scan_is_segmented_with_the_labels_it_has(spider_dir):
 
 
 def test_a_real_scan_with_its_back_in_front_is_unusual_and_itself_is_not(spider_dir):
-    """No spine is mirrored so; its chance of being of no use is 99 %, the limit 68 (upside down: 72, near the limit)."""
+    """No spine is mirrored so. Its chance of being of no use is 99 %, the limit 68; upside down it is 72, near that."""
     scan = read_volume(spider_dir / "volumes" / "sub-052_T2w.nii.gz")
     segmenter = Segmenter()
     own = segmenter(scan, qc=False)
