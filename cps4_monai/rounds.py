@@ -53,7 +53,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         **workflow: further arguments of :class:`cps4_monai.workflow.CPS4Workflow`.
 
     Raises:
-        ValueError: fewer than 2 rounds, no unlabeled scan, one file for the stage 1 of all rounds, a stage 1 without
+        ValueError: fewer than 2 rounds, a method without prompts, no unlabeled scan, one file for the stage 1 of all rounds, a stage 1 without
             class prompts (VESSA), a run of another number of rounds in ``output``, or as the stages and `cps4 segment`
             have it.
     """
@@ -149,10 +149,16 @@ def _data_of(**workflow: Any) -> Datalist:
     """The scans that a run would train on; nothing else of it is built.
 
     Raises:
-        ValueError: a setting or a datalist that cannot be used.
+        ValueError: a setting or a datalist that cannot be used, or a method without prompts.
     """
     try:
-        data: Datalist = CPS4Workflow(run_id="training_stage2", **workflow).parser.get_parsed_content("data")
+        parser = CPS4Workflow(run_id="training_stage2", **workflow).parser
+        if parser["train#provider"] is None:
+            raise ValueError(
+                "--rounds is for a method that asks for prompts, which a second stage 1 knows better: this one has no "
+                "stage 1 (train#provider is null). Fix: leave --rounds out, or choose another method (cps4, cps4_plus)"
+            )
+        data: Datalist = parser.get_parsed_content("data")
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None
     return data

@@ -203,16 +203,19 @@ def test_what_other_weights_segmented_before_a_stop_is_segmented_again(
     assert records() == {content["weights_sha256"]} == {file_sha256(weights)} != {before}
 
 
-@pytest.mark.parametrize("method", ["cps4", "supervised"])
-def test_rounds_without_unlabeled_scans_are_refused_before_anything_is_trained(
-    method: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("cps4", "every training scan has a label"), ("supervised", "--rounds is for a method that asks for prompts")],
+)
+def test_rounds_without_unlabeled_scans_or_without_prompts_are_refused_before_anything_is_trained(
+    method: str, words: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
 ) -> None:
     content = json.loads((tiny_data / "datalist.json").read_text())
     content["training"] = [entry for entry in content["training"] if entry["labeled"]]
     (tmp_path / "datalist.json").write_text(json.dumps(content))
     more = ("--datalist", str(tmp_path / "datalist.json"), "--dataset-dir", str(tiny_data), "--overlay", method)
     result = call(tiny_data, tiny_overlay, tmp_path / "run", "--rounds", "2", *more)
-    assert result.exit_code == 1 and "every training scan has a label" in result.output, result.output
+    assert result.exit_code == 1 and words in result.output, result.output
     assert not list(tmp_path.rglob("*.pt")) and not (tmp_path / "run" / "rounds").exists()
 
 
