@@ -53,9 +53,9 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         **workflow: further arguments of :class:`cps4_monai.workflow.CPS4Workflow`.
 
     Raises:
-        ValueError: fewer than 2 rounds, a method without prompts, no unlabeled scan, one file for the stage 1 of all rounds, a stage 1 without
-            class prompts (VESSA), a run of another number of rounds in ``output``, or as the stages and `cps4 segment`
-            have it.
+        ValueError: fewer than 2 rounds, a method without prompts, no unlabeled scan, one file for the stage 1 of all
+            rounds, a stage 1 without class prompts (VESSA), a run of another number of rounds in ``output``, or as the
+            stages and `cps4 segment` have it.
     """
     if rounds < 2:
         raise ValueError(f"rounds is {rounds}; expected 2 or more: a single one is `cps4 train all` without --rounds")
