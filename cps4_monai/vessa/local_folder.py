@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from cps4_monai.file_hash import file_sha256
 
 
 def load_locally(loader: Any, folder: str | Path | None, what: str, setting: str) -> Any:
@@ -32,10 +35,21 @@ def load_locally(loader: Any, folder: str | Path | None, what: str, setting: str
 
 
 def folder_digest(folder: str | Path) -> str:
-    """SHA-256 of a folder's JSON files and of names and sizes of all its files: enough to know another model by."""
+    """SHA-256 of names and content of a folder's files, weights included; its own folders are not looked into.
+
+    Both stages of a run ask; a file that has not changed since is read once, for weights may be many gigabytes.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        if file.suffix == ".json":
-            digest.update(file.read_bytes())
+        state = file.stat()
+        digest.update(f"{file.name} {_content(file.resolve(), state.st_size, state.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _content(file: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file; of another size, or changed at another time, it is another entry of the cache."""
+    return file_sha256(file)

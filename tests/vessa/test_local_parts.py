@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from transformers import (
 )
 
 from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
+from cps4_monai.vessa import local_folder
 from cps4_monai.vessa.feedback import feedback_prompts
+from cps4_monai.vessa.local_folder import folder_digest
 from cps4_monai.vessa.local_sam2 import LocalSam2
 from cps4_monai.vessa.local_vlm import SEG, LocalVLM
 from cps4_monai.vessa.parts import Picture
@@ -278,6 +281,29 @@ def test_folders_without_such_models_are_refused_by_the_name_of_the_setting(sam2
         LocalVLM(sam2_folder, NAMES, COLOURS, WIDTH)
     with pytest.raises(ValueError, match="stage 1 had a model of digest abc"):
         LocalVLM(vlm_folder, NAMES, COLOURS, WIDTH, digest="abc")
+
+
+def test_a_model_of_the_same_architecture_with_other_weights_is_refused(vlm_folder, tmp_path):
+    tuned = shutil.copytree(vlm_folder, tmp_path / "tuned")
+    torch.manual_seed(1)
+    Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_pretrained(vlm_folder)).save_pretrained(tuned)
+    sizes = [sorted((p.name, p.stat().st_size) for p in folder.iterdir()) for folder in (vlm_folder, tuned)]
+    assert sizes[0] == sizes[1], "names and sizes tell nothing"
+    digest = LocalVLM(vlm_folder, NAMES, COLOURS, WIDTH).arguments["digest"]
+    with pytest.raises(ValueError, match="stage 1 had a model of digest"):
+        LocalVLM(tuned, NAMES, COLOURS, WIDTH, digest=digest)
+    moved = shutil.copytree(vlm_folder, tmp_path / "moved")
+    assert LocalVLM(moved, NAMES, COLOURS, WIDTH, digest=digest).arguments["digest"] == digest
+
+
+def test_each_file_of_a_folder_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    weights, read, sha256 = tmp_path / "model.safetensors", [], local_folder.file_sha256
+    monkeypatch.setattr(local_folder, "file_sha256", lambda path: read.append(path) or sha256(path))
+    weights.write_bytes(b"one")
+    first = folder_digest(tmp_path)
+    assert folder_digest(tmp_path) == first and len(read) == 1
+    weights.write_bytes(b"other")
+    assert folder_digest(tmp_path) != first and len(read) == 2
 
 
 def test_real_components_compute_in_mixed_precision(vlm_folder, sam2_folder, asked):
