@@ -200,15 +200,17 @@ class Assistant(nn.Module):
     def parameter_groups(
         self, lr_pretrained: float = 1e-5, lr_new: float = 5e-4, layer_decay: float = 1.0
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser: encoders that start from trained weights, and all the rest that trains.
+        """Groups for an optimiser: parts that start from trained weights, and all the rest that trains.
 
         Args:
-            lr_pretrained: learning rate of pretrained encoders, of their last block and what follows it.
+            lr_pretrained: learning rate of pretrained encoders, of their last block and what follows it, and of what a
+                mask decoder has read from a folder.
             lr_new: of everything else.
             layer_decay: see :func:`cps4_monai.vision.layer_decay.pretrained_groups`.
         """
         encoders = [encoder for encoder in (self.image_encoder, self.prompts) if encoder.pretrained]
-        groups = pretrained_groups(encoders, lr_pretrained, layer_decay)
+        read = getattr(self.mask_decoder, "pretrained_parameters", [])
+        groups = pretrained_groups(encoders, lr_pretrained, layer_decay, following=read)
         seen = {id(p) for group in groups for p in group["params"]}
         new = [p for p in self.parameters() if p.requires_grad and id(p) not in seen]
         return [*groups, *([{"params": new, "lr": lr_new, "name": "new"}] if new else [])]

@@ -51,6 +51,7 @@ class LocalSam2(nn.Module):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.pretrained = config is None
         if config is None:
             self.model: Any = load_locally(Sam2VideoModel, folder, "SAM 2 video model", "vessa_sam2_folder")
         else:
@@ -79,6 +80,11 @@ class LocalSam2(nn.Module):
         model.mask_downsample.requires_grad_(False)
         model.no_object_pointer.requires_grad_(False)
         model.no_memory_positional_encoding.requires_grad_(False)
+
+    @property
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """What came trained from the folder and trains on: all but `prompt`; empty where only weights are loaded."""
+        return [p for p in self.model.parameters() if p.requires_grad] if self.pretrained else []
 
     def train(self, mode: bool = True) -> LocalSam2:
         """The vision encoder stays in evaluation mode."""

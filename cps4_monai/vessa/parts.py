@@ -86,6 +86,8 @@ class ReferenceEncoder(Protocol):
 class MaskDecoder(Protocol):
     """Masks of all classes in one pass.
 
+    One that starts from trained weights has them in ``pretrained_parameters``, too: they learn at the rate of these.
+
     Attributes:
         arguments: plain values of which, with the state dict, it is built again.
         waits_for_device: whether a call must wait for the device.

@@ -8,18 +8,24 @@ from typing import Any
 from torch import nn
 
 
-def pretrained_groups(encoders: Iterable[Any], learning_rate: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Groups for an optimiser of all parameters of encoders that can be trained.
+def pretrained_groups(
+    encoders: Iterable[Any],
+    learning_rate: float,
+    layer_decay: float = 1.0,
+    following: Iterable[nn.Parameter] = (),
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser of all pretrained parameters that can be trained.
 
     Args:
         encoders: each with its ``blocks``, from the input on, which are asked for under a layer decay only.
         learning_rate: of the last blocks and of what follows them.
         layer_decay: in (0, 1]; each block learns at this multiple of the next block's rate, the embeddings at the
             lowest (Clark et al., ELECTRA, ICLR 2020; He et al., CVPR 2022, for ViTs). 1: all alike, in one group.
+        following: parameters of trained parts that follow the encoders, such as a decoder: at the last blocks' rate.
 
     Returns:
         Groups with ``params``, ``lr`` and ``name``: "pretrained", or with a layer decay "pretrained 0", the last block,
-        "pretrained 1", ... towards the input. Empty without encoders.
+        "pretrained 1", ... towards the input. Empty where nothing is pretrained.
 
     Raises:
         ValueError: a layer decay outside (0, 1].
@@ -30,6 +36,8 @@ def pretrained_groups(encoders: Iterable[Any], learning_rate: float, layer_decay
     for encoder in encoders:
         for parameter, level in _levels_from_the_end(encoder, layered=layer_decay < 1):
             levels.setdefault(level, []).append(parameter)
+    if after := [p for p in following if p.requires_grad]:
+        levels.setdefault(0, []).extend(after)
     return [
         {
             "params": parameters,

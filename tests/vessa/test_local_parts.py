@@ -192,6 +192,25 @@ def test_sam2_trains_all_but_its_eye_and_is_built_again_without_the_folder(sam2_
         )
 
 
+def test_what_sam2_brings_learns_at_the_rate_of_pretrained_parts_and_its_new_layer_at_that_of_new_ones(
+    sam2_folder, make
+):
+    decoder = LocalSam2(sam2_folder, CLASSES, WIDTH)
+    assistant = make(mask_decoder=decoder)
+    for decay, name in ((1.0, "pretrained"), (0.5, "pretrained 0")):
+        pretrained, new = assistant.parameter_groups(1e-5, 1e-3, decay)
+        assert (pretrained["name"], pretrained["lr"], new["name"], new["lr"]) == (name, 1e-5, "new", 1e-3)
+        read = {id(p) for p in decoder.model.parameters() if p.requires_grad}
+        assert {id(p) for p in pretrained["params"]} == read and len(pretrained["params"]) == len(read)
+        rest = {id(p) for p in assistant.parameters() if p.requires_grad} - read
+        assert {id(p) for p in new["params"]} == rest >= {id(p) for p in decoder.prompt.parameters()}
+    assistant.image_encoder.pretrained = True
+    eye, both = assistant.image_encoder.parameters(), assistant.parameter_groups(1e-5, 1e-3)[0]
+    assert {id(p) for p in both["params"]} == {*read, *map(id, eye)}
+    (new,) = make(mask_decoder=LocalSam2(**decoder.arguments)).parameter_groups(1e-5, 1e-3)
+    assert new["name"] == "new", "of a configuration alone nothing is pretrained"
+
+
 def test_the_vlm_answers_by_one_seg_per_class_whose_embedding_learns(vlm_folder, asked):
     picture, _, templates, _ = asked
     reference = LocalVLM(vlm_folder, NAMES, COLOURS, WIDTH).train()
