@@ -100,3 +100,5 @@ def test_each_variant_trains_with_what_it_names(variant, stage, expected, run, r
     method = workflow.parser.get_parsed_content("stage1#method" if stage == "stage1" else "train#method")
     assert {name: getattr(method, name) for name in expected} == expected
     assert method.updates == 2
+    said = json.loads((tmp_path / stage / "plan.json").read_text())["trained_on"].get("stage_1")
+    assert said == (None if variant == "dusss_no_text" else "DuSSS objective on class prompts")
