@@ -52,6 +52,25 @@ def test_the_order_of_templates_changes_nothing_and_another_template_does(make, 
 
 
 @torch.no_grad()
+def test_in_training_a_template_is_of_another_patient_where_the_bank_holds_every_other_slice(make, bands):
+    """Positions in the data set are not positions in the bank: the patient of a slice is asked by the former."""
+    images, labels = bands(0, 6)
+    of_slice, kept = [0, 1, 1, 0, 2, 2], [0, 2, 4]  # whose each slice is; which slices are templates
+    people = [of_slice[i] for i in kept]
+    bank = TemplateBank(images[kept], labels[kept], people, CLASSES, GRID, kept, of_slice)
+    assistant, mine = make(bank=bank, pool=3).train(), torch.tensor(of_slice)
+    assistant.refresh()
+    picture, seen = Picture(images, assistant.image_encoder(images)), [set() for _ in of_slice]
+    for _ in range(20):
+        shown = assistant.match(picture, torch.arange(6), 1).images[:, 0]
+        chosen = (shown.unsqueeze(1) == bank.images.float()).flatten(2).all(2).int().argmax(1)
+        assert not (bank.patients[chosen] == mine).any()
+        for patients, code in zip(seen, bank.patients[chosen].tolist(), strict=True):
+            patients.add(code)
+    assert seen == [{0, 1, 2} - {person} for person in of_slice], "the other two, in turn"
+
+
+@torch.no_grad()
 def test_reference_encoder_and_memory_both_read_the_classes_of_a_template(make, bands):
     assistant, (image, _) = make().eval(), bands(1, 2)
     picture = Picture(image, assistant.image_encoder(image))
