@@ -114,10 +114,14 @@ def test_targets_are_the_teachers_of_the_weak_view():
         make(),
         dict(zip(("image", "image_strong", "image_strong_2"), torch.rand(3, 2, 1, 8, 8), strict=True)),
     )
+    with torch.no_grad():
+        method.teacher.head.weight.mul_(20)  # at the start it is the student's
     targets, _ = method.targets({"unlabeled": views})
     confidence, label = method.teacher(views["image"]).softmax(1).max(1, keepdim=True)
     torch.testing.assert_close(targets["confidence"], confidence)
     assert torch.equal(targets["pseudo_label"], label)
+    others = (method.student_probabilities(views["image"]), method.teacher(views["image_strong"]).softmax(1))
+    assert not any(torch.allclose(other.amax(1, keepdim=True), confidence) for other in others)
 
 
 def test_only_a_network_that_takes_masks_and_a_batch_with_two_views_will_do():
