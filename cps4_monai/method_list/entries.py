@@ -18,6 +18,7 @@ from cps4_monai.known_settings import node_at
 STAGE1_PARTS = ("stage1#method", "stage1#loss")
 STAGE2_PART = "train#method"
 NO_COST = "one trained network, one step a batch"
+STAGE1 = "stage 1"  # how a class's need of a first stage begins
 _SHOWN = 3  # settings in the line of a variant
 
 
@@ -243,9 +244,9 @@ def _needs(config: Mapping[str, Any], default_file: Path, stages: str) -> Iterat
     default = ConfigParser.load_config_files([str(default_file)])
     if "2" in stages:
         yield from _needs_of_stage2(config, default)
-    kinds = _trained(config, stages)
-    for kind in kinds:
-        yield from _needs_of_class(kind)
+    alone = "2" in stages and node_of(config, "train#provider") is None
+    for kind in _trained(config, stages):
+        yield from (need for need in _needs_of_class(kind) if not (alone and need.startswith(STAGE1)))
     if "1" in stages and (network := _another("stage1#network_def", config, default)):
         yield f"in stage 1, network {network}"
     if substitution := node_of(config, "stage1#method#substitution"):
@@ -258,7 +259,7 @@ def _needs_of_stage2(config: Mapping[str, Any], default: Mapping[str, Any]) -> I
     if node_of(config, "train#provider") is None:
         yield "no stage 1"
     else:
-        yield "stage 1: its prompt maps"
+        yield from _needs_of_stage1(class_of(str(node_at(config, f"{STAGE2_PART}#_target_"))))
         for part in ("train#provider", "train#provider#model"):
             if other := _another(part, config, default):
                 yield f"provider {other}" if part == "train#provider" else f"stage-1 model {other}"
@@ -268,6 +269,18 @@ def _needs_of_stage2(config: Mapping[str, Any], default: Mapping[str, Any]) -> I
         yield f"deploys {network}"
     if node_of(config, "train#decoded_labels") is not None:
         yield "labels decoded over whole volumes every few epochs"
+
+
+def _needs_of_stage1(kind: Any) -> Iterator[str]:
+    """What a method takes of stage 1, where its own ``needs`` do not say it already."""
+    if not any(need.startswith(STAGE1) for need in _strings(kind, "needs")):
+        yield f"{STAGE1}: its prompt maps" if _asks_for_maps(kind) else STAGE1
+
+
+def _asks_for_maps(kind: Any) -> bool:
+    """Whether a class says of prompt maps anything else than the class that all methods derive from."""
+    said = [vars(base)["needs_prompt_map"] for base in getattr(kind, "__mro__", ()) if "needs_prompt_map" in vars(base)]
+    return len(said) > 1 and said[0] is not False
 
 
 def _another(part: str, config: Mapping[str, Any], default: Mapping[str, Any]) -> str | None:

@@ -55,6 +55,7 @@ class DuSSS(TeacherStudent):
     """
 
     source: ClassVar[str] = "Pan et al., AAAI 2025, arXiv 2412.12492 (weakly sourced: paper and public code disagree)"
+    needs: ClassVar[tuple[str, ...]] = ("stage 1: its frozen image side",)
     budget_notes = (
         "a text-guided decoder",
         "the frozen vision encoder on labeled and unlabeled slices",

@@ -42,7 +42,7 @@ class VESSA(UniMatchV2):
     """
 
     source: ClassVar[str] = "Guo et al., arXiv 2511.19759 (weakly sourced: outline only; fusion and schedule ours)"
-    needs: ClassVar[tuple[str, ...]] = ("stage 1 trained with the overlay vessa",)
+    needs: ClassVar[tuple[str, ...]] = ("stage 1, trained with the overlay vessa: its assistant",)
     budget_notes: tuple[str, ...] = (
         *UniMatchV2.budget_notes,
         "a frozen assistant segments each unlabeled slice; with feedback after one more pass of the student",

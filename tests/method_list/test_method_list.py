@@ -59,6 +59,15 @@ def test_cost_and_needs_are_those_of_class_and_overlay(entries):
     assert any("multiples of 16" in need for need in entries["ucmt"].needs)
 
 
+def test_of_stage_1_each_method_needs_what_its_class_says(entries):
+    of_stage1 = {name: [n for n in entry.needs if n.startswith("stage 1")] for name, entry in entries.items()}
+    assert of_stage1["dusss"] == of_stage1["dusss_paper"] == ["stage 1: its frozen image side"]
+    assert of_stage1["vessa"] == ["stage 1, trained with the overlay vessa: its assistant"]
+    assert of_stage1["cps4"] == of_stage1["cps4_levers"] == ["stage 1: its prompt maps"]
+    assert of_stage1["dusss_no_text"] == of_stage1["ucmt"] == [] and "no stage 1" in entries["dusss_no_text"].needs
+    assert of_stage1["cps4_plus"] == ["stage 1"], "no prompt map joins its batches"
+
+
 @pytest.mark.parametrize("name", ["clip", "medclip", "mgca", "egma_mask_gaze", "egma_no_gaze", "dusss_provider"])
 def test_an_objective_is_called_by_its_name_never_by_that_of_its_paper_alone(entries, name):
     entry = entries[name]
