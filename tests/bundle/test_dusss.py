@@ -75,6 +75,18 @@ def test_the_learning_rate_of_stage_1_follows_the_objective_on_validation_slices
     assert stored == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("stage", ["stage1", "train"])
+def test_with_the_settings_of_the_paper_all_parts_of_both_stages_learn_at_one_rate_and_stop_early(
+    stage, run, run_tiny, tmp_path
+):
+    overlays, file = ("dusss", "dusss_paper"), str(run / "stage1" / "prompted_vision.pt")
+    run_id = {"stage1": "training_stage1", "train": "training_stage2"}[stage]
+    parsed = run_tiny(run_id, tmp_path, overlays, run=False, stage1_checkpoint=file).parser.get_parsed_content
+    assert parsed("stage1#lr_pretrained") == parsed("stage1#lr_new") == parsed("learning_rate") == 3e-4
+    assert {group["lr"] for group in parsed(f"{stage}#optimizer").param_groups} == {3e-4}
+    assert parsed("stage1#stage" if stage == "stage1" else "train#stage").early_stopping_patience == 20
+
+
 def test_both_overlays_have_the_same_stage_1():
     system, provider = overlay("dusss"), overlay("dusss_provider")
     del provider["_meta_"]
