@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from ignite.engine import Events
 
 from cps4_monai.bench.task import run_task
 from cps4_monai.commands.evaluate import evaluate
@@ -18,6 +19,8 @@ from cps4_monai.commands.export import export
 from cps4_monai.commands.train import train
 from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
+from cps4_monai.vessa import assistant as of_assistant
+from cps4_monai.vessa.feedback import feedback_prompts
 
 SMALL = {"vessa_width": 16, "vessa_heads": 2, "vessa_reference_depth": 1, "vessa_decoder_depth": 1}
 
@@ -136,6 +139,50 @@ def test_a_resumed_stage_1_equals_one_that_was_not_stopped_bit_by_bit_and_refuse
     assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
     with pytest.raises(ValueError, match="vessa_width was"):
         run_tiny("training_stage1", tmp_path, ("vessa",), **{**SMALL, "vessa_width": 32, "stage1#max_epochs": 3})
+
+
+def test_a_stage_2_killed_while_the_assistant_listens_ends_as_one_that_was_not_stopped_bit_by_bit(
+    vessa, run_tiny, tmp_path, monkeypatch
+):
+    """Of six steps the last four are heard, by a kind of prompt that is drawn; the fourth one is the last before."""
+    turns = []
+
+    def noted(probabilities, kinds):
+        said = feedback_prompts(probabilities, kinds, least=0.05)  # an untrained student is sure of nothing
+        turns.append([given.any().item() for given in (said.mask_given, said.box_given, said.point_given)])
+        return said
+
+    monkeypatch.setattr(of_assistant, "feedback_prompts", noted)
+    more = {"stage1_checkpoint": str(vessa[0] / "stage1" / "prompted_vision.pt"), "max_epochs": 3, **SMALL}
+    more["confidence_threshold"] = 0.0  # every pixel learns from the answer
+
+    def trained(name, **other):
+        run_tiny("training_stage2", tmp_path / name, ("vessa",), **{**more, **other})
+        state = torch.load(tmp_path / name / "stage2" / "resume.pt", weights_only=True)
+        return state["states"]["method"]["networks"], [turns.pop(0) for _ in range(len(turns))]
+
+    class Killed(BaseException):
+        pass
+
+    def kill(engine):
+        raise Killed
+
+    straight, told = trained("straight")
+    workflow = run_tiny("training_stage2", tmp_path / "killed", ("vessa",), run=False, **more)
+    parsed = workflow.parser.get_parsed_content("train#trainer")
+    parsed.add_event_handler(Events.ITERATION_COMPLETED(once=4), kill)
+    with pytest.raises(Killed):
+        workflow.run()
+    assert turns == told[:2]
+    turns.clear()
+    resumed, told_again = trained("killed")
+    assert told == told_again and len(told) == 4 and all(map(any, told)) and len(set(map(tuple, told))) > 1
+    deaf, _ = trained("deaf", vessa_feedback_from=None)
+
+    def same(one, other):
+        return all(torch.equal(v, other[n][k]) for n, state in one.items() for k, v in state.items())
+
+    assert same(straight, resumed) and not same(straight, deaf)
 
 
 def test_the_small_overlay_and_that_of_studies_may_follow(run_tiny, tmp_path):
