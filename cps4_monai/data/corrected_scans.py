@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.entries import DatalistError
-from cps4_monai.data.label_review import ACCEPTED, CORRECTED, STATES, TRUSTED, WRONG, reviewed_label
+from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, STATES, TRUSTED, WRONG, reviewed_label
 from cps4_monai.data.scan_folder import FoundScans, Scan
 from cps4_monai.scan_names import find_nifti, identify, is_nifti
 
@@ -44,7 +44,9 @@ def corrected_scans(folder: str | Path) -> FoundScans:
     ]
     lost = [str(record["Sources"][0]) for _, _, record in results if not _is_scan(record)]
     marked = sum(state == WRONG for _, state, _ in usable)
-    return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), (*_of_lost(lost), *_of_marked(marked)))
+    raised = [path for path, state, record in usable if state in TRUSTED and _is_without_its_sacrum(record)]
+    warnings = (*_of_lost(lost), *_of_marked(marked), *_of_raised(raised))
+    return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), warnings)
 
 
 def codes_without_label(folder: str | Path) -> tuple[int, ...]:
@@ -72,6 +74,22 @@ _WORDS = {ACCEPTED: "accepted by a person", CORRECTED: "numbered anew by a perso
 def _is_scan(record: dict[str, Any]) -> bool:
     source = Path(record["Sources"][0])
     return is_nifti(source) and source.is_file()
+
+
+def _is_without_its_sacrum(record: dict[str, Any]) -> bool:
+    """Whether a person made a vertebra of what was called sacrum: the true one, below it, has no label."""
+    absent = {s["name"] for s in record.get("Structures", []) if s["kind"] == "sacrum" and s["state"] == "absent"}
+    return any(absent & one.get("Renamed", {}).keys() for one in record.get(CORRECTIONS, []))
+
+
+def _of_raised(raised: Sequence[Path]) -> list[str]:
+    if not raised:
+        return []
+    return [
+        f"{len(raised)} label maps whose sacrum a person made a vertebra ({raised[0].name}"
+        f"{' ...' if len(raised) > 1 else ''}): the true one below it would be learned as background. Fix: draw it in "
+        "a viewer and accept them, or mark a structure as wrong, which leaves them unlabeled"
+    ]
 
 
 def _of_lost(lost: Sequence[str]) -> list[str]:

@@ -99,6 +99,8 @@ def test_with_the_sacrum_in_view_levels_go_up_and_down(out, make_scan):
     assert np.array_equal(codes(mask), np.where(scan.label == 11, 0, scan.label))
     states = {r["name"]: r["state"] for r in rows(out / "structures.csv") if r["scan"] == "a_T2w"}
     assert states["S"] == "absent" and states["L5"] == "present"
+    listed = CliRunner().invoke(datalist, [str(out), "--corrected", "-o", str(out / "d.json"), "--val", "0"])
+    assert "1 label maps whose sacrum a person made a vertebra (a_T2w_dseg.nii.gz)" in listed.output, listed.output
     down = call(mask, "--level", "L5=S")
     assert down.exit_code == 0 and "L5 is S" in down.output
     assert np.array_equal(codes(mask), was)
