@@ -79,3 +79,19 @@ def test_a_real_scan_with_its_back_in_front_is_unusual_and_itself_is_not(spider_
     assert "unusual_contrast" not in [flag.name for flag in own.flags] and own.volumes_ml
     assert [flag.name for flag in mirrored.flags] == ["unusual_contrast"] and not mirrored.volumes_ml
     assert mirrored.labels.any(), "labels stay"
+
+
+def test_a_real_t1w_slice_with_s1_is_segmented_with_the_labels_it_has(spider_dir):
+    folder = spider_dir.parent / "lumbar_t1" / "slices"
+    if not folder.is_dir():
+        pytest.skip("lumbar_t1 is not here, beside the folder of CPS4_SPIDER_DIR")
+    scan, truth = (folder / f"sub-0004_{kind}.nii.gz" for kind in ("T1w", "dseg"))  # a validation patient
+    label = read_volume(truth, is_label=True, num_classes=20)
+    result = segment(scan, qc=False)
+    scores = evaluate_arrays(
+        result.labels, label.array, label.affine, label.spacing_mm, result.anatomy, (), case="sub-0004", subject="4"
+    )
+    dice = {row["name"]: row["dice"] for row in scores.structures}
+    assert scores.case["dice_b"] >= 0.92 and scores.case["all_levels_right"] == 1
+    assert dice["S"] >= 0.85 and min(dice[name] for name in ("L5", "L4", "L3", "L2", "L1")) >= 0.92
+    assert min(dice[name] for name in ("L5/S", "L4/L5", "L3/L4", "L2/L3", "L1/L2")) >= 0.90
