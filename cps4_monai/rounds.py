@@ -152,13 +152,13 @@ def _data_of(**workflow: Any) -> Datalist:
         ValueError: a setting or a datalist that cannot be used, or a method without prompts.
     """
     try:
-        parser = CPS4Workflow(run_id="training_stage2", **workflow).parser
-        if parser["train#provider"] is None:
+        stage2 = CPS4Workflow(run_id="training_stage2", **workflow)
+        if not stage2.asks_for_prompts:
             raise ValueError(
                 "--rounds is for a method that asks for prompts, which a second stage 1 knows better: this one has no "
                 "stage 1 (train#provider is null). Fix: leave --rounds out, or choose another method (cps4, cps4_plus)"
             )
-        data: Datalist = parser.get_parsed_content("data")
+        data: Datalist = stage2.parser.get_parsed_content("data")
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None
     return data

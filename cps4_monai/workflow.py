@@ -161,12 +161,15 @@ class CPS4Workflow(ConfigWorkflow):
                 raise
             raise cause from None
 
+    @property
+    def asks_for_prompts(self) -> bool:
+        """Whether stage 2 has a provider, and so a stage 1 before it."""
+        return "train#provider" not in self.parser or self.parser["train#provider"] is not None
+
     def _pass_over_unused_stage1(self) -> None:
         """``run`` trains both stages: without the first where the method of the second has no provider."""
         both = self.parser.get("run")
-        if self.run_id != "run" or not isinstance(both, list) or "train#provider" not in self.parser:
-            return
-        if self.parser["train#provider"] is None:
+        if self.run_id == "run" and isinstance(both, list) and not self.asks_for_prompts:
             self.parser["run"] = [step for step in both if step not in _OF_STAGE1]
             logger.info("the method asks for no prompts (train#provider is null): no stage 1 is trained")
 

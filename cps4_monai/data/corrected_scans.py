@@ -78,7 +78,9 @@ def _is_scan(record: dict[str, Any]) -> bool:
 
 def _is_without_its_sacrum(record: dict[str, Any]) -> bool:
     """Whether a person made a vertebra of what was called sacrum: the true one, below it, has no label."""
-    absent = {s["name"] for s in record.get("Structures", []) if s["kind"] == "sacrum" and s["state"] == "absent"}
+    absent = {
+        s["name"] for s in record.get("Structures", []) if s.get("kind") == "sacrum" and s.get("state") == "absent"
+    }
     return any(absent & one.get("Renamed", {}).keys() for one in record.get(CORRECTIONS, []))
 
 

@@ -51,9 +51,19 @@ class DecodedPseudoLabels(TeacherStudent):
         Raises:
             ValueError: a batch without decoded pseudo-labels.
         """
-        if "decoded_map" not in batch["unlabeled"]:
-            raise ValueError("the unlabeled batch holds no decoded_map; attach DecodedLabels to the trainer")
+        target = decoded_map_of(batch)
         supervised = supervised_cross_entropy(outputs["labeled_logits"], batch["labeled"]["label"], self.unannotated)
-        decoded = text_cross_entropy(outputs["unlabeled_logits"], batch["unlabeled"]["decoded_map"], self.unannotated)
+        decoded = text_cross_entropy(outputs["unlabeled_logits"], target, self.unannotated)
         total = supervised + self.ramp * self.decoded_weight * decoded
         return {"loss": total, "loss_supervised": supervised, "loss_decoded": decoded}
+
+
+def decoded_map_of(batch: Batch) -> Tensor:
+    """The decoded pseudo-labels (B, 1, H, W) of a batch.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if "decoded_map" not in batch["unlabeled"]:
+        raise ValueError("the unlabeled batch holds no decoded_map; attach DecodedLabels to the trainer")
+    return batch["unlabeled"]["decoded_map"]

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from cps4_monai.losses.semi_supervised import text_cross_entropy
 from cps4_monai.methods.base import Batch
+from cps4_monai.methods.decoded import decoded_map_of
 from cps4_monai.methods.ucmt import UCMT
 from cps4_monai.networks.composite import StudentPair
 
@@ -48,9 +49,7 @@ class DecodedUCMT(UCMT):
         Raises:
             ValueError: a batch without decoded pseudo-labels.
         """
-        if "decoded_map" not in batch["unlabeled"]:
-            raise ValueError("the unlabeled batch holds no decoded_map; attach DecodedLabels to the trainer")
-        return {**super().forward(batch), "decoded_map": batch["unlabeled"]["decoded_map"]}
+        return {"decoded_map": decoded_map_of(batch), **super().forward(batch)}
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """What :class:`UCMT` returns, and ``loss_decoded`` (sum over students) before its weight."""

@@ -106,7 +106,7 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
         "num_measured": int(measured.sum()),
         "num_identified": sum(row["identified"] == 1 for row in labeled),
         "num_off_by_one": sum(abs(row["level_offset"]) == 1 for row in labeled),
-        "all_levels_right": all(row["level_offset"] == 0 for row in labeled) * 1.0 if labeled else float("nan"),
+        "all_levels_right": float(all(row["level_offset"] == 0 for row in labeled)) if labeled else float("nan"),
         "warnings": "; ".join(warnings),
     }
 
