@@ -66,8 +66,9 @@ class RunFiles:
         known = dict((self._manifest() or {"Files": {}})["Files"])
         encoded = {name: text_bytes(c) if isinstance(c, str) else c for name, c in contents.items()}
         for name, content in encoded.items():
-            # The old file stays known, so that a run killed between manifest and file finds nothing foreign.
-            known[name] = list(dict.fromkeys([_digest(content), *known.get(name, [])[:1]]))
+            # The file that is there stays known, so that a run killed between manifest and file finds nothing foreign.
+            path = self.folder / name
+            known[name] = [_digest(content), *([_digest(path.read_bytes())] if path.exists() else [])]
         manifest = {"GeneratedBy": [{"Name": GENERATOR, "Version": __version__}], "Commands": self.of, "Files": known}
         write_atomically(self.folder / MANIFEST, json_bytes(manifest, indent=1))
         for name, content in encoded.items():
