@@ -45,16 +45,28 @@ def is_described(label_path: str | Path) -> bool:
 
 
 def _is_one_of(label_path: str | Path, *keys: str) -> bool:
-    label_path = Path(label_path)
-    record = _record(sidecar_of(label_path))
-    if record is None or not label_path.is_file():
+    record = record_beside(label_path)
+    if not record or not Path(label_path).is_file():
         return False
     return file_sha256(label_path) in [record.get(key) for key in keys]
 
 
+def json_beside(label_path: str | Path) -> dict[str, Any]:
+    """The JSON beside a label map, whoever wrote it; empty where there is none, or it is no JSON object."""
+    try:
+        content = json.loads(sidecar_of(label_path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def record_beside(label_path: str | Path) -> dict[str, Any]:
     """What the sidecar of a label map says; empty where there is none that this package wrote."""
-    return _record(sidecar_of(label_path)) or {}
+    record = json_beside(label_path)
+    try:
+        return record if record["GeneratedBy"][0]["Name"] == GENERATOR else {}
+    except (KeyError, IndexError, TypeError):
+        return {}
 
 
 def assumed_spacing_of(label_path: str | Path) -> list[float] | None:
@@ -104,7 +116,7 @@ def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
             f"{label_path}: found a file that {GENERATOR} did not write (or that was changed since); expected none "
             "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the file away"
         )
-    if sidecar.exists() and _record(sidecar) is None:
+    if sidecar.exists() and not record_beside(label_path):
         raise ForeignFileError(
             f"{sidecar}: found a JSON that {GENERATOR} did not write; expected none or one of ours, as it is never "
             "overwritten. Fix: choose another output folder, or move the file away"
@@ -138,11 +150,3 @@ def write_owned_label(
     }
     write_atomically(sidecar_of(label_path), json_bytes(sidecar, indent=1))
     write_atomically(label_path, content)
-
-
-def _record(sidecar: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-        return record if record["GeneratedBy"][0]["Name"] == GENERATOR else None
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.label_ownership import is_described, record_beside, sidecar_of
+from cps4_monai.data.label_ownership import is_described, record_beside
 from cps4_monai.file_hash import file_sha256
 
 REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
@@ -50,12 +49,7 @@ def changed_by_a_person(record: Mapping[str, Any]) -> bool:
 
 def reviewed_label(label_path: str | Path) -> tuple[str, dict[str, Any]]:
     """State and sidecar of a label map; "" where it is not the one that was reviewed, or none of ours."""
-    try:
-        record = json.loads(sidecar_of(label_path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "", {}
-    if not isinstance(record, dict):
-        return "", {}
+    record = record_beside(label_path)
     return (review_state(record) if is_described(label_path) else ""), record
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cps4_monai.data.label_ownership import sidecar_of
+from cps4_monai.data.label_ownership import json_beside
 from cps4_monai.scan_names import FileName, find_nifti, pair_files
 
 
@@ -34,11 +33,7 @@ def scans_of(masks: Sequence[Path], root: Path, images: str | Path | None = None
 
 def _sources(mask: Path) -> list[str]:
     """Scans that the JSON of a label map names; of another tool's JSON, nothing but a list of strings is believed."""
-    try:
-        record = json.loads(sidecar_of(mask).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    sources = record.get("Sources") if isinstance(record, dict) else None
+    sources = json_beside(mask).get("Sources")
     return sources if isinstance(sources, list) and all(isinstance(name, str) for name in sources) else []
 
 

@@ -77,6 +77,22 @@ def corrected(
     return Corrected(array, new, bool(table), edited)
 
 
+def limits_of(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibration]:
+    """Thresholds and calibration that a label map of ours was made with; the defaults for any other.
+
+    Args:
+        record: what its sidecar says.
+
+    Raises:
+        ValueError: settings that cannot be used.
+    """
+    settings = record.get("Settings") or {}
+    return (
+        LevelThresholds.from_dict(settings.get("LevelThresholds") or {}),
+        FlagCalibration.from_dict(settings.get("FlagCalibration") or {}),
+    )
+
+
 def _not_trained(record: Mapping[str, Any]) -> list[int]:
     return [s["code"] for s in record.get("Structures", []) if s.get("state") == "not_trained"]
 
@@ -119,9 +135,7 @@ def _measured(
     """
     grid = SagittalGrid.from_affine(label.shape, label.affine)
     slices = np.ascontiguousarray(grid.to_slices(array))
-    settings = record.get("Settings", {})
-    thresholds = LevelThresholds.from_dict(settings.get("LevelThresholds", {}))
-    calibration = FlagCalibration.from_dict(settings.get("FlagCalibration", {}))
+    thresholds, calibration = limits_of(record)
     traits = None if edited else record.get("Traits")
     not_trained = _not_trained(record)
     structures: tuple[StructureStatistics, ...] = slice_statistics(

@@ -24,6 +24,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import readable
+from cps4_monai.inference.corrected_record import limits_of
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_tables import TABLES, run_tables
@@ -31,8 +32,7 @@ from cps4_monai.inference.scan_files import check_picture, write_picture
 from cps4_monai.inference.scan_views import REPORT, report_files, series_uid, spread_over_threads
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
-from cps4_monai.levels import LevelThresholds, level_flags
-from cps4_monai.levels.flag_calibration import FlagCalibration
+from cps4_monai.levels import level_flags
 from cps4_monai.levels.flags import ALARM, FLAGS, can_be_asked_again, names_are_trusted, of_kind
 from cps4_monai.levels.statistics import Confidence
 from cps4_monai.report.pictures import sagittal_mosaic
@@ -142,7 +142,7 @@ def outcome_of_mask(
         unannotated = [s["code"] for s in told if s.get("state") == "not_trained"]
     grid = SagittalGrid.from_affine(label.shape, label.affine)
     slices = np.ascontiguousarray(grid.to_slices(label.array))
-    thresholds, calibration = _limits(record)
+    thresholds, calibration = limits_of(record)
     structures = slice_statistics(
         slices,
         grid,
@@ -172,15 +172,6 @@ def outcome_of_mask(
         check_picture(picture)
         draw_mask(picture, label, source, {**sidecar, "Flags": flags}, anatomy, Path(name).name)
     return ScanOutcome(source or path, name, "mask", "", path, picture, plain(seen))
-
-
-def _limits(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibration]:
-    """Thresholds and calibration that a label map of ours was made with; the defaults for any other."""
-    settings = record.get("Settings", {})
-    return (
-        LevelThresholds.from_dict(settings.get("LevelThresholds") or {}),
-        FlagCalibration.from_dict(settings.get("FlagCalibration") or {}),
-    )
 
 
 def _with_those_kept(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from cps4_monai.data.label_ownership import (
     assumed_spacing_of,
     check_anatomy_of,
     is_described,
+    json_beside,
+    record_beside,
     sidecar_of,
     write_owned_label,
 )
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.scans_of_labels import scans_of
-from cps4_monai.data.volume import Volume, read_volume
+from cps4_monai.data.volume import InvalidVolumeError, Volume, read_volume
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrected_record import corrected
 from cps4_monai.inference.corrections import Correction
@@ -52,7 +55,8 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
 
     Raises:
         RelabelError: no label map of ours, another one than was looked at, other weights, a shift that cannot be, a
-            structure that is not there, or what an interrupted command left. Nothing is written then.
+            structure that is not there, what an interrupted command left, or a picture that is there and cannot be
+            drawn again. Nothing is written then.
         ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
@@ -71,12 +75,13 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     copies = {}
     if made.renumbered or made.edited:
         copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
+    # The label map is written last: where it is, the others are, and a correction that was applied needs nothing more.
+    _draw_again(path, replace(label, array=made.labels), made.record, anatomy)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}
     write_copies(copies)
     changed = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
     write_owned_label(path, changed, plain(told), over=digest if made.edited else None)
-    _draw_again(path, anatomy)
-    return record_of(path)
+    return record_beside(path)
 
 
 def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> dict[str, Any]:
@@ -86,7 +91,8 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
         What the sidecar says now.
 
     Raises:
-        RelabelError: it was never corrected, or its original is gone.
+        RelabelError: it was never corrected, its original is gone, or a picture that is there cannot be drawn again.
+            Nothing is written then.
         ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
@@ -94,7 +100,7 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
     kept, kept_sidecar = original_of(path), original_of(sidecar_of(path))
     if not kept.is_file() or not kept_sidecar.is_file():
         raise RelabelError(f"{path}: no {kept.name} beside it; expected the label map from before its first correction")
-    record = record_of(path)
+    record = json_beside(path)
     if record and not _is_original(kept, record, path):
         raise RelabelError(
             f"{path}: {kept.name} beside it was not corrected to this label map; expected the one from before its "
@@ -102,37 +108,28 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
         )
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, anatomy)
-    write_copies(copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record))
+    copies = copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record)
+    _draw_again(path, label, record, anatomy)
+    write_copies(copies)
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
     write_atomically(sidecar_of(path), kept_sidecar.read_bytes())
-    _draw_again(path, anatomy)
     kept.unlink()
     kept_sidecar.unlink()
-    return record_of(path)
+    return record_beside(path)
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     """Bytes and sidecar of a label map."""
     if not path.is_file():
         raise RelabelError(f"{path}: no such label map; expected one that 'cps4 segment' wrote")
-    record = record_of(path)
-    made_by = record.get("GeneratedBy")
-    if not isinstance(made_by, list) or not made_by or made_by[0].get("Name") != GENERATOR:
+    record = record_beside(path)
+    if not record:
         raise RelabelError(
             f"{path}: has no JSON of {GENERATOR} beside it, so that nothing is known of its weights and its scan; "
             "expected a label map that 'cps4 segment' wrote, with its JSON"
         )
     return path.read_bytes(), record
-
-
-def record_of(path: Path) -> dict[str, Any]:
-    """What the sidecar of a label map says; empty where there is none."""
-    try:
-        record = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _was_applied(correction: Correction, record: Mapping[str, Any], digest: str) -> bool:
@@ -154,7 +151,7 @@ def _of_these_labels(path: Path, record: dict[str, Any], digest: str) -> dict[st
         return record  # its own, or the label map was edited by hand since
     kept = original_of(path)
     if is_described(kept) and hashlib.sha256(kept.read_bytes()).hexdigest() == digest:
-        return record_of(kept)
+        return record_beside(kept)
     raise RelabelError(
         f"{path}: found a JSON of labels that are not there, because a command was interrupted; expected one that "
         "describes the label map. Fix: take its corrections back with --undo and say them again; without any, run the "
@@ -187,7 +184,7 @@ def _volume(path: Path, anatomy: Anatomy) -> Volume:
 
 def _keep_original(path: Path, content: bytes) -> Path:
     """Copies label map and sidecar aside before the first correction; takes the place of another label map's."""
-    kept, record = original_of(path), record_of(path)
+    kept, record = original_of(path), record_beside(path)
     if not record.get(CORRECTIONS) or not _is_original(kept, record, path):
         sidecar = sidecar_of(path)
         write_atomically(original_of(sidecar), sidecar.read_bytes())
@@ -203,10 +200,16 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
     return file_sha256(kept) in (begun or [file_sha256(path)])
 
 
-def _draw_again(path: Path, anatomy: Anatomy) -> None:
+def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy) -> None:
     """The picture of a label map that had one."""
-    record, picture = record_of(path), ScanFiles.beside(path).picture
-    if picture.exists():
-        scan = scans_of([path], path.parent).get(path)
-        name = picture.name.removesuffix("_qc.png")
-        draw_mask(picture, _volume(path, anatomy), scan, record, anatomy, name)
+    picture = ScanFiles.beside(path).picture
+    if not picture.exists():
+        return
+    scan, name = scans_of([path], path.parent).get(path), picture.name.removesuffix("_qc.png")
+    try:
+        draw_mask(picture, label, scan, record, anatomy, name)
+    except InvalidVolumeError as error:
+        raise RelabelError(
+            f"{picture}: has to follow the label map, but {error}. Fix: put the scan back as it was, or take this "
+            "picture away and make it again later with 'cps4 report'"
+        ) from error

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
-from cps4_monai.data.label_ownership import is_described
+from cps4_monai.data.label_ownership import is_described, record_beside
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.encoding import path_text, readable
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
-from cps4_monai.inference.relabel import RelabelError, record_of, relabel, restore_original
+from cps4_monai.inference.relabel import RelabelError, relabel, restore_original
 from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, SKIPPED, TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
@@ -185,7 +185,7 @@ def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, a
     files = ScanFiles.beside(label)
     picture = files.picture if files.picture.exists() else None
     if is_described(label):
-        record = record_of(label)
+        record = record_beside(label)
         if "\\" in row["source"]:  # the table may have it escaped, the record has it as it is
             source = Path(record.get("Sources", [source])[0])
         return ScanOutcome(source, name, row["status"], "", label, picture, record, _note(row, record))

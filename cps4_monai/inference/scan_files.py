@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import time
@@ -21,6 +20,7 @@ from cps4_monai.data.label_ownership import (
     ForeignFileError,
     check_may_write,
     is_described,
+    record_beside,
     sidecar_of,
     write_owned_label,
 )
@@ -70,12 +70,8 @@ class ScanFiles:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the sidecar says; empty where there is none."""
-        try:
-            written: dict[str, Any] = json.loads(self.sidecar.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return written
+        """What the sidecar says; empty where there is none of ours."""
+        return record_beside(self.label)
 
 
 def finished(

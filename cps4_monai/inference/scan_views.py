@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_ownership import assumed_spacing_of, is_described, sidecar_of
+from cps4_monai.data.label_ownership import assumed_spacing_of, is_described, record_beside
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
@@ -124,7 +123,7 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
         ValueError: a file cannot be used, or they do not fit each other.
     """
     assert outcome.label is not None
-    sidecar = _sidecar(outcome.label)
+    sidecar = record_beside(outcome.label)
     spacing = assumed_spacing_of(outcome.label)
     label = read_volume(outcome.label, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
     image, missing = np.zeros(label.shape, dtype=np.uint8), [] if outcome.source.exists() else ["its scan is not there"]
@@ -177,12 +176,4 @@ def _scan_page(anatomy: Anatomy, run: str, place: _Place) -> bytes:
 def _shown_sha256(outcome: ScanOutcome) -> str | None:
     """SHA-256 of the label map as its sidecar has it; None where that is of another."""
     assert outcome.label is not None
-    return _sidecar(outcome.label).get("Sha256") if is_described(outcome.label) else None
-
-
-def _sidecar(label: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(sidecar_of(label).read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    return record_beside(outcome.label).get("Sha256") if is_described(outcome.label) else None

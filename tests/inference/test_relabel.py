@@ -22,6 +22,7 @@ from cps4_monai.data.label_review import reviewed_label
 from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.inference.relabel import relabel as apply
+from cps4_monai.inference.relabel import restore_original
 from cps4_monai.inference.relabel_run import relabel_file
 
 
@@ -388,6 +389,66 @@ def test_a_killed_correction_is_no_truth_and_no_result_until_it_is_made_again(ou
     assert told["Corrections"][0]["Before"]["EditedByHand"] is False and reviewed_label(mask)[0] == "accepted"
     assert call(mask, "--undo").exit_code == 0
     assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_correction_that_was_killed_anywhere_is_made_whole_by_the_same_corrections(out, monkeypatch):
+    from cps4_monai.data import label_ownership
+    from cps4_monai.inference import relabel as relabelling
+    from cps4_monai.inference import scan_files
+
+    mask, modules, left = out / "a_T2w_dseg.nii.gz", (label_ownership, relabelling, scan_files), [99]
+    names, write = (mask.name, "a_T2w_dseg.json", "a_T2w_qc.png"), scan_files.write_atomically
+    said = Correction(shift=1, by="R", made="2025-01-01", label_sha256=record(out)["Sha256"])
+    before = {name: (out / name).read_bytes() for name in names}
+
+    def dying(path, content):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    for module in modules:
+        monkeypatch.setattr(module, "write_atomically", dying)
+    apply(mask, said)
+    whole, writes = {name: (out / name).read_bytes() for name in names}, 99 - left[0]
+    assert writes == 5 and all(whole[name] != before[name] for name in names)  # with those that --undo needs
+    for done in range(writes):
+        left[0] = 99
+        restore_original(mask)
+        assert all((out / name).read_bytes() == before[name] for name in names[:2])
+        left[0] = done
+        with pytest.raises(KeyboardInterrupt):
+            apply(mask, said)
+        left[0] = 99
+        apply(mask, said)
+        assert {name: (out / name).read_bytes() for name in names} == whole, done
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_a_picture_that_cannot_follow_refuses_the_correction(out, tmp_path, undo):
+    mask, scan = out / "a_T2w_dseg.nii.gz", tmp_path / "in" / "a_T2w.nii.gz"
+    if undo:
+        assert call(mask, "--shift", "1").exit_code == 0
+    scan.write_bytes(b"no scan")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    result = call(mask, *(["--undo"] if undo else ["--shift", "1"]))
+    assert result.exit_code == 1 and "a_T2w_qc.png: has to follow the label map" in result.output, result.output
+    assert "a_T2w.nii.gz" in result.output and "take this picture away" in result.output
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    (out / "a_T2w_qc.png").unlink()
+    assert call(mask, *(["--undo"] if undo else ["--shift", "1"])).exit_code == 0
+
+
+def test_settings_that_a_sidecar_leaves_open_are_the_defaults(out):
+    mask, sidecar = out / "a_T2w_dseg.nii.gz", out / "a_T2w_dseg.json"
+    told, unset = record(out), {"LevelThresholds": None, "FlagCalibration": None}
+    sidecar.write_text(json.dumps({**told, "Settings": {**told["Settings"], **unset}}))
+    apply(mask, Correction(shift=1))
+    sidecar.write_text(json.dumps({**record(out), "Settings": None}))
+    made = apply(mask, Correction(shift=-1))
+    assert made["Sha256"] == told["Sha256"]
+    states = {s["name"]: s["state"] for s in made["Structures"]}
+    assert states == {s["name"]: s["state"] for s in told["Structures"]}
 
 
 def test_a_second_correction_that_was_killed_is_taken_back(out, killed):
