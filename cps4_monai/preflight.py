@@ -286,24 +286,27 @@ class _Digests:
 
     def __init__(self, memory: str | Path | None) -> None:
         self.path = None if memory is None else Path(memory)
-        self.known: dict[str, list[Any]] = {}
-        self.changed = False
-        if self.path is not None and self.path.is_file():
-            try:
-                self.known = json.loads(self.path.read_text(encoding="utf-8"))
-            except (OSError, json.JSONDecodeError) as error:
-                logger.info("%s is not readable (%s); all images are compared again", self.path, error)
+        self.known = self._kept()
+        self.made: dict[str, list[Any]] = {}
 
     def __call__(self, image: Path) -> str:
         key = str(Path(image).absolute())
         stamp = [Path(image).stat().st_size, Path(image).stat().st_mtime_ns]
         if key not in self.known or self.known[key][:2] != stamp:
-            self.known[key] = [*stamp, voxel_digest(image)]
-            self.changed = True
+            self.known[key] = self.made[key] = [*stamp, voxel_digest(image)]
         return str(self.known[key][2])
 
     def save(self) -> None:
-        """Writes beside and renames, so that two runs may share the file."""
-        if self.path is None:
-            return
-        write_atomically(self.path, json.dumps(self.known), shared=True)
+        """Adds what this run read to what the file holds by now, so that two runs may share it."""
+        if self.path is not None and self.made:
+            write_atomically(self.path, json.dumps({**self._kept(), **self.made}), shared=True)
+
+    def _kept(self) -> dict[str, list[Any]]:
+        if self.path is None or not self.path.is_file():
+            return {}
+        try:
+            kept: dict[str, list[Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+            return kept
+        except (OSError, ValueError) as error:
+            logger.info("%s is not readable (%s); all images are compared again", self.path, error)
+            return {}

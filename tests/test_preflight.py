@@ -14,8 +14,15 @@ import torch
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.datalist import load_datalist
-from cps4_monai.data.leaks import LeakError
-from cps4_monai.preflight import check_data, check_output_dir, check_prompt_map, check_ramp, check_schedule
+from cps4_monai.data.leaks import LeakError, voxel_digest
+from cps4_monai.preflight import (
+    check_data,
+    check_images,
+    check_output_dir,
+    check_prompt_map,
+    check_ramp,
+    check_schedule,
+)
 
 
 def message(run: Callable, *arguments: object, **settings: object) -> str:
@@ -134,6 +141,24 @@ def test_digests_are_kept_and_read_anew_only_where_a_file_changed(tiny_data, tmp
     memory.write_text(json.dumps(kept))
     with pytest.raises(AssertionError, match="was read again"):
         check_data(datalist, memory=memory)
+
+
+def test_digests_of_another_run_are_kept_and_nothing_new_writes_nothing(tiny_data, tmp_path, monkeypatch):
+    datalist, memory = load_datalist(tiny_data / "datalist.json"), tmp_path / "digests.json"
+
+    def after_another_run(path: Path) -> str:
+        monkeypatch.undo()
+        check_images({"test": datalist.test}, memory)
+        return voxel_digest(path)
+
+    monkeypatch.setattr("cps4_monai.preflight.voxel_digest", after_another_run)
+    check_images({"training": datalist.training}, memory)
+    kept = json.loads(memory.read_text())
+    both = [entry.image for entry in (*datalist.training, *datalist.test)]
+    assert {path: row[2] for path, row in kept.items()} == {str(p.absolute()): voxel_digest(p) for p in both}
+    written = memory.stat()
+    check_images({"test": datalist.test}, memory)
+    assert (memory.stat().st_ino, memory.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
 
 def test_a_remembered_leak_is_still_a_leak(tiny_data, tmp_path):
