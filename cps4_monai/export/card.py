@@ -8,6 +8,10 @@ from cps4_monai.export.facts import NAME, WeightsFacts
 
 _DROPPED = "How these weights were made"
 _HEADING = re.compile(r"^#+ .*$")
+_NOTE = (
+    "This page is about the weights of a training run, exported with `cps4 export`. They are not the weights that the "
+    "developers of cps4_monai released, and none of the figures of those hold for them."
+)
 
 
 def card_of_weights(text: str, facts: WeightsFacts) -> str:
@@ -28,7 +32,7 @@ def card_of_weights(text: str, facts: WeightsFacts) -> str:
             f"docs/README.md has no sections {missing}, where a bundle says what its weights are; expected those of "
             "the model zoo's template: name what is about other weights by these headings"
         )
-    written = [f"# {NAME}\n\n{_note(facts)}\n\n"]
+    written = [f"# {NAME}\n\n{_NOTE}\n\n"]
     for heading, title, body in sections[1:]:
         if title != _DROPPED:
             written.append(f"{heading}\n{bodies[title]}\n\n" if title in bodies else f"{heading}\n{body}")
@@ -55,13 +59,6 @@ def _sections(text: str) -> list[tuple[str, str, str]]:
         else:
             sections[-1][2].append(line)
     return [(heading, title, "".join(f"{line}\n" for line in body)) for heading, title, body in sections[1:]]
-
-
-def _note(facts: WeightsFacts) -> str:
-    return (
-        "This page is about the weights of a training run, exported with `cps4 export`. They are not the weights that "
-        "the developers of cps4_monai released, and none of the figures of those hold for them."
-    )
 
 
 def _bodies(facts: WeightsFacts) -> dict[str, str]:

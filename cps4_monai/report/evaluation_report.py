@@ -114,7 +114,7 @@ def evaluation_page(content: ReportContent) -> str:
         Section("Learning curves", _curves(content)),
         Section("Not scored", _failures(content), "These files enter no number above."),
         Section("Settings", [settings_table(_settings(content))] if content.settings else []),
-        Section("How it is measured", [Text(text) for text in _method(content)]),
+        Section("How it is measured", [Text(text) for text in _method()]),
     ]
     footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
     return render_page(content.title, subtitle, sections, footer)
@@ -289,7 +289,7 @@ def _failures(content: ReportContent) -> list[Block]:
     return [Table(("case", "file", "reason"), rows, words=True)]
 
 
-def _method(content: ReportContent) -> list[str]:
+def _method() -> list[str]:
     lines = [f"Dice ({c}): {CONVENTION_TITLES[c]}." for c in CONVENTIONS]
     lines.append(
         "HD95 and ASSD are measured on the scan's own grid in millimetres, for structures that are in both label and "

@@ -28,8 +28,6 @@ MARGIN_MM = 25.0  # in front of the spine and behind it; its whole height stays 
 MAX_SCAN_BYTES = 450_000  # 20 scans, their pictures and NiiVue stay below 20 MB
 MAX_IN_PAGE = 20
 NIIVUE = "niivue.umd.js"
-# dist/niivue.umd.js of the npm package @niivue/niivue 0.69.0, as its registry has it
-NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 DIFFERENT = "where they differ"
 HEAT, MAP_STEPS = "inferno", 16  # colours of maps
 

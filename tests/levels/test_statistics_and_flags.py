@@ -175,10 +175,11 @@ def test_a_sliver_that_the_view_cuts_is_no_matter_of_confidence(inner, code):
     assert cut["cut_structure"].structures == ("L2",) and cut["low_confidence"].structures == ("L3",)
 
 
-def test_statistics_and_flags_are_plain(inner):
-    found = structure_statistics(inner, AFFINE, MRSPINESEG)
-    json.dumps([s.to_dict() for s in found])
-    json.dumps([f.to_dict() for f in level_flags(found, MRSPINESEG, SURE)])
+def test_statistics_and_flags_are_plain(inner, code):
+    found = structure_statistics(inner, AFFINE, MRSPINESEG, confidence={code("L3"): Confidence(0.4, 0.4)})
+    for made in (found, level_flags(found, MRSPINESEG, SURE)):
+        plain = [one.to_dict() for one in made]
+        assert plain and json.loads(json.dumps(plain, allow_nan=False)) == plain
 
 
 def test_a_bad_affine_is_refused(inner):
