@@ -142,8 +142,11 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
         "Dice (b) of the prompt map on the network's slices, beside the ceiling of its grid; of an assistant, which "
         "has neither, of its label maps.",
     )
-    yield from ("", "| stage 1 of | labeled | prompt map | ceiling | pointing game | right levels | seeds | minutes |")
-    yield "|---|---|---|---|---|---|---|---|"
+    yield from (
+        "",
+        "| stage 1 of | labeled | prompt map | ceiling | pointing game | patch AUC | right levels | seeds | minutes |",
+    )
+    yield "|---" * 9 + "|"
     for share in results.shares:
         for folders, methods in users_of_stage1(results, means, share).items():
             own = means[means["folder"].isin(folders) & (means["convention"] == "b")].drop_duplicates(["folder", "map"])
@@ -151,7 +154,7 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
             where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
             cells = [", ".join(results.methods[method] for method in methods), share_name(share)]
             cells += [f"{dice['prompt_map']:.3f}", f"{dice['ceiling']:.3f}" if "ceiling" in dice else ""]
-            cells += [f"{where[name].mean():.3f}" for name in LOCALISATION]
+            cells += ["" if where[name].isna().all() else f"{where[name].mean():.3f}" for name in LOCALISATION]
             minutes = [stage1_minutes(results, folder) for folder in folders]
             cells += [str(len(folders)), f"{sum(minutes) / len(minutes):.0f}"]
             yield f"| {' | '.join(cells)} |"
@@ -183,18 +186,21 @@ def stage1_minutes(results: StudyResults, folder: str) -> float:
 
 
 def cost_table(results: StudyResults) -> Iterator[str]:
-    """What a step of stage 2 costs, one row for each method."""
+    """What a step of stage 2 costs, a row for each method: with 5 % labeled; other shares ran on other machines."""
     yield from (
         "### Cost of stage 2",
+        "",
+        "With 5 % labeled.",
         "",
         "| method | seconds an iteration | minutes a training | per batch |",
         "|---|---|---|---|",
     )
     for method, title in results.methods.items():
-        own = results.costs[results.costs["method"] == method]
+        own = results.costs[(results.costs["method"] == method) & (results.costs["share"] == "5")]
         if own.empty:
             continue
-        minutes = [cell.done["seconds"]["training"] / 60 for cell in results.cells if cell.method == method]
+        cells = [cell for cell in results.cells if (cell.method, cell.share) == (method, "5")]
+        minutes = [cell.done["seconds"]["training"] / 60 for cell in cells]
         note = own["notes"].iloc[-1] or ""  # of the last seed: the wording of some has changed
         yield f"| {title} | {own['seconds'].mean():.2f} | {sum(minutes) / len(minutes):.1f} | {note} |"
     yield ""

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "vision": {"anatomy", "atomic_file", "attention_maps", "file_hash", "logits", "plan", "pretrained"},
     "vlm": {"attention_maps", "text", "vision"},
     "prompt_map": {"anatomy", "attention_maps", "vision"},
-    "vessa": {"anatomy", "atomic_file", "file_hash", "losses", "plan", "vision"},
+    "vessa": {"anatomy", "atomic_file", "file_hash", "losses", "networks", "plan", "vision"},
     "methods": {"attention_maps", "losses", "networks"},
     "engines": {"losses", "methods", "precision"},
     "handlers": {

@@ -10,11 +10,14 @@ import torch
 
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.losses.attention import masks_and_known_cells
+from cps4_monai.method_list import list_methods
 from cps4_monai.prompt_map import PromptMapper, VLMProvider
 from cps4_monai.prompt_map.cuda_graph import MAX_SHAPES, CudaGraphs
 from cps4_monai.vision import PromptedVision, VisionEncoder
 
 SIZE = (64, 32)
+LISTED = list_methods(Path(__file__).resolve().parents[1] / "bundle")
+METHODS = [entry.name for entry in LISTED if entry.after is None and "_local_" not in entry.name]  # without folders
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +79,8 @@ def test_masks_of_a_volume_are_those_of_the_cpu():
         assert torch.equal(computed.cpu(), reference)
 
 
+@pytest.mark.parametrize("overlay", METHODS)
 @pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("overlay", ["cps4", "cps4_plus", "unimatch_v2"])
 def test_both_stages_run_on_the_gpu_and_score_what_is_delivered(run_tiny, tmp_path: Path, overlay, amp):
     settings = {"validate#best#metric": "decoded_val_dice", "amp": amp, "max_epochs": 3, "num_workers": 1}
     run_tiny("run", tmp_path, (overlay,), device_name="cuda:0", **settings)

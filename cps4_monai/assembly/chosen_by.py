@@ -38,7 +38,7 @@ def check_chosen_by(
     Raises:
         ValueError: there is no such metric; says which ones there are.
     """
-    known = {value for attached, metric in metrics.items() for value in (attached, *_beside(attached, metric))}
+    known = {value for attached, metric in metrics.items() for value in (attached, *_beside(metric))}
     known |= set(offered)
     of_classes = {value for attached, metric in metrics.items() for value in _of_classes(attached, metric)}
     if name is None or name in known | of_classes:
@@ -53,13 +53,13 @@ def check_chosen_by(
     raise ValueError(f"{told}. Fix: {f'did you mean {close[0]!r}?' if close else 'name one of these'}")
 
 
-def _beside(name: str, metric: Metric) -> Iterator[str]:
+def _beside(metric: Metric) -> Iterator[str]:
     """What a metric writes into ``engine.state.metrics`` beside the value under its own name."""
     if isinstance(metric, SpineDiceHandler):
         scores = [f"{score}_{convention}" for score in ("dice", "iou") for convention in CONVENTIONS]
         yield from (metric.prefix + value for value in (*scores, "missed", "false"))
     elif isinstance(metric, AttentionLocalisation):
-        yield "level_share"
+        yield from metric.beside
 
 
 def _of_classes(name: str, metric: Metric) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _of_classes(name: str, metric: Metric) -> Iterator[str]:
     if isinstance(metric, SpineDiceHandler):
         yield from (f"{metric.prefix}dice_b_{label}" for label in metric.class_names[1:])
     elif isinstance(metric, AttentionLocalisation):
-        yield from (f"{name}_{label}" for label in metric.class_names[1:])
+        yield from (f"{score}_{label}" for score in (name, metric.patch_auc) for label in metric.class_names[1:])
 
 
 def _may_give_more(item: Any) -> bool:

@@ -64,7 +64,7 @@ def method(
         optimizer: in place of Adam.
     """
     if optimizer is None:
-        optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     return Supervised(student, optimizer, plan_of(weights).unannotated)
 
 

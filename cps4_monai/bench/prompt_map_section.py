@@ -20,6 +20,7 @@ PROMPT_MAP_COLUMNS = (
     "Dice (c)",
     "ceiling (b)",
     "pointing game, validation",
+    "patch AUC, validation",
     "right levels, validation",
 )
 

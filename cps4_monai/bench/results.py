@@ -19,7 +19,7 @@ from cps4_monai.report.curves import read_metrics
 from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
 
 IDENTITY = ("method", "share", "seed")
-LOCALISATION = ("pointing_game", "level_share")
+LOCALISATION = ("pointing_game", "patch_auc", "level_share")
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,14 @@ class StudyResults:
     def localisation(self) -> pd.DataFrame:
         """Where the maps of stage 1 lie, on validation, at the weights that were kept.
 
-        ``IDENTITY``, ``folder``, ``pointing_game``, ``level_share``; runs that were not scored so are left out.
+        ``IDENTITY``, ``folder`` and ``LOCALISATION``; NaN where a score is of a later version than the run, and runs
+        without any are left out.
         """
         rows = []
         for cell in self.cells:
             kept = None if cell.stage1 is None else _kept(cell.stage1 / STAGE1 / LOG)
-            if kept is not None and set(LOCALISATION) <= set(kept.index):
-                scores = {name: float(kept[name]) for name in LOCALISATION}
+            if kept is not None and not kept.index.intersection(LOCALISATION).empty:
+                scores = kept.reindex(LOCALISATION).to_dict()
                 rows.append({**cell.identity, "folder": cell.stage1.name, **scores})  # type: ignore[union-attr]
         return pd.DataFrame(rows, columns=[*IDENTITY, "folder", *LOCALISATION])
 

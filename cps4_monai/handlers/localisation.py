@@ -1,9 +1,9 @@
-"""Whether the attention maps of stage 1 lie where the structures are: pointing game, and share of right levels."""
+"""Whether the attention maps of stage 1 lie where the structures are: pointing game, patch AUC, right levels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +26,11 @@ class AttentionLocalisation(Metric):
     in a cell of the grid that holds a pixel of the structure; per structure, then the mean over structures. The size of
     a cell is the tolerance, and a map that is the same everywhere counts as pointing at the first cell. Where that cell
     has pixels that nobody annotated (255) and none of the structure, the pair is not counted. Beside it are
-    ``pointing_game_L5`` and so on, for structures that some slice shows, and ``level_share``: the share of the pixels
-    of structures in which the largest A of all structures, upsampled bilinearly, is that of the label. Background takes
-    part in neither.
+    ``pointing_game_L5`` and so on, for structures that some slice shows; ``patch_auc``, which needs no threshold: of a
+    slice, the share of pairs (cell that holds the structure, cell that does not) in which the map is larger in the
+    first, half of one where it is equal; 0.5 is chance; mean over slices, then over structures, each as
+    ``patch_auc_L5``; and ``level_share``: the share of the pixels of structures in which the largest A of all
+    structures, upsampled bilinearly, is that of the label. Background takes part in none.
 
     Args:
         class_names: short names by code, C of them.
@@ -38,6 +40,10 @@ class AttentionLocalisation(Metric):
         not_labeled: codes that no labeled scan shows: where objectives contrast only what is in view, their maps lie
             anywhere, and would be the largest. As in the prompt map they say nothing; in the labels they count.
     """
+
+    patch_auc: ClassVar[str] = "patch_auc"
+    level_share: ClassVar[str] = "level_share"
+    beside: ClassVar[tuple[str, ...]] = (patch_auc, level_share)
 
     def __init__(
         self,
@@ -51,7 +57,6 @@ class AttentionLocalisation(Metric):
         self.unannotated = tuple(unannotated)
         self.not_labeled = tuple(not_labeled)
         self.activation = activation
-        self._shares: dict[str, float] = {}
         super().__init__(output_transform=output_transform)
 
     @reinit__is_reduced
@@ -59,6 +64,8 @@ class AttentionLocalisation(Metric):
         """Forgets all slices."""
         self._hits = torch.zeros(len(self.class_names))
         self._pairs = torch.zeros(len(self.class_names))
+        self._areas = torch.zeros(len(self.class_names))
+        self._ranked = torch.zeros(len(self.class_names))
         self._right = torch.zeros(())
         self._pixels = torch.zeros(())
 
@@ -79,6 +86,10 @@ class AttentionLocalisation(Metric):
         inside, judged = (cells.gather(2, largest)[:, :, 0] for cells in (masks, known))
         self._hits += (shown & inside).sum(0).cpu()
         self._pairs += (shown & judged).sum(0).cpu()
+        areas = area_under_roc(logits.flatten(2), masks, known)
+        ranked = kept & ~areas.isnan()
+        self._areas += areas.where(ranked, 0.0).sum(0).cpu()
+        self._ranked += ranked.sum(0).cpu()
         silent = sorted({*self.unannotated, *self.not_labeled})
         maps = attention_maps(logits, self.activation, silent)[:, 1:]
         upsampled = F.interpolate(maps, size=label.shape[2:], mode="bilinear", align_corners=False)
@@ -87,7 +98,7 @@ class AttentionLocalisation(Metric):
         self._right += (structure & (level == label)).sum().cpu()
         self._pixels += structure.sum().cpu()
 
-    @sync_all_reduce("_hits", "_pairs", "_right", "_pixels")
+    @sync_all_reduce("_hits", "_pairs", "_areas", "_ranked", "_right", "_pixels")
     def compute(self) -> float:
         """Mean of the pointing game over the structures that some slice shows.
 
@@ -98,13 +109,37 @@ class AttentionLocalisation(Metric):
             raise NotComputableError(
                 "AttentionLocalisation saw no structure; is the validation set empty or unlabeled?"
             )
-        shares = (self._hits / self._pairs)[1:]  # 0 / 0, NaN: no slice shows it
-        self._shares = dict(zip(self.class_names[1:], shares.tolist(), strict=True))
+        self._shares = (self._hits / self._pairs)[1:]  # 0 / 0, NaN: no slice shows it
+        self._auc = (self._areas / self._ranked)[1:]
         self._level_share = float(self._right / self._pixels)
-        return float(shares.nanmean())
+        return float(self._shares.nanmean())
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Writes the mean, the values by structure and the share of right levels into ``engine.state.metrics``."""
+        """Writes the means, the values by structure and the share of right levels into ``engine.state.metrics``."""
         super().completed(engine, name)
-        per_class = {f"{name}_{key}": share for key, share in self._shares.items() if share == share}
-        engine.state.metrics |= {**per_class, "level_share": self._level_share}
+        for key, values in ((name, self._shares), (self.patch_auc, self._auc)):
+            named = zip(self.class_names[1:], values.tolist(), strict=True)
+            engine.state.metrics |= {f"{key}_{structure}": value for structure, value in named if value == value}
+        means = (float(self._auc.nanmean()), self._level_share)
+        engine.state.metrics |= dict(zip(self.beside, means, strict=True))
+
+
+def area_under_roc(values: Tensor, positive: Tensor, known: Tensor) -> Tensor:
+    """Area under the ROC curve along the last axis, by ranks (Mann and Whitney): (R+ - n+ (n+ + 1) / 2) / (n+ n-).
+
+    Args:
+        values: (..., N) float; equal ones share their mean rank.
+        positive: (..., N) bool.
+        known: (..., N) bool, what takes part, positive or not.
+
+    Returns:
+        (...) in [0, 1], NaN where there are no positive or no negative ones.
+    """
+    values = values.masked_fill(~known, torch.inf)  # last, so that nothing that takes part ranks behind them
+    order = values.sort(dim=-1).values
+    below, upto = (torch.searchsorted(order, values, right=right) for right in (False, True))
+    rank = (below + upto + 1) / 2
+    positive = positive & known
+    ones = positive.sum(-1)
+    others = known.sum(-1) - ones
+    return ((rank * positive).sum(-1) - ones * (ones + 1) / 2) / (ones * others)

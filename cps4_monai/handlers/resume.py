@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _LONG = 400  # characters of a setting in a message
 _FIRST = 3  # entries of a longer one that are named
 _FORMAT = 3  # 3: with the fingerprint of the settings
+_PARTS = {"settings", "trainer", "scaler", "random", "states"}  # that every version of this format has
 
 
 class CheckpointError(ValueError):
@@ -208,6 +209,8 @@ class ResumeHandler:
                     f"{self.path}: of format {checkpoint['format']}, not {_FORMAT}: another version of cps4_monai "
                     f"wrote it; {self._way_out()}"
                 )
+            if missing := sorted(_PARTS - checkpoint.keys()):
+                raise KeyError(f"no {missing}")
             before, names = checkpoint["settings"], set(checkpoint["states"])
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._way_out()}") from error

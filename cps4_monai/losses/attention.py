@@ -163,6 +163,11 @@ class PixelAttentionLoss(_AttentionMapLoss):
             raise ValueError(f"negatives is {negatives!r}; expected one of {list(NEGATIVES)}")
         if not absent_weight >= 0:
             raise ValueError(f"absent_weight is {absent_weight}; expected 0 or more, 1 counting all classes alike")
+        if negatives == "present" and absent_weight not in (0.0, 1.0):
+            raise ValueError(
+                f"absent_weight is {absent_weight} and negatives 'present', with which absent classes do not count. "
+                "Fix: leave one of them out"
+            )
         self.absent_weight = 0.0 if negatives == "present" else absent_weight
 
     def from_masks(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

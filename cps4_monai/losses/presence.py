@@ -24,7 +24,8 @@ class PresenceLoss(nn.Module):
     over the known classes, then over the slices that have one. Source: Radford et al., "Learning transferable visual
     models from natural language supervision", ICML 2021, with the sigmoid in place of the softmax over captions (Zhai
     et al., "Sigmoid loss for language image pre-training", ICCV 2023).
-    Of a slice with pixels that nobody annotated (255), only the classes that it shows are known, and count.
+    Of a slice with pixels that nobody annotated (255), only the classes that it shows are known, and count; one without
+    any annotated cell of the classes that take part does not.
 
     >>> label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     >>> round(PresenceLoss()(torch.zeros(1, 2, 4, 4), label).item(), 4)  # ln 2: it knows nothing
@@ -70,5 +71,5 @@ class PresenceLoss(nn.Module):
             known = (shown > 0) | (label != NOT_ANNOTATED).flatten(2).all(2)
             pairs = F.binary_cross_entropy_with_logits(pooled, shown, reduction="none")
             of_slice = mean_where(pairs, known)
-            told = known.any(1)
+            told = known.any(1) & cells.flatten(1).any(1)
             return whole_sum((of_slice * told).sum()) / whole_sum(told.sum()).clamp(min=1)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from cps4_monai.losses.semi_supervised import mask_unannotated
 from cps4_monai.networks.composite import deployable
 from cps4_monai.networks.ema import share_buffers, unwrap
-from cps4_monai.networks.evaluation_mode import evaluation_mode
+from cps4_monai.networks.evaluation_mode import aside, evaluation_mode
 
 # {"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong", "prompt_map"}} and more, on the device.
 Batch = Mapping[str, Any]
@@ -157,7 +157,6 @@ class SemiSupervisedMethod(ABC):
                 logits[name] = network(images)
         return logits
 
-    @torch.no_grad()
     def student_probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities (B, C, H, W) of the network in training, for a provider that listens to it.
 
@@ -167,9 +166,8 @@ class SemiSupervisedMethod(ABC):
             images: (B, 1, H, W), on the networks' device.
         """
         network = deployable(self.networks.get("student", self.networks[self.deployed_name]))
-        with evaluation_mode(network):
-            logits = network(images)
-        return mask_unannotated(logits, self.unannotated).softmax(dim=1)
+        with aside(network):
+            return mask_unannotated(network(images), self.unannotated).softmax(dim=1)
 
     def feedback(self, images: Tensor) -> Tensor | None:
         """What a provider that listens is told of pictures (B, 1, H, W): the student's probabilities.

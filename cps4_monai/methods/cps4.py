@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -12,6 +13,7 @@ from cps4_monai.losses.semi_supervised import (
     TARGET_MODES,
     enhance_cross_entropy,
     enhanced_target,
+    mask_unannotated,
     supervised_cross_entropy,
     text_cross_entropy,
 )
@@ -75,7 +77,11 @@ class CPS4(TeacherStudent):
         return outputs
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """``loss``, ``loss_supervised`` and, each before its weight, ``loss_text`` and ``loss_enhance``."""
+        """``loss``, ``loss_supervised`` and, each before its weight, ``loss_text`` and ``loss_enhance``.
+
+        Where y_text is part of the enhanced target, ``map_decides_fraction`` is the share of pixels whose target is
+        another class than the teacher's: what the prompt map changes.
+        """
         unlabeled = batch["unlabeled"]
         missing = [key for key in ("prompt_map", "attention_logits") if key in self._needed and key not in unlabeled]
         if missing:
@@ -94,6 +100,8 @@ class CPS4(TeacherStudent):
             prompt_map = unlabeled.get("prompt_map")
             target = enhanced_target(outputs["teacher_logits"], prompt_map, self.target_mode, self.unannotated)
             parts["loss_enhance"] = enhance_cross_entropy(student, target, self.unannotated)
+            if self.target_mode != "teacher":
+                parts["map_decides_fraction"] = self._decided(outputs["teacher_logits"], target)
             total = total + ramp * self.enhance_weight * parts["loss_enhance"]
         return {"loss": total, **parts}
 
@@ -111,3 +119,9 @@ class CPS4(TeacherStudent):
     def _text(self, student: Tensor, unlabeled: Mapping[str, Tensor]) -> Tensor:
         """L_text, eq. 6."""
         return text_cross_entropy(student, unlabeled["prompt_map"], self.unannotated)
+
+    @torch.no_grad()
+    def _decided(self, teacher_logits: Tensor, target: Tensor) -> Tensor:
+        """Share of pixels, a scalar."""
+        of_teacher = mask_unannotated(teacher_logits, self.unannotated).argmax(dim=1)
+        return (target.argmax(dim=1) != of_teacher).float().mean()

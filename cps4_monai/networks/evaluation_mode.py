@@ -1,10 +1,11 @@
-"""A network in evaluation mode for a while."""
+"""A network in evaluation mode for a while, and one that is looked at in the middle of a training step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -25,3 +26,21 @@ def evaluation_mode(network: nn.Module) -> Iterator[nn.Module]:
         yield network.eval()
     finally:
         network.train(was_training)
+
+
+@contextmanager
+def aside(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in evaluation mode and without gradient, within a step that trains it.
+
+    Autocast forgets its casts of the weights afterwards: torch 2.8 keeps those made without gradient, and gives them to
+    the passes of the step that follow, which leaves the weights without one (pytorch issue 158232).
+
+    Args:
+        network: that is trained.
+
+    Yields:
+        The network.
+    """
+    with torch.no_grad(), evaluation_mode(network):
+        yield network
+    torch.clear_autocast_cache()

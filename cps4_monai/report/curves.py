@@ -62,7 +62,7 @@ def _last_values(frame: pd.DataFrame) -> pd.DataFrame:
 
 def is_score(name: str) -> bool:
     """Whether a value is a score between 0 and 1 (higher is better) rather than a loss."""
-    return any(word in name.lower() for word in ("dice", "iou", "pointing_game", "level_share"))
+    return any(word in name.lower() for word in ("dice", "iou", "pointing_game", "patch_auc", "level_share"))
 
 
 def by_chart(frame: pd.DataFrame, per_class: Iterable[str] = ()) -> dict[tuple[str, str], pd.DataFrame]:

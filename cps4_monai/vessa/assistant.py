@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cps4_monai.networks.evaluation_mode import aside
 from cps4_monai.vessa.feedback import KINDS, check_kinds, feedback_prompts, no_feedback
 from cps4_monai.vessa.parts import Feedback, Picture, Templates
 from cps4_monai.vessa.prompts import EncodedPrompts, StoredPrompts
@@ -178,16 +179,14 @@ class Assistant(nn.Module):
         there = torch.ones_like(chosen[:, 0], dtype=torch.bool) if without is None else ~without
         return Templates(images, self.bank.labels[chosen], shown, self.bank.cells[chosen], there)
 
-    @torch.no_grad()
     def known(self) -> tuple[Tensor, Tensor]:
         """Features (N, D) and tokens (N, D, h, w) of the bank, as the encoder sees it in evaluation mode."""
         device = self.features.device
         if self._kept is None or self._kept[0].device != device:
             self.bank.to(device)
-            self.image_encoder.eval()
-            tokens = torch.cat([self.image_encoder(part.float()) for part in self.bank.images.split(CHUNK)])
-            self.image_encoder.train(self.training)
-            self._kept = (pooled_feature(tokens), tokens)
+            with aside(self.image_encoder):
+                tokens = torch.cat([self.image_encoder(part.float()) for part in self.bank.images.split(CHUNK)])
+                self._kept = (pooled_feature(tokens), tokens)
         return self._kept
 
     @torch.no_grad()

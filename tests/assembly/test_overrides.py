@@ -60,7 +60,7 @@ def test_network(built: Callable[..., Any]) -> None:
 
 
 def test_loss_options(built: Callable[..., Any]) -> None:
-    loss = built("stage1#loss", **{"stage1#loss#negatives": "present", "stage1#loss#absent_weight": 0.5})
+    loss = built("stage1#loss", **{"stage1#loss#negatives": "present"})
     assert built("stage1#loss", **{"stage1#pixel_weight": 0.25}).pixel_weight == 0.25
     assert loss.pixel.absent_weight == 0.0, "absent classes are no negatives"
     method = built("train#method", (), **{"train#method#text_weight": 0.25, "train#method#enhanced_target": "hard"})

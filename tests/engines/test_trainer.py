@@ -71,7 +71,7 @@ def test_output_holds_predictions_on_the_way_and_detached_scalars_after():
     trainer.run()
     assert {"labeled_logits", "unlabeled_logits", "teacher_logits", "loss", "loss_text"} <= set(seen)
     (output,) = trainer.state.output
-    assert set(output) == {"loss", "loss_supervised", "loss_text", "loss_enhance"}
+    assert set(output) == {"loss", "loss_supervised", "loss_text", "loss_enhance", "map_decides_fraction"}
     assert all(isinstance(v, torch.Tensor) and v.ndim == 0 and not v.requires_grad for v in output.values())
     assert from_engine(["loss"], first=True)(trainer.state.output) is output["loss"]
 

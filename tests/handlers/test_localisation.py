@@ -1,4 +1,4 @@
-"""Localisation by attention maps: the pointing game and the share of right levels, by hand."""
+"""Localisation by attention maps: the pointing game, the patch AUC and the share of right levels, by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
+from scipy.stats import mannwhitneyu
 
 from cps4_monai.handlers import AttentionLocalisation
+from cps4_monai.handlers.localisation import area_under_roc
 
 NAMES = ["background", "S", "L5", "L4"]
 
@@ -38,6 +40,38 @@ def test_share_of_pairs_whose_largest_cell_holds_the_structure(volume):
     assert metrics["pointing_game_S"] == 0.5 and metrics["pointing_game_L5"] == 1.0
     assert metrics["pointing_game"] == 0.75, "mean over structures, not over pairs"
     assert "pointing_game_L4" not in metrics and "pointing_game_background" not in metrics
+
+
+def test_patch_auc_is_the_share_of_pairs_of_cells_in_the_right_order(volume):
+    logits, label = volume
+    logits[1, 0] = torch.tensor([[1.0, 0.0], [2.0, 1.0]])  # S upper left: above one of three, level with another
+    logits[1, 1] = torch.tensor([[0.0, 3.0], [1.0, 2.0]])  # S upper right, above all
+    metrics = score(logits, label)
+    assert metrics["patch_auc_S"] == pytest.approx((0.5 + 1) / 2)
+    assert metrics["patch_auc_L5"] == 0.5, "the same everywhere"
+    assert metrics["patch_auc"] == pytest.approx((0.75 + 0.5) / 2), "mean over structures that some slice shows"
+    assert "patch_auc_L4" not in metrics and "patch_auc_background" not in metrics
+
+
+def test_patch_auc_takes_known_cells_only(volume):
+    logits, label = volume
+    logits[1, 0] = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    assert score(logits, label, unannotated=(2, 3))["patch_auc_S"] == pytest.approx((2 / 3 + 0.5) / 2)
+    label[0, 0, 3, 0] = 255  # in the cell that was ranked too high
+    assert score(logits, label, unannotated=(2, 3))["patch_auc_S"] == pytest.approx((1 + 0.5) / 2)
+    label[0, 0, :, 2:], label[0, 0, 2:] = 255, 255  # no cell is known to be without S: the slice does not count
+    assert score(logits, label, unannotated=(2, 3))["patch_auc_S"] == 0.5
+
+
+def test_the_area_is_that_of_mann_and_whitney():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 12, (2, 3, 200), generator=generator).float()
+    positive = torch.rand(2, 3, 200, generator=generator) < 0.3
+    area = area_under_roc(values, positive, torch.ones_like(positive))
+    for place in ((0, 0), (1, 2)):
+        u = mannwhitneyu(values[place][positive[place]], values[place][~positive[place]]).statistic
+        expected = u / (positive[place].sum() * (~positive[place]).sum())
+        assert area[place] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_share_of_structure_pixels_named_right(volume):

@@ -255,6 +255,16 @@ def test_damaged_checkpoint_is_named_and_not_trained_over(tmp_path, make_run, co
         make_run(tmp_path, epochs=2).run()
 
 
+@pytest.mark.parametrize("part", ["settings", "trainer", "scaler", "random", "states"])
+def test_a_checkpoint_without_a_part_says_which(tmp_path, make_run, part):
+    make_run(tmp_path, epochs=1).run()
+    path = tmp_path / "resume.pt"
+    whole = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in whole.items() if name != part}, path)
+    with pytest.raises(CheckpointError, match=rf"resume\.pt: not a readable checkpoint.*no \['{part}'\].*delete this"):
+        make_run(tmp_path, epochs=2).run()
+
+
 def test_every_writes_some_epochs_and_the_last(tmp_path, make_run):
     run, epochs = make_run(tmp_path), []
     run.resume.every = 3

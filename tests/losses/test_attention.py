@@ -199,6 +199,7 @@ def test_complement_of_a_softmax_is_exact_at_both_ends():
         {"token_weight": -1.0},
         {"unannotated": (-1,)},
         {"absent_weight": -1.0},
+        {"absent_weight": 0.5, "negatives": "present"},
     ],
 )
 def test_unknown_options_are_refused_by_name(options):

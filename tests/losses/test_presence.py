@@ -37,6 +37,14 @@ def test_unannotated_classes_have_no_effect_and_no_gradient():
     torch.testing.assert_close(PresenceLoss(unannotated=(2,))(logits, label), kept)
 
 
+def test_a_slice_that_shows_only_unannotated_classes_does_not_count():
+    logits = torch.randn(2, 3, 3, 3)
+    label = torch.randint(0, 2, (2, 1, 6, 6))
+    label[1] = 2
+    alone = PresenceLoss(unannotated=(2,))(logits[:1], label[:1])
+    assert PresenceLoss(unannotated=(2,))(logits, label).item() == pytest.approx(alone.item())
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="unannotated"):
         PresenceLoss(unannotated=(-1,))

@@ -46,7 +46,7 @@ def test_cps4_total_is_half_of_both_unlabeled_terms_plus_the_supervised_one(batc
     target = enhanced_target(outputs["teacher_logits"], batch["unlabeled"]["prompt_map"])
     enhance = enhance_cross_entropy(outputs["unlabeled_logits"], target)
     torch.testing.assert_close(losses["loss"], (text + enhance) / 2 + sup)
-    assert set(losses) == {"loss", "loss_supervised", "loss_text", "loss_enhance"}
+    assert set(losses) == {"loss", "loss_supervised", "loss_text", "loss_enhance", "map_decides_fraction"}
 
 
 def test_a_dropped_term_leaves_the_other_its_half(batch):
@@ -93,6 +93,20 @@ def test_target_mode_reaches_the_loss(batch, mode):
     outputs, losses = loss_of(make(CPS4, enhanced_target=mode), batch)
     target = enhanced_target(outputs["teacher_logits"], batch["unlabeled"]["prompt_map"], mode)
     torch.testing.assert_close(losses["loss_enhance"], enhance_cross_entropy(outputs["unlabeled_logits"], target))
+
+
+def test_the_share_of_pixels_whose_target_the_prompt_map_changes(batch):
+    method = make(CPS4)
+    method.train()
+    outputs = method.forward(batch)
+    of_teacher = outputs["teacher_logits"].argmax(1, keepdim=True)
+    prompt_map = of_teacher.clone()
+    prompt_map[0, 0, :2] = (of_teacher[0, 0, :2] + 1) % outputs["teacher_logits"].shape[1]
+    prompt_map[0, 0, 2] = -1  # no target: the teacher's
+    batch["unlabeled"]["prompt_map"] = prompt_map
+    changed = prompt_map[0, 0, :2].numel() / prompt_map.numel()
+    assert method.losses(outputs, batch)["map_decides_fraction"] == pytest.approx(changed)
+    assert "map_decides_fraction" not in loss_of(make(CPS4, text_weight=0, enhanced_target="teacher"), batch)[1]
 
 
 def test_mean_teacher_total_by_its_parts(batch):
