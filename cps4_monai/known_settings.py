@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ _ARGUMENTS_OF = {
     "level_thresholds": "cps4_monai.levels.settings.LevelThresholds",
 }
 _NUMBER_OR_LIST = {"intensity#scale"}  # plus or minus a number, or between two
+_METHOD = "train#method"
 _WHOLE = {"seed"}  # numbers that cannot be a fraction
 # Arguments of MONAI's ConfigWorkflow, which `python -m monai.bundle run` passes on with the overrides.
 _CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
@@ -62,13 +64,42 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
 
     Raises:
         ValueError: a setting that is none of these; says where, and the nearest names. A file that holds no settings.
+            Two methods of stage 2.
     """
     layers = [read_settings(file) for file in files[1:]]
+    _refuse_two_methods(dict(zip(files[1:], layers, strict=True)))
     for count, layer in enumerate(layers, start=1):
         merged = ConfigParser.load_config_files(list(files[:count]))
-        _check_layer(layer, merged, f"config {files[count]}")
+        try:
+            _check_layer(layer, merged, f"config {files[count]}")
+        except ValueError as error:
+            before = _named_before(Path(files[count]))
+            if before is None or str(before) in files[:count]:
+                raise
+            name = Path(files[count]).stem
+            raise ValueError(
+                f"{error}. If {name} is a variant of {before.stem}, name {before.stem} before it"
+            ) from error
     pairs = {key: value for key, value in override.items() if key not in _CONSTRUCTOR_ARGUMENTS}
     _check_layer(pairs, ConfigParser.load_config_files(list(files)), "the command")
+
+
+def _refuse_two_methods(layers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Settings of the first would stay beside the second: a network, views or weights that were not meant for it."""
+    methods = [(file, str(node_at(layer[_METHOD], "_target_"))) for file, layer in layers.items() if _METHOD in layer]
+    for (first, of_first), (second, of_second) in itertools.pairwise(methods):
+        classes = locate(of_first), locate(of_second)
+        if of_first != of_second and not (all(map(inspect.isclass, classes)) and issubclass(*reversed(classes))):  # type: ignore[arg-type]
+            raise ValueError(
+                f"configs {first} and {second} name different methods, {of_first} and {of_second}; expected one. Fix: "
+                "leave one of them out"
+            )
+
+
+def _named_before(path: Path) -> Path | None:
+    """The overlay beside it whose name its own begins with: of `ucmt_paper`, `ucmt`."""
+    named_so = [other for other in path.parent.glob("*.json") if path.stem.startswith(f"{other.stem}_")]
+    return max(named_so, key=lambda other: len(other.stem), default=None)
 
 
 def unread_settings(config: Mapping[str, Any], run_ids: Collection[str], settings: Iterable[str]) -> list[str]:
@@ -122,7 +153,7 @@ def _check(setting: str, value: Any, config: Any, known: set[str], read: set[str
             return
         candidates = {f"{parent}#{argument}" for argument in (*accepted, *ConfigComponent.non_arg_keys)}
     else:
-        candidates = known
+        candidates = {name for name in known if not name.startswith(ConfigParser.meta_key)}
     near = difflib.get_close_matches(setting, sorted(candidates), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see the configs for the settings there are"
     raise ValueError(f"{where} sets {setting!r}, which no config defines or reads: {hint}")

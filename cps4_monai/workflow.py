@@ -169,8 +169,11 @@ class CPS4Workflow(ConfigWorkflow):
     def _pass_over_unused_stage1(self) -> None:
         """``run`` trains both stages: without the first where the method of the second has no provider."""
         both = self.parser.get("run")
-        if self.run_id == "run" and isinstance(both, list) and not self.asks_for_prompts:
-            self.parser["run"] = [step for step in both if step not in _OF_STAGE1]
+        if self.run_id != "run" or not isinstance(both, list) or self.asks_for_prompts:
+            return
+        left = [step for step in both if step not in _OF_STAGE1]
+        if left != both:
+            self.parser["run"] = left
             logger.info("the method asks for no prompts (train#provider is null): no stage 1 is trained")
 
     def _warn_of_unread(self) -> None:

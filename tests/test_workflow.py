@@ -309,3 +309,30 @@ def test_what_another_run_of_the_same_command_reads_is_not_warned_of(setting, ru
     for run_id in ("training_stage1", "training_stage2"):
         run_tiny(run_id, tmp_path, **{setting: 2, "also_read_by": ("training_stage1", "training_stage2")})
     assert said == []
+
+
+def test_two_methods_are_refused_and_one_that_builds_on_the_other_is_not() -> None:
+    with pytest.raises(ValueError, match=r"ucmt\.json and .*mean_teacher\.json name different methods.*leave one"):
+        build("ucmt", "small", "mean_teacher")
+    assert build("ucmt", "ucmt_decoded").parser["train#method#_target_"].endswith("DecodedUCMT")
+    assert build("dusss_provider", "mt_decoded").parser["train#method#_target_"].endswith("DecodedPseudoLabels")
+
+
+def test_a_variant_without_its_method_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"If bcp_paper is a variant of bcp, name bcp before it"):
+        build("bcp_paper")
+
+
+def test_no_reason_of_a_setting_is_offered_as_a_setting() -> None:
+    with pytest.raises(ValueError, match="did you mean learning_rate") as caught:
+        build(lerning_rate=0.5)
+    assert "_meta_" not in str(caught.value)
+
+
+def test_a_missing_stage_1_is_said_where_one_would_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("cps4_monai.workflow.logger.info", lambda text, *_: said.append(text))
+    CPS4Workflow(config_file=["train.json", "methods/supervised.json", "evaluate.json"])
+    assert said == []
+    build("supervised")
+    assert said == ["the method asks for no prompts (train#provider is null): no stage 1 is trained"]

@@ -53,14 +53,11 @@ def test_stage_1_from_the_bundles_folder(arguments: dict, tiny_overlay: Path, tm
 
 
 def test_stage_2_from_elsewhere_with_bundle_root(
-    arguments: dict, tiny_overlay: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: dict, tiny_overlay: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    configs = [str(BUNDLE / "configs" / "train.json"), str(tiny_overlay)]
-    checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
-    monai.bundle.run(
-        "training_stage2", config_file=configs, bundle_root=str(BUNDLE), stage1_checkpoint=checkpoint, **arguments
-    )
+    configs = f"['{BUNDLE}/configs/train.json','{tiny_overlay}']"
+    told = {"bundle_root": BUNDLE, "stage1_checkpoint": tiny_run / "stage1" / "prompted_vision.pt", **arguments}
+    python("-m", "monai.bundle", "run", "training_stage2", "--config_file", configs, *options(told), cwd=tmp_path)
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 

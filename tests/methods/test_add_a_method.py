@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ TINY = {
 def block(language: str) -> str:
     (text,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
     return text
+
+
+def test_the_overlay_gives_its_reasons_as_those_of_the_bundle_do():
+    settings = json.loads(block("json"))
+    why = settings.pop("_meta_")["why"]
+    assert set(why) == set(settings) and all(len(reason.split()) > 3 for reason in why.values())
 
 
 @pytest.fixture
