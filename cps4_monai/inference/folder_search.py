@@ -1,4 +1,4 @@
-"""Scans in a folder: NIfTI files and DICOM series; label maps and other files are passed over, and said so."""
+"""Scans in a folder: NIfTI files and DICOM series; label maps and other images are passed over, and said so."""
 
 from __future__ import annotations
 
@@ -9,21 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
+from cps4_monai.data.label_ownership import record_beside
 from cps4_monai.inference.dicom import holds_dicom
+from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.scan_names import NIFTI_ENDINGS, FileName, SearchedFolders, is_nifti, stem_of
 
 BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")
 MAX_LABEL_VALUES = 50
 _NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".md", ".png", ".jpg", ".html", ".zip", ".gz", ".pdf", ".bval", ".bvec")
+_NOT_READ = (".nii.bz2", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".mgz")  # images that are neither NIfTI nor DICOM
+_MAYBE_DICOM = (".img", ".dcm", ".ima")  # images, by their first bytes DICOM or not
+CONVERT = "Fix: convert it to NIfTI"
 
 
 @dataclass
 class Search:
-    """What a folder holds: NIfTI scans, folders with DICOM files, and what was passed over, and whether it is BIDS."""
+    """What a folder holds: NIfTI scans, folders with DICOM files, and what was passed over, and whether it is BIDS.
+
+    ``not_read`` are those of the skipped files that are images in another format.
+    """
 
     scans: list[Path] = field(default_factory=list)
     dicom: list[Path] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    not_read: list[Path] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
     bids: bool = False
 
@@ -33,7 +42,7 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
 
     A BIDS data set (a ``dataset_description.json`` at its top) gives its ``anat/*_T2w`` scans, and ``*_T1w`` where a
     folder has no T2w one; its derivatives are left out. Elsewhere every NIfTI file counts whose name does not say
-    label map.
+    label map. Images in formats that are not read are skipped with the reason, copies of our label maps without.
 
     Args:
         folder: to search; links to folders are followed, each folder once.
@@ -76,7 +85,31 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
                 search.scans.append(path)
         if any(holds_dicom(here / n) for n in _sample(visible)):
             search.dicom.append(here)
+        _add_other_formats(here, visible, search)
     return search
+
+
+def _add_other_formats(here: Path, visible: Sequence[str], search: Search) -> None:
+    """Images of one folder that are neither NIfTI nor DICOM; one that is two files (.hdr with .img) is told once."""
+    ours = {ScanFiles.beside(here / n).seg_nrrd.name for n in visible if is_nifti(n) and record_beside(here / n)}
+    for name in (n for n in visible if n not in ours):
+        path, ending = here / name, _ending(name, (*_NOT_READ, *_MAYBE_DICOM))
+        if not ending or (ending in _MAYBE_DICOM and holds_dicom(path)):
+            continue
+        if ending == ".img" and any(n.lower() == f"{path.stem}.hdr".lower() for n in visible):
+            continue
+        if ending in (".dcm", ".ima") and here in search.dicom:  # told as a damaged file of its series
+            continue
+        if FileName.of(here / name[: -len(ending)]).is_label_map:
+            search.skipped.append((path, "its name says label map"))
+            continue
+        found = "no DICOM file, by its first bytes" if ending in (".dcm", ".ima") else f"{ending} files are not read"
+        search.skipped.append((path, f"{found}; expected NIfTI (.nii, .nii.gz) or DICOM. {CONVERT}"))
+        search.not_read.append(path)
+
+
+def _ending(name: str, endings: Sequence[str]) -> str:
+    return next((ending for ending in endings if name.lower().endswith(ending)), "")
 
 
 def _not_of_bids(stem: str, beside: Sequence[str]) -> str:
@@ -99,5 +132,6 @@ def looks_like_label_map(array: np.ndarray) -> bool:
 
 def _sample(names: Sequence[str]) -> list[str]:
     """A few files of a folder that may be DICOM; DICOMDIR is a table of contents."""
-    possible = [n for n in names if not n.lower().endswith((*NIFTI_ENDINGS, *_NO_DICOM)) and n.upper() != "DICOMDIR"]
+    others = (*NIFTI_ENDINGS, *_NOT_READ, *_NO_DICOM)
+    possible = [n for n in names if not n.lower().endswith(others) and n.upper() != "DICOMDIR"]
     return possible[:5] + possible[-1:]

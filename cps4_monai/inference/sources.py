@@ -9,8 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from cps4_monai.inference.bids import label_stem
 from cps4_monai.inference.dicom import DicomSeries, FoundSeries, find_series, find_series_of_files, is_dicom_file
-from cps4_monai.inference.folder_search import Search, search_folder
+from cps4_monai.inference.folder_search import CONVERT, Search, search_folder
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
+
+_SHOWN = 5  # files that an error names
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def find_sources(
             _add_datalist(path, sources)
         else:
             reason = "no scan; expected NIfTI (.nii, .nii.gz), DICOM, a folder, or a datalist JSON"
-            sources.failures.append((path, f"{reason}. Fix: convert it to NIfTI"))
+            sources.failures.append((path, f"{reason}. {CONVERT}"))
     if not sources.scans and not sources.failures:  # nothing but what was skipped: the user is told why
         reasons = "; ".join(reason for _, reason in sources.skipped)
         sources.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
@@ -119,11 +121,14 @@ def _add_folder(path: Path, sources: Sources, output: Path | None, wanted: str |
         listed = "; ".join(reason for _, reason in dicom.skipped)
         sources.failures.append((path, f"no series {wanted!r}; found {listed}. Fix: name one of these"))
     if not search.scans and not search.dicom and not search.failures:
+        listed = ", ".join(p.relative_to(path).as_posix() for p in search.not_read[:_SHOWN])
+        more = f" and {len(search.not_read) - _SHOWN} more" if len(search.not_read) > _SHOWN else ""
+        other = f"; images in other formats: {listed}{more}. Fix: convert them to NIfTI" if listed else ""
         sources.failures.append(
             (
                 path,
                 "no scan in this folder; expected .nii or .nii.gz files or DICOM series "
-                f"({len(search.skipped)} files were skipped)",
+                f"({len(search.skipped)} files were skipped){other}",
             )
         )
 

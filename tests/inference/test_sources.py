@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from cps4_monai.inference.folder_search import looks_like_label_map
+from cps4_monai.inference.folder_search import looks_like_label_map, search_folder
 from cps4_monai.inference.sources import find_sources
 
 
@@ -35,6 +36,37 @@ def test_label_maps_are_skipped_by_name_and_said_so(touch):
     found = find_sources([root])
     assert _names(found) == ["s_T2w"]
     assert len(found.skipped) == 4 and all("label map" in reason for _, reason in found.skipped)
+
+
+def test_images_in_other_formats_are_skipped_and_said_so(touch):
+    others = ["b.mha", "c.MHD", "d.nrrd", "e.nhdr", "f.hdr", "g.img", "h.mgz", "i.nii.bz2", "j.dcm", "k.IMA"]
+    root = touch("a.nii.gz", "c.raw", "f.img", "notes.txt", *others)
+    found = find_sources([root])
+    assert _names(found) == ["a"] and not found.failures
+    assert sorted(path.name for path, _ in found.skipped) == others
+    assert all("Fix: convert it to NIfTI" in reason for _, reason in found.skipped)
+
+
+def test_a_folder_with_other_formats_only_is_an_error_that_names_them(touch):
+    root = touch("p1/t2.mha", *(f"p2/{n}.mgz" for n in range(5)), "masks/p1_mask.mha")
+    ((path, reason),) = find_sources([root]).failures
+    assert path == root and "p1/t2.mha, p2/0.mgz" in reason and "p2/4.mgz" not in reason
+    assert "and 1 more. Fix: convert them to NIfTI" in reason and "masks" not in reason
+
+
+def test_segmentations_in_other_formats_are_no_scans_and_ours_are_not_told(touch):
+    root = touch("a_T2w_dseg.nii.gz", "a_T2w.seg.nrrd", "b.seg.nrrd")
+    digest = hashlib.sha256(b"x").hexdigest()
+    sidecar = {"GeneratedBy": [{"Name": "cps4_monai"}], "Sources": ["a_T2w.nii.gz"], "Sha256": digest}
+    (root / "a_T2w_dseg.json").write_text(json.dumps(sidecar))
+    told = {path.name: reason for path, reason in find_sources([root]).skipped}
+    assert told == dict.fromkeys(["a_T2w_dseg.nii.gz", "b.seg.nrrd"], "its name says label map")
+
+
+def test_dicom_files_behind_many_images_in_other_formats_are_found(touch):
+    root = touch(*(f"{n}.mha" for n in range(6)), "z.mha", "s1")
+    (root / "s1").write_bytes(bytes(128) + b"DICM")
+    assert search_folder(root).dicom == [root]
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_name(touch):
