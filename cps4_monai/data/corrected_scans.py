@@ -12,12 +12,15 @@ from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, STATE
 from cps4_monai.data.scan_folder import FoundScans, Scan
 from cps4_monai.scan_names import find_nifti, identify, is_nifti
 
+_NAMELESS = "unusual_contrast"  # the alarm under which names mean nothing
+
 
 def corrected_scans(folder: str | Path) -> FoundScans:
     """Scans that a folder of `cps4 segment` is about, with the label maps that people stand for.
 
     A label map counts as a label where a person accepted it, or shifted it and marked nothing in it as wrong, and it is
-    still what it was then. All other scans of the folder are unlabeled.
+    still what it was then. All other scans of the folder are unlabeled, and so is one that was shifted while
+    `unusual_contrast` stands on it, until a person accepts it.
 
     Args:
         folder: with label maps and their sidecars, searched.
@@ -31,21 +34,25 @@ def corrected_scans(folder: str | Path) -> FoundScans:
     results = [(path, *reviewed_label(path)) for path in find_nifti(folder)]
     results = [(path, state, record) for path, state, record in results if record.get("Sources")]
     usable = [(path, state, record) for path, state, record in results if _is_scan(record)]
-    if not any(state in TRUSTED for _, state, _ in usable):
+    doubtful = [path for path, state, record in usable if _is_doubtful(state, record)]
+    labels = {path for path, state, _ in usable if state in TRUSTED}.difference(doubtful)
+    if not labels:
+        told = "".join(f" ({warning})" for warning in _of_doubtful(doubtful))
         raise DatalistError(
-            f"{folder}: {len(results)} results, none corrected or accepted by a person; expected one or more. Fix: "
-            f"'cps4 relabel {folder} --corrections corrections.json', or 'cps4 relabel <scan>_dseg.nii.gz --accept'"
+            f"{folder}: {len(results)} results, none corrected or accepted by a person{told}; expected one or "
+            f"more. Fix: 'cps4 relabel {folder} --corrections corrections.json', or 'cps4 relabel "
+            "<scan>_dseg.nii.gz --accept'"
         )
     images = [Path(record["Sources"][0]) for _, _, record in usable]
     names = identify(images)
     scans = [
-        Scan(image, path if state in TRUSTED else None, name.subject, name.patient)
-        for image, name, (path, state, _) in zip(images, names, usable, strict=True)
+        Scan(image, path if path in labels else None, name.subject, name.patient)
+        for image, name, (path, _, _) in zip(images, names, usable, strict=True)
     ]
     lost = [str(record["Sources"][0]) for _, _, record in results if not _is_scan(record)]
     marked = sum(state == WRONG for _, state, _ in usable)
-    raised = [path for path, state, record in usable if state in TRUSTED and _is_without_its_sacrum(record)]
-    warnings = (*_of_lost(lost), *_of_marked(marked), *_of_raised(raised))
+    raised = [path for path, _, record in usable if path in labels and _is_without_its_sacrum(record)]
+    warnings = (*_of_lost(lost), *_of_marked(marked), *_of_doubtful(doubtful), *_of_raised(raised))
     return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), warnings)
 
 
@@ -82,6 +89,21 @@ def _is_without_its_sacrum(record: dict[str, Any]) -> bool:
         s["name"] for s in record.get("Structures", []) if s.get("kind") == "sacrum" and s.get("state") == "absent"
     }
     return any(absent & one.get("Renamed", {}).keys() for one in record.get(CORRECTIONS, []))
+
+
+def _is_doubtful(state: str, record: dict[str, Any]) -> bool:
+    """Whether a label map was numbered anew, but not accepted, while an alarm says that names mean nothing in it."""
+    return state == CORRECTED and any(f.get("name") == _NAMELESS for f in record.get("Flags", []))
+
+
+def _of_doubtful(doubtful: Sequence[Path]) -> list[str]:
+    if not doubtful:
+        return []
+    return [
+        f"{len(doubtful)} label maps were numbered anew, but not accepted, while {_NAMELESS} stands on them "
+        f"({doubtful[0].name}{' ...' if len(doubtful) > 1 else ''}), so that they are unlabeled. Fix: look at their "
+        "outlines and, if they are right, 'cps4 relabel <scan>_dseg.nii.gz --accept'"
+    ]
 
 
 def _of_raised(raised: Sequence[Path]) -> list[str]:

@@ -332,6 +332,23 @@ def test_an_unusual_contrast_stays_one_until_a_person_accepts(edited_bundle, mak
     assert len(named) == 1
 
 
+def test_what_is_only_shifted_under_an_unusual_contrast_is_no_label(edited_bundle, make_scan, tmp_path):
+    for seed, name in enumerate("ab"):
+        make_scan(seed=seed).save(tmp_path / "in" / f"{name}_T2w.nii.gz")
+    out, given = tmp_path / "out", [str(tmp_path / "out"), "--corrected", "--val", "0", "-o", str(tmp_path / "d.json")]
+    segment_scans(tmp_path / "in", out, weights=edited_bundle(flags=ALWAYS_UNUSUAL), device="cpu", qc=False)
+    assert call(out / "a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
+    alone = CliRunner().invoke(datalist, given)
+    assert alone.exit_code == 1 and "while unusual_contrast stands on them (a_T2w_dseg.nii.gz)" in alone.output
+    assert call(out / "b_T2w_dseg.nii.gz", "--shift", "1", "--accept").exit_code == 0
+    beside = CliRunner().invoke(datalist, given)
+    assert beside.exit_code == 0 and "1 labeled, 1 unlabeled" in beside.output, beside.output
+    assert "warning: 1 label maps were numbered anew" in beside.output and "(a_T2w_dseg.nii.gz)" in beside.output
+    assert call(out / "a_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    accepted = CliRunner().invoke(datalist, given)
+    assert "2 labeled, 0 unlabeled" in accepted.output and "unusual_contrast" not in accepted.output, accepted.output
+
+
 def test_a_calibration_of_outlines_is_asked_again_by_cps4_report(edited_bundle, make_scan, tmp_path):
     make_scan().save(tmp_path / "in" / "a_T2w.nii.gz")
     # log odds of confidence never reach 50: every whole disc is below the limit, and no vertebra, which has no chance
