@@ -121,7 +121,8 @@ def _tell(result: Relabeled) -> None:
         click.echo(f"{name}: {state}{f'; {moved}' if moved else ''}")
     for name, reason in result.refused.items():
         click.echo(f"refused {reason if name in reason else f'{name}: {reason}'}", err=True)
-    click.echo(f"{len(result.applied)} applied, {len(result.refused)} refused")
+    before = f"{len(result.before)} applied before, " if result.before else ""
+    click.echo(f"{len(result.applied) - len(result.before)} applied, {before}{len(result.refused)} refused")
     if result.report is not None:
         click.echo(f"report: {result.report}")
     if result.unlisted is not None:

@@ -15,7 +15,7 @@ from cps4_monai.encoding import path_text, readable
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
-from cps4_monai.inference.relabel import RelabelError, relabel, restore_original
+from cps4_monai.inference.relabel import RelabelError, relabel, restore_original, was_applied
 from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, SKIPPED, TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
@@ -35,12 +35,14 @@ class Relabeled:
         report: the page; None where the label map lies in no folder of a run.
         unlisted: the folder of a run that the label map lies in, whose tables do not name it, as they are those of
             another call of `cps4 segment`; they stay as they are.
+        before: names of the applied ones that had been applied before, so that nothing was changed.
     """
 
     applied: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, str]
     report: Path | None
     unlisted: Path | None = None
+    before: frozenset[str] = frozenset()
 
 
 def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: Anatomy = MRSPINESEG) -> Relabeled:
@@ -60,12 +62,16 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
     RunFiles(output).check((*TABLES, REPORT))
     applied: dict[str, Mapping[str, Any]] = {}
     refused: dict[str, str] = {}
+    before: set[str] = set()
     for correction in corrections:
         try:
-            applied[correction.scan] = relabel(_label_of(correction.scan, rows, output), correction, anatomy)
+            label = _label_of(correction.scan, rows, output)
+            again = was_applied(label, correction)
+            applied[correction.scan] = relabel(label, correction, anatomy)
+            before |= {correction.scan} if again else set()
         except (ValueError, OSError) as error:
             refused[correction.scan] = reason_of(error)
-    return Relabeled(applied, refused, _write_tables(output, rows, anatomy))
+    return Relabeled(applied, refused, _write_tables(output, rows, anatomy), before=frozenset(before))
 
 
 def relabel_file(label_path: str | Path, correction: Correction | None, anatomy: Anatomy = MRSPINESEG) -> Relabeled:

@@ -126,10 +126,10 @@ def test_a_file_of_corrections_is_applied_once_and_what_cannot_be_is_told(out, t
     weights = record(out)["Weights"]["Sha256"]
     content = {"format": "cps4_monai.corrections", "version": 1, "weights_sha256": weights, "by": "R", "scans": scans}
     path.write_text(json.dumps(content))
-    for _ in range(2):
+    for told in ("2 applied, 1 refused", "0 applied, 2 applied before, 1 refused"):
         result = call(out, "--corrections", path)
         assert result.exit_code == 1 and "refused gone: no label map" in result.output
-        assert "2 applied, 1 refused" in result.output
+        assert told in result.output.splitlines()
     assert len(record(out)["Corrections"]) == 1 and record(out)["Review"]["State"] == "accepted"
     table = {row["scan"]: row for row in rows(out / "scans.csv")}
     assert "marked_wrong" in table["b_T2w"]["alarms"] and table["b_T2w"]["review"] == "wrong"
