@@ -100,6 +100,7 @@ def write_runs(tmp_path: Path):
                 scores_by_epoch = {
                     "prompt_map_dice": (0.2, 0.1),
                     "pointing_game": (0.5, 0.9),
+                    "patch_auc": (0.6, 0.7),
                     "level_share": (0.4, 0.8),
                 }
                 lines = [f"stage1,{e},{e},{name},{v[e - 1]}" for name, v in scores_by_epoch.items() for e in (1, 2)]
