@@ -73,7 +73,7 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
         try:
             _check_layer(layer, merged, f"config {files[count]}")
         except ValueError as error:
-            before = _named_before(Path(files[count]))
+            before = named_before(Path(files[count]), Path(files[count]).parent)
             if before is None or str(before) in files[:count]:
                 raise
             name = Path(files[count]).stem
@@ -88,17 +88,18 @@ def _refuse_two_methods(layers: Mapping[str, Mapping[str, Any]]) -> None:
     """Settings of the first would stay beside the second: a network, views or weights that were not meant for it."""
     methods = [(file, str(node_at(layer[_METHOD], "_target_"))) for file, layer in layers.items() if _METHOD in layer]
     for (first, of_first), (second, of_second) in itertools.pairwise(methods):
-        classes = locate(of_first), locate(of_second)
-        if of_first != of_second and not (all(map(inspect.isclass, classes)) and issubclass(*reversed(classes))):  # type: ignore[arg-type]
+        base, own = locate(of_first), locate(of_second)
+        builds_on = inspect.isclass(base) and inspect.isclass(own) and issubclass(own, base)
+        if of_first != of_second and not builds_on:
             raise ValueError(
                 f"configs {first} and {second} name different methods, {of_first} and {of_second}; expected one. Fix: "
                 "leave one of them out"
             )
 
 
-def _named_before(path: Path) -> Path | None:
-    """The overlay beside it whose name its own begins with: of `ucmt_paper`, `ucmt`."""
-    named_so = [other for other in path.parent.glob("*.json") if path.stem.startswith(f"{other.stem}_")]
+def named_before(overlay: Path, folder: Path) -> Path | None:
+    """The overlay in a folder whose name that of another begins with, the longest of them: of `ucmt_paper`, `ucmt`."""
+    named_so = [other for other in folder.glob("*.json") if overlay.stem.startswith(f"{other.stem}_")]
     return max(named_so, key=lambda other: len(other.stem), default=None)
 
 

@@ -35,9 +35,10 @@ def corrected_scans(folder: str | Path) -> FoundScans:
     results = [(path, state, record) for path, state, record in results if record.get("Sources")]
     usable = [(path, state, record) for path, state, record in results if _is_scan(record)]
     doubtful = [path for path, state, record in usable if _is_doubtful(state, record)]
+    of_doubtful = _of_doubtful([path.name for path in doubtful])
     labels = {path for path, state, _ in usable if state in TRUSTED}.difference(doubtful)
     if not labels:
-        told = "".join(f" ({warning})" for warning in _of_doubtful(doubtful))
+        told = "".join(f" ({warning})" for warning in of_doubtful)
         raise DatalistError(
             f"{folder}: {len(results)} results, none corrected or accepted by a person{told}; expected one or "
             f"more. Fix: 'cps4 relabel {folder} --corrections corrections.json', or 'cps4 relabel "
@@ -51,8 +52,8 @@ def corrected_scans(folder: str | Path) -> FoundScans:
     ]
     lost = [str(record["Sources"][0]) for _, _, record in results if not _is_scan(record)]
     marked = sum(state == WRONG for _, state, _ in usable)
-    raised = [path for path, _, record in usable if path in labels and _is_without_its_sacrum(record)]
-    warnings = (*_of_lost(lost), *_of_marked(marked), *_of_doubtful(doubtful), *_of_raised(raised))
+    raised = [path.name for path, _, record in usable if path in labels and _is_without_its_sacrum(record)]
+    warnings = (*_of_lost(lost), *_of_marked(marked), *of_doubtful, *_of_raised(raised))
     return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), warnings)
 
 
@@ -96,31 +97,32 @@ def _is_doubtful(state: str, record: dict[str, Any]) -> bool:
     return state == CORRECTED and any(f.get("name") == _NAMELESS for f in record.get("Flags", []))
 
 
-def _of_doubtful(doubtful: Sequence[Path]) -> list[str]:
-    if not doubtful:
-        return []
-    return [
-        f"{len(doubtful)} label maps were numbered anew, but not accepted, while {_NAMELESS} stands on them "
-        f"({doubtful[0].name}{' ...' if len(doubtful) > 1 else ''}), so that they are unlabeled. Fix: look at their "
-        "outlines and, if they are right, 'cps4 relabel <scan>_dseg.nii.gz --accept'"
-    ]
+def _of_doubtful(doubtful: Sequence[str]) -> list[str]:
+    told = (
+        f"label maps were numbered anew, but not accepted, while {_NAMELESS} stands on them ({_first(doubtful)}), so "
+        "that they are unlabeled. Fix: look at their outlines and, if they are right, 'cps4 relabel "
+        "<scan>_dseg.nii.gz --accept'"
+    )
+    return [f"{len(doubtful)} {told}"] if doubtful else []
 
 
-def _of_raised(raised: Sequence[Path]) -> list[str]:
-    if not raised:
-        return []
-    return [
-        f"{len(raised)} label maps whose sacrum a person made a vertebra ({raised[0].name}"
-        f"{' ...' if len(raised) > 1 else ''}): the true one below it would be learned as background. Fix: draw it in "
-        "a viewer and accept them, or mark a structure as wrong, which leaves them unlabeled"
-    ]
+def _of_raised(raised: Sequence[str]) -> list[str]:
+    told = (
+        f"label maps whose sacrum a person made a vertebra ({_first(raised)}): the true one below it would be learned "
+        "as background. Fix: draw it in a viewer and accept them, or mark a structure as wrong, which leaves them "
+        "unlabeled"
+    )
+    return [f"{len(raised)} {told}"] if raised else []
 
 
 def _of_lost(lost: Sequence[str]) -> list[str]:
-    if not lost:
-        return []
-    told = "whose scan is gone or no NIfTI file (DICOM is not trained on)"
-    return [f"{len(lost)} results left out, {told}: {lost[0]}{' ...' if len(lost) > 1 else ''}"]
+    told = f"whose scan is gone or no NIfTI file (DICOM is not trained on): {_first(lost)}"
+    return [f"{len(lost)} results left out, {told}"] if lost else []
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first, and whether there are more."""
+    return f"{names[0]}{' ...' if len(names) > 1 else ''}" if names else ""
 
 
 def _of_marked(count: int) -> list[str]:

@@ -91,7 +91,9 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
 
 def _add_other_formats(here: Path, visible: Sequence[str], search: Search) -> None:
     """Images of one folder that are neither NIfTI nor DICOM; one that is two files (.hdr with .img) is told once."""
-    ours = {ScanFiles.beside(here / n).seg_nrrd.name for n in visible if is_nifti(n) and record_beside(here / n)}
+    copies = any(n.lower().endswith(".nrrd") for n in visible)  # only then are the sidecars read
+    maps = [here / n for n in visible if copies and is_nifti(n)]
+    ours = {ScanFiles.beside(path).seg_nrrd.name for path in maps if record_beside(path)}
     for name in (n for n in visible if n not in ours):
         path, ending = here / name, _ending(name, (*_NOT_READ, *_MAYBE_DICOM))
         if not ending or (ending in _MAYBE_DICOM and holds_dicom(path)):

@@ -13,7 +13,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from cps4_monai.fingerprint import node_of
-from cps4_monai.known_settings import node_at
+from cps4_monai.known_settings import named_before, node_at
 
 STAGE1_PARTS = ("stage1#method", "stage1#loss")
 STAGE2_PART = "train#method"
@@ -155,11 +155,9 @@ def _target(overlay: Mapping[str, Any], part: str) -> Any:
 
 def _overlay_before(path: Path, overlay: Mapping[str, Any], bundle_root: Path) -> list[Path]:
     """The overlays to merge before this one, none where it is a method of its own; nearest last."""
-    folder = bundle_root / "configs" / "methods"
-    names = [other for other in folder.glob("*.json") if path.stem.startswith(f"{other.stem}_")]
-    if not names:
+    nearest = named_before(path, bundle_root / "configs" / "methods")
+    if nearest is None:
         return []
-    nearest = max(names, key=lambda other: len(other.stem))
     content = _read(nearest)
     before = _overlay_before(nearest, content, bundle_root)
     others = [part for part in _parts_named(overlay) if _target(overlay, part) != _target(content, part)]
