@@ -75,7 +75,13 @@ class ScanFiles:
 
 
 def finished(
-    files: ScanFiles, source: Path, key_of: Callable[[], str], settings: Mapping[str, Any], *, overwrite: bool = False
+    files: ScanFiles,
+    source: Path,
+    key_of: Callable[[], str],
+    settings: Mapping[str, Any],
+    *,
+    series: str | None = None,
+    overwrite: bool = False,
 ) -> tuple[dict[str, Any], str] | None:
     """Record of a label map of ours that is there and stays, with a note where it was made otherwise.
 
@@ -86,6 +92,7 @@ def finished(
         source: the scan, asked for where the JSON has no SHA-256 of it.
         key_of: gives the SHA-256 of the scan; asked where the label map may stay, since it reads the scan.
         settings: of this run, see :attr:`Segmenter.settings`.
+        series: UID of the series, of a DICOM folder that may hold several.
         overwrite: it is to be replaced.
 
     Returns:
@@ -103,11 +110,7 @@ def finished(
     if not is_described(files.label) or (overwrite and not reviewed):
         return None
     if not _is_of(record, source, key_of):
-        raise ForeignFileError(
-            f"{files.label}: holds the label map of another scan, or of this one before it was changed "
-            f"({', '.join(record.get('Sources', []))}). Fix: choose another output folder, or "
-            + (f"delete it ({reviewed})" if reviewed else "replace it with --overwrite (overwrite=True)")
-        )
+        raise ForeignFileError(f"{files.label}: {_whose(record, source, series, reviewed)}")
     return record, _note(reviewed, overwrite, same=record.get("Settings") == dict(settings))
 
 
@@ -115,7 +118,25 @@ def _is_of(record: Mapping[str, Any], source: Path, key_of: Callable[[], str]) -
     """Whether a label map was made of a scan: by its content, or by its place where the content was not noted."""
     if "SourceSha256" in record:
         return bool(record["SourceSha256"] == key_of())
+    return _is_at(record, source)
+
+
+def _is_at(record: Mapping[str, Any], source: Path) -> bool:
     return os.path.realpath(source) in [os.path.realpath(name) for name in record.get("Sources", [])]
+
+
+def _whose(record: Mapping[str, Any], source: Path, series: str | None, reviewed: str) -> str:
+    """What a label map of ours is of that is not of this scan, and the way out: another scan's is not to be lost."""
+    made_of = record.get("Series") or {}
+    if not _is_at(record, source) or made_of.get("InstanceUID") != series:
+        number = f", series {made_of.get('Number') or made_of['InstanceUID']}" if made_of else ""
+        scan = ", ".join(record.get("Sources", [])) + number
+        return f"holds the label map of another scan ({scan}). Fix: choose another output folder for this one"
+    way_out = f"delete it ({reviewed})" if reviewed else "replace it with --overwrite (overwrite=True)"
+    return (
+        f"holds the label map of another scan, or of this one before it was changed ({source}). Fix: choose another "
+        f"output folder, or {way_out}"
+    )
 
 
 def _reviewed(files: ScanFiles, record: Mapping[str, Any]) -> str:

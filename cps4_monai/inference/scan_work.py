@@ -64,7 +64,9 @@ class ScanWork:
         files = ScanFiles.at(self.output, source.name)
         try:
             key_of = partial(source_key, source.path, source.series)
-            there = finished(files, source.path, key_of, self.segmenter.settings, overwrite=self.overwrite)
+            series = source.series.uid if source.series is not None else None
+            settings = self.segmenter.settings
+            there = finished(files, source.path, key_of, settings, series=series, overwrite=self.overwrite)
             if there is not None:
                 if self.qc and not files.picture.exists():
                     self._draw(source, files)

@@ -167,8 +167,13 @@ def test_the_label_map_of_another_scan_is_no_result_of_this_one(run, make_scan, 
     first, second = make_scan(seed=1).save(tmp_path / "x/s.nii.gz"), make_scan(seed=2).save(tmp_path / "y/s.nii.gz")
     run([first], tmp_path / "out")
     result = run([second], tmp_path / "out")
-    assert "label map of another scan" in result.failures[0].reason
+    (reason,) = [failed.reason for failed in result.failures]
+    assert f"label map of another scan ({first}). Fix: choose another output folder" in reason
+    assert "--overwrite" not in reason, "the way out would lose the first"
     assert run([second], tmp_path / "out", overwrite=True).outcomes[0].status == "done"
+    second.write_bytes(first.read_bytes())
+    (reason,) = [failed.reason for failed in run([second], tmp_path / "out").failures]
+    assert "or of this one before it was changed" in reason and "--overwrite" in reason
 
 
 def saved_by_the_transform(scan, path, output):

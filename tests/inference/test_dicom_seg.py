@@ -160,6 +160,33 @@ def test_patient_and_study_are_hashed_unless_asked_for(series, run, tmp_path):
     assert (record["PatientID"], record["StudyInstanceUID"]) == ("77", "1.2.3")
 
 
+@pytest.mark.parametrize("declared", ["ISO_IR 100", "ISO_IR 6  ", "ISO_IR 192"])
+def test_letters_of_a_name_reach_the_seg_whatever_the_series_declares(series, run, tmp_path, declared):
+    """ISO_IR 6, the default of the standard (PS3.3, C.12.1.1.2), is written out by some scanners."""
+    pydicom, folder = pytest.importorskip("pydicom"), series()
+    for path in folder.iterdir():
+        one = pydicom.dcmread(path)
+        one.SpecificCharacterSet = "ISO_IR 192" if declared == "ISO_IR 192" else "ISO_IR 100"
+        one.PatientName = "Meier^Jürgen"
+        one.save_as(path)
+        path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", declared.encode()))
+    result = run(folder)
+    assert not result.failures and not result.outcomes[0].warnings
+    seg = highdicom.seg.segread(tmp_path / "out/scan_seg.dcm")
+    assert (seg.SpecificCharacterSet, str(seg.PatientName)) == ("ISO_IR 192", "Meier^Jürgen")
+
+
+def test_two_series_of_a_folder_under_one_name_are_two_scans(dicom, make_scan, run, tmp_path):
+    array = dicom.sagittal(make_scan())
+    files = [dicom.series_of(array, series=uid, SeriesNumber=int(uid)) for uid in "56"]
+    folder = dicom.save_all(tmp_path / "in/scan", [one for slices in files for one in slices])
+    assert not run(folder, series=5, dicom_seg=False).failures
+    (failed,) = run(folder, series=6, dicom_seg=False).failures
+    assert "series 5" in failed.reason and "another output folder" in failed.reason
+    assert "--overwrite" not in failed.reason, "it would lose the first"
+    assert run(folder, series=5, dicom_seg=False).outcomes[0].status == "kept"
+
+
 def test_an_error_of_ownership_is_one_of_its_own(tmp_path):
     from cps4_monai.inference.hand_on import check_copy
 

@@ -23,6 +23,7 @@ from cps4_monai.palette import structure_colours
 
 # Of PS3.16, CID 7150 and CID 7162. Older objects, and 3D Slicer, have 123037004 ("Body structure") as the category.
 _CATEGORY = "91723000", "SCT", "Anatomical Structure"
+_UTF_8 = "ISO_IR 192"
 _FAMILY = "123110", "DCM", "Artificial Intelligence"
 _NUMBERED_AFTER = 1000  # SeriesNumber of a SEG: that of its series and this
 # Of type 2: a file must have them, and they may be empty. Series that were made anonymous often lack some.
@@ -99,6 +100,7 @@ def segmentation_object(
             content_label="SPINE",
             content_description="Vertebrae and discs; research use only",
             series_description="Spine segmentation, research use only",
+            specific_character_set=_UTF_8,  # the series' own may be one that highdicom refuses, as ISO_IR 6
         )
         file = io.BytesIO()
         made.save_as(file, enforce_file_format=True)
