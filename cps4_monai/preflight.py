@@ -44,7 +44,7 @@ def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | 
             all images are read.
 
     Returns:
-        The warnings, which are logged, too: those of the datalist, and one for each class without a labeled subject.
+        The warnings, which are logged, too: those of the datalist, and one of the classes without a labeled subject.
 
     Raises:
         LeakError: the same patient or the same image content on two sides of training, validation and test.

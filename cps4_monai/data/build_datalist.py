@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _DIGEST = "sha256"  # of all else in a datalist, so that one which a person edited is never replaced
 _NEVER_OUTLINED = (
-    ", and where it is in view it is background; if nobody outlined it there, name its code with --unannotated"
+    ", and where in view it is background; a code of a structure that nobody outlined is to be named by --unannotated"
 )
 SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
 
@@ -170,9 +170,12 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 
 
 def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[str, ...]:
-    """One warning for each class that no labeled training subject shows; unannotated classes are left out.
+    """A warning that names the classes that no labeled training subject shows; unannotated classes are left out.
 
     Reads the label maps of labeled entries whose classes the datalist does not record, and no others.
+
+    Returns:
+        One warning, or none where every class is shown.
 
     Raises:
         DatalistError: an unannotated code is no structure of the anatomy.
@@ -181,7 +184,12 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
     _check_unannotated(datalist.unannotated, anatomy, f"datalist {datalist.name or '(unnamed)'}: 'unannotated'")
     shown = classes_shown(datalist.labeled, anatomy.num_classes)
     absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
-    return tuple(f"class {s.code} ({s.name}): no labeled subject shows it, so it cannot be learned" for s in absent)
+    if not absent:
+        return ()
+    named = ", ".join(f"{s.code} ({s.name})" for s in absent)
+    if len(absent) == 1:
+        return (f"class {named}: no labeled subject shows it, so it cannot be learned",)
+    return (f"classes {named}: no labeled subject shows them, so they cannot be learned",)
 
 
 def not_labeled(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[int, ...]:

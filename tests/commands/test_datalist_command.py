@@ -38,9 +38,9 @@ def test_writes_a_datalist_and_warns_of_classes_that_cannot_be_learned(tmp_path:
     result = CliRunner().invoke(datalist, arguments)
     assert result.exit_code == 0, result.output
     assert "2 labeled, 1 unlabeled, 1 validation, 1 test" in result.output
-    assert "class 11 (L5/S): no labeled subject shows it" in result.output and "class 1 (S)" not in result.output
-    (told,) = [line for line in result.output.splitlines() if "class 11 (L5/S)" in line]
-    assert "so it cannot be learned" in told and "name its code with --unannotated" in told
+    (told,) = [line for line in result.output.splitlines() if "11 (L5/S)" in line]
+    assert "classes 11 (L5/S), 12 (L4/L5), " in told and " 1 (S)" not in told
+    assert "they cannot be learned" in told and "nobody outlined is to be named by --unannotated" in told
     assert load_datalist(out, labeled_share=50).unannotated == (1,)
 
 

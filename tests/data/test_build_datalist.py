@@ -89,7 +89,7 @@ def test_cover_takes_rare_classes_first_then_balances() -> None:
     assert order[:2] == ["c", "d"] and sorted(order) == ["a", "b", "c", "d"]
 
 
-def test_warns_for_each_class_that_no_labeled_subject_shows(tmp_path: Path) -> None:
+def test_warns_of_a_class_that_no_labeled_subject_shows(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", label(*range(2, 19)))
     datalist = Datalist(training=(Entry(path, path, "a"),), unannotated=(1,))
     warnings = missing_classes(datalist)
@@ -98,7 +98,9 @@ def test_warns_for_each_class_that_no_labeled_subject_shows(tmp_path: Path) -> N
 
 def test_label_maps_without_any_structure_warn_of_every_class(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", label())
-    assert len(missing_classes(Datalist(training=(Entry(path, path, "a"),), unannotated=(1,)))) == 18
+    (warning,) = missing_classes(Datalist(training=(Entry(path, path, "a"),), unannotated=(1,)))
+    assert warning.startswith("classes 2 (L5), 3 (L4), ") and warning.count("(") == 18 and "1 (S)" not in warning
+    assert warning.endswith(", 19 (T9/T10): no labeled subject shows them, so they cannot be learned")
 
 
 def test_codes_that_nobody_labeled_are_those_of_the_datalist_and_those_never_shown(tmp_path: Path) -> None:
