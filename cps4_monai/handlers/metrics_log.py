@@ -17,6 +17,8 @@ SECONDS = "train_seconds_per_iteration"
 class MetricsLog:
     """Appends losses every few iterations, the evaluators' metrics after each validation, and the time of each epoch.
 
+    An epoch too short for such an iteration has a line of losses at its end.
+
     Attached to the trainer after the ``EpochValidation``. A resumed run first drops the lines of epochs that it will
     run again, so that the file reads as if the run had never stopped.
 
@@ -46,6 +48,7 @@ class MetricsLog:
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.EPOCH_STARTED, self.start)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.losses)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.losses_of_epoch)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.metrics)
             engine.add_event_handler(Events.COMPLETED, self.metrics)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.seconds)
@@ -59,6 +62,12 @@ class MetricsLog:
     def losses(self, engine: Engine) -> None:
         """Lines ``train_loss``, ``train_loss_...``: the losses are read from the device here only."""
         self._write(engine, {f"train_{name}": value for name, value in scalars_of(engine.state.output).items()})
+
+    def losses_of_epoch(self, engine: Engine) -> None:
+        """The losses of an epoch's last iteration, where no iteration of it had a line."""
+        last, length = engine.state.iteration, engine.state.epoch_length or 0
+        if last // self.every == (last - length) // self.every:
+            self.losses(engine)
 
     def metrics(self, engine: Engine) -> None:
         """Lines of the evaluators that ran in this epoch, or when training was completed, once."""
