@@ -150,9 +150,9 @@ def in_order(
         EpochSeed(context.seed),
         *on_batch,
         None if lr_scheduler is None else LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=True),
+        StopOnNonFinite(stage.output_dir, context.log_every),  # before weights of NaN could be the best so far
         validation,
         early_stop,
-        StopOnNonFinite(stage.output_dir, context.log_every),
         ProgressHandler(context.log_every, stage.name, disable=not bar),
         MetricsLog(stage.folder / LOG, stage.key, validators or {}, context.log_every),
         *shown,

@@ -253,7 +253,8 @@ def mean_ranks(results: StudyResults, share: str, column: str = "dice_b") -> dic
 def gap_closed(results: StudyResults, method: str) -> dict[tuple[str, str], float]:
     """How much of the way from ``method`` at a share to ``method`` with all subjects labeled the others go, by (b).
 
-    Method and share are compared on the subjects and seeds that both have, as in :func:`differences_to`.
+    Method and share are compared on the subjects and seeds that both have, as in :func:`differences_to`, and that have
+    a score with all labels.
 
     Args:
         results: of the study.
@@ -263,13 +264,14 @@ def gap_closed(results: StudyResults, method: str) -> dict[tuple[str, str], floa
         (method, share) -> 0 for no gain, 1 for as good as all labels; empty where there is no upper bound, and without
         the shares at which there is no gap to close.
     """
-    upper = float(by_subject(cases_of(results, method, FULL), "dice_b").mean())
+    full = by_subject(cases_of(results, method, FULL), "dice_b")
     closed = {}
     for share in [share for share in results.shares if share != FULL]:
         reference = cases_of(results, method, share)
         for name in [name for name in results.methods if name != method]:
             pairs = paired(cases_of(results, name, share), reference, "dice_b")
-            reached, lower = float(pairs["first"].mean()), float(pairs["second"].mean())
+            means = pairs.join(full.rename("full"), how="inner").mean()
+            reached, lower, upper = float(means["first"]), float(means["second"]), float(means["full"])
             if upper > lower:  # false, too, where nothing is there to average: NaN
                 closed[(name, share)] = (reached - lower) / (upper - lower)
     return closed

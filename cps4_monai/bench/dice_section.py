@@ -31,15 +31,18 @@ def dice_blocks(results: StudyResults, best: Mapping[str, str], chosen_on: Study
     table: list[list[Cell]] = []
     apart: list[str] = []
     alone: list[str] = []
+    beside: list[str] = []
     for share in results.shares:
         parts = comparable(results, share)
         apart += [share_name(share)] if len(parts) > 1 else []
         alone += [] if parts else [share_name(share)]
         own = replace(results, cells=tuple(cell for cell in results.cells if cell.share == share))
+        shown = {cell.name for part in parts or [own] for cell in part.cells}
+        beside += [cell.name for cell in own.cells if cell.name not in shown]
         for place, part in enumerate(parts or [own]):
             table += _rows(part, share, best.get(share) if parts and not place else None, closed)
     common = method_rows(on_common_seeds(results))
-    blocks: list[Block] = [Table(columns, table), *_seed_texts(apart, alone)]
+    blocks: list[Block] = [Table(columns, table), *_seed_texts(apart, alone, beside)]
     if len({row.share for row in common}) > 1:
         chart = dice_by_share(common, results.methods)
         blocks.insert(0, Figure(chart, f"{results.manifest['study']}: Dice by labeled share", alt="Dice by share"))
@@ -77,12 +80,13 @@ def _rows(
         yield cells
 
 
-def _seed_texts(apart: Sequence[str], alone: Sequence[str]) -> list[Block]:
+def _seed_texts(apart: Sequence[str], alone: Sequence[str], beside: Sequence[str]) -> list[Block]:
     """What to know of rows of different seeds.
 
     Args:
         apart: shares where some methods have more seeds than the others.
         alone: shares where the methods have no seed in common.
+        beside: cells that stand in no row, since the methods beside them lack their seed.
     """
     blocks: list[Block] = []
     if apart:
@@ -93,6 +97,8 @@ def _seed_texts(apart: Sequence[str], alone: Sequence[str]) -> list[Block]:
     if alone:
         text = "no seed is there of all methods, and their rows are not to be compared"
         blocks.append(Text(f"{', '.join(alone)} labeled: {text}.", "warn"))
+    if beside:
+        blocks.append(Text(f"In no row, since other methods lack their seeds: {', '.join(beside)}.", "warn"))
     return blocks
 
 

@@ -222,7 +222,8 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
         section: "validation" or "test".
 
     Raises:
-        ValueError: the study does not evaluate that section, or no cell is done.
+        ValueError: the study does not evaluate that section, no cell is done, or a cell that is done has no record of
+            its training.
     """
     if section not in manifest["evaluate"]:
         raise ValueError(
@@ -248,13 +249,24 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
                 evaluation=argmax,
                 decoded=decoded,
                 done=done,
-                run=read_settings(folder / STAGE2 / RECORD)["starts"][-1],
+                run=_last_start(folder / STAGE2 / RECORD),
                 task=read_settings(folder / "task.json"),
             )
         )
     if not cells:
         raise ValueError(f"study {manifest['study']}: no cell is done in {runs}; run `cps4 bench` first")
     return StudyResults(manifest, runs, section, tuple(cells), tuple(missing))
+
+
+def _last_start(record: Path) -> dict[str, Any]:
+    starts = read_settings(record).get("starts")
+    if not starts:
+        raise ValueError(
+            f"{record}: not there, or cut off; expected the record of a training that is done. Fix: copy the whole "
+            f"folder of the cell again, or delete {record.parent.parent} and run the study again"
+        )
+    last: dict[str, Any] = starts[-1]
+    return last
 
 
 def _evaluations(folder: Path) -> tuple[Evaluation, Evaluation | None]:

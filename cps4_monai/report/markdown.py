@@ -104,5 +104,5 @@ def _cell(cell: Cell) -> str:
 
 
 def _text(text: str) -> str:
-    """One line that no table is broken by."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """One line that no table is broken by, and that holds no tags."""
+    return re.sub(r"<(?=[A-Za-z/!])", r"\\<", " ".join(text.split()).replace("|", "\\|"))

@@ -135,6 +135,15 @@ def test_the_gap_is_closed_on_common_seeds(results) -> None:
     assert gap_closed(results(scores), "base") == {("ours", "5"): pytest.approx(0.1 / 0.45)}
 
 
+def test_the_gap_is_closed_on_subjects_that_have_a_score_with_all_labels_too(results) -> None:
+    scores = {
+        ("base", "5", 0): {"s1": 0.4},  # s2 could not be scored there
+        ("ours", "5", 0): {"s1": 0.6, "s2": 0.1},
+        ("base", "100", 0): {"s1": 0.8, "s2": 0.2},
+    }
+    assert gap_closed(results(scores), "base") == {("ours", "5"): pytest.approx(0.2 / 0.4)}
+
+
 def test_a_subject_that_one_side_lacks_in_one_seed_is_compared_on_the_others(results) -> None:
     three = {"s1": 0.1, "s2": 0.3, "s3": 0.8}
     worse = {name: value - 0.2 for name, value in three.items()}

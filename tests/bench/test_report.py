@@ -64,6 +64,22 @@ def test_no_comparison_mixes_seeds(report) -> None:
     assert "| s1 | 0.200 | 0.100 (-10.0) |" in text and "| L5 | 0.600 | 0.400 |" in text
 
 
+def test_cells_that_stand_in_no_row_are_named(report, write_runs) -> None:
+    """As soon as a cell failed on each side, the methods share fewer seeds than any of them has."""
+    done = [("base", 0), ("base", 1), ("ours", 0), ("ours", 2)]
+    text, *_ = report({(method, "5", seed): BASE for method, seed in done}, section="test")
+    assert "| Ours | 5 % | 0 |" in text and "| 5 % | 0, 2 |" not in text
+    assert "**In no row, since other methods lack their seeds: base-5pct-seed1, ours-5pct-seed2.**" in text
+
+
+def test_a_cell_without_its_record_is_named(write_runs) -> None:
+    runs = write_runs({("base", "5", 0): BASE})
+    record = runs / "cells/base-5pct-seed0/stage2/run.json"
+    record.unlink()
+    with pytest.raises(ValueError, match=rf"{re.escape(str(record))}: not there, or cut off; expected the record"):
+        load_results(find_studies(runs)[0], runs, "test")
+
+
 def test_the_evidence_figure_is_of_the_seeds_that_its_methods_share(write_runs) -> None:
     figure = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "evidence_figure.py"))
     scores = {("supervised", "5", seed): BASE for seed in (0, 1)} | {("cps4", "5", 0): OURS, ("other", "5", 2): OURS}

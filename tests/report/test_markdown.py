@@ -21,6 +21,7 @@ def test_every_kind_of_block_has_its_form(tmp_path: Path) -> None:
     blocks = [
         Text("plain | text"),
         Text("careful", "warn"),
+        Text("CPS4 <no gate>, p < 0.001, <= 3"),
         Cards([Card("Dice", "0.5", "of seven", strong=True)]),
         Table(("a", "b|c"), [[Cell("1"), Cell("2", tone="best")]], "A caption."),
         Figure("<svg viewBox='0 0 1 1'><g/></svg>", "A chart", "Below."),
@@ -29,6 +30,7 @@ def test_every_kind_of_block_has_its_form(tmp_path: Path) -> None:
     path = MarkdownPage(tmp_path / "page.md").write("Title", ["Head."], [Section("One", blocks, "Intro.")], "Foot.")
     text = path.read_text()
     assert text.startswith("# Title\n\nHead.\n\n## One\n\nIntro.\n\nplain \\| text\n\n**careful**\n\n")
+    assert "CPS4 \\<no gate>, p < 0.001, <= 3" in text, "no title is swallowed as a tag"
     assert "| a | b\\|c |\n| --- | --- |\n| 1 | **2** |" in text and "| Dice | **0.5** | of seven |" in text
     assert "**A chart**\n\n![A chart](page/a-chart.svg)\n\nBelow." in text and text.endswith("\n\nFoot.\n")
     assert "(page/case-1.webp)" in text and "(page/case-1-2.webp)" in text, "two pictures of one title"
