@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.known_settings import arguments_of, node_at
+from cps4_monai.known_settings import arguments_of, node_at, taken_by
 
 _REFERENCE = re.compile(r"@([A-Za-z_](?:\w|#|::)*)")  # MONAI's separator is either
 
@@ -54,6 +54,7 @@ CHANGES_ON_THE_WAY: dict[str, str] = dict.fromkeys(
 STAGE1_RESULT = "stage1_checkpoint"
 _WATCHERS = {"MLFlowHandler", "StatsHandler", "TensorBoardStatsHandler", "TensorBoardImageHandler"}
 _NO_ARGUMENTS = ("_requires_", "_desc_", "pin_memory")
+_FREELY_NAMED = ("learning_rate_factors",)  # a mapping by names of the user's: an entry that is not there is no 0
 _MISSING = object()
 
 
@@ -92,9 +93,13 @@ def differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Ids whose values differ, with both values; None stands for "not there".
 
-    A setting that only one side has is an argument of an object, and then counts unless it is that argument's default,
-    or an option of the bundle, which counts if it is on: a new one that is off (null, false, zero, empty) changes no
-    earlier result.
+    A setting that only one side has counts
+    - as an argument of an object, or within a mapping of arguments that both sides have (``level_thresholds``), unless
+      it is that argument's default;
+    - within anything else that the other side states as empty or null, and in ``learning_rate_factors``, always: 0 is
+      no absence there;
+    - as any other option of the bundle if it is on: a new one that is off (null, false, zero, empty) changes no earlier
+      result.
 
     Args:
         before: settings of a run.
@@ -113,10 +118,20 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], config: Mapping[
     """Ids whose values differ, those that both sides have first."""
     yield from (setting for setting in before.keys() & now.keys() if before[setting] != now[setting])
     for setting in before.keys() ^ now.keys():
-        value = before[setting] if setting in before else now[setting]
-        default = _default_of(config, setting)
-        if bool(value) if default is _MISSING else value != default:
+        value, other = (before[setting], now) if setting in before else (now[setting], before)
+        if _counts(setting, value, other, config):
             yield setting
+
+
+def _counts(setting: str, value: Any, other: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a setting that the other side does not have makes another result."""
+    owner, _, argument = setting.rpartition("#")
+    default, taker = _default_of(config, setting), taken_by(_bare(owner))
+    if taker is not None and (other.get(owner) == {} or any(known.startswith(f"{owner}#") for known in other)):
+        default = _default(taker, argument)
+    if default is not _MISSING:
+        return bool(value != default)
+    return bool(value) or _within(_bare(owner), _FREELY_NAMED) or any(outer in other for outer in _outer(setting))
 
 
 def depends_on(config: Mapping[str, Any], start: str, setting: str) -> bool:
@@ -151,12 +166,28 @@ def _walk(config: Mapping[str, Any], start: str, left_out: Collection[str]) -> I
 
 def _default_of(config: Mapping[str, Any], setting: str) -> Any:
     """What an argument of an object of the config is where it is not given; missing where it is no such argument."""
-    owner, _, argument = setting.rpartition(": ")[2].rpartition("#")  # "training_stage1: stage1#loss#absent_weight"
+    owner, _, argument = _bare(setting).rpartition("#")
     node = node_at(config, owner, _MISSING)
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        return _MISSING
-    default = (arguments_of(str(node["_target_"])) or {}).get(argument, inspect.Parameter.empty)
+    return _default(str(node["_target_"]), argument) if isinstance(node, Mapping) and "_target_" in node else _MISSING
+
+
+def _default(target: str | None, argument: str) -> Any:
+    """Default of an argument of a class or function, as JSON keeps it; missing where it has none."""
+    known = None if target is None else arguments_of(target)
+    default = (known or {}).get(argument, inspect.Parameter.empty)
     return _MISSING if default is inspect.Parameter.empty else json.loads(json.dumps(default, default=str))
+
+
+def _bare(setting: str) -> str:
+    """The id alone: of "training_stage1: stage1#loss#absent_weight" what comes last."""
+    return setting.rpartition(": ")[2]
+
+
+def _outer(setting: str) -> Iterator[str]:
+    """The ids that an id lies within, the nearest first."""
+    while "#" in setting:
+        setting = setting.rpartition("#")[0]
+        yield setting
 
 
 def _within(setting: str, names: Collection[str]) -> bool:

@@ -240,6 +240,11 @@ def arguments_of(target: str) -> Mapping[str, Any] | None:
     return None
 
 
+def taken_by(setting: str) -> str | None:
+    """What takes the plain mapping of settings under an id as its arguments; None where it is no such mapping."""
+    return _ARGUMENTS_OF.get(setting)
+
+
 def _is_run_id(value: Any) -> bool:
     """Whether a value is a list of expressions and objects: something to run, which nothing else need refer to."""
     return isinstance(value, list) and bool(value) and all(_is_run(item) for item in value)

@@ -101,6 +101,57 @@ def test_an_argument_that_only_one_side_has_counts_unless_it_is_the_default() ->
         assert bool(differences(*prefixed, config)) == counts
 
 
+def same_as_shipped(**settings: Any) -> bool:
+    """Whether stage 2 with these settings counts as the one of train.json, whichever of the two was first."""
+    config = merged(**settings)
+    plain, found = effective(merged(), "training_stage2"), effective(config, "training_stage2")
+    assert same_result(plain, found, config) == same_result(found, plain, config)
+    return same_result(plain, found, config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"learning_rate_factors": {"encoder": 0.0}}, False),
+        ({"learning_rate_factors": {}}, False),  # as stated as null
+        ({"level_thresholds": {"gap_penalty": 0}}, False),
+        ({"level_thresholds": {"gap_penalty": 1.0, "step_mm": [9.0, 28.0]}}, True),  # their defaults
+        ({"level_thresholds": None}, False),
+        ({"geometry#cut_prob": 0.0, "intensity#tissues": []}, True),
+        ({"geometry#flip_prob": [0.0, 0.5]}, False),
+        ({"intensity#low_resolution_zoom": []}, False),  # default: 0.5 to 1
+    ],
+)
+def test_a_zero_within_a_plain_mapping_counts_unless_it_is_the_default(settings: dict[str, Any], same: bool) -> None:
+    assert same_as_shipped(**settings) == same
+
+
+def test_a_zero_beside_other_entries_of_a_plain_mapping_counts() -> None:
+    for mapping, entry in (("learning_rate_factors", "encoder"), ("level_thresholds", "gap_penalty")):
+        one, two = {f"{mapping}#skip_penalty": 0.5}, {f"{mapping}#skip_penalty": 0.5, f"{mapping}#{entry}": 0}
+        assert not same_result(one, two) and not same_result(two, one)
+        of_stage1 = [{f"training_stage1: {key}": value for key, value in side.items()} for side in (one, two)]
+        assert not same_result(*of_stage1)
+
+
+def test_a_mapping_in_place_of_a_reference_counts_though_it_states_defaults() -> None:
+    """Without it, stage 1 has the geometry of stage 2, which is not the class's."""
+    config = merged(**{"stage1#geometry": {"affine_prob": 0.9}})
+    assert not same_result(effective(merged(), "training_stage1"), effective(config, "training_stage1"), config)
+
+
+def test_a_setting_that_came_later_and_is_off_changes_no_earlier_result_wherever_it_stands() -> None:
+    for later in (
+        {"new#strength": 0},
+        {"level_thresholds#gap_penalty": 0},
+        {"level_thresholds": {}},
+        {"new#on": False},
+    ):
+        assert same_result({"a": 1}, {"a": 1, **later}) and same_result({"a": 1, **later}, {"a": 1})
+    assert same_result({"new#old": 1}, {"new#old": 1, "new#strength": 0.0})
+    assert not same_result({"new": None}, {"new#strength": 0.0}) and not same_result({"new#strength": 0}, {"new": {}})
+
+
 def test_a_handler_of_an_overlay_is_a_choice() -> None:
     early = {"_target_": "cps4_monai.handlers.EarlyStop", "evaluator": "@validate#evaluator", "patience": 1}
     handlers = merged()["train"]["handlers"]
