@@ -173,3 +173,29 @@ def test_a_folder_with_other_scans_is_left_alone(tmp_path: Path) -> None:
         write_phantom_dataset(tmp_path, 2, size=16, slices=1)
     with pytest.raises(ValueError, match="subjects is 0"):
         write_phantom_dataset(tmp_path / "x", 0)
+
+
+def test_a_data_set_that_was_cut_short_is_made_whole_by_the_same_call(tmp_path: Path) -> None:
+    def cut(name: str) -> None:
+        if name == "sub-002":
+            raise KeyboardInterrupt
+
+    settings = {"size": 16, "slices": 1, "labeled": 1, "val": 1, "test": 1}
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom_dataset(tmp_path / "cut", 4, on_subject=cut, **settings)
+    assert not (tmp_path / "cut" / "participants.tsv").exists()
+    write_phantom_dataset(tmp_path / "cut", 4, **settings)
+    write_phantom_dataset(tmp_path / "whole", 4, **settings)
+    files = {name: sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("cut", "whole")}
+    assert files["cut"] == files["whole"] and len(files["whole"]) == 10, "and nothing is left of the cut"
+    for name in files["whole"]:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_scans_of_the_same_names_that_this_command_did_not_write_are_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 16 x 16 pixels"):
+        write_phantom_dataset(tmp_path, 2, size=8, slices=1)
+    (tmp_path / "sub-001_T2w.nii.gz").write_bytes(b"a patient")
+    with pytest.raises(FileExistsError, match="not made by this command"):
+        write_phantom_dataset(tmp_path, 2, size=16, slices=1)
+    assert (tmp_path / "sub-001_T2w.nii.gz").read_bytes() == b"a patient"

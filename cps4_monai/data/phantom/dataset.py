@@ -16,6 +16,8 @@ from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.nifti_file import write_nifti
 from cps4_monai.data.phantom.subject import Phantom, make_phantom
 
+UNFINISHED = ".unfinished"  # in a folder while its scans are being written
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +37,7 @@ def write_phantom_dataset(
 ) -> Datalist:
     """Writes ``sub-001_T2w.nii.gz``, ``sub-001_dseg.nii.gz``, ..., ``participants.tsv`` and ``datalist.json``.
 
-    The same arguments give the same files, byte for byte.
+    The same arguments give the same files, byte for byte; the same call goes on where a killed one left the folder.
 
     Args:
         out: folder, made if it is not there.
@@ -67,11 +69,13 @@ def write_phantom_dataset(
     rows = []
     for k, name in enumerate(names):
         phantom = make_phantom([seed, k], size, slices, sacrum=k not in free, variation=variation)
+        if k == 0:  # the arguments are fine
+            write_atomically(out / UNFINISHED, "These scans are being written, or their writing was cut short.\n")
         rows.append([name, "no" if k in free else "yes", *_write_subject(out, name, phantom)])
         if on_subject is not None:
             on_subject(name)
     _write_participants(out, rows)
-    return build_datalist(
+    datalist = build_datalist(
         out,
         out / "datalist.json",
         labeled_share=25.0 if labeled is None else 100.0,
@@ -81,6 +85,8 @@ def write_phantom_dataset(
         test=test,
         check_content=False,
     )
+    (out / UNFINISHED).unlink(missing_ok=True)
+    return datalist
 
 
 def _write_subject(out: Path, name: str, phantom: Phantom) -> tuple[int, str]:
@@ -107,7 +113,8 @@ def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:
 def _refuse_foreign_scans(out: Path, names: Sequence[str]) -> None:
     ours = {f"{name}_{suffix}.nii.gz" for name in names for suffix in ("T2w", "dseg")}
     foreign = sorted(p.name for p in out.glob("[!.]*.nii*") if p.name not in ours) if out.is_dir() else []
-    if foreign or (out.is_dir() and any((out / f).exists() for f in ours) and not (out / "participants.tsv").exists()):
+    made_here = any((out / mark).exists() for mark in ("participants.tsv", UNFINISHED))
+    if foreign or (not made_here and any((out / name).exists() for name in ours)):
         raise FileExistsError(
             f"{out}: holds other scans ({', '.join(foreign[:3]) or 'not made by this command'}); expected an empty "
             "folder or one made with the same number of subjects: choose another folder"
