@@ -29,7 +29,10 @@ MAX_PATH = 1024  # a longer text is none
 
 @dataclass(frozen=True)
 class Data:
-    """Where the scans are; the digest is of the datalist's content, so that moving the files changes nothing."""
+    """Where the scans are; the digest is of the datalist's content, so that moving the files changes nothing.
+
+    Of a phantom it is also of what its scans were made with.
+    """
 
     datalist: Path
     dataset_dir: Path
@@ -37,14 +40,19 @@ class Data:
     digest: str
 
     @classmethod
-    def read(cls, datalist: Path, dataset_dir: Path | None = None) -> Data:
+    def read(cls, datalist: Path, dataset_dir: Path | None = None, made_with: Mapping[str, Any] | None = None) -> Data:
         """Reads the datalist; its own folder holds the scans unless another is named.
+
+        Args:
+            datalist: JSON.
+            dataset_dir: folder of the scans.
+            made_with: what decides the pixels of a phantom and does not stand in its datalist.
 
         Raises:
             DatalistError: not readable.
         """
         content = read_json(datalist)
-        text = json.dumps(content, sort_keys=True)
+        text = json.dumps([content, made_with] if made_with else content, sort_keys=True)
         folder = dataset_dir if dataset_dir is not None else datalist.parent
         return cls(datalist.resolve(), folder.resolve(), content, hashlib.sha256(text.encode()).hexdigest()[:16])
 

@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cps4_monai.bench.folders import write_json
 from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import Plan, make_plan
 from cps4_monai.bench.study import Study, StudyError, load_study
 from cps4_monai.data.phantom import write_phantom_dataset
+
+STATED_BY_THE_DATALIST = ("subjects", "seed", "labeled", "val", "test")  # of a phantom's arguments
 
 
 def start_study(
@@ -40,9 +44,11 @@ def start_study(
     if (datalist is None) == (study.phantom is None):
         have = "a phantom and --datalist" if datalist is not None else "neither a phantom nor --datalist"
         raise StudyError(f"{study_file}: found {have}; expected exactly one of the two as the data of the study")
+    made_with = None
     if datalist is None:
         datalist = make_phantom(study, runs) / "datalist.json"
-    plan = make_plan(study, Data.read(datalist, dataset_dir), runs, device)
+        made_with = _pixels(study.phantom or {})
+    plan = make_plan(study, Data.read(datalist, dataset_dir, made_with), runs, device)
     # Places on this machine are nobody else's: the report says which study and which list, not where they lie.
     data = "" if study.phantom is not None else f" --datalist {datalist.name}"
     data += "" if dataset_dir is None else " --dataset-dir SCANS"
@@ -52,13 +58,14 @@ def start_study(
 
 
 def make_phantom(study: Study, runs: Path) -> Path:
-    """Folder of the study's phantom below ``runs``; written once.
+    """Folder of the study's phantom below ``runs``; written once, by one process at a time.
 
     Raises:
         StudyError: unknown arguments, or a phantom of other arguments is there.
+        FileExistsError: the folder holds other scans.
     """
     arguments: Mapping[str, Any] = {"seed": 0, **(study.phantom or {})}
-    known = set(inspect.signature(write_phantom_dataset).parameters) - {"out"}
+    known = set(inspect.signature(write_phantom_dataset).parameters) - {"out", "on_subject"}
     unknown = sorted(set(arguments) - known)
     if unknown or "subjects" not in arguments:
         raise StudyError(
@@ -66,14 +73,23 @@ def make_phantom(study: Study, runs: Path) -> Path:
         )
     folder = runs / f"phantom-{study.name}"
     record = folder / "phantom.json"
-    if record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        if before != dict(arguments):
-            raise StudyError(
-                f"{folder}: holds a phantom made with {before}, the study says {dict(arguments)}; choose another "
-                "folder for the runs, or delete this one"
-            )
-        return folder
-    write_phantom_dataset(folder, **arguments)
-    write_json(record, dict(arguments))
+    if not record.is_file():
+        runs.mkdir(parents=True, exist_ok=True)
+        with FileLock(runs / f".{folder.name}.lock"):
+            if not record.is_file():  # nor made by another process meanwhile
+                write_phantom_dataset(folder, **arguments)
+                write_json(record, dict(arguments))
+    before = json.loads(record.read_text(encoding="utf-8"))
+    if before != dict(arguments):
+        raise StudyError(
+            f"{folder}: holds a phantom made with {before}, the study says {dict(arguments)}; choose another "
+            "folder for the runs, or delete this one"
+        )
     return folder
+
+
+def _pixels(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes other pixels of the same datalist: arguments that do not stand in it and are not the defaults."""
+    parameters = inspect.signature(write_phantom_dataset).parameters
+    own = {name: value for name, value in arguments.items() if name not in STATED_BY_THE_DATALIST}
+    return {name: value for name, value in own.items() if value != parameters[name].default}
