@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from cps4_monai.known_settings import arguments_of, node_at, taken_by
@@ -55,6 +55,7 @@ STAGE1_RESULT = "stage1_checkpoint"
 _WATCHERS = {"MLFlowHandler", "StatsHandler", "TensorBoardStatsHandler", "TensorBoardImageHandler"}
 _NO_ARGUMENTS = ("_requires_", "_desc_", "pin_memory")
 _FREELY_NAMED = ("learning_rate_factors",)  # a mapping by names of the user's: an entry that is not there is no 0
+CONTENT = ", SHA-256 "  # between the name of a file or folder that a setting names and its content
 _MISSING = object()
 
 
@@ -104,7 +105,8 @@ def differences(
     Args:
         before: settings of a run.
         now: settings of another.
-        config: the merged config of one of them, where the objects' classes stand; None: all are taken for options.
+        config: the merged config of one of them, where the objects' classes stand, and the places of files that another
+            record has by name and content; None: all are taken for options.
     """
     return {setting: (before.get(setting), now.get(setting)) for setting in sorted(_changed(before, now, config or {}))}
 
@@ -116,11 +118,22 @@ def same_result(before: Mapping[str, Any], now: Mapping[str, Any], config: Mappi
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Ids whose values differ, those that both sides have first."""
-    yield from (setting for setting in before.keys() & now.keys() if before[setting] != now[setting])
+    for setting in before.keys() & now.keys():
+        sides = before[setting], now[setting]
+        if sides[0] != sides[1] and not _is_unmoved(sides, node_of(config, _bare(setting))):
+            yield setting
     for setting in before.keys() ^ now.keys():
         value, other = (before[setting], now) if setting in before else (now[setting], before)
         if _counts(setting, value, other, config):
             yield setting
+
+
+def _is_unmoved(sides: tuple[Any, Any], place: Any) -> bool:
+    """Whether one side has a file or folder by its place, as older records do, and the other by name and content."""
+    if not isinstance(place, str) or place not in sides:
+        return False
+    other = sides[1 - sides.index(place)]
+    return isinstance(other, str) and other.startswith(f"{PurePath(place).name}{CONTENT}")
 
 
 def _counts(setting: str, value: Any, other: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

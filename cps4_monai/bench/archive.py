@@ -15,6 +15,7 @@ from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_settings
+from cps4_monai.bench.matrix import by_content
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies
 from cps4_monai.evaluation.folder import FILES
@@ -76,13 +77,13 @@ def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dic
 
 
 def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for name in (SETTINGS, DONE):
-        yield name, (folder / name).read_bytes()
+    yield DONE, (folder / DONE).read_bytes()
+    yield SETTINGS, json_text(_settings(read_settings(folder / SETTINGS))).encode()
     yield TASK, json_text(_without_places(read_settings(folder / TASK))).encode()
     for record in sorted(folder.glob(f"*/{RECORD}")):
         starts = read_settings(record)["starts"]
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
-        yield record.relative_to(folder).as_posix(), json_text({"starts": own}).encode()
+        yield record.relative_to(folder).as_posix(), json_text({"starts": _named(own)}).encode()
     places = [folder.resolve(), read_settings(folder / TASK).get("places", {}).get("dataset_dir", folder.resolve())]
     for pattern in TABLES:
         for table in sorted(folder.glob(pattern)):
@@ -90,6 +91,12 @@ def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
             for place in places if table.name == FILES["failures"] else ():
                 content = content.replace(f"{place}{os.sep}".encode(), b"")
             yield table.relative_to(folder).as_posix(), content
+
+
+def _settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as studies record them now; in older records a folder stands with its place, which may be gone."""
+    placed = {key: value for key, value in recorded.items() if _is_place(value)}
+    return {**recorded, **_named(by_content(placed))}
 
 
 def _without_places(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +112,11 @@ def _named(value: Any) -> Any:
         return {key: _named(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_named(one) for one in value]
-    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+    return PurePath(value).name if _is_place(value) else value
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and PurePath(value).is_absolute()
 
 
 def _packed(files: Mapping[str, bytes]) -> bytes:

@@ -17,7 +17,7 @@ from cps4_monai.bench.study import ALL, Block, MethodSpec, Study, StudyError
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.data.labeled_subsets import labeled_choice, read_json, rotated_subset
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.fingerprint import PLACES_AND_PACE, STAGE1_RESULT, depends_on, fingerprint
+from cps4_monai.fingerprint import CONTENT, PLACES_AND_PACE, STAGE1_RESULT, depends_on, fingerprint
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.workflow import DEFAULT_CONFIG, resolve_config
 
@@ -25,6 +25,7 @@ SET_BY_THE_STUDY = {"seed": "seeds", "labeled_share": "shares", "labeled_subject
 STAGE1, STAGE2 = "training_stage1", "training_stage2"
 DATA = "data of the study"
 MAX_PATH = 1024  # a longer text is none
+BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ class _Variant:
         config = parser.get()
         stage1 = None
         if depends_on(config, STAGE2, STAGE1_RESULT):
-            stage1 = {**_by_content(fingerprint(config, STAGE1, self.base)), DATA: data.digest}
-        stage2 = {**_by_content(fingerprint(config, STAGE2, self.base)), DATA: data.digest}
+            stage1 = {**by_content(fingerprint(config, STAGE1, self.base)), DATA: data.digest}
+        stage2 = {**by_content(fingerprint(config, STAGE2, self.base)), DATA: data.digest}
         stage2 |= {f"{STAGE1}: {key}": value for key, value in (stage1 or {}).items()}
         return Cell(
             method=self.spec.name + self.suffix,
@@ -172,21 +173,37 @@ class _Variant:
         )
 
 
-def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with files (weights to start from) by name and content: a moved file is the same, a new one another."""
-    return {key: _named_file(value) if _is_file(value) else value for key, value in settings.items()}
+def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with files and folders (weights to start from) by name and content, in place of where they lie.
+
+    A moved one is the same, a new one another. Folders are those of an absolute path: a word may be a folder's name.
+    """
+    return {key: _named(value) if _is_path(value) else value for key, value in settings.items()}
 
 
-def _is_file(value: Any) -> bool:
-    return isinstance(value, str) and len(value) < MAX_PATH and value[:1] not in ("$", "@") and os.path.isfile(value)
+def _is_path(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) >= MAX_PATH or value[:1] in ("$", "@"):
+        return False
+    return os.path.isfile(value) or (os.path.isabs(value) and os.path.isdir(value))
 
 
-def _named_file(path: str) -> str:
-    state = os.stat(path)
-    return f"{Path(path).name}, SHA-256 {_sha256(path, state.st_mtime_ns, state.st_size)}"
+def _named(path: str) -> str:
+    return f"{Path(path).name}{CONTENT}{_digest_of(Path(path))}"
 
 
-@functools.lru_cache(maxsize=64)
+def _digest_of(path: Path) -> str:
+    """Of a bundle's folder that of its weights, as ``finetune_from`` takes them; of another that of its files."""
+    if path.is_dir() and not (path / BUNDLE_WEIGHTS).is_file():
+        inner = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
+        seen = {name: file for name, file in sorted(inner.items()) if not any(p.startswith(".") for p in name.parts)}
+        lines = [f"{name.as_posix()} {_digest_of(file)}" for name, file in seen.items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    file = path / BUNDLE_WEIGHTS if path.is_dir() else path
+    state = file.stat()
+    return _sha256(str(file), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
 def _sha256(path: str, changed: int, size: int) -> str:
     return file_sha256(path)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from cps4_monai.bench.archive import archive_results
 from cps4_monai.bench.folders import DONE, SETTINGS, write_json
-from cps4_monai.bench.matrix import Data
+from cps4_monai.bench.matrix import Data, by_content
 from cps4_monai.bench.plan import TRAINING, WEIGHTS, Plan, make_plan
 from cps4_monai.bench.report import write_study_report
 from cps4_monai.bench.results import find_studies, load_results
@@ -74,7 +74,11 @@ def test_the_report_of_an_archive_has_pictures_on_and_says_whose_the_scans_are(r
 def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
     record = next(runs.glob("cells/ours-5pct-seed0/stage2/run.json"))
     start = json.loads(record.read_text())["starts"][0]
-    write_json(record, {"starts": [{**start, "command": [str(runs / "task.py")]}]})
+    started = {"finetune_from": str(runs / "m.pt"), "views": [str(runs / "own")], "seed": 0}
+    write_json(record, {"starts": [{**start, "settings": started, "command": [str(runs / "task.py")]}]})
+    (runs / "bert").mkdir()
+    recorded = {"here": str(runs / "bert"), "gone": str(runs / "gone.pt"), "named": "m.pt, SHA-256 0", "seed": 0}
+    write_json(runs / "cells" / "ours-5pct-seed0" / SETTINGS, recorded)
     manifest = runs / "made_up.study.json"
     content = json.loads(manifest.read_text())
     content["cells"][0] |= {"overlays": [str(runs / "own.json")], "settings": {"finetune_from": str(runs / "m.pt")}}
@@ -91,6 +95,11 @@ def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_by
     task = json.loads((tmp_path / "elsewhere" / "cells" / "ours-5pct-seed0" / "task.json").read_text())
     cell = json.loads((tmp_path / "elsewhere" / "made_up.study.json").read_text())["cells"][0]
     assert cell["overlays"] == ["own.json"] and cell["settings"] == {"finetune_from": "m.pt"}
+    run = json.loads((tmp_path / "elsewhere" / record.relative_to(runs)).read_text())["starts"][0]
+    assert run["settings"] == {"finetune_from": "m.pt", "views": ["own"], "seed": 0} and "command" not in run
+    settings = json.loads((tmp_path / "elsewhere" / "cells" / "ours-5pct-seed0" / SETTINGS).read_text())
+    assert settings == {**recorded, "here": by_content(recorded)["here"], "gone": "gone.pt"}
+    assert settings["here"].startswith("bert, SHA-256 ")
     kept = tmp_path / "elsewhere" / failures.relative_to(runs)
     assert kept.read_text() == "case,file,reason\na,a.nii.gz,a.nii.gz: no header\n"
     assert task == {"overlays": ["ours", "study"], "places": {"datalist": "list.json", "dataset_dir": "runs"}}

@@ -11,7 +11,7 @@ import pytest
 
 from cps4_monai.bench.encoders import check_encoders
 from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, write_json
-from cps4_monai.bench.matrix import Data
+from cps4_monai.bench.matrix import Data, by_content
 from cps4_monai.bench.plan import Plan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
 
@@ -173,6 +173,49 @@ def test_files_to_start_from_count_by_their_content(plan, tmp_path: Path) -> Non
     assert folder(moved) == first and str(tmp_path) not in (first / SETTINGS).read_text()
     weights.write_bytes(b"trained again")
     assert folder(weights).name == "supervised-25pct-seed0-2"
+
+
+def test_folders_to_start_from_count_by_their_content_and_older_records_by_their_place(plan, tmp_path: Path) -> None:
+    def job(model: Path):
+        made = plan(["cps4"], [25], settings={"stage1#text_model": str(model)})
+        return made.cells["cps4-25pct-seed0"].after, made.cells["cps4-25pct-seed0"]
+
+    models = [tmp_path / place / "bert" for place in ("here", "moved", "other")]
+    for model in models:
+        (model / ".cache").mkdir(parents=True)
+        (model / ".cache" / "fetched").write_text(str(model))
+        (model / "config.json").write_text(str(model == models[2]))
+    first = job(models[0])
+    for one in first:
+        one.prepare()
+        assert str(tmp_path) not in (one.folder / SETTINGS).read_text()
+    assert [one.folder for one in job(models[1])] == [one.folder for one in first]
+    assert not {one.folder for one in job(models[2])} & {one.folder for one in first}
+    for one in first:  # as versions before recorded it
+        settings = json.loads((one.folder / SETTINGS).read_text())
+        named = {key for key, value in settings.items() if str(value).startswith("bert, SHA-256 ")}
+        assert any(key.endswith("stage1#text_model") for key in named)
+        write_json(one.folder / SETTINGS, {**settings, **dict.fromkeys(named, str(models[0]))})
+    assert [one.folder for one in job(models[0])] == [one.folder for one in first]
+    assert not {one.folder for one in job(models[1])} & {one.folder for one in first}, "nothing tells its content"
+
+
+def test_of_the_folder_of_a_bundle_its_weights_count(tmp_path: Path) -> None:
+    (tmp_path / "bundle" / "models").mkdir(parents=True)
+    setting = {"finetune_from": str(tmp_path / "bundle"), "mode": "bundle"}
+    (tmp_path / "bundle" / "models" / "model.pt").write_bytes(b"trained")
+    before = by_content(setting)
+    (tmp_path / "bundle" / "run.log").write_text("one line more")
+    assert by_content(setting) == before and before["mode"] == "bundle"
+    assert re.fullmatch("bundle, SHA-256 [0-9a-f]{64}", before["finetune_from"])
+    (tmp_path / "bundle" / "models" / "model.pt").write_bytes(b"trained again")
+    assert by_content(setting) != before
+
+
+def test_a_word_is_no_folder_of_the_working_directory(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "validation").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert by_content({"section": "validation"}) == {"section": "validation"}
 
 
 def test_a_network_of_other_features_may_differ_by_its_own_id(plan) -> None:
