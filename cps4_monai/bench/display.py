@@ -32,15 +32,16 @@ def show_plan(plan: Plan, jobs: Sequence[Job], slots: int, console: Console) -> 
     table = Table(title=f"study {plan.study.name}", title_justify="left")
     for heading in ("job", "folder", "left", "may take"):
         table.add_column(heading, overflow="fold")
-    for job in jobs:
+    estimates = plan.estimates(jobs)
+    for job, seconds in zip(jobs, estimates, strict=True):
         state = ", ".join(job.left) + (" (started)" if job.started else "")
-        table.add_row("stage 1" if job.kind == "stage1" else "cell", job.name, state, duration(plan.estimate(job)))
+        table.add_row("stage 1" if job.kind == "stage1" else "cell", job.name, state, duration(seconds))
     done = sum(not job.left for job in plan.jobs)
     if jobs:
         console.print(table)
     console.print(
         f"{done} of {len(plan.jobs)} jobs are done, {len(jobs)} to run, {slots} at a time; "
-        f"about {duration(total_estimate(plan, jobs, slots))}"
+        f"about {duration(total_estimate(estimates, slots))}"
     )
     for job in jobs:
         for folder, changed in job.older.items():

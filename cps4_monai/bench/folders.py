@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.fingerprint import differences, same_result
@@ -21,8 +24,8 @@ def json_text(content: Any) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON beside its place and renames it."""
-    write_atomically(path, json_text(content))
+    """Writes JSON beside its place and renames it; several commands may write the same file at one time."""
+    write_atomically(path, json_text(content), shared=True)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -32,6 +35,25 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def as_recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read again from ``settings.json``."""
+    return dict(json.loads(json.dumps(settings, default=str)))
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings as they are recorded, in whatever order they stand."""
+    return hashlib.sha256(json.dumps(as_recorded(settings), sort_keys=True).encode()).hexdigest()
+
+
+def preparing(folder: Path) -> FileLock:
+    """Lock of what says what a job's folder is for, settings, task and config, which one command at a time writes.
+
+    It is held for moments; ``.lock`` is that of the process that works on the job, for hours.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".preparing.lock")
 
 
 class FolderShelf:
@@ -55,7 +77,7 @@ class FolderShelf:
             settings: those that decide the result.
             config: see :func:`differences`.
         """
-        plain = json.loads(json.dumps(settings, default=str))
+        plain = as_recorded(settings)
         for folder, known in sorted(self._settings.items(), key=lambda item: item[0].name != name):
             if same_result(known, plain, config):
                 return folder
@@ -70,7 +92,7 @@ class FolderShelf:
         self, name: str, settings: Mapping[str, Any], config: Mapping[str, Any] | None = None
     ) -> dict[Path, dict[str, tuple[Any, Any]]]:
         """Folders of that name with other settings, and what is different in them."""
-        plain = json.loads(json.dumps(settings, default=str))
+        plain = as_recorded(settings)
         others = {}
         for folder, known in self._settings.items():
             stem, _, number = folder.name.rpartition("-")

@@ -5,16 +5,28 @@ from __future__ import annotations
 import fnmatch
 import shlex
 import statistics
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cps4_monai.bench.budget import budget_table, check_equal_budgets
-from cps4_monai.bench.folders import DONE, PLANNED, SETTINGS, TASK, FolderShelf, read_settings, write_json
+from cps4_monai.bench.folders import (
+    DONE,
+    PLANNED,
+    SETTINGS,
+    TASK,
+    FolderShelf,
+    as_recorded,
+    preparing,
+    read_settings,
+    settings_digest,
+    write_json,
+)
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
 from cps4_monai.bench.study import Study, StudyError
-from cps4_monai.fingerprint import node_of
+from cps4_monai.fingerprint import differences, node_of
 from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
 WEIGHTS = {"stage1": STAGE1_WEIGHTS, "cell": STAGE2_WEIGHTS}
@@ -76,14 +88,28 @@ class Job:
         """Whether a process has worked on it."""
         return (self.folder / TASK).is_file()
 
+    @property
+    def taken(self) -> dict[str, tuple[Any, Any]]:
+        """What is different in the training that another command began in the folder after this one was planned."""
+        record = self.folder / SETTINGS
+        return differences(read_settings(record), as_recorded(self.settings), self.config) if record.is_file() else {}
+
     def prepare(self) -> None:
-        """Writes down what is to be run, before it is."""
-        if self.again and self.without_weights:
-            (self.folder / DONE).unlink()
-        write_json(self.folder / SETTINGS, self.settings)
-        write_json(self.folder / "overlay.json", self.task["settings"])
-        write_json(self.folder / TASK, self.task)
-        write_json(self.folder / PLANNED, self.config)
+        """Writes down what is to be run, before it is; from then on the folder is this training's.
+
+        Raises:
+            StudyError: the folder, or that of its stage 1, has become another training's; nothing is written.
+        """
+        with preparing(self.folder):
+            for job in (self.after, self):
+                if job is not None and (changed := job.taken):
+                    raise StudyError(_taken(job.folder, changed))
+            if self.again and self.without_weights:
+                (self.folder / DONE).unlink()
+            write_json(self.folder / SETTINGS, self.settings)
+            write_json(self.folder / "overlay.json", self.task["settings"])
+            write_json(self.folder / TASK, {**self.task, "settings_sha256": settings_digest(self.settings)})
+            write_json(self.folder / PLANNED, self.config)
 
 
 @dataclass
@@ -118,23 +144,22 @@ class Plan:
         """Names of the cells that one of the patterns, or a part of the name, chooses."""
         return [name for name in self.cells if is_chosen(name, only)]
 
-    def estimate(self, job: Job) -> float | None:
-        """Seconds that a job may still take, from the done ones like it; None where nothing is known yet."""
-        total = 0.0
-        for step in job.left:
-            known = [
-                (other.method == job.method, other.seconds[step])
-                for other in self.jobs
-                if other.kind == job.kind and step in other.seconds
-            ]
-            alike = [seconds for same, seconds in known if same] or [seconds for _, seconds in known]
-            if not alike:
-                return None
-            total += statistics.mean(alike)
-        return total
+    def estimates(self, jobs: Sequence[Job]) -> list[float | None]:
+        """Seconds that each job may still take, from the done ones like it; None where nothing is known yet."""
+        known: defaultdict[tuple[str, str | None, str], list[float]] = defaultdict(list)
+        for other in self.jobs:
+            for step, seconds in other.seconds.items():
+                known[other.kind, other.method, step].append(seconds)
+                known[other.kind, None, step].append(seconds)  # of any method
+        means = {alike: statistics.mean(values) for alike, values in known.items()}
+        return [_estimate(job, means) for job in jobs]
 
     def write(self) -> Path:
-        """Writes the manifest that the report reads; returns its path."""
+        """Writes the manifest that the report reads; returns its path.
+
+        A job whose folder has become another training's stands with the folder that it will get when it is planned
+        again: no report takes the result of another training for its own.
+        """
         content = {
             "study": self.study.name,
             "command": self.command,
@@ -146,11 +171,21 @@ class Plan:
             "evaluate": list(self.study.evaluate),
             "data": dict(self.data),
             "budget": self.budget,
-            "cells": self.entries,
+            "cells": [{**entry, **self._folders(self.cells[entry["name"]])} for entry in self.entries],
         }
         path = self.runs / f"{self.study.name}.study.json"
         write_json(path, content)
         return path
+
+    def _folders(self, cell: Job) -> dict[str, str | None]:
+        """Where the results of a cell and of its stage 1 are, or will be."""
+        places: list[str | None] = []
+        for job in (cell, cell.after):
+            folder = None if job is None else job.folder
+            if job is not None and job.taken:
+                folder = FolderShelf(job.folder.parent).place(job.task["cell"], job.settings, job.config)
+            places.append(None if folder is None else str(folder.relative_to(self.runs)))
+        return {"folder": places[0], "stage1": places[1]}
 
 
 def is_chosen(cell: str, only: Sequence[str]) -> bool:
@@ -225,7 +260,7 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
                 "being equal; take one out, or correct the setting in which they were to differ"
             )
         plan.cells[cell.name] = job
-        plan.entries.append(_entry(cell, job, runs))
+        plan.entries.append(_entry(cell))
     return plan
 
 
@@ -252,7 +287,7 @@ def _task(cell: Cell, kind: str, folder: Path, places: Mapping[str, Any], after:
     }
 
 
-def _entry(cell: Cell, job: Job, runs: Path) -> dict[str, Any]:
+def _entry(cell: Cell) -> dict[str, Any]:
     return {
         "name": cell.name,
         "method": cell.method,
@@ -262,14 +297,29 @@ def _entry(cell: Cell, job: Job, runs: Path) -> dict[str, Any]:
         "labeled_subjects": cell.settings["labeled_subjects"],
         "overlays": list(cell.overlays),
         "settings": {k: v for k, v in cell.settings.items() if k not in ("seed", "labeled_share", "labeled_subjects")},
-        "folder": str(job.folder.relative_to(runs)),
-        "stage1": None if job.after is None else str(job.after.folder.relative_to(runs)),
     }
 
 
-def total_estimate(plan: Plan, jobs: Sequence[Job], slots: int) -> float | None:
-    """Seconds until all of these jobs are done, or None where no job like one of them has been run yet."""
-    estimates = [plan.estimate(job) for job in jobs]
-    if any(value is None for value in estimates):
-        return None
-    return sum(value for value in estimates if value is not None) / max(1, min(slots, len(jobs) or 1))
+def _taken(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    setting, (found, planned) = next(iter(changed.items()))
+    more = f" ({len(changed) - 1} more differ)" if len(changed) > 1 else ""
+    return (
+        f"{folder}: holds another training, which another command began there after this one was planned: "
+        f"{setting} is {found!r}, planned {planned!r}{more}; start this command again, it plans a folder of its own"
+    )
+
+
+def _estimate(job: Job, means: Mapping[tuple[str, str | None, str], float]) -> float | None:
+    total = 0.0
+    for step in job.left:
+        mean = means.get((job.kind, job.method, step), means.get((job.kind, None, step)))
+        if mean is None:
+            return None
+        total += mean
+    return total
+
+
+def total_estimate(estimates: Sequence[float | None], slots: int) -> float | None:
+    """Seconds until all jobs with these estimates are done, or None where one of them is not known."""
+    known = [value for value in estimates if value is not None]
+    return sum(known) / max(1, min(slots, len(known))) if len(known) == len(estimates) else None

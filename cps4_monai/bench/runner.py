@@ -16,6 +16,7 @@ from typing import IO, NoReturn, Protocol
 
 from cps4_monai.bench.folders import LOG
 from cps4_monai.bench.plan import Job
+from cps4_monai.failure import one_line
 
 logger = logging.getLogger(__name__)
 GIBIBYTE = 1024**3
@@ -51,7 +52,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that came to its end, or that could not start because its stage 1 failed."""
+    """A job that came to its end, or that could not start: its stage 1 failed, or its folder cannot be written to."""
 
     job: Job
     seconds: float
@@ -170,7 +171,11 @@ class Runner:
             if len(self.running) >= self.at_a_time():
                 return
             self.waiting.remove(job)
-            job.prepare()
+            try:
+                job.prepare()
+            except (ValueError, OSError) as error:
+                self._end(Ended(job, 0.0, one_line(error)))
+                continue
             self.running.append(Running(job, self.begin(job), time.monotonic()))
 
     def _collect(self) -> None:

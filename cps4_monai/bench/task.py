@@ -21,7 +21,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cps4_monai.bench.folders import DONE, PLANNED, TASK, read_settings, write_json
+from cps4_monai.bench.folders import (
+    DONE,
+    PLANNED,
+    SETTINGS,
+    TASK,
+    preparing,
+    read_settings,
+    settings_digest,
+    write_json,
+)
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.run_folder import RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
 
@@ -35,20 +44,39 @@ def run_task(folder: Path, sections: list[str]) -> None:
     Args:
         folder: with ``task.json``, as :meth:`cps4_monai.bench.plan.Job.prepare` writes it.
         sections: of the datalist.
+
+    Raises:
+        FileNotFoundError: no such task.
+        ValueError: the settings in the folder are not those that the task was planned with.
     """
-    task = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    if not (folder / TASK).is_file():
+        raise FileNotFoundError(f"{folder / TASK} is not there; expected the folder of a job that a study has begun")
     with _locked(folder):
+        task = _task_of(folder)
+        checkpoint = folder / RESUME_FILES[task["kind"]]
         if "training" not in _seconds(folder):
-            checkpoint = folder / RESUME_FILES[task["kind"]]
             spent, started = _spent(folder, checkpoint), time.monotonic()
             _workflow(task, [str(folder / PLANNED)], task["run_id"], {})
             _record(folder, "training", spent + time.monotonic() - started, stage1_sha256=_stage1_of(task, folder))
-            checkpoint.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)  # a kill may have left it behind when the training was done
         for section in sections:
             if section not in _seconds(folder):
                 started = time.monotonic()
                 _evaluate(task, folder, section)
                 _record(folder, section, time.monotonic() - started)
+
+
+def _task_of(folder: Path) -> dict[str, Any]:
+    """What is to be done, once it is sure that the folder is still that of the training that was planned."""
+    with preparing(folder):
+        task: dict[str, Any] = json.loads((folder / TASK).read_text(encoding="utf-8"))
+        found = settings_digest(read_settings(folder / SETTINGS))
+    if task.get("settings_sha256", found) != found:  # tasks of versions before have no digest
+        raise ValueError(
+            f"{folder / SETTINGS}: not the settings that {TASK} beside it was planned with; another command wrote "
+            "them, so start the same command again: it plans a folder for each of the two trainings"
+        )
+    return task
 
 
 def _evaluate(task: dict[str, Any], folder: Path, section: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cps4_monai.bench.plan import Job, Plan
     from cps4_monai.bench.runner import Ended
     from cps4_monai.cluster.address import SchedulerAddress
 
@@ -70,10 +74,10 @@ def run(
     """Run what is left of STUDY; started again, it goes on where it stopped."""
     from rich.console import Console
 
-    from cps4_monai.bench.display import Display, show_plan
+    from cps4_monai.bench.display import show_plan
     from cps4_monai.bench.encoders import check_encoders
     from cps4_monai.bench.plan import check_patterns
-    from cps4_monai.bench.runner import Runner, auto_jobs
+    from cps4_monai.bench.runner import auto_jobs
     from cps4_monai.bench.start import start_study
     from cps4_monai.cluster.address import SchedulerAddress
 
@@ -95,11 +99,10 @@ def run(
         raise click.ClickException(str(error)) from error
     if dry_run:
         return
-    plan.write()
-    display = Display(plan, left, console)
-    told = (left, slots, display.watch, display.ended)
-    with display.progress:
-        results = Runner(*told).run() if address is None else _on_cluster(address, *told)
+    try:
+        results = _work_off(plan, left, slots, address, console)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
     failed = [result for result in results if result.error]
     if failed:
         raise click.ClickException(
@@ -182,14 +185,28 @@ def archive(runs: Path, output: Path, studies: tuple[str, ...], only: tuple[str,
     click.echo(f"{output}: {kept} finished jobs; {left} are not done and left out")
 
 
+def _work_off(
+    plan: Plan, left: Sequence[Job], slots: int, address: SchedulerAddress | None, console: Console
+) -> list[Ended]:
+    from cps4_monai.bench.display import Display
+    from cps4_monai.bench.runner import Runner
+
+    manifest = plan.write()
+    written = manifest.read_bytes()
+    display = Display(plan, left, console)
+    told = (left, slots, display.watch, display.ended)
+    with display.progress:
+        results = Runner(*told).run() if address is None else _on_cluster(address, *told)
+    if any(result.error for result in results) and manifest.read_bytes() == written:  # not that of a later command
+        plan.write()  # without the folders that another command took
+    return results
+
+
 def _on_cluster(address: SchedulerAddress, *told: Any) -> list[Ended]:
     from cps4_monai.bench.on_cluster import cluster_runner
 
-    try:
-        with cluster_runner(address, *told) as runner:
-            return runner.run()
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    with cluster_runner(address, *told) as runner:
+        return runner.run()
 
 
 def _count(jobs: str) -> int:

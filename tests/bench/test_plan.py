@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from cps4_monai.bench import plan as plan_module
+from cps4_monai.bench.display import show_plan
 from cps4_monai.bench.encoders import check_encoders
-from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, write_json
+from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, read_settings, write_json
 from cps4_monai.bench.matrix import Data, by_content
 from cps4_monai.bench.plan import Plan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
@@ -297,9 +302,76 @@ def test_a_folder_is_found_by_its_settings_and_never_reused_for_others(tmp_path:
 def test_estimates_come_from_done_jobs_of_the_same_method_or_else_of_the_same_kind(plan) -> None:
     made = plan(["supervised", "cps4"], [25], seeds=[0, 1])
     job = {name: made.cells[name] for name in made.cells}
-    assert made.estimate(job["cps4-25pct-seed0"]) is None
+    assert made.estimates([job["cps4-25pct-seed0"]]) == [None]
     done = job["supervised-25pct-seed0"]
     done.prepare()
     write_json(done.folder / "done.json", {"seconds": {"training": 100.0, "validation": 8.0}})
-    assert done.left == () and made.estimate(done) == 0
-    assert made.estimate(job["supervised-25pct-seed1"]) == made.estimate(job["cps4-25pct-seed0"]) == 108.0
+    assert done.left == () and made.estimates([done]) == [0]
+    others = [job["supervised-25pct-seed1"], job["cps4-25pct-seed0"]]
+    assert made.estimates(others) == [108.0, 108.0]
+    write_json(others[1].folder / "done.json", {"seconds": {"training": 300.0}})
+    assert made.estimates([others[0], others[1], job["cps4-25pct-seed1"]]) == [108.0, 8.0, 308.0]
+
+
+def test_a_plan_is_shown_with_a_number_of_reads_that_grows_like_its_jobs(plan, monkeypatch) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr(plan_module, "read_settings", lambda path: reads.append(path) or read_settings(path))
+
+    def reads_per_job(seeds: int) -> float:
+        made = plan(["supervised", "cps4"], [25], seeds=list(range(seeds)))
+        write_json(made.jobs[0].folder / DONE, {"seconds": {"training": 100.0, "validation": 8.0}})
+        left = made.open_jobs()
+        reads.clear()
+        show_plan(made, left, 1, Console(file=StringIO()))
+        return len(reads) / len(made.jobs)
+
+    assert reads_per_job(6) == pytest.approx(reads_per_job(2), rel=0.2)
+
+
+def test_a_training_that_another_command_began_meanwhile_is_left_alone(plan) -> None:
+    ours, theirs = (plan(["cps4"], [25], settings={"learning_rate": rate}) for rate in (1e-3, 1e-4))
+    cell, other = ours.cells["cps4-25pct-seed0"], theirs.cells["cps4-25pct-seed0"]
+    assert cell.folder == other.folder and cell.after is not None and cell.after.folder == other.after.folder
+    other.prepare()
+    before = {file.name: file.read_bytes() for file in other.folder.glob("*.json")}
+    assert set(before) == {"settings.json", "overlay.json", "task.json", "planned.json"}
+    told = r"cells/cps4-25pct-seed0: .*learning_rate is 0.0001, planned 0.001.*start this command again"
+    with pytest.raises(StudyError, match=told):
+        cell.prepare()
+    assert {file.name: file.read_bytes() for file in other.folder.glob("*.json")} == before
+    other.prepare()  # the same training again, here of another start
+
+    def folders(manifest: Path) -> tuple[str, str]:
+        (entry,) = json.loads(manifest.read_text())["cells"]
+        return entry["folder"], entry["stage1"]
+
+    assert folders(ours.write()) == ("cells/cps4-25pct-seed0-2", "stage1/cps4-25pct-seed0"), "no result of theirs"
+    again = plan(["cps4"], [25], settings={"learning_rate": 1e-3})
+    again.cells["cps4-25pct-seed0"].prepare()
+    assert folders(again.write()) == ("cells/cps4-25pct-seed0-2", "stage1/cps4-25pct-seed0")
+    assert folders(theirs.write())[0] == "cells/cps4-25pct-seed0"
+
+
+def test_a_cell_does_not_begin_on_a_stage_1_that_another_command_made_meanwhile(plan) -> None:
+    ours, theirs = (plan(["cps4"], [25], settings={"stage1#token_weight": weight}) for weight in (0.5, 0.25))
+    stage1 = theirs.cells["cps4-25pct-seed0"].after
+    assert stage1 is not None
+    stage1.prepare()
+    write_json(stage1.folder / DONE, {"seconds": dict.fromkeys(stage1.left, 1.0)})
+    with pytest.raises(StudyError, match=r"stage1/cps4-25pct-seed0: .*token_weight is 0.25, planned 0.5"):
+        ours.cells["cps4-25pct-seed0"].prepare()
+    assert not (ours.cells["cps4-25pct-seed0"].folder / SETTINGS).exists()
+
+
+def test_commands_in_parallel_may_write_one_file(tmp_path: Path, monkeypatch) -> None:
+    replace, others = os.replace, [{"of": "another command"}]
+
+    def interrupted(beside: Path, path: Path) -> None:
+        if others:
+            write_json(path, others.pop())
+        replace(beside, path)
+
+    monkeypatch.setattr("cps4_monai.atomic_file.os.replace", interrupted)
+    write_json(tmp_path / "tiny.study.json", {"of": "this command"})
+    assert json.loads((tmp_path / "tiny.study.json").read_text()) == {"of": "this command"}
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.study.json"]

@@ -11,25 +11,27 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from filelock import FileLock
 from monai.bundle import ConfigParser
 
 from cps4_monai.bench import runner as runner_module
 from cps4_monai.bench import task as task_module
-from cps4_monai.bench.folders import DONE, write_json
+from cps4_monai.bench.folders import DONE, SETTINGS, write_json
 from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import Job, make_plan
 from cps4_monai.bench.runner import Runner, job_command, job_environment
 from cps4_monai.bench.study import load_study
 from cps4_monai.bench.task import main, run_task
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.commands.bench import bench
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers import ResumeHandler
 
 
 def job(folder: Path, name: str, after: Job | None = None, behaviour: str = "work") -> Job:
-    task = {"settings": {}, "behaviour": behaviour}
     kind = "cell" if after else "stage1"
+    task = {"kind": kind, "settings": {}, "behaviour": behaviour}
     return Job(name, kind, folder / name, {"name": name}, task, (), after, "m", 1)
 
 
@@ -58,6 +60,26 @@ def test_a_failure_harms_its_own_dependents_only(stand_in: Path) -> None:
     assert results["whole"] == results["y"] == "" and "ended by signal 9" in results["z"]
     order = (stand_in / "order").read_text().split()
     assert "x" not in order and order.index("whole") < order.index("y")
+
+
+def test_a_job_that_cannot_be_prepared_fails_alone(stand_in: Path) -> None:
+    taken, no_folder, whole = job(stand_in, "taken"), job(stand_in, "no_folder"), job(stand_in, "whole")
+    write_json(taken.folder / SETTINGS, {"name": "another training"})
+    no_folder.folder.write_text("a file")
+    results = {result.job.name: result.error for result in Runner([whole, taken, no_folder], 2).run()}
+    assert results["whole"] == "" and (stand_in / "order").read_text().split() == ["whole"]
+    assert "name is 'another training', planned 'taken'" in results["taken"]
+    assert str(no_folder.folder) in results["no_folder"]
+    assert json.loads((taken.folder / SETTINGS).read_text()) == {"name": "another training"}
+
+
+def test_no_cell_begins_on_another_stage_1_that_is_done_where_its_own_was_to_be(stand_in: Path) -> None:
+    taken = job(stand_in, "taken")
+    write_json(taken.folder / SETTINGS, {"name": "another training"})
+    write_json(taken.folder / DONE, {"seconds": {"training": 1.0}})
+    results = {result.job.name: result.error for result in Runner([taken, job(stand_in, "x", taken)], 1).run()}
+    assert "planned 'taken'" in results["taken"] and f"{taken.folder}: " in results["x"]
+    assert not (stand_in / "order").exists()
 
 
 def test_an_interrupt_ends_the_processes(stand_in: Path) -> None:
@@ -98,6 +120,51 @@ def test_a_second_process_of_a_job_waits_for_the_first_and_finds_it_done(tmp_pat
         write_json(tmp_path / DONE, {"seconds": {"training": 1.0}})
     second.join(600)
     assert not second.is_alive() and not trained
+
+
+def test_a_process_passes_over_nothing_where_the_settings_became_others_while_it_waited(tmp_path, monkeypatch) -> None:
+    waits, errors = threading.Event(), []
+    monkeypatch.setattr(task_module.logger, "warning", lambda *told: waits.set())
+    one = job(tmp_path, "one")
+    one.prepare()
+
+    def work() -> None:
+        try:
+            run_task(one.folder, [])
+        except ValueError as error:
+            errors.append(str(error))
+
+    process = threading.Thread(target=work, daemon=True)
+    with FileLock(one.folder / ".lock"):
+        process.start()
+        assert waits.wait(600)
+        write_json(one.folder / SETTINGS, {"name": "another training"})
+        write_json(one.folder / DONE, {"seconds": {"training": 1.0}})
+    process.join(600)
+    (error,) = errors
+    assert f"{one.folder / SETTINGS}: " in error and "start the same command again" in error
+    write_json(one.folder / SETTINGS, one.settings)
+    run_task(one.folder, [])
+    (one.folder / SETTINGS).unlink()
+    write_json(one.folder / "task.json", one.task)  # as versions before wrote it
+    run_task(one.folder, [])
+
+
+def test_a_process_by_hand_makes_no_folder_of_a_name_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none/task.json"):
+        run_task(tmp_path / "none", [])
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_checkpoint_of_a_training_that_was_killed_when_it_was_done_is_deleted(tmp_path: Path) -> None:
+    one = job(tmp_path, "one")
+    one.prepare()
+    write_json(one.folder / DONE, {"seconds": {"training": 1.0}})
+    checkpoint = one.folder / "stage1" / "resume.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    run_task(one.folder, [])
+    assert not checkpoint.exists()
 
 
 def test_threads_are_divided_among_the_jobs_unless_the_user_says_otherwise(monkeypatch) -> None:
@@ -182,3 +249,34 @@ def test_the_process_of_a_job_can_be_run_by_hand(tmp_path: Path) -> None:
     command = job_command(job(tmp_path, "stage"))
     assert command[:3] == [sys.executable, "-m", "cps4_monai.bench.task"]
     assert importlib.util.find_spec(command[2]) is not None and command[3] == str(tmp_path / "stage")
+
+
+def test_a_command_that_cannot_write_in_its_folder_says_so_in_one_line(tiny_data, write_study, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "tiny.study.json").mkdir(parents=True)
+    command = ["run", str(write_study(["supervised"], [25])), "-o", str(tmp_path / "runs"), "--device", "cpu"]
+    result = CliRunner().invoke(bench, [*command, "--datalist", str(tiny_data / "datalist.json"), "--jobs", "1"])
+    last = result.output.strip().splitlines()[-1]
+    assert result.exit_code == 1 and last.startswith("Error: ") and "tiny.study.json" in last
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["another study", "the study, edited and started again"])
+def test_a_command_whose_cell_another_one_took_names_no_result_of_it(
+    tiny_data, write_study, tmp_path: Path, monkeypatch, again: bool
+) -> None:
+    data = Data.read(tiny_data / "datalist.json")
+    theirs = make_plan(load_study(write_study(["supervised"], [25], {"learning_rate": 0.5})), data, tmp_path / "runs")
+    begin = Runner.run
+
+    def run(runner: Runner):
+        theirs.jobs[0].prepare()
+        if again:
+            theirs.write()
+        return begin(runner)
+
+    monkeypatch.setattr(Runner, "run", run)
+    command = ["run", str(write_study(["supervised"], [25])), "-o", str(tmp_path / "runs"), "--device", "cpu"]
+    result = CliRunner().invoke(bench, [*command, "--datalist", str(tiny_data / "datalist.json"), "--jobs", "1"])
+    assert result.exit_code == 1 and "learning_rate is 0.5, planned" in result.output, result.output
+    (entry,) = json.loads((tmp_path / "runs" / "tiny.study.json").read_text())["cells"]
+    assert entry["folder"] == ("cells/supervised-25pct-seed0" if again else "cells/supervised-25pct-seed0-2")
+    assert entry["settings"]["learning_rate"] == 0.5 if again else entry["settings"].get("learning_rate") != 0.5
