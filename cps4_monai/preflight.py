@@ -16,7 +16,7 @@ from cps4_monai.data.build_datalist import classes_shown, missing_classes
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.data.entries import Entry
-from cps4_monai.data.leaks import HasImage, check_contents, check_patients, voxel_digest
+from cps4_monai.data.leaks import DIGEST_VERSION, HasImage, check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
 __all__ = [
@@ -282,7 +282,7 @@ def _of_early_stopping(
 
 
 class _Digests:
-    """Voxel digests by path, size and time of change."""
+    """Voxel digests by path, size, time of change and version of the digest."""
 
     def __init__(self, memory: str | Path | None) -> None:
         self.path = None if memory is None else Path(memory)
@@ -291,10 +291,10 @@ class _Digests:
 
     def __call__(self, image: Path) -> str:
         key = str(Path(image).absolute())
-        stamp = [Path(image).stat().st_size, Path(image).stat().st_mtime_ns]
-        if key not in self.known or self.known[key][:2] != stamp:
+        stamp = [Path(image).stat().st_size, Path(image).stat().st_mtime_ns, DIGEST_VERSION]
+        if key not in self.known or self.known[key][:-1] != stamp:
             self.known[key] = self.made[key] = [*stamp, voxel_digest(image)]
-        return str(self.known[key][2])
+        return str(self.known[key][-1])
 
     def save(self) -> None:
         """Adds what this run read to what the file holds by now, so that two runs may share it."""

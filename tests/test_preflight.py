@@ -137,10 +137,11 @@ def test_digests_are_kept_and_read_anew_only_where_a_file_changed(tiny_data, tmp
     monkeypatch.setattr("cps4_monai.preflight.voxel_digest", unexpected)
     assert check_data(datalist, memory=memory) == first
     key = next(iter(kept))
-    kept[key][1] += 1
-    memory.write_text(json.dumps(kept))
-    with pytest.raises(AssertionError, match="was read again"):
-        check_data(datalist, memory=memory)
+    size, changed, version, digest = kept[key]
+    for older in ([size, changed + 1, version, digest], [size, changed, digest]):  # a file; the way it is digested
+        memory.write_text(json.dumps({**kept, key: older}))
+        with pytest.raises(AssertionError, match="was read again"):
+            check_data(datalist, memory=memory)
 
 
 def test_digests_of_another_run_are_kept_and_nothing_new_writes_nothing(tiny_data, tmp_path, monkeypatch):
@@ -155,7 +156,7 @@ def test_digests_of_another_run_are_kept_and_nothing_new_writes_nothing(tiny_dat
     check_images({"training": datalist.training}, memory)
     kept = json.loads(memory.read_text())
     both = [entry.image for entry in (*datalist.training, *datalist.test)]
-    assert {path: row[2] for path, row in kept.items()} == {str(p.absolute()): voxel_digest(p) for p in both}
+    assert {path: row[-1] for path, row in kept.items()} == {str(p.absolute()): voxel_digest(p) for p in both}
     written = memory.stat()
     check_images({"test": datalist.test}, memory)
     assert (memory.stat().st_ino, memory.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
@@ -167,7 +168,7 @@ def test_a_remembered_leak_is_still_a_leak(tiny_data, tmp_path):
     check_data(datalist, memory=memory)
     kept = json.loads(memory.read_text())
     train, test = (str(side[0].image.absolute()) for side in (datalist.training, datalist.test))
-    kept[train][2] = kept[test][2]
+    kept[train][-1] = kept[test][-1]
     memory.write_text(json.dumps(kept))
     with pytest.raises(LeakError, match="image content"):
         check_data(datalist, memory=memory)

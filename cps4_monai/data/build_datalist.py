@@ -19,7 +19,7 @@ from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.entries import SIDES, Entry
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
-from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans
+from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans, told_of
 from cps4_monai.data.volume import read_volume
 from cps4_monai.encoding import json_bytes
 from cps4_monai.scan_names import patient_of, relative_path
@@ -99,7 +99,24 @@ def build_datalist(
     content = {**content, _DIGEST: _digest_of(content)}
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
-    return replace(datalist, warnings=(*in_folder.warnings, *datalist.warnings, *more))
+    aside = _set_aside(scans, sides)
+    return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
+
+
+def _set_aside(scans: Sequence[Scan], sides: Mapping[str, str]) -> list[str]:
+    """Scans that their patient's side keeps out of training: another scan of that patient chooses weights, or tests."""
+    reserved = {scan.patient for scan in scans if scan.held_out}
+    beside = [scan for scan in scans if scan.patient in reserved and not scan.held_out]
+    return [
+        *told_of(
+            "scans of imagesTr are not trained on, since imagesTs reserves another scan of their patient",
+            [scan.image for scan in beside],
+        ),
+        *told_of(
+            "scans without a label map are left out, since their patient is for validation or test",
+            [scan.image for scan in scans if scan.label is None and sides[scan.patient] != "training"],
+        ),
+    ]
 
 
 def _check_unannotated(unannotated: Sequence[int], anatomy: Anatomy, what: str) -> None:

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.entries import DatalistError
-from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, STATES, TRUSTED, WRONG, reviewed_label
+from cps4_monai.data.label_review import (
+    ACCEPTED,
+    CORRECTED,
+    CORRECTIONS,
+    NAMELESS,
+    STATES,
+    TRUSTED,
+    WRONG,
+    is_doubtful,
+    reviewed_label,
+)
 from cps4_monai.data.scan_folder import FoundScans, Scan
 from cps4_monai.scan_names import find_nifti, identify, is_nifti
-
-_NAMELESS = "unusual_contrast"  # the alarm under which names mean nothing
 
 
 def corrected_scans(folder: str | Path) -> FoundScans:
@@ -34,7 +42,7 @@ def corrected_scans(folder: str | Path) -> FoundScans:
     results = [(path, *reviewed_label(path)) for path in find_nifti(folder)]
     results = [(path, state, record) for path, state, record in results if record.get("Sources")]
     usable = [(path, state, record) for path, state, record in results if _is_scan(record)]
-    doubtful = [path for path, state, record in usable if _is_doubtful(state, record)]
+    doubtful = [path for path, state, record in usable if state and is_doubtful(record)]
     of_doubtful = _of_doubtful([path.name for path in doubtful])
     labels = {path for path, state, _ in usable if state in TRUSTED}.difference(doubtful)
     if not labels:
@@ -92,14 +100,9 @@ def _is_without_its_sacrum(record: dict[str, Any]) -> bool:
     return any(absent & one.get("Renamed", {}).keys() for one in record.get(CORRECTIONS, []))
 
 
-def _is_doubtful(state: str, record: dict[str, Any]) -> bool:
-    """Whether a label map was numbered anew, but not accepted, while an alarm says that names mean nothing in it."""
-    return state == CORRECTED and any(f.get("name") == _NAMELESS for f in record.get("Flags", []))
-
-
 def _of_doubtful(doubtful: Sequence[str]) -> list[str]:
     told = (
-        f"label maps were numbered anew, but not accepted, while {_NAMELESS} stands on them ({_first(doubtful)}), so "
+        f"label maps were numbered anew, but not accepted, while {NAMELESS} stands on them ({_first(doubtful)}), so "
         "that they are unlabeled. Fix: look at their outlines and, if they are right, 'cps4 relabel "
         "<scan>_dseg.nii.gz --accept'"
     )

@@ -130,7 +130,7 @@ def _entry(
         label=folder / label if used and label is not None else None,
         subject=subject,
         classes=tuple(code for code in classes if code) if used and classes is not None else None,
-        patient=str(raw.get("patient") or ""),
+        patient="" if raw.get("patient") is None else str(raw["patient"]),
     )
 
 

@@ -146,8 +146,8 @@ def _disagreement(
         return []
     if "qform" not in usable:
         return ["the qform is no rotation; the sform was used"]
-    apart = float(np.abs(forms["sform"] - forms["qform"]).max())
-    return [f"sform and qform disagree by {apart:.3g}; the sform was used"] if apart > FORM_TOLERANCE else []
+    apart = float(np.abs(_to_millimetres(header)[0] @ (forms["sform"] - forms["qform"])).max())
+    return [f"sform and qform disagree by {apart:.3g} mm; the sform was used"] if apart > FORM_TOLERANCE else []
 
 
 def assumed_spacing(spacing: Sequence[float] | float | None) -> np.ndarray | None:

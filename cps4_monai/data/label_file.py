@@ -53,10 +53,12 @@ def label_bytes(name: str, array: np.ndarray, like: Volume | nib.Nifti1Header) -
     array = np.asarray(array)
     shape = tuple(int(n) if axis < header["dim"][0] else 1 for axis, n in enumerate(header["dim"][1:4]))
     if array.shape != shape:
-        raise ValueError(f"label map has shape {array.shape}; expected {shape}, the shape of the scan")
+        raise ValueError(f"{name}: label map has shape {array.shape}; expected {shape}, the shape of the scan")
     codes = array.astype(np.uint8)
     if not np.array_equal(codes, array):
-        raise ValueError("label map has values that are no whole numbers from 0 to 255; pass codes, not logits")
+        raise ValueError(
+            f"{name}: label map has values that are no whole numbers from 0 to 255; pass codes, not logits"
+        )
     content = label_header(header, shape).binaryblock + b"\0" * 4 + codes.tobytes(order="F")
     return gzip.compress(content, 4, mtime=0) if name.lower().endswith(".gz") else content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,10 @@ def check_anatomy_of(label_path: str | Path, anatomy: Anatomy) -> None:
 
 
 def source_entries(source: str | Path) -> dict[str, Any]:
-    """What a sidecar says of a scan: its path, and the SHA-256 of its file where it is a NIfTI file."""
+    """What a sidecar says of a scan: its whole path where it is there, and the SHA-256 of a NIfTI file."""
     known = is_nifti(source) and Path(source).is_file()
-    return {"Sources": [str(source)], **({"SourceSha256": file_sha256(source)} if known else {})}
+    place = os.path.abspath(source) if Path(source).exists() else str(source)
+    return {"Sources": [place], **({"SourceSha256": file_sha256(source)} if known else {})}
 
 
 def check_may_write(label_path: str | Path, over: str | None = None) -> bool:

@@ -13,6 +13,7 @@ REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
 ACCEPTED, CORRECTED, WRONG = "accepted", "corrected", "wrong"
 STATES = (ACCEPTED, CORRECTED, WRONG)
 TRUSTED = (ACCEPTED, CORRECTED)
+NAMELESS = "unusual_contrast"  # the alarm under which names mean nothing
 
 
 def review_state(record: Mapping[str, Any]) -> str:
@@ -24,6 +25,16 @@ def review_state(record: Mapping[str, Any]) -> str:
     review = record.get(REVIEW)
     state = review.get("State") if isinstance(review, Mapping) else None
     return state if state in STATES else ""
+
+
+def is_doubtful(record: Mapping[str, Any]) -> bool:
+    """Whether a label map was numbered anew, but not accepted, while an alarm says that names mean nothing in it.
+
+    Args:
+        record: what the sidecar says.
+    """
+    flags = record.get("Flags", [])
+    return review_state(record) == CORRECTED and any(flag.get("name") == NAMELESS for flag in flags)
 
 
 def review_in_words(record: Mapping[str, Any]) -> str:
@@ -56,13 +67,15 @@ def reviewed_label(label_path: str | Path) -> tuple[str, dict[str, Any]]:
 def is_unreviewed_prediction(label_path: str | Path) -> bool:
     """Whether a label map is, byte for byte, one that this package wrote and no person corrected or accepted.
 
-    Such a one is no ground truth. A label map that was changed since it was written is, as a person edited it.
+    Such a one is no ground truth, nor is one that :func:`is_doubtful`. A label map that was changed since it was
+    written is, as a person edited it.
     """
     record = record_beside(label_path)
     if not record or not Path(label_path).is_file():
         return False
     digest = file_sha256(label_path)
-    reviewed = digest == record.get("Sha256") and review_state(record) in TRUSTED
+    trusted = review_state(record) in TRUSTED and not is_doubtful(record)
+    reviewed = digest == record.get("Sha256") and trusted
     return digest in (record.get("Sha256"), record.get("Replaces")) and not reviewed
 
 

@@ -55,9 +55,10 @@ def _with_subjects(content: dict[str, Any]) -> dict[str, Any]:
     entries = [raw for side in lists for raw in content[side] if isinstance(raw, dict) and "image" in raw]
     entries = [raw for raw in entries if isinstance(raw["image"], str)]
     for raw, who in zip(entries, identify([raw["image"] for raw in entries]), strict=True):
-        if not raw.get("subject"):
+        if raw.get("subject") in (None, ""):
             raw["subject"] = who.subject
-            raw.setdefault("patient", who.patient)
+            if raw.get("patient") in (None, ""):
+                raw["patient"] = who.patient
     return content
 
 

@@ -21,7 +21,8 @@ def split_patients(
 ) -> dict[str, str]:
     """Side (training, validation or test) of each patient.
 
-    A share above 0 means one patient at least, validation before test, as long as one is left for training.
+    A share above 0 means one patient at least, validation before test, as long as one is left for training. A patient
+    with a scan that is held out is tested on with all scans.
 
     Args:
         scans: all scans.
@@ -33,11 +34,11 @@ def split_patients(
     Raises:
         DatalistError: a negative share or number, or fewer patients with labels than asked for.
     """
-    sides = {s.patient: "test" if s.held_out else "training" for s in scans}
-    reserved = any(s.held_out for s in scans)
+    held_out = {s.patient for s in scans if s.held_out}
+    sides = {s.patient: "test" if s.patient in held_out else "training" for s in scans}
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
     names = sorted(shown)
-    shares = {"test": 0.0 if reserved else test, "validation": val}
+    shares = {"test": 0.0 if held_out else test, "validation": val}
     wanted = {side: _number(value, len(names), side.removesuffix("idation")) for side, value in shares.items()}
     for side in ("validation", "test"):
         if shares[side] > 0 and wanted[side] == 0 and sum(wanted.values()) + 1 < len(names):

@@ -91,12 +91,7 @@ def _pairs(folder: Path) -> FoundScans:
     pairing = pair_files(images, folder, dseg, folder)
     chosen: dict[Path, Path] = {}
     for image, fitting in pairing.partners.items():
-        if len(fitting) > 1:
-            raise DatalistError(
-                f"{image}: {len(fitting)} label maps fit: {', '.join(map(str, fitting))}; expected one: remove the "
-                "others"
-            )
-        chosen[image] = fitting[0]
+        chosen[image] = _one_of(fitting, image)
     alone = _only_ones([image for image in images if image not in chosen], others, pairing.unmatched, dseg)
     chosen |= alone
     paired = set(alone.values())
@@ -108,18 +103,32 @@ def _pairs(folder: Path) -> FoundScans:
     named_otherwise = set(labels) - set(dseg)
     trained_on = {*images, *channels}
     warnings = [
-        *_told(_PREDICTIONS, predictions),
-        *_told("label maps belong to no scan and are left out", [p for p in pairing.unmatched if p not in paired]),
-        *_told("label maps have another name than the only scan beside them, whose they are taken for", sorted(paired)),
-        *_told("label maps fit several scans and are left out: mirror the scans' folders", several),
-        *_told("label maps are not called dseg and are left out", sorted(named_otherwise)),
-        *_told("files are further channels and are left out: one channel is trained on", sorted(channels)),
-        *_told("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
+        *told_of(_PREDICTIONS, predictions),
+        *told_of("label maps belong to no scan and are left out", [p for p in pairing.unmatched if p not in paired]),
+        *told_of(
+            "label maps have another name than the only scan beside them, whose they are taken for", sorted(paired)
+        ),
+        *told_of("label maps fit several scans and are left out: mirror the scans' folders", several),
+        *told_of("label maps are not called dseg and are left out", sorted(named_otherwise)),
+        *told_of("files are further channels and are left out: one channel is trained on", sorted(channels)),
+        *told_of("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
         *_repeated(scans),
         *_dated(scans),
         *_together(scans),
     ]
     return FoundScans(scans, tuple(warnings))
+
+
+def _one_of(fitting: Sequence[Path], image: Path) -> Path:
+    """The label map of a scan.
+
+    Raises:
+        DatalistError: there are several.
+    """
+    if len(fitting) > 1:
+        names = ", ".join(map(str, fitting))
+        raise DatalistError(f"{image}: {len(fitting)} label maps fit: {names}; expected one: remove the others")
+    return fitting[0]
 
 
 def _only_ones(
@@ -156,20 +165,20 @@ def _nnunet(folder: Path) -> FoundScans:
         label_maps, predictions = without_predictions(_files(folder / labels))
         pairing = pair_files(first, folder / images, label_maps, folder / labels)
         for image in first:
-            label = next(iter(pairing.partners.get(image, [])), None)
+            label = _one_of(pairing.partners[image], image) if image in pairing.partners else None
             if held_out and label is None:
                 without_label.append(image)
                 continue
             case = FileName.of(image).scan
             scans.append(Scan(image, label, case, case, held_out))
-        warnings += _told(
+        warnings += told_of(
             f"files of {images} are further channels and are left out: one channel is trained on",
             [n.path for n in named if n.channel],
         )
-        warnings += _told(_PREDICTIONS, predictions)
+        warnings += told_of(_PREDICTIONS, predictions)
         orphans = [*pairing.unmatched, *pairing.ambiguous]
-        warnings += _told(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
-    warnings += _told("test scans have no label map in labelsTs and are left out", without_label)
+        warnings += told_of(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
+    warnings += told_of("test scans have no label map in labelsTs and are left out", without_label)
     double = sorted(name for name, count in Counter(scan.subject for scan in scans).items() if count > 1)
     if double:
         raise DatalistError(
@@ -194,7 +203,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if is_nifti(p) and not p.name.startswith(".") and p.is_file())
 
 
-def _told(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
+def told_of(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
     """A warning that names the files, or none."""
     names = ", ".join(str(file) for file in files[:shown])
     more = f" and {len(files) - shown} more" if len(files) > shown else ""

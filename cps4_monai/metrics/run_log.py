@@ -17,13 +17,18 @@ class RunLog:
     """Appends values to a ``metrics.csv`` with the columns ``COLUMNS``, one line per value.
 
     Args:
-        path: file; made with its header where it is not there, continued where it is.
+        path: file; made with its header where it is not there, continued where it is, after the last whole line: a run
+            that is killed while it writes leaves half of one.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             write_atomically(self.path, ",".join(COLUMNS) + "\n")
+            return
+        content = self.path.read_text(encoding="utf-8")
+        if not content.endswith("\n"):
+            write_atomically(self.path, "".join(content.rpartition("\n")[:2]) or ",".join(COLUMNS) + "\n")
 
     def write(self, stage: str, epoch: int, iteration: int, values: Mapping[str, float]) -> None:
         """Appends one line per finite value."""
@@ -34,12 +39,8 @@ class RunLog:
                     writer.writerow([stage, epoch, iteration, name, f"{value:.8g}"])
 
     def drop_from(self, stage: str, epoch: int) -> None:
-        """Drops the lines of ``stage`` from ``epoch`` on, which a resumed run writes again, and half of a line.
-
-        A run that is killed while it writes leaves such a half at the end.
-        """
-        whole, newline, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-        lines = csv.DictReader(io.StringIO(whole + newline))
+        """Drops the lines of ``stage`` from ``epoch`` on, which a resumed run writes again."""
+        lines = csv.DictReader(io.StringIO(self.path.read_text(encoding="utf-8")))
         rows = [row for row in lines if row["stage"] != stage or int(row["epoch"]) < epoch]
         kept = io.StringIO()
         writer = csv.DictWriter(kept, COLUMNS, lineterminator="\n")

@@ -322,3 +322,36 @@ def test_a_file_that_is_no_datalist_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"notes\.json exists and is no datalist"):
         build_datalist(tmp_path, tmp_path / "notes.json", val=1, test=0)
     assert (tmp_path / "notes.json").read_text() == "{}"
+
+
+def test_a_patient_with_a_reserved_test_scan_is_not_trained_on(tmp_path: Path) -> None:
+    """Whichever of the two scans comes first by name."""
+    for number, (reserved, other) in enumerate([("ses-1", "ses-2"), ("ses-2", "ses-1")]):
+        folder = tmp_path / str(number)
+        for k, (side, name) in enumerate([("Ts", f"sub-01_{reserved}"), ("Tr", f"sub-01_{other}"), ("Tr", "sub-02")]):
+            save(folder / f"images{side}" / f"{name}_0000.nii.gz", image(k))
+            save(folder / f"labels{side}" / f"{name}.nii.gz", label(2))
+        datalist = build_datalist(folder, folder / "datalist.json", val=0, test=0)
+        assert [entry.image.name for entry in datalist.training] == ["sub-02_0000.nii.gz"]
+        assert {entry.image.parent.name for entry in datalist.test} == {"imagesTs", "imagesTr"}
+        (told,) = [warning for warning in datalist.warnings if "reserves another scan" in warning]
+        assert told.startswith("1 scans of imagesTr are not trained on") and f"sub-01_{other}_0000" in told
+
+
+def test_unlabeled_scans_of_patients_for_validation_or_test_are_named(tmp_path: Path) -> None:
+    for k, name in enumerate(["sub-01_ses-1", "sub-02_ses-1"]):
+        save(tmp_path / f"{name}_T2w.nii.gz", image(k))
+        save(tmp_path / f"{name}_dseg.nii.gz", label(2))
+        save(tmp_path / f"{name}-b_T2w.nii.gz".replace("1-b", "2"), image(10 + k))
+    datalist = build_datalist(tmp_path, tmp_path / "datalist.json", val=1, test=0)
+    (held,) = datalist.validation
+    (told,) = [warning for warning in datalist.warnings if "without a label map are left out" in warning]
+    assert told.startswith("1 scans") and told.endswith(held.image.name.replace("ses-1", "ses-2"))
+
+
+def test_two_label_maps_of_a_scan_in_nnunets_layout_are_an_error(tmp_path: Path) -> None:
+    save(tmp_path / "imagesTr" / "a_0000.nii.gz", image(1))
+    save(tmp_path / "labelsTr" / "a.nii.gz", label(2))
+    save(tmp_path / "labelsTr" / "a.nii", label(3))
+    with pytest.raises(DatalistError, match=r"a_0000\.nii\.gz: 2 label maps fit: .*labelsTr.*expected one"):
+        build_datalist(tmp_path, tmp_path / "datalist.json", val=0, test=0)

@@ -158,6 +158,9 @@ def test_equal_file_names_in_patients_folders_are_patients_of_their_own(tmp_path
     )
     with pytest.raises(ValueError, match="the same patient is on two sides"):  # a recorded patient is believed
         load_datalist(again)
+    numbered = [{"image": f"p{k}/t2.nii.gz", "patient": 0} for k in (1, 2)]  # as tables number from 0
+    with pytest.raises(ValueError, match="the same patient is on two sides"):
+        load_datalist(write(tmp_path, training=numbered[:1], test=numbered[1:]))
 
 
 def test_a_second_channel_of_nnunet_is_the_same_patient(tmp_path: Path) -> None:

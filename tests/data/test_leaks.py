@@ -14,7 +14,7 @@ from cps4_monai.data.leaks import LeakError, voxel_digest
 
 
 def save(path: Path, array: np.ndarray) -> Path:
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    nib.save(nib.Nifti1Image(array, np.eye(4), dtype=array.dtype), path)
     return path
 
 
@@ -49,7 +49,24 @@ def test_copies_on_one_side_are_no_leak(tmp_path: Path, voxels: np.ndarray) -> N
 def test_digest_follows_voxels_not_type_or_name(tmp_path: Path, voxels: np.ndarray) -> None:
     one = voxel_digest(save(tmp_path / "a.nii", voxels))
     assert one == voxel_digest(save(tmp_path / "b.nii.gz", voxels.astype(np.float64)))
+    signed = np.where(voxels, voxels, np.float32(-0.0))
+    assert one == voxel_digest(save(tmp_path / "e.nii", signed)) and np.signbit(signed[voxels == 0]).all()
+    assert one == voxel_digest(save(tmp_path / "f.nii", voxels.astype(np.int64)))
     changed = voxels.copy()
     changed[1, 2, 3] += 1
     assert one != voxel_digest(save(tmp_path / "c.nii", changed))
     assert one != voxel_digest(save(tmp_path / "d.nii", voxels.reshape(3, 9, 8)))
+
+
+def test_a_scaled_image_and_what_is_read_of_it_are_the_same_in_either_float_type(
+    tmp_path: Path, voxels: np.ndarray
+) -> None:
+    image = nib.Nifti1Image(voxels * 0.1, np.eye(4))
+    image.set_data_dtype(np.int16)
+    image.header.set_slope_inter(0.1, 0)
+    nib.save(image, tmp_path / "scaled.nii")
+    read = nib.load(tmp_path / "scaled.nii").get_fdata()
+    assert not np.array_equal(read, read.astype(np.float32)), "no whole numbers"
+    copies = [save(tmp_path / f"{kind}.nii", read.astype(kind)) for kind in ("float32", "float64")]
+    assert {voxel_digest(copy) for copy in copies} == {voxel_digest(tmp_path / "scaled.nii")}
+    assert voxel_digest(save(tmp_path / "large.nii", read * 1e300)) != voxel_digest(copies[0])

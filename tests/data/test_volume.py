@@ -117,6 +117,12 @@ def test_forms_within_a_thousandth_agree(tmp_path):
     assert read_volume(path).warnings == ()
 
 
+def test_forms_of_a_header_in_metres_are_compared_in_millimetres(tmp_path):
+    path = save(tmp_path / "a.nii", scan(), affine=np.diag([1e-3, 1e-3, 1e-3, 1.0]) @ AFFINE)
+    edit(path, xyzt_units=1, qoffset_x=nib.load(path).header["qoffset_x"] + 0.0009)
+    assert "sform and qform disagree by 0.9 mm; the sform was used" in read_volume(path).warnings
+
+
 def test_no_form_needs_an_assumed_spacing(tmp_path):
     path = edit(save(tmp_path / "a.nii", scan()), sform_code=0, qform_code=0)
     with pytest.raises(InvalidVolumeError, match="assume-spacing"):

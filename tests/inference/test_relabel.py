@@ -18,7 +18,7 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
 from cps4_monai.data.label_ownership import ForeignFileError, is_described, is_ours
-from cps4_monai.data.label_review import reviewed_label
+from cps4_monai.data.label_review import is_unreviewed_prediction, reviewed_label
 from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.inference.relabel import relabel as apply
@@ -340,7 +340,11 @@ def test_what_is_only_shifted_under_an_unusual_contrast_is_no_label(edited_bundl
     assert call(out / "a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
     alone = CliRunner().invoke(datalist, given)
     assert alone.exit_code == 1 and "while unusual_contrast stands on them (a_T2w_dseg.nii.gz)" in alone.output
+    assert is_unreviewed_prediction(out / "a_T2w_dseg.nii.gz"), (
+        "no truth for `cps4 evaluate` and plain datalists either"
+    )
     assert call(out / "b_T2w_dseg.nii.gz", "--shift", "1", "--accept").exit_code == 0
+    assert not is_unreviewed_prediction(out / "b_T2w_dseg.nii.gz")
     beside = CliRunner().invoke(datalist, given)
     assert beside.exit_code == 0 and "1 labeled, 1 unlabeled" in beside.output, beside.output
     assert "warning: 1 label maps were numbered anew" in beside.output and "(a_T2w_dseg.nii.gz)" in beside.output

@@ -11,7 +11,7 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, LoadImaged, SaveImaged
 
-from cps4_monai.data.label_ownership import ForeignFileError
+from cps4_monai.data.label_ownership import ForeignFileError, source_entries
 from cps4_monai.data.volume import InvalidVolumeError
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.relabel import relabel
@@ -79,7 +79,7 @@ def save(scan, folder, value=1, **settings):
     return SaveLabelsd(output_dir=folder, **settings)({"pred": label})
 
 
-def test_ours_is_kept_or_replaced_and_foreign_files_survive(scan, tmp_path):
+def test_ours_is_kept_or_replaced_and_foreign_files_survive(scan, tmp_path, monkeypatch):
     target = tmp_path / "Rücken 1_T2w_dseg.nii.gz"
 
     def value():
@@ -92,6 +92,8 @@ def test_ours_is_kept_or_replaced_and_foreign_files_survive(scan, tmp_path):
     assert value() == 2
     record = json.loads((tmp_path / "Rücken 1_T2w_dseg.json").read_text(encoding="utf-8"))
     assert record["GeneratedBy"][0]["Name"] == "cps4_monai" and record["Sources"] == [str(scan)]
+    monkeypatch.chdir(scan.parent)
+    assert source_entries(scan.name) == source_entries(scan), "the sidecar is read from other folders"
     nib.save(nib.Nifti1Image(np.full((24, 20, 3), 9, np.uint8), AFFINE), target)  # corrected by hand: no longer ours
     for overwrite in (False, True):
         with pytest.raises(ForeignFileError, match="never overwritten"):
