@@ -37,9 +37,10 @@ def dice_blocks(results: StudyResults, best: Mapping[str, str], chosen_on: Study
         apart += [share_name(share)] if len(parts) > 1 else []
         alone += [] if parts else [share_name(share)]
         own = replace(results, cells=tuple(cell for cell in results.cells if cell.share == share))
-        shown = {cell.name for part in parts or [own] for cell in part.cells}
+        standing = parts or [own]
+        shown = {cell.name for part in standing for cell in part.cells}
         beside += [cell.name for cell in own.cells if cell.name not in shown]
-        for place, part in enumerate(parts or [own]):
+        for place, part in enumerate(standing):
             table += _rows(part, share, best.get(share) if parts and not place else None, closed)
     common = method_rows(on_common_seeds(results))
     blocks: list[Block] = [Table(columns, table), *_seed_texts(apart, alone, beside)]

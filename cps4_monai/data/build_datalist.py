@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _DIGEST = "sha256"  # of all else in a datalist, so that one which a person edited is never replaced
 _NEVER_OUTLINED = (
-    ", and where in view it is background; a code of a structure that nobody outlined is to be named by --unannotated"
+    "; in view, that is background, and the code of a structure that nobody outlined is to be named by --unannotated"
 )
 SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
 

@@ -16,7 +16,7 @@ from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
 from cps4_monai.data.label_review import changed_by_a_person
 from cps4_monai.inference.dicom import DicomSeries, list_series
 from cps4_monai.inference.outcome import reason_of
-from cps4_monai.inference.scan_files import ScanFiles
+from cps4_monai.inference.scan_files import ScanFiles, series_uid
 from cps4_monai.inference.seg_nrrd import seg_nrrd_bytes
 from cps4_monai.inference.sources import Source, Sources
 
@@ -174,7 +174,7 @@ def _copy(
 def _series_of(files: ScanFiles, record: Mapping[str, Any]) -> DicomSeries:
     """The series that the sidecar names, for a SEG made again."""
     folder = Path((record.get("Sources") or [""])[0])
-    uid = (record.get("Series") or {}).get("InstanceUID")
+    uid = series_uid(record)
     for series in list_series(folder) if folder.is_dir() else []:
         if series.uid == uid:
             return series

@@ -28,8 +28,8 @@ from cps4_monai.inference.corrected_record import limits_of
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_tables import TABLES, run_tables
-from cps4_monai.inference.scan_files import check_picture, write_picture
-from cps4_monai.inference.scan_views import REPORT, report_files, series_uid, spread_over_threads
+from cps4_monai.inference.scan_files import check_picture, series_uid, write_picture
+from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import level_flags

@@ -74,6 +74,12 @@ class ScanFiles:
         return record_beside(self.label)
 
 
+def series_uid(sidecar: Mapping[str, Any]) -> str | None:
+    """The series of a DICOM folder that a label map was made of."""
+    series = sidecar.get("Series")
+    return series.get("InstanceUID") if isinstance(series, dict) else None
+
+
 def finished(
     files: ScanFiles,
     source: Path,
@@ -127,9 +133,9 @@ def _is_at(record: Mapping[str, Any], source: Path) -> bool:
 
 def _whose(record: Mapping[str, Any], source: Path, series: str | None, reviewed: str) -> str:
     """What a label map of ours is of that is not of this scan, and the way out: another scan's is not to be lost."""
-    made_of = record.get("Series") or {}
-    if not _is_at(record, source) or made_of.get("InstanceUID") != series:
-        number = f", series {made_of.get('Number') or made_of['InstanceUID']}" if made_of else ""
+    made_of = series_uid(record)
+    if not _is_at(record, source) or made_of != series:
+        number = "" if made_of is None else f", series {record['Series'].get('Number') or made_of}"
         scan = ", ".join(record.get("Sources", [])) + number
         return f"holds the label map of another scan ({scan}). Fix: choose another output folder for this one"
     way_out = f"delete it ({reviewed})" if reviewed else "replace it with --overwrite (overwrite=True)"

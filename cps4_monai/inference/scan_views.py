@@ -23,6 +23,7 @@ from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_report import SUBTITLE, run_report
+from cps4_monai.inference.scan_files import series_uid
 from cps4_monai.report.page import Section, render_page
 from cps4_monai.report.slab import sagittal_slab
 from cps4_monai.report.viewer import MAX_IN_PAGE, NIIVUE, View, Viewer, niivue_code, run_of, view_of_slab
@@ -108,12 +109,6 @@ class _Place:
 
 def _place(number: int, outcome: ScanOutcome, pages: Sequence[str]) -> _Place:
     return _Place(outcome, number, tuple(pages[max(0, number - 1) : number + 2]), len(pages))
-
-
-def series_uid(sidecar: Mapping[str, Any]) -> str | None:
-    """The series of a DICOM folder that a label map was made of."""
-    series = sidecar.get("Series")
-    return series.get("InstanceUID") if isinstance(series, dict) else None
 
 
 def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
