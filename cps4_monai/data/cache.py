@@ -26,7 +26,7 @@ from cps4_monai.encoding import text_bytes
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2  # of what is made of the same file: slices of another format are made again
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ class AxisMap:
         # The upper one of two equally near pixels, always: rounding half to even would make a comb.
         return torch.floor(self.positions() + 0.5).long().clamp_(0, self.source_size - 1)
 
+    def copies(self) -> bool:
+        """Whether each target pixel lies on one source pixel, up to a thousandth: nothing is to be interpolated."""
+        positions = self.positions()
+        return abs(self.step - 1) < 1e-6 and bool((positions - positions.round()).abs().max() < 1e-3)
+
     def linear_matrix(self) -> torch.Tensor:
         """(target_size, source_size) weights of linear interpolation, float32; each row sums to 1 inside.
 

@@ -77,7 +77,7 @@ def scan_to_slices(
 
 
 def label_to_slices(array: np.ndarray, grid: SagittalGrid, in_plane: InPlane) -> torch.Tensor:
-    """A label map (X, Y, Z) on a scan's grid to (D, H, W) on the network's, nearest neighbour, type kept."""
+    """A label map (X, Y, Z) on a scan's grid to (D, H, W) on the network's, type kept; see :meth:`InPlane.label`."""
     return in_plane.label(grid.to_slices(array), grid.spacing_mm[1:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from multiprocessing import get_context
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import cps4_monai.data.volume as volume_module
-from cps4_monai.data.cache import SliceCache
+from cps4_monai.data.cache import CACHE_FORMAT, SliceCache
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.volume import InvalidVolumeError
 
@@ -65,6 +66,17 @@ def test_slices_are_small_memory_maps_in_zero_to_one(tmp_path, entries):
     with pytest.raises(IndexError):
         image.slice(4)
     assert image.grid.slices_shape == (4, 24, 20)
+
+
+def test_other_slices_of_the_same_file_need_another_format(tmp_path):
+    """Where this digest changes, CACHE_FORMAT has to, or old caches go on giving the old slices."""
+    image, label = tmp_path / "a_T2w.nii.gz", tmp_path / "a_dseg.nii.gz"
+    x, y, z = np.ogrid[:4, :20, :24]
+    codes = ((x + y // 3 + z // 5) % 5).astype(np.uint8)
+    nib.save(nib.Nifti1Image(codes.astype(np.float32), AFFINE), image)
+    nib.save(nib.Nifti1Image(codes, AFFINE), label)
+    digest = hashlib.sha256(cache_at(tmp_path).label(label, image).array.tobytes()).hexdigest()
+    assert {CACHE_FORMAT: digest[:12]} == {2: "2b937247ba55"}
 
 
 def test_other_settings_and_other_content_are_kept_apart(tmp_path, entries, opened):

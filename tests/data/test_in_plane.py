@@ -94,6 +94,54 @@ def test_labels_keep_their_codes_and_type():
     assert torch.equal(in_plane.restore_label(big, (30, 20), (1, 1)), label)
 
 
+@pytest.mark.parametrize("size", [None, (60, 84)])
+@pytest.mark.parametrize("step", [0.4, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
+@pytest.mark.parametrize("width", [8, 9, 11])
+def test_a_label_stays_where_it_was(step, width, size):
+    """A border is rounded to a network pixel; over all places that it can have, to neither side.
+
+    The nearest pixel, of two equally near always the upper one, moved every label by half a pixel at a step of 2.
+    """
+    start = torch.arange(6, 66)[:, None]
+    rows = (torch.arange(85) >= start) & (torch.arange(85) < start + width)  # 60 places of one structure
+    in_plane = InPlane(size if step >= 1 else None, 1.0)
+    spacing = (1.0, 1.0 / step)
+    positions = in_plane.axis_maps((60, 85), spacing)[1].positions()
+    moved = in_plane.label(rows[None].to(torch.uint8) * 7, spacing)[0] == 7
+    centre = (moved * positions).sum(dim=1) / moved.sum(dim=1)
+    off = centre - (start[:, 0] + (width - 1) / 2)
+    assert abs(off.mean()) < 0.02 * step and off.abs().max() <= 0.5 * step + 1e-3
+    assert abs((moved.sum(dim=1) * step).float().mean() - width) <= step  # both borders in the middle of a pixel
+
+
+@pytest.mark.parametrize("step", [2.0, 3.0, 4.0])
+def test_a_mirrored_label_map_becomes_the_mirrored_one(step):
+    """Three codes in blocks of four pixels, whose borders may lie in the middle of a network pixel."""
+    label = torch.randint(0, 4, (3, 12, 10), dtype=torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    label[label == 3] = 255
+    in_plane = InPlane(spacing_mm=step)
+    moved = in_plane.label(label, (1, 1))
+    assert set(moved.unique().tolist()) <= {0, 1, 2, 255}
+    for axes in ([1], [2], [1, 2]):
+        assert torch.equal(in_plane.label(label.flip(axes), (1, 1)), moved.flip(axes))
+
+
+def test_of_equal_shares_the_smaller_structure_wins():
+    """One column of pixels, step 2, worked out by hand: each network pixel lies between two of the scan's."""
+    column = torch.tensor([0, 0, 0, 2, 2, 2, 2, 5, 5, 2, 2, 2, 2, 0, 0, 0], dtype=torch.uint8)
+    label = column[None, :, None].expand(1, 16, 4).contiguous()
+    got = InPlane(spacing_mm=2.0).label(label, (1, 1))[0, :, 0].tolist()
+    assert got == [0, 2, 2, 5, 5, 2, 2, 0]
+
+
+def test_a_border_in_the_middle_of_a_pixel_is_not_moved_to_one_side():
+    vertebra_on_top = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    vertebra_on_top[:, :3] = 2
+    at_the_bottom = vertebra_on_top.flip(1)
+    in_plane = InPlane(spacing_mm=2.0)
+    assert [int((in_plane.label(label, (1, 1)) == 2).sum()) for label in (vertebra_on_top, at_the_bottom)] == [8, 8]
+
+
 @pytest.mark.parametrize("hw", [(64, 48), (16, 12), (1, 1), (50, 7)])
 def test_restoring_equals_interpolating_everything(hw):
     logits = torch.randn(3, 5, 16, 12)
