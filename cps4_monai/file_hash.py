@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+CONTENT = ", SHA-256 "  # between the name of a file or folder that a setting names and its content
+_MAX_PATH = 1024  # a longer text is none
+_BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
 
 
 def file_sha256(path: str | Path) -> str:
@@ -17,3 +25,46 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with files and folders (weights to start from) by name and content, in place of where they lie.
+
+    A moved one is the same, a new one another. Folders are those of an absolute path: a word may be a folder's name.
+    """
+    return {key: _named(value) if _is_path(value) else value for key, value in settings.items()}
+
+
+def is_same_setting(one: Any, other: Any) -> bool:
+    """Whether two values are equal, a file or folder by its place on one side and :func:`by_content` on the other."""
+    return bool(one == other) or any(
+        isinstance(named, str) and CONTENT in named and _is_path(place) and _named(place) == named
+        for place, named in ((one, other), (other, one))
+    )
+
+
+def _is_path(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) >= _MAX_PATH or value[:1] in ("$", "@"):
+        return False
+    return os.path.isfile(value) or (os.path.isabs(value) and os.path.isdir(value))
+
+
+def _named(path: str) -> str:
+    return f"{Path(path).name}{CONTENT}{_digest_of(Path(path))}"
+
+
+def _digest_of(path: Path) -> str:
+    """Of a bundle's folder that of its weights, as ``finetune_from`` takes them; of another that of its files."""
+    if path.is_dir() and not (path / _BUNDLE_WEIGHTS).is_file():
+        inner = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
+        seen = {name: file for name, file in sorted(inner.items()) if not any(p.startswith(".") for p in name.parts)}
+        lines = [f"{name.as_posix()} {_digest_of(file)}" for name, file in seen.items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    file = path / _BUNDLE_WEIGHTS if path.is_dir() else path
+    state = file.stat()
+    return _sha256(str(file), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: str, changed: int, size: int) -> str:
+    return file_sha256(path)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from cps4_monai.file_hash import CONTENT
 from cps4_monai.known_settings import arguments_of, node_at, taken_by
 
 _REFERENCE = re.compile(r"@([A-Za-z_](?:\w|#|::)*)")  # MONAI's separator is either
@@ -55,7 +56,6 @@ STAGE1_RESULT = "stage1_checkpoint"
 _WATCHERS = {"MLFlowHandler", "StatsHandler", "TensorBoardStatsHandler", "TensorBoardImageHandler"}
 _NO_ARGUMENTS = ("_requires_", "_desc_", "pin_memory")
 _FREELY_NAMED = ("learning_rate_factors",)  # a mapping by names of the user's: an entry that is not there is no 0
-CONTENT = ", SHA-256 "  # between the name of a file or folder that a setting names and its content
 _MISSING = object()
 
 

@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "transforms",
     },
     "known_settings": set(),
-    "fingerprint": {"known_settings"},
+    "fingerprint": {"file_hash", "known_settings"},
     "assembly": {
         "anatomy", "data", "engines", "file_hash", "fingerprint", "handlers", "inference", "levels", "methods",
         "metrics", "networks", "plan", "precision", "preflight", "prompt_map", "run_folder", "transforms", "vision",

@@ -15,10 +15,10 @@ from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_settings
-from cps4_monai.bench.matrix import by_content
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies
 from cps4_monai.evaluation.folder import FILES
+from cps4_monai.file_hash import by_content
 from cps4_monai.run_folder import RECORD
 
 SUFFIX = ".tar.xz"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,14 @@ from monai.bundle import ConfigParser
 from cps4_monai.bench.study import ALL, Block, MethodSpec, Study, StudyError
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.data.labeled_subsets import labeled_choice, read_json, rotated_subset
-from cps4_monai.file_hash import file_sha256
-from cps4_monai.fingerprint import CONTENT, PLACES_AND_PACE, STAGE1_RESULT, depends_on, fingerprint
+from cps4_monai.file_hash import by_content
+from cps4_monai.fingerprint import PLACES_AND_PACE, STAGE1_RESULT, depends_on, fingerprint
 from cps4_monai.known_settings import refuse_unknown_settings
 from cps4_monai.workflow import DEFAULT_CONFIG, resolve_config
 
 SET_BY_THE_STUDY = {"seed": "seeds", "labeled_share": "shares", "labeled_subjects": "rotate_labeled"}
 STAGE1, STAGE2 = "training_stage1", "training_stage2"
 DATA = "data of the study"
-MAX_PATH = 1024  # a longer text is none
-BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
 
 
 @dataclass(frozen=True)
@@ -171,41 +167,6 @@ class _Variant:
             stage1=stage1,
             stage2=stage2,
         )
-
-
-def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with files and folders (weights to start from) by name and content, in place of where they lie.
-
-    A moved one is the same, a new one another. Folders are those of an absolute path: a word may be a folder's name.
-    """
-    return {key: _named(value) if _is_path(value) else value for key, value in settings.items()}
-
-
-def _is_path(value: Any) -> bool:
-    if not isinstance(value, str) or len(value) >= MAX_PATH or value[:1] in ("$", "@"):
-        return False
-    return os.path.isfile(value) or (os.path.isabs(value) and os.path.isdir(value))
-
-
-def _named(path: str) -> str:
-    return f"{Path(path).name}{CONTENT}{_digest_of(Path(path))}"
-
-
-def _digest_of(path: Path) -> str:
-    """Of a bundle's folder that of its weights, as ``finetune_from`` takes them; of another that of its files."""
-    if path.is_dir() and not (path / BUNDLE_WEIGHTS).is_file():
-        inner = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
-        seen = {name: file for name, file in sorted(inner.items()) if not any(p.startswith(".") for p in name.parts)}
-        lines = [f"{name.as_posix()} {_digest_of(file)}" for name, file in seen.items()]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    file = path / BUNDLE_WEIGHTS if path.is_dir() else path
-    state = file.stat()
-    return _sha256(str(file), state.st_mtime_ns, state.st_size)
-
-
-@functools.lru_cache(maxsize=1024)
-def _sha256(path: str, changed: int, size: int) -> str:
-    return file_sha256(path)
 
 
 def _anywhere(overlay: str) -> str:

@@ -19,7 +19,7 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import by_content, file_sha256, is_same_setting
 from cps4_monai.handlers.files import plain, save_plain
 from cps4_monai.networks.ema import unwrap
 
@@ -58,7 +58,7 @@ class ResumeHandler:
         states: what to keep, by name; those that are None are not part of this run.
         settings: what must be the same for the run to go on (sizes, losses, seed, data): plain values, and objects, of
             which the class and the attributes named in ``options`` (of a dataclass: its fields) must be. Leave out what
-            may change on the way (workers, device, number of epochs).
+            may change on the way (workers, device, number of epochs). A file or folder counts by name and content.
         files: what the run is trained with beside its data, name -> path: wherever they lie, their content must be the
             same. A checkpoint that does not tell of them yet is taken for one of these.
         every: epochs between checkpoints; the last epoch always makes one.
@@ -85,7 +85,7 @@ class ResumeHandler:
         self.path = Path(path)
         self.states = {name: item for name, item in states.items() if item is not None}
         flat = {key: value for name, item in (settings or {}).items() for key, value in _flat(name, item).items()}
-        self.settings = plain(flat, "settings")
+        self.settings = plain(by_content(flat), "settings")
         self.files = {name: Path(file) for name, file in (files or {}).items()}
         self.every = every
         self.enabled = enabled
@@ -217,7 +217,7 @@ class ResumeHandler:
         changed = [
             _change(key, before.get(key), self.settings.get(key))
             for key in sorted(before.keys() | self.settings.keys())
-            if before.get(key) != self.settings.get(key)
+            if not is_same_setting(before.get(key), self.settings.get(key))  # older ones have places of files
         ]
         if names != set(self.states):
             changed.append(f"it holds {sorted(names)}, this run {sorted(self.states)}")

@@ -126,6 +126,27 @@ def test_a_run_goes_on_where_only_places_pace_and_length_changed(
     assert "resumed from" in (moved / "stage2" / "run.log").read_text()
 
 
+def test_a_run_goes_on_with_weights_to_start_from_that_were_moved_and_with_no_others(
+    tiny_run: Path, run_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    def start(place: Path, epochs: int) -> int:
+        given = {"stage1_checkpoint": str(tiny_run / "stage1" / "prompted_vision.pt"), "max_epochs": epochs}
+        workflow = run_tiny("training_stage2", tmp_path / "run", finetune_from=str(place / "model.pt"), **given)
+        return int(workflow.parser.get_parsed_content("train#trainer").state.epoch)
+
+    here, moved = tmp_path / "here", tmp_path / "moved"
+    here.mkdir()
+    for name in ("model.pt", "plan.json"):
+        shutil.copy(tiny_run / "stage2" / name, here)
+    assert start(here, 1) == 1
+    here.rename(moved)
+    assert start(moved, 2) == 2
+    state = torch.load(moved / "model.pt", weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, moved / "model.pt")
+    with pytest.raises(ValueError, match=r"of a run with other settings.*finetune_from"):
+        start(moved, 3)
+
+
 def test_a_run_goes_on_with_the_stage_1_file_that_it_began_with_and_with_no_other_at_its_place(
     ended: Path, run_tiny: Callable[..., Any]
 ) -> None:

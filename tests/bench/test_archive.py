@@ -12,12 +12,13 @@ from click.testing import CliRunner
 
 from cps4_monai.bench.archive import archive_results
 from cps4_monai.bench.folders import DONE, SETTINGS, write_json
-from cps4_monai.bench.matrix import Data, by_content
+from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import TRAINING, WEIGHTS, Plan, make_plan
 from cps4_monai.bench.report import write_study_report
 from cps4_monai.bench.results import find_studies, load_results
 from cps4_monai.bench.study import load_study
 from cps4_monai.cli import main
+from cps4_monai.file_hash import by_content
 
 SCORES = {("base", "5", 0): {"s1": 0.2, "s2": 0.4}, ("ours", "5", 0): {"s1": 0.5, "s2": 0.45}}
 

@@ -16,9 +16,10 @@ from cps4_monai.bench import plan as plan_module
 from cps4_monai.bench.display import show_plan
 from cps4_monai.bench.encoders import check_encoders
 from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, read_settings, write_json
-from cps4_monai.bench.matrix import Data, by_content
+from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import Plan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
+from cps4_monai.file_hash import by_content
 
 ROOT = Path(__file__).parents[2]
 

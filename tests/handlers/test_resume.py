@@ -184,6 +184,22 @@ def test_a_file_with_another_content_is_named_and_the_same_one_elsewhere_is_not(
     assert resumed.trainer.data_loader.epochs == [2]
 
 
+def test_a_file_among_the_settings_counts_by_its_content_and_so_does_the_place_in_an_older_checkpoint(
+    tmp_path, make_run
+):
+    weights = tmp_path / "start.pt"
+    weights.write_bytes(b"first")
+    settings = {"finetune_from": str(weights)}
+    make_run(tmp_path, epochs=1, settings=settings).run()
+    checkpoint = torch.load(tmp_path / "resume.pt", weights_only=True)
+    assert checkpoint["settings"] == {"finetune_from": f"start.pt, SHA-256 {hashlib.sha256(b'first').hexdigest()}"}
+    torch.save({**checkpoint, "settings": settings}, tmp_path / "resume.pt")  # as versions before wrote it
+    assert make_run(tmp_path, epochs=2, settings=settings).run().trainer.data_loader.epochs == [2]
+    weights.write_bytes(b"second")
+    with pytest.raises(CheckpointError, match=r"finetune_from was 'start\.pt, SHA-256 .*', is 'start\.pt, SHA-256"):
+        make_run(tmp_path, epochs=3, settings=settings).run()
+
+
 def test_a_checkpoint_that_names_no_files_yet_goes_on_and_names_them_from_then_on(tmp_path, make_run, caplog):
     make_run(tmp_path, epochs=1).run()
     checkpoint = torch.load(tmp_path / "resume.pt", weights_only=True)
