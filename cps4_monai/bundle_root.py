@@ -1,8 +1,10 @@
-"""Where the bundle that belongs to this package lies."""
+"""Where the bundle that belongs to this package lies, and its weights in it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
 
 
 def find_bundle_root() -> Path:

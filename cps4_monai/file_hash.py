@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.bundle_root import BUNDLE_WEIGHTS
+
 CONTENT = ", SHA-256 "  # between the name of a file or folder that a setting names and its content
 _MAX_PATH = 1024  # a longer text is none
-_BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
 
 
 def file_sha256(path: str | Path) -> str:
@@ -55,12 +56,12 @@ def _named(path: str) -> str:
 
 def _digest_of(path: Path) -> str:
     """Of a bundle's folder that of its weights, as ``finetune_from`` takes them; of another that of its files."""
-    if path.is_dir() and not (path / _BUNDLE_WEIGHTS).is_file():
+    if path.is_dir() and not (path / BUNDLE_WEIGHTS).is_file():
         inner = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
         seen = {name: file for name, file in sorted(inner.items()) if not any(p.startswith(".") for p in name.parts)}
         lines = [f"{name.as_posix()} {_digest_of(file)}" for name, file in seen.items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    file = path / _BUNDLE_WEIGHTS if path.is_dir() else path
+    file = path / BUNDLE_WEIGHTS if path.is_dir() else path
     state = file.stat()
     return _sha256(str(file), state.st_mtime_ns, state.st_size)
 

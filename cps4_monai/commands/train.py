@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cps4_monai.bundle_root import BUNDLE_WEIGHTS
+
 if TYPE_CHECKING:
     from cps4_monai.plan import Plan
 
@@ -192,7 +194,7 @@ def _plan_of_run(weights: Path | None, output: Path) -> Plan:
     from cps4_monai.inference.bundle import open_bundle
     from cps4_monai.plan import plan_of
 
-    path = output.resolve() / "models" / "model.pt"
+    path = output.resolve() / BUNDLE_WEIGHTS
     return plan_of(path) if path.is_file() and weights is None else open_bundle(weights).plan
 
 
@@ -208,7 +210,7 @@ def _weights_of_run(weights: Path | None, output: Path) -> Path:
     from cps4_monai.file_hash import file_sha256
     from cps4_monai.inference.bundle import open_bundle
 
-    path = output.resolve() / "models" / "model.pt"
+    path = output.resolve() / BUNDLE_WEIGHTS
     if path.is_file() and weights is None:
         return path
     bundle = open_bundle(weights)

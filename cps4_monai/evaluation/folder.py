@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -68,7 +69,9 @@ class Evaluation:
         if missing:
             raise ValueError(f"{folder}: {missing} not found; expected the tables that `cps4 report` writes")
         text = {"case": str, "subject": str, "warnings": str, "kind": str}
-        tables = {name: pd.read_csv(folder / file_name, dtype=text) for name, file_name in FILES.items()}
+        # A subject may be called "NA": an empty cell alone is a missing value.
+        only_empty: dict[str, Any] = {"dtype": text, "keep_default_na": False, "na_values": [""]}
+        tables = {name: pd.read_csv(folder / file_name, **only_empty) for name, file_name in FILES.items()}
         for table in tables.values():
             for column in set(text) & set(table.columns):
                 table[column] = table[column].fillna("")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.bundle_root import BUNDLE_WEIGHTS
 from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
 from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights, licence_of_data
@@ -140,7 +141,7 @@ def stage_bundle(
     _copy_bundle(root, folder)
     if not (folder / _PACKAGE.name).exists():
         shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=_code_only)
-    model = folder / "models" / "model.pt"
+    model = folder / BUNDLE_WEIGHTS
     if weights is not None and plan is not None:
         shutil.rmtree(model.parent, ignore_errors=True)  # nothing of the bundle's own weights stays beside others
         model.parent.mkdir()

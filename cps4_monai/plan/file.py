@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.bundle_root import BUNDLE_WEIGHTS
 from cps4_monai.plan.plan import Plan, PlanError
 
 FILE_NAME = "plan.json"
@@ -50,7 +51,7 @@ def weights_file(weights: str | Path) -> Path:
         PlanError: there is no such file or folder.
     """
     given = Path(weights)
-    file = given / "models" / "model.pt" if given.is_dir() else given
+    file = given / BUNDLE_WEIGHTS if given.is_dir() else given
     if not file.is_file():
         raise PlanError(
             f"finetune_from is {weights}: {file} is not there, looked for from {Path.cwd()}; expected the folder of a "

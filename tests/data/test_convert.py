@@ -102,6 +102,35 @@ def test_mrspineseg_refuses_empty_trees_duplicates_and_existing_outputs(tmp_path
         convert_mrspineseg(tmp_path / "a", tmp_path / "out2")
 
 
+def test_mrspineseg_overwritten_leaves_no_label_map_of_the_scan_before(tmp_path: Path) -> None:
+    source, out = tmp_path / "src", tmp_path / "out"
+    for k in (1, 2):
+        save(source / f"Case{k}.nii.gz", image(k))
+        save(source / f"mask_case{k}.nii.gz", mask(2))
+    convert_mrspineseg(source, out)
+    (source / "mask_case1.nii.gz").unlink()  # withdrawn
+    (source / "Case2.nii.gz").unlink()
+    save(source / "Case2.nii", image(5))  # another ending: the one of before would be a second scan
+    with pytest.raises(FileExistsError, match=r"one of 4 files that would be replaced.*--overwrite"):
+        convert_mrspineseg(source, out)
+    convert_mrspineseg(source, out, overwrite=True)
+    names = ["sub-001_T2w.nii.gz", "sub-002_T2w.nii", "sub-002_dseg.nii.gz"]
+    assert sorted(p.name for p in out.glob("sub*")) == names
+
+
+def test_spider_overwritten_leaves_no_label_map_of_the_scan_before(tmp_path: Path) -> None:
+    source, out = tmp_path / "src", tmp_path / "out"
+    for number in (1, 2):
+        write_mha(source / "images" / f"{number}_t2.mha", image(number))
+        write_mha(source / "masks" / f"{number}_t2.mha", mask(1, dtype=np.uint16))
+    convert_spider(source, out)
+    (source / "masks" / "1_t2.mha").unlink()
+    write_mha(source / "masks" / "2_t2.mha", mask(1, dtype=np.uint16)[:1])  # another grid: fails
+    result = convert_spider(source, out, overwrite=True)
+    assert [path.name for path, _ in result.failed] == ["2_t2.mha"]
+    assert [p.name for p in out.glob("sub*")] == ["sub-001_T2w.nii.gz"]
+
+
 def test_spider_codes_follow_the_table() -> None:
     source = np.array([0, 1, 5, 9, 101, 104, 100, 201, 205, 209])
     label, dropped = spider_codes(source)

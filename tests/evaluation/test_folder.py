@@ -67,6 +67,14 @@ def test_summary_says_how_many_were_measured(tmp_path):
     assert evaluation.cases["num_missed"].tolist() == [0, 1]
 
 
+def test_a_subject_may_be_called_like_a_missing_value(tmp_path):
+    evaluation = _evaluate(_folders(tmp_path, {"NA": _label(), "null": np.roll(_label(), 1, axis=2)}))
+    evaluation.save(tmp_path / "out")
+    again = Evaluation.load(tmp_path / "out")
+    for table in ("cases", "structures"):
+        assert set(getattr(again, table)["subject"]) == {"NA", "null"} == set(getattr(evaluation, table)["subject"])
+
+
 def test_two_scans_of_one_patient_are_one_draw(tmp_path):
     matching = _folders(tmp_path, {"sub-1_run-1": _label(), "sub-1_run-2": _label(), "sub-2": _label()})
     assert _evaluate(matching).overall("dice_b")["n"] == 2

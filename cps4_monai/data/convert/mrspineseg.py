@@ -12,7 +12,7 @@ import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing
+from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing, take_away
 from cps4_monai.data.datalist import DatalistError
 from cps4_monai.data.volume import InvalidVolumeError, check_pair, read_volume
 from cps4_monai.scan_names import find_nifti
@@ -20,6 +20,7 @@ from cps4_monai.scan_names import find_nifti
 logger = logging.getLogger(__name__)
 
 IMAGE = re.compile(r"case_?(\d+)\.nii(\.gz)?$", re.IGNORECASE)
+ENDINGS = (".nii", ".nii.gz")
 MASK = re.compile(r"mask_case_?(\d+)\.nii(\.gz)?$", re.IGNORECASE)
 
 
@@ -32,7 +33,7 @@ def convert_mrspineseg(source: str | Path, out: str | Path, overwrite: bool = Fa
     Args:
         source: folder of the download.
         out: folder for the result; also gets ``conversion.csv``.
-        overwrite: replace files that exist.
+        overwrite: replace files that exist. What a scan had there is gone even if it has no mask any more, or fails.
 
     Raises:
         DatalistError: no folder, no image, or two files of one case.
@@ -46,11 +47,13 @@ def convert_mrspineseg(source: str | Path, out: str | Path, overwrite: bool = Fa
     targets = {
         n: (_target(out, n, digits, "T2w", images[n]), _target(out, n, digits, "dseg", masks.get(n))) for n in images
     }
-    refuse_existing([t for pair in targets.values() for t in pair if t is not None], overwrite)
+    places = {n: [out / f"sub-{n:0{digits}d}_{s}{end}" for s in ("T2w", "dseg") for end in ENDINGS] for n in images}
+    refuse_existing([place for own in places.values() for place in own], overwrite)
     out.mkdir(parents=True, exist_ok=True)
     scans, failed = [], []
     for number, image in sorted(images.items()):
         to_image, to_mask = targets[number]
+        take_away(places[number])
         try:
             scans.append(_copy_checked(f"sub-{number:0{digits}d}", image, masks.get(number), to_image, to_mask))
         except InvalidVolumeError as error:
@@ -79,7 +82,7 @@ def _by_case(source: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
 def _target(out: Path, number: int, digits: int, suffix: str, source: Path | None) -> Path | None:
     if source is None:
         return None
-    return out / f"sub-{number:0{digits}d}_{suffix}{'.nii.gz' if source.name.lower().endswith('.gz') else '.nii'}"
+    return out / f"sub-{number:0{digits}d}_{suffix}{ENDINGS[source.name.lower().endswith('.gz')]}"
 
 
 def _copy_checked(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def refuse_existing(files: list[Path], overwrite: bool) -> None:
     there = [f for f in files if f.exists()]
     if there and not overwrite:
         raise FileExistsError(
-            f"{there[0]} exists ({len(there)} of {len(files)} outputs do); expected an empty folder: choose another "
-            "one, or pass --overwrite"
+            f"{there[0]} exists, one of {len(there)} files that would be replaced; expected an empty folder: choose "
+            "another one, or pass --overwrite"
         )
+
+
+def take_away(files: Iterable[Path]) -> None:
+    """Deletes what an earlier conversion left in the place of a scan, before the scan is converted.
+
+    Otherwise a label map whose mask is gone from the source would go on as that of the new image.
+    """
+    for file in files:
+        file.unlink(missing_ok=True)

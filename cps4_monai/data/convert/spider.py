@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.data.convert.crop import central_slices, halve_in_plane
-from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing
+from cps4_monai.data.convert.record import Conversion, ConvertedScan, refuse_existing, take_away
 from cps4_monai.data.convert.vertebral_bodies import NoCanalError, keep_bodies
 from cps4_monai.data.datalist import DatalistError
 from cps4_monai.data.nifti_file import write_nifti
@@ -81,7 +81,7 @@ def convert_spider(
         central_mm: keep the sagittal slices within this width about the spinal canal, see :func:`central_slices`; 0
             keeps one. None: all.
         half: halve the in-plane resolution, see :func:`halve_in_plane`.
-        overwrite: replace files that exist.
+        overwrite: replace files that exist. What a scan had there is gone even if it has no mask any more, or fails.
 
     Raises:
         DatalistError: no image of that sequence.
@@ -111,6 +111,7 @@ def convert_spider(
     scans, failed = [], []
     for number, image in sorted(images.items()):
         try:
+            take_away(targets[number])
             files = image, masks.get(number), targets[number]
             scans.append(_convert(sitk, f"sub-{number:0{digits}d}", *files, bodies_only, central_mm, half))
         except (RuntimeError, ValueError) as error:
