@@ -169,7 +169,7 @@ class ScanPlace(NamedTuple):
 class RestoreLabelsd(MapTransform):
     """Class scores (C, D, H, W), or codes (1, D, H, W), to a label map (1, X, Y, Z) on the scan's own grid.
 
-    Scores are interpolated slice by slice before the argmax; codes take the nearest pixel.
+    Scores are interpolated slice by slice before the argmax; of codes each pixel takes that of the largest share.
 
     Args:
         keys: items that are predictions.
