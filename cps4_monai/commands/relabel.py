@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path, exists=True), metavar="OUT or MASK")
+@click.argument("path", type=click.Path(path_type=Path), metavar="OUT or MASK")
 @click.option(
     "-c",
     "--corrections",
@@ -58,12 +58,15 @@ def relabel(
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.inference.relabel_run import relabel_file, relabel_run
 
+    if not path.exists() and not undo:  # a label map that was moved away is brought back
+        raise click.UsageError(f"{path} is not there; expected the folder of a run, or a label map of one")
     by_hand = any((shift is not None, level, wrong, accept, undo))
-    _check_usage(path, corrections is not None, by_hand, undo and any((shift is not None, level, wrong, accept)))
+    undo_and_more = undo and any((shift is not None, level, wrong, accept, comment))
+    _check_usage(path, corrections is not None, by_hand, undo_and_more)
     try:
         table = load_anatomy(anatomy)
         if corrections is not None:
-            result = relabel_run(path, _from_file(corrections, by), table)
+            result = relabel_run(path, _from_file(corrections, by, comment), table)
         elif undo:
             result = relabel_file(path, None, table)
         else:
@@ -81,15 +84,18 @@ def _check_usage(path: Path, from_file: bool, by_hand: bool, undo_and_more: bool
     if by_hand and path.is_dir():
         raise click.UsageError(f"{path} is a folder; --shift and the like go with one label map")
     if undo_and_more:
-        raise click.UsageError("--undo takes all corrections back; call again for another one")
+        raise click.UsageError(
+            "--undo takes all corrections back and keeps no comment; call again for another one"
+        )
 
 
-def _from_file(path: Path, by: str) -> list[Correction]:
+def _from_file(path: Path, by: str, comment: str) -> list[Correction]:
     from dataclasses import replace
 
     from cps4_monai.inference.corrections import read_corrections
 
-    return [replace(correction, by=by or correction.by) for correction in read_corrections(path)]
+    given = read_corrections(path)
+    return [replace(one, by=by or one.by, comment=one.comment or comment) for one in given]
 
 
 def _by_hand(

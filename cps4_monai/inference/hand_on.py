@@ -142,6 +142,24 @@ def copies_again(
     return {path: _copy(path, files, labels, affine, anatomy, record, series) for path in there}
 
 
+def copies_follow(
+    files: ScanFiles, labels: np.ndarray, affine: np.ndarray, anatomy: Anatomy, record: Mapping[str, Any]
+) -> None:
+    """Makes the copies of ours that are there again, for a label map that is about to be replaced.
+
+    One that cannot be made again is taken away, with a warning: it would show other labels. Arguments as for
+    :func:`copies_again`.
+    """
+    for path in _left_behind(files, ()):
+        content = None
+        try:
+            series = _series_of(files, record) if path == files.dicom_seg else None
+            content = _copy(path, files, labels, affine, anatomy, record, series)
+        except (*_NOT_MADE, ImportError) as error:
+            logger.warning("%s: of the labels before, and taken away: %s", path, reason_of(error))
+        write_copies({path: content})
+
+
 def write_copies(contents: Mapping[Path, bytes | None]) -> None:
     """Writes copies, each whole or not at all, and takes away those that there are none of any more."""
     for path, content in contents.items():

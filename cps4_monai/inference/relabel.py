@@ -101,8 +101,8 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
         What the sidecar says now.
 
     Raises:
-        RelabelError: it was never corrected, its original is gone, or a picture that is there cannot be drawn again.
-            Nothing is written then.
+        RelabelError: it was never corrected, its original is gone, it holds edits by hand, which would be lost, or a
+            picture that is there cannot be drawn again. Nothing is written then.
         ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
@@ -116,6 +116,11 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
             f"{path}: {kept.name} beside it was not corrected to this label map; expected the one from before its "
             "first correction. Fix: delete it, the next correction keeps another"
         )
+    if path.is_file() and _holds_edits(path, kept, record):
+        raise RelabelError(
+            f"{path}: was edited by hand, which --undo would lose. Fix: move it to another folder to keep it, or "
+            "delete it, and call --undo again, which brings the original back"
+        )
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, anatomy)
     copies = copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record)
@@ -127,6 +132,17 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
     kept.unlink()
     kept_sidecar.unlink()
     return record_beside(path)
+
+
+def _holds_edits(path: Path, kept: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a label map is more than its original and corrections: somebody changed its pixels in between or since.
+
+    Edits before the first correction are in the original.
+    """
+    if any(entry["Before"]["EditedByHand"] for entry in record.get(CORRECTIONS, [])[1:]):
+        return True
+    known = {record.get("Sha256"), record.get("Replaces"), file_sha256(kept)}
+    return file_sha256(path) not in known
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -168,6 +168,20 @@ def _note(reviewed: str, overwrite: bool, same: bool) -> str:
     return other and f"kept{other}; --overwrite replaces it"
 
 
+def check_replaceable(files: ScanFiles, overwrite: bool) -> None:
+    """Checks that the files of a scan may be written.
+
+    Raises:
+        ForeignFileError: as :func:`write_segmentation`.
+    """
+    there = check_may_write(files.label)
+    reviewed = _reviewed(files, files.record) if there else ""
+    if reviewed:
+        raise ForeignFileError(f"{files.label}: was {reviewed}; {_HOW_TO_REPLACE}")
+    if there and is_described(files.label) and not overwrite:
+        raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
+
+
 def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: bool = False, qc: bool = True) -> None:
     """Writes the files of a scan, the label map last: where it is, the others are.
 
@@ -178,12 +192,7 @@ def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: boo
             that a person corrected, accepted or marked.
         OSError: the folder cannot be written to.
     """
-    there = check_may_write(files.label)
-    reviewed = _reviewed(files, files.record) if there else ""
-    if reviewed:
-        raise ForeignFileError(f"{files.label}: was {reviewed}; {_HOW_TO_REPLACE}")
-    if there and is_described(files.label) and not overwrite:
-        raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
+    check_replaceable(files, overwrite)
     started = time.perf_counter()
     content = label_bytes(files.label.name, result.labels, result.header)
     seconds = result.record["Seconds"]

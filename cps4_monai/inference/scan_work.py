@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cps4_monai.data.label_ownership import assumed_spacing_of, check_anatomy_of
 from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.data.volume import read_volume
 from cps4_monai.inference.folder_search import looks_like_label_map
@@ -68,6 +69,7 @@ class ScanWork:
             settings = self.segmenter.settings
             there = finished(files, source.path, key_of, settings, series=series, overwrite=self.overwrite)
             if there is not None:
+                self._check_same_anatomy(files)
                 if self.qc and not files.picture.exists():
                     self._draw(source, files)
                 lacking = self._copy_again(source, files)
@@ -116,9 +118,21 @@ class ScanWork:
         told = settings_in_words(self.segmenter.settings, self.segmenter.weights_record, machine)
         return told if series is None else {**told, "Series asked for": str(series)}
 
+    def _check_same_anatomy(self, files: ScanFiles) -> None:
+        """Tables, picture and copies of a label map that is kept are named by the anatomy of the weights here."""
+        try:
+            check_anatomy_of(files.label, self.segmenter.bundle.anatomy)
+        except ValueError as error:
+            raise ValueError(
+                f"{files.label}: is there already, made with weights of another anatomy, by which it has other codes; "
+                "expected one of these weights. Fix: choose another output folder, take the weights of before, or pass "
+                "--overwrite (overwrite=True)"
+            ) from error
+
     def _draw(self, source: Source, files: ScanFiles) -> None:
-        """The picture of a label map that is there without one."""
-        scan = self.segmenter.prepare(load_scan(source.path, self.segmenter.assume_spacing, source.series))
+        """The picture of a label map that is there without one, on the spacing that it was made with."""
+        spacing = assumed_spacing_of(files.label) or self.segmenter.assume_spacing
+        scan = self.segmenter.prepare(load_scan(source.path, spacing, source.series))
         labels = read_volume(files.label, is_label=True, assume_spacing=scan.grid.spacing_mm).array
         assert scan.grey is not None
         draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)
@@ -136,8 +150,7 @@ class ScanWork:
         """Copies for other programs of a label map that is there without them; which cannot be made, and why."""
         if all(path.exists() for path in self.hand_on.files(source, files)):
             return ""
-        spacing = files.record.get("Settings", {}).get("AssumeSpacing")  # its header is the scan's, which may have none
-        labels = read_volume(files.label, is_label=True, assume_spacing=spacing)
+        labels = read_volume(files.label, is_label=True, assume_spacing=assumed_spacing_of(files.label))
         anatomy = self.segmenter.bundle.anatomy
         return self.hand_on.write(source, files, labels.array, labels.affine, anatomy, files.record)
 

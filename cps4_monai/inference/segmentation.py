@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,8 @@ class Segmentation:
         Args:
             output: folder, made where it is missing.
             name: default: the scan's file name without ending.
-            overwrite: replace files of ours, but no label map that a person corrected, accepted or marked.
+            overwrite: replace files of ours, but no label map that a person corrected, accepted or marked. Copies for
+                other programs that are there follow; one that cannot be made again is taken away, with a warning.
             qc: write the picture.
 
         Returns:
@@ -98,9 +100,12 @@ class Segmentation:
                 that a person corrected, accepted or marked.
             OSError: the folder cannot be written to.
         """
-        from cps4_monai.inference.scan_files import ScanFiles, write_segmentation
+        from cps4_monai.inference.hand_on import copies_follow
+        from cps4_monai.inference.scan_files import ScanFiles, check_replaceable, write_segmentation
 
-        files = ScanFiles.at(output, name or stem_of(self.path))
+        files = ScanFiles.at(output, name or stem_of(os.path.abspath(self.path)))
+        check_replaceable(files, overwrite)
+        copies_follow(files, self.labels, self.affine, self.anatomy, self.record)
         write_segmentation(self, files, overwrite=overwrite, qc=qc)
         return files.label
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cps4_monai import segment_scans
+from cps4_monai import segment, segment_scans
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.label_ownership import ForeignFileError, is_ours
 from cps4_monai.inference.run_tables import TABLES
@@ -220,6 +220,51 @@ def test_copies_and_picture_of_old_labels_never_stay_beside_new_ones(run, make_s
     assert "no s.seg.nrrd: pynrrd is not installed" in done.lacking and "no s_seg.dcm: " in done.lacking
     copy.write_bytes(b"not ours")
     assert run([path], out, overwrite=True).outcomes[0].lacking == "" and copy.read_bytes() == b"not ours"
+
+
+def test_a_label_map_of_weights_with_another_anatomy_is_not_named_by_these(run, make_scan, tmp_path, edited_bundle):
+    """Its codes mean other levels: kept, its tables, picture and copies would name them wrongly."""
+    make_scan().save(tmp_path / "in/a_T2w.nii.gz")
+    assert run([tmp_path / "in"], tmp_path / "out").outcomes[0].status == "done"
+    swapped = MRSPINESEG.to_dict()
+    codes = {2: 3, 3: 2}  # L5 and L4
+    structures = [{**one, "code": codes.get(one["code"], one["code"])} for one in swapped["structures"]]
+    swapped["structures"] = sorted(structures, key=lambda one: one["code"])
+    other = edited_bundle(anatomy=swapped)
+    before = _stamps(tmp_path / "out")
+    (outcome,) = run([tmp_path / "in"], tmp_path / "out", weights=other, seg_nrrd=True).outcomes
+    assert outcome.status == "failed" and "made with weights of another anatomy" in outcome.reason
+    assert "--overwrite" in outcome.reason and _stamps(tmp_path / "out") == before
+    (outcome,) = run([tmp_path / "in"], tmp_path / "out", weights=other, overwrite=True).outcomes
+    assert outcome.status == "done"
+
+
+def test_the_picture_of_a_kept_label_map_is_drawn_on_the_spacing_that_it_was_made_with(run, make_scan, tmp_path):
+    scan = make_scan()
+    header = nib.Nifti1Image(scan.image, None)
+    (tmp_path / "in").mkdir()
+    nib.save(header, tmp_path / "in/a_T2w.nii.gz")  # neither sform nor qform
+    given = {"assume_spacing": [float(mm) for mm in np.abs(scan.affine[:3, :3]).sum(axis=0)]}
+    assert run([tmp_path / "in"], tmp_path / "out", qc=False, **given).outcomes[0].status == "done"
+    (outcome,) = run([tmp_path / "in"], tmp_path / "out", qc=True).outcomes
+    assert outcome.status == "kept" and (tmp_path / "out/a_T2w_qc.png").is_file()
+
+
+def test_a_result_that_is_saved_over_another_takes_its_copies_along(run, make_scan, tmp_path, bundle_dir):
+    nrrd = pytest.importorskip("nrrd", reason="pynrrd of the extra `slicer` is not installed")
+    make_scan().save(tmp_path / "in/a_T2w.nii.gz")
+    run([tmp_path / "in"], tmp_path / "out", seg_nrrd=True)
+    copy = tmp_path / "out/a_T2w.seg.nrrd"
+    assert copy.is_file()
+    result = segment(tmp_path / "in/a_T2w.nii.gz", weights=bundle_dir, device="cpu")
+    result.labels[result.labels == 2] = 3
+    before = copy.read_bytes()
+    with pytest.raises(ForeignFileError, match="is there already"):
+        result.save(tmp_path / "out")
+    assert copy.read_bytes() == before
+    result.save(tmp_path / "out", overwrite=True)
+    again = nrrd.read(str(copy))[0]
+    assert not (again == 2).any() and (again == 3).any()
 
 
 def test_two_scans_of_one_name_in_two_folders(run, make_scan, tmp_path):

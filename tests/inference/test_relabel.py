@@ -514,6 +514,44 @@ def test_overwrite_spares_what_a_person_corrected_and_says_how_to_have_it_made_a
     assert mask.read_bytes() == kept[mask.name]
 
 
+def test_undo_loses_no_edits_by_hand(out):
+    mask = out / "a_T2w_dseg.nii.gz"
+    before = mask.read_bytes()
+
+    def edit():
+        there = nib.load(mask)
+        array = np.asarray(there.dataobj).copy()
+        array[array == 3] = 0
+        nib.save(nib.Nifti1Image(array, there.affine, there.header), mask)
+        return mask.read_bytes()
+
+    assert call(mask, "--shift", "1").exit_code == 0
+    edited = edit()
+    for _ in ("not told of", "accepted"):
+        result = call(mask, "--undo")
+        assert result.exit_code == 1 and "was edited by hand, which --undo would lose" in result.output
+        assert mask.read_bytes() == edited
+        assert call(mask, "--accept").exit_code == 0
+    mask.rename(out.parent / "mine.nii.gz")
+    assert call(mask, "--undo").exit_code == 0 and mask.read_bytes() == before
+    edit()  # before the first correction: in the original
+    edited = mask.read_bytes()
+    assert call(mask, "--shift", "1").exit_code == 0
+    assert call(mask, "--undo").exit_code == 0 and mask.read_bytes() == edited
+
+
+def test_a_comment_of_the_command_goes_to_corrections_of_a_file_that_have_none(out, tmp_path):
+    entries = [{"scan": "a_T2w", "accepted": True}, {"scan": "b_T2w", "accepted": True, "comment": "from the page"}]
+    file = tmp_path / "corrections.json"
+    file.write_text(json.dumps({"format": "cps4_monai.corrections", "version": 1, "scans": entries}))
+    assert call(out, "--corrections", file, "--comment", "second reading").exit_code == 0
+    told = [record(out, name)["Corrections"][-1]["Said"]["Comment"] for name in ("a_T2w", "b_T2w")]
+    assert told == ["second reading", "from the page"]
+    mask = out / "a_T2w_dseg.nii.gz"
+    result = call(mask, "--undo", "--comment", "why")
+    assert result.exit_code == 2 and "keeps no comment" in result.output
+
+
 def test_originals_of_an_earlier_label_map_are_never_brought_back(out, bundle_dir, tmp_path):
     mask = out / "a_T2w_dseg.nii.gz"
     hidden = [out / f".original-{name}" for name in (mask.name, "a_T2w_dseg.json")]
