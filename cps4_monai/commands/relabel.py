@@ -84,9 +84,7 @@ def _check_usage(path: Path, from_file: bool, by_hand: bool, undo_and_more: bool
     if by_hand and path.is_dir():
         raise click.UsageError(f"{path} is a folder; --shift and the like go with one label map")
     if undo_and_more:
-        raise click.UsageError(
-            "--undo takes all corrections back and keeps no comment; call again for another one"
-        )
+        raise click.UsageError("--undo takes all corrections back and keeps no comment; call again for another one")
 
 
 def _from_file(path: Path, by: str, comment: str) -> list[Correction]:

@@ -16,7 +16,29 @@ from cps4_monai.scan_names import NIFTI_ENDINGS, FileName, SearchedFolders, is_n
 
 BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")
 MAX_LABEL_VALUES = 50
-_NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".md", ".png", ".jpg", ".html", ".zip", ".gz", ".pdf", ".bval", ".bvec")
+_NO_DICOM = (
+    ".json",
+    ".tsv",
+    ".csv",
+    ".txt",
+    ".md",
+    ".png",
+    ".jpg",
+    ".html",
+    ".zip",
+    ".gz",
+    ".pdf",
+    ".bval",
+    ".bvec",
+    ".xml",
+    ".log",
+    ".ini",
+    ".exe",
+    ".dll",
+    ".inf",
+    ".db",
+)
+_SAMPLE = 20  # files of a folder that are opened to see whether it holds DICOM ones
 _NOT_READ = (".nii.bz2", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".mgz")  # images that are neither NIfTI nor DICOM
 _MAYBE_DICOM = (".img", ".dcm", ".ima")  # images, by their first bytes DICOM or not
 CONVERT = "Fix: convert it to NIfTI"
@@ -133,7 +155,12 @@ def looks_like_label_map(array: np.ndarray) -> bool:
 
 
 def _sample(names: Sequence[str]) -> list[str]:
-    """A few files of a folder that may be DICOM; DICOMDIR is a table of contents."""
-    others = (*NIFTI_ENDINGS, *_NOT_READ, *_NO_DICOM)
-    possible = [n for n in names if not n.lower().endswith(others) and n.upper() != "DICOMDIR"]
-    return possible[:5] + possible[-1:]
+    """Some files of a folder that may be DICOM, likely ones first; DICOMDIR is a table of contents.
+
+    Likely are DICOM's endings and names without one, as ``IM0001`` or a UID (``1.2.840.10008``).
+    """
+    never = (*NIFTI_ENDINGS, *_NOT_READ, *_NO_DICOM)
+    possible = [n for n in names if not n.lower().endswith(never) and n.upper() != "DICOMDIR"]
+    likely = {n: bool(_ending(n, (".dcm", ".ima"))) or not Path(n).suffix[1:].isalpha() for n in possible}
+    some = [[n for n in possible if likely[n] is wanted] for wanted in (True, False)]
+    return [n for group in some for n in dict.fromkeys((*group[:_SAMPLE], *group[-1:]))]

@@ -195,6 +195,15 @@ def test_assume_spacing_changes_nothing_that_the_header_says(save, slices, scan)
     assert read_dicom(save(files, "none"), 7.0).spacing_mm == (4.0, 7.0, 7.0)
 
 
+@pytest.mark.parametrize("lost", ["ImagePositionPatient", "ImageOrientationPatient"])
+def test_geometry_that_one_image_lacks_is_not_assumed_for_all(save, slices, lost):
+    """The others say where they lie: a spacing for headers without any would put them elsewhere."""
+    files = slices()
+    delattr(files[3], lost)
+    with pytest.raises(InvalidVolumeError, match=rf"no usable {lost} in 1 of 5 images \(IM0003\.dcm\).*in none"):
+        read_dicom(save(files), [9, 1, 1])
+
+
 @pytest.mark.parametrize("spacing", [[0, 2], [-1, 2], [2]])
 def test_spacing_that_is_none_is_missing(save, slices, spacing):
     with pytest.raises(InvalidVolumeError, match="no usable PixelSpacing"):
@@ -213,6 +222,8 @@ def test_one_slice_takes_its_thickness_or_asks_for_it(save, slices):
     one = slices()[2]
     one.SpacingBetweenSlices = 4.5
     assert read_dicom(save([one])).spacing_mm == (4.5, 2, 2)
+    one.SliceThickness, one.SpacingBetweenSlices = 5.5, 0
+    assert read_dicom(save([one], "zero")).spacing_mm == (5.5, 2, 2)
     folder = save(slices(SliceThickness=None)[2:3], "other")
     with pytest.raises(InvalidVolumeError, match="no usable SpacingBetweenSlices or SliceThickness"):
         read_dicom(folder)

@@ -63,6 +63,15 @@ def test_segmentations_in_other_formats_are_no_scans_and_ours_are_not_told(touch
     assert told == dict.fromkeys(["a_T2w_dseg.nii.gz", "b.seg.nrrd"], "its name says label map")
 
 
+@pytest.mark.parametrize("name", ["m{}.dcm", "IM{}", "1.2.840.{}"])
+def test_dicom_files_between_files_of_other_kinds_are_found(touch, name):
+    root = touch(*(f"0_{i:03}.{end}" for i in range(50) for end in ("thumb", "xml", "note")), "z.thumb", "zz.log")
+    dicom = b"\0" * 128 + b"DICM"
+    for i in range(3):
+        (root / name.format(i)).write_bytes(dicom)
+    assert search_folder(root).dicom == [root]
+
+
 def test_dicom_files_behind_many_images_in_other_formats_are_found(touch):
     root = touch(*(f"{n}.mha" for n in range(6)), "z.mha", "s1")
     (root / "s1").write_bytes(bytes(128) + b"DICM")

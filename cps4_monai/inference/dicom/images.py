@@ -80,7 +80,7 @@ def images_of(path: Path, dataset: Any) -> Iterator[DicomImage]:
         plane = functional_group(groups, "PlaneOrientationSequence", dataset)
         measures = functional_group(groups, "PixelMeasuresSequence", dataset)
         scale = functional_group(groups, "PixelValueTransformationSequence", dataset)
-        distance = numbers(measures.get("SpacingBetweenSlices"), 1) or numbers(measures.get("SliceThickness"), 1)
+        distances = [numbers(measures.get(name), 1) for name in ("SpacingBetweenSlices", "SliceThickness")]
         slope, intercept = numbers(scale.get("RescaleSlope"), 1), numbers(scale.get("RescaleIntercept"), 1)
         spacing = numbers(measures.get("PixelSpacing"), 2)
         yield DicomImage(
@@ -92,7 +92,7 @@ def images_of(path: Path, dataset: Any) -> Iterator[DicomImage]:
             position=numbers(place.get("ImagePositionPatient"), 3),
             orientation=_directions(plane.get("ImageOrientationPatient")),
             pixel_spacing=spacing if spacing and min(spacing) > 0 else None,
-            slice_distance=distance[0] if distance and distance[0] > 0 else None,
+            slice_distance=next((mm[0] for mm in distances if mm and mm[0] > 0), None),
             slope=slope[0] if slope else 1.0,
             intercept=intercept[0] if intercept else 0.0,
             dtype=kind,
