@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from cps4_monai import __version__
 from cps4_monai.atomic_file import write_atomically
@@ -14,6 +17,7 @@ from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
 from cps4_monai.encoding import json_bytes, text_bytes
 
 MANIFEST = "cps4_files.json"
+LOCK = ".cps4_files.lock"  # empty; held for moments by the command that writes, and left behind, as locks are
 SEGMENTATION, SCORES = "cps4 segment", "cps4 report --labels or cps4 evaluate"  # whose files a folder holds
 
 
@@ -37,6 +41,11 @@ class RunFiles:
             ForeignFileError: one is there that is not ours, or was changed since; or the folder holds the results of
                 other commands.
         """
+        # Where a command has written before, another may be between manifest and file.
+        with FileLock(self.folder / LOCK) if (self.folder / LOCK).exists() else nullcontext():
+            self._check(names)
+
+    def _check(self, names: Iterable[str]) -> None:
         manifest = self._manifest()
         self._check_commands(manifest)
         known = manifest and manifest["Files"]
@@ -53,7 +62,7 @@ class RunFiles:
                 )
 
     def write(self, contents: Mapping[str, bytes | str]) -> None:
-        """Writes files, each whole or not at all, the manifest before them.
+        """Writes files, each whole or not at all, the manifest before them; one command at a time.
 
         Args:
             contents: by file name; text is written as UTF-8.
@@ -62,7 +71,13 @@ class RunFiles:
             ForeignFileError: see :meth:`check`.
             OSError: the folder cannot be written to.
         """
-        self.check(contents)
+        self.check(contents)  # before the folder is touched
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / LOCK):
+            self._write(contents)
+
+    def _write(self, contents: Mapping[str, bytes | str]) -> None:
+        self._check(contents)
         known = dict((self._manifest() or {"Files": {}})["Files"])
         encoded = {name: text_bytes(c) if isinstance(c, str) else c for name, c in contents.items()}
         for name, content in encoded.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,19 @@ def test_a_file_that_was_replaced_is_ours_no_more(tmp_path: Path) -> None:
         with pytest.raises(ForeignFileError, match=r"scans\.csv: found a file that this command did not write"):
             files.write({"scans.csv": "fourth"})
         assert (tmp_path / "scans.csv").read_text() == content
+
+
+def _write_often(folder: Path, own: str) -> None:
+    for number in range(40):
+        RunFiles(folder).write({"scans.csv": f"{own} {number}", f"{own}.csv": str(number)})
+
+
+def test_commands_that_share_a_folder_leave_it_writable(tmp_path: Path) -> None:
+    """Each writes the manifest for its own files: without a lock one's was lost, and the folder shut for good."""
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        for job in [pool.submit(_write_often, tmp_path, name) for name in "abc"]:
+            job.result()
+    files = RunFiles(tmp_path)
+    files.check(["scans.csv", "a.csv", "b.csv", "c.csv"])
+    assert (tmp_path / "scans.csv").read_text().split()[1] == "39"
+    assert not list(tmp_path.glob(".partial-*"))

@@ -15,10 +15,11 @@ from monai.data import MetaTensor
 from cps4_monai import segment, segment_scans
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.label_ownership import ForeignFileError, is_ours
+from cps4_monai.data.run_files import LOCK
 from cps4_monai.inference.run_tables import TABLES
 from cps4_monai.transforms.label_saving import SaveLabelsd
 
-RUN_FILES = {"report.html", "cps4_files.json", *TABLES}
+RUN_FILES = {"report.html", "cps4_files.json", LOCK, *TABLES}
 
 
 @pytest.fixture()
