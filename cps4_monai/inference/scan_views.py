@@ -85,7 +85,8 @@ def report_files(
     run = run_of(View(outcome.name, b"", {LAYER: outcome.label.read_bytes()}) for outcome in shown if outcome.label)
     yield {NIIVUE: niivue_code() or b""}
     places = (_place(number, outcome, pages) for number, outcome in enumerate(shown))
-    made_pages = zip(pages, spread(partial(_scan_page, anatomy, run), places), strict=True)
+    weights = {_weights(record_beside(outcome.label)) for outcome in shown if outcome.label}
+    made_pages = zip(pages, spread(partial(_scan_page, anatomy, run, len(weights) == 1), places), strict=True)
     while part := dict(islice(made_pages, PAGES_AT_A_TIME)):
         yield part
     links = {outcome.name: quote(os.fsencode(page)) for outcome, page in zip(shown, pages, strict=True)}
@@ -132,7 +133,7 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
         note=". ".join([*outcome.alarm_words, *missing]),
         flagged=outcome.needs_a_look,
         label_sha256=_shown_sha256(outcome),
-        weights_sha256=(sidecar.get("Weights") or {}).get("Sha256"),
+        weights_sha256=_weights(sidecar),
         fixed=tuple(s["code"] for s in outcome.structures if s.get("state") == "not_trained"),
     )
 
@@ -146,8 +147,11 @@ def _view(anatomy: Anatomy, outcome: ScanOutcome) -> View | None:
         return None
 
 
-def _scan_page(anatomy: Anatomy, run: str, place: _Place) -> bytes:
-    """The page of one scan of many, with the way to its neighbours and to the index."""
+def _scan_page(anatomy: Anatomy, run: str, one_weights: bool, place: _Place) -> bytes:
+    """The page of one scan of many, with the way to its neighbours and to the index.
+
+    The browser keeps the corrections of all pages together and saves them as one file.
+    """
     view = _view(anatomy, place.outcome)
     folder = PurePosixPath(place.near[place.here]).parent
 
@@ -163,9 +167,15 @@ def _scan_page(anatomy: Anatomy, run: str, place: _Place) -> bytes:
         place=place.here,
         index=address(REPORT),
         run=run,
+        one_weights=one_weights,
     )
     section = Section("Viewer", [viewer], f"Scan {place.number + 1} of {place.total}.")
     return text_bytes(render_page(place.outcome.name, SUBTITLE, [section], f"Made by cps4_monai {__version__}."))
+
+
+def _weights(sidecar: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the weights that made a label map."""
+    return (sidecar.get("Weights") or {}).get("Sha256")
 
 
 def _shown_sha256(outcome: ScanOutcome) -> str | None:

@@ -86,6 +86,7 @@ class Viewer:
         place: of this page among them.
         index: address of the page that lists them.
         run: what tells these scans from others, so that corrections are kept for them alone.
+        one_weights: whether all scans of the run were made by the same weights, also those on its other pages.
         linked: whether links of the page's tables (:func:`viewer_links`) open its scans; of one viewer of a page alone.
     """
 
@@ -97,6 +98,7 @@ class Viewer:
     place: int = 0
     index: str = ""
     run: str = ""
+    one_weights: bool = True
     linked: bool = True
     template: str = field(default="viewer", init=False)
 
@@ -113,7 +115,7 @@ class Viewer:
             {
                 "structures": anatomy_rows(self.anatomy),
                 "corrections": self.corrections,
-                "weights_sha256": weights.pop() if len(weights) == 1 else None,
+                "weights_sha256": weights.pop() if len(weights) == 1 and self.one_weights else None,
                 "pages": list(self.pages),
                 "place": self.place,
                 "index": self.index,

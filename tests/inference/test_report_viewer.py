@@ -254,6 +254,27 @@ def test_the_report_of_a_run_names_label_maps_and_weights(bundle_dir, make_scan,
     assert f'"weights_sha256": "{record["Weights"]["Sha256"]}"' in text and str(tmp_path) not in text
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_pages_of_scans_name_weights_only_where_the_whole_run_has_the_same(
+    bundle_dir, make_scan, tmp_path, monkeypatch, several
+):
+    """One file holds the corrections of all pages: named in it, the weights of one page's scan refuse the others."""
+    for name in "ab":
+        make_scan().save(tmp_path / "in" / f"{name}_T2w.nii.gz")
+    segment_scans(tmp_path / "in", tmp_path / "out", weights=bundle_dir, device="cpu")
+    sidecar = tmp_path / "out" / "a_T2w_dseg.json"
+    record = json.loads(sidecar.read_text())
+    weights = record["Weights"]["Sha256"]
+    if several:
+        record["Weights"]["Sha256"] = "0" * 64
+        sidecar.write_text(json.dumps(record))
+    monkeypatch.setattr(scan_views, "MAX_IN_PAGE", 1)
+    report_masks(tmp_path / "out")
+    for name in "ab":
+        text = (tmp_path / "out" / f"{name}_T2w_view.html").read_text(encoding="utf-8")
+        assert f'"weights_sha256": {"null" if several else json.dumps(weights)}' in text
+
+
 def test_real_scans_are_small_and_open(browser, spider_dir, tmp_path):
     for subject in ("sub-005", "sub-052", "sub-110"):
         for kind in ("T2w", "dseg"):
