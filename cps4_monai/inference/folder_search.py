@@ -38,7 +38,7 @@ _NO_DICOM = (
     ".inf",
     ".db",
 )
-_SAMPLE = 20  # files of a folder that are opened to see whether it holds DICOM ones
+_SAMPLE = 20  # files of each kind that are opened to see whether a folder holds DICOM ones
 _NOT_READ = (".nii.bz2", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".mgz")  # images that are neither NIfTI nor DICOM
 _MAYBE_DICOM = (".img", ".dcm", ".ima")  # images, by their first bytes DICOM or not
 CONVERT = "Fix: convert it to NIfTI"
@@ -157,10 +157,11 @@ def looks_like_label_map(array: np.ndarray) -> bool:
 def _sample(names: Sequence[str]) -> list[str]:
     """Some files of a folder that may be DICOM, likely ones first; DICOMDIR is a table of contents.
 
-    Likely are DICOM's endings and names without one, as ``IM0001`` or a UID (``1.2.840.10008``).
+    Likely are DICOM's endings, then names without one, as ``IM0001`` or a UID (``1.2.840.10008``).
     """
     never = (*NIFTI_ENDINGS, *_NOT_READ, *_NO_DICOM)
     possible = [n for n in names if not n.lower().endswith(never) and n.upper() != "DICOMDIR"]
-    likely = {n: bool(_ending(n, (".dcm", ".ima"))) or not Path(n).suffix[1:].isalpha() for n in possible}
-    some = [[n for n in possible if likely[n] is wanted] for wanted in (True, False)]
-    return [n for group in some for n in dict.fromkeys((*group[:_SAMPLE], *group[-1:]))]
+    groups: tuple[list[str], ...] = ([], [], [])
+    for name in possible:
+        groups[0 if _ending(name, (".dcm", ".ima")) else 1 if not Path(name).suffix[1:].isalpha() else 2].append(name)
+    return [n for group in groups for n in dict.fromkeys((*group[:_SAMPLE], *group[-1:]))]

@@ -196,12 +196,16 @@ def test_assume_spacing_changes_nothing_that_the_header_says(save, slices, scan)
 
 
 @pytest.mark.parametrize("lost", ["ImagePositionPatient", "ImageOrientationPatient"])
-def test_geometry_that_one_image_lacks_is_not_assumed_for_all(save, slices, lost):
+@pytest.mark.parametrize("assumed", [[9, 1, 1], None])
+@pytest.mark.parametrize("tags", [{}, {"InstanceNumber": 1}])
+def test_geometry_that_one_image_lacks_is_not_assumed_for_all(save, slices, lost, assumed, tags):
     """The others say where they lie: a spacing for headers without any would put them elsewhere."""
-    files = slices()
+    files = slices(**tags)
     delattr(files[3], lost)
-    with pytest.raises(InvalidVolumeError, match=rf"no usable {lost} in 1 of 5 images \(IM0003\.dcm\).*in none"):
-        read_dicom(save(files), [9, 1, 1])
+    found = rf"no usable {lost} in 1 of 5 images \(IM0003\.dcm\).*in none"
+    with pytest.raises(InvalidVolumeError, match=found) as error:
+        read_dicom(save(files), assumed)
+    assert "--assume-spacing" not in str(error.value)  # it would be refused
 
 
 @pytest.mark.parametrize("spacing", [[0, 2], [-1, 2], [2]])

@@ -72,6 +72,12 @@ def test_dicom_files_between_files_of_other_kinds_are_found(touch, name):
     assert search_folder(root).dicom == [root]
 
 
+def test_dicom_files_with_their_ending_are_found_behind_many_files_without_one(touch):
+    root = touch(*(f"A{i:04}" for i in range(50)), "z")
+    (root / "m.dcm").write_bytes(bytes(128) + b"DICM")
+    assert search_folder(root).dicom == [root]
+
+
 def test_dicom_files_behind_many_images_in_other_formats_are_found(touch):
     root = touch(*(f"{n}.mha" for n in range(6)), "z.mha", "s1")
     (root / "s1").write_bytes(bytes(128) + b"DICM")

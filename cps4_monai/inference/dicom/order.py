@@ -24,10 +24,12 @@ def order_images(series: DicomSeries) -> tuple[list[DicomImage], list[str]]:
     """Images of a series' volume in their order, and what was dropped.
 
     Raises:
-        InvalidVolumeError: their places are no single stack with even distances, or their order is not told.
+        InvalidVolumeError: their places are no single stack with even distances, only some have one, or their order is
+            not told.
     """
     images, warnings = _without_duplicates(series.images)
     if any(image.orientation is None or image.position is None for image in images):
+        _check_lacked_by_all(series.folder, images)
         return _by_number(series.folder, images), warnings
     images, told = _of_one_orientation(series.folder, images)
     warnings += told
@@ -55,6 +57,22 @@ def _without_duplicates(images: Sequence[DicomImage]) -> tuple[list[DicomImage],
         else []
     )
     return list(first.values()), told
+
+
+def _check_lacked_by_all(folder: Path, images: Sequence[DicomImage]) -> None:
+    """A spacing is assumed for a series without geometry; of one that has it, a single bad header would void it all."""
+    lacking = {
+        "ImagePositionPatient": [image for image in images if image.position is None],
+        "ImageOrientationPatient": [image for image in images if image.orientation is None],
+    }
+    for name, without in lacking.items():
+        if 0 < len(without) < len(images):
+            raise InvalidVolumeError(
+                folder,
+                f"no usable {name} in {len(without)} of {len(images)} images ({file_names(without)})",
+                f"{name} in all of them, or in none, for which a spacing is assumed",
+                "export the series again, or take these files out of the folder",
+            )
 
 
 def _by_number(folder: Path, images: list[DicomImage]) -> list[DicomImage]:

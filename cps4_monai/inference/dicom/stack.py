@@ -19,11 +19,6 @@ from cps4_monai.inference.dicom.series import DicomSeries
 # Directions taken for images that give none: rows of a sagittal image run to posterior, columns to inferior.
 _SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_GEOMETRY: dict[str, Callable[[DicomImage], Any]] = {
-    "PixelSpacing": lambda image: image.pixel_spacing,
-    "ImagePositionPatient": lambda image: image.position,
-    "ImageOrientationPatient": lambda image: image.orientation,
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,6 @@ def build_stack(series: DicomSeries, assume_spacing: Sequence[float] | float | N
             "PixelSpacing, ImagePositionPatient and ImageOrientationPatient of every image",
             ASSUME,
         )
-    _check_lacked_by_all(folder, images)
     affine, told = _affine(images, assumed)
     if missing:
         warnings.append(f"{'; '.join(missing)}: assumed {', '.join(told)}")
@@ -102,22 +96,13 @@ def _check_same(
     )
 
 
-def _check_lacked_by_all(folder: Path, images: Sequence[DicomImage]) -> None:
-    """A spacing is assumed for a series without geometry; of one that has it, a single bad header would void it all."""
-    for name, of in _GEOMETRY.items():
-        without = [image for image in images if of(image) is None]
-        if 0 < len(without) < len(images):
-            raise InvalidVolumeError(
-                folder,
-                f"no usable {name} in {len(without)} of {len(images)} images ({file_names(without)})",
-                f"{name} in all of them, or in none, for which a spacing is assumed",
-                "export the series again, or take these files out of the folder",
-            )
-
-
 def missing_geometry(images: Sequence[DicomImage]) -> list[str]:
     """What the headers lack, in words; a single image also has to say how far slices lie apart."""
-    lacking = {name: [i for i in images if of(i) is None] for name, of in _GEOMETRY.items()}
+    lacking = {
+        "PixelSpacing": [i for i in images if i.pixel_spacing is None],
+        "ImagePositionPatient": [i for i in images if i.position is None],
+        "ImageOrientationPatient": [i for i in images if i.orientation is None],
+    }
     if len(images) == 1:
         lacking["SpacingBetweenSlices or SliceThickness"] = [i for i in images if i.slice_distance is None]
     return [f"no usable {name} in {len(some)} of {len(images)} images" for name, some in lacking.items() if some]
