@@ -21,6 +21,7 @@ from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import SliceDataset, VolumeDataset
 from cps4_monai.data.entries import Entry
+from cps4_monai.data.leaks import patients_of
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers import DecodedPredictiond, EpochValidation, FirstValidation, ResumeHandler
@@ -156,7 +157,7 @@ def trainer(
         batch_size: slices of a batch.
         iterations_per_epoch: None: a pass over the data.
         gradient_clip_norm: largest norm of all gradients together; None does not clip.
-        min_subjects: fewer validated subjects than this never replace weights.
+        min_subjects: fewer validated patients than this never replace weights, nor do patients of training.
         handlers: the config's own, before the weights are decided on.
 
     Raises:
@@ -174,9 +175,17 @@ def trainer(
     if context.writes:
         labeled = [entry for entry in slices.entries if isinstance(entry, Entry)]
         check_unlearned(stage.name, weights, labeled, context.anatomy, context.unannotated, by_datalist=False)
-    subjects = [entry.subject for entry in volume_set.entries]
+    trained, validated = patients_of(training, validation)
+    if shared := sorted(trained & validated):
+        logger.warning(
+            "%s stand among training and validation (%s), so the weights of the bundle will not be replaced. Fix: keep "
+            "all scans of a patient on one side",
+            "a patient" if len(shared) == 1 else f"{len(shared)} patients",
+            ", ".join(shared[:5]),
+        )
+    judged, unseen = sorted(validated or trained), held_out and not shared
     seen = labels_in_words([entry.label for entry in slices.entries])
-    best = BundleWeights(weights, method.deployed, DECODED, subjects, held_out, min_subjects, output_dir, seen)
+    best = BundleWeights(weights, method.deployed, DECODED, judged, unseen, min_subjects, output_dir, seen)
     chooser = evaluator(stage, method, volume_set, inferer, best)
     same = same_experiment(TRAINER, identity(context, slices, volume_set))
     states: dict[str, Any] = {"method": method, "best": best}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import signal
 import threading
 import time
@@ -146,10 +147,16 @@ class Session:
 
     @property
     def threads(self) -> int:
-        """Tasks that the workers can work on at a time now; at least 1, so that something waits for a first worker."""
+        """Tasks that may be out: as many as the workers can work on at a time now, and as an adaptive cluster may get.
+
+        At least 1, so that something waits for a first worker. An adaptive cluster grows only while more is out than
+        its workers can take up.
+        """
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._threads, self._looked = sum(self.client.nthreads().values()), time.monotonic()
-        return max(1, self._threads)
+        adaptive = getattr(self.client.cluster, "_adaptive", None)  # of Dask's, which has no other name for it
+        most = getattr(adaptive, "maximum", 0)
+        return max(1, self._threads, int(most) if math.isfinite(most) else 0)
 
     def error_of(self, future: Any) -> Exception | None:
         """What a future that came to its end was ended by, of the kinds that a run goes on after.

@@ -78,8 +78,9 @@ def known_arguments() -> set[str]:
 
 def _jobs(value: Any, file: Path) -> tuple[int, int]:
     least, most = (value.get("minimum"), value.get("maximum")) if isinstance(value, Mapping) else (value, value)
-    if not (isinstance(least, int) and isinstance(most, int) and 0 <= least <= most and most > 0):
+    if not (isinstance(least, int) and isinstance(most, int) and 1 <= least <= most):
         raise ClusterError(
-            f"{file}: {JOBS!r} is {value!r}; expected a number from 1 on, or 'minimum' and 'maximum'. Fix: {JOBS}: 4"
+            f"{file}: {JOBS!r} is {value!r}; expected a number from 1 on, or 'minimum' and 'maximum' from 1 on. "
+            f"Fix: {JOBS}: 4"
         )
     return least, most

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cps4_monai.data.nifti_file import decode_voxels, open_nifti
+from cps4_monai.scan_names import identify
 
 
 class HasImage(Protocol):
@@ -69,6 +70,17 @@ def check_patients(sides: Mapping[str, Sequence[HasPatient]]) -> None:
         LeakError: names the patients and both sides.
     """
     _refuse("patient", sides, {s: [(e.patient, e) for e in entries] for s, entries in sides.items()})
+
+
+def patients_of(*sides: Sequence[Any]) -> list[set[str]]:
+    """The patients of each side.
+
+    Args:
+        *sides: entries of a datalist, which says who is who, and dicts with the path ``image`` (MONAI Label's), of
+            which the names of all sides together do, see :func:`cps4_monai.scan_names.identify`.
+    """
+    named = iter(identify([one["image"] for side in sides for one in side if isinstance(one, Mapping)]))
+    return [{next(named).patient if isinstance(one, Mapping) else one.patient for one in side} for side in sides]
 
 
 def check_contents(sides: Mapping[str, Sequence[HasImage]], digest: Callable[[Path], str] = voxel_digest) -> None:

@@ -37,9 +37,9 @@ class BundleWeights(BestWeights):
         path: the bundle's ``models/model.pt``.
         network: what is trained.
         metric: name of the metric that chooses, that of decoded predictions.
-        validation: subjects that are validated; several entries may be of one subject.
-        held_out: whether none of them is trained on.
-        min_subjects: fewer subjects than this never replace weights; one scan says next to nothing about others.
+        validation: patients that are validated; several entries may be of one.
+        held_out: whether no scan of any of them is trained on.
+        min_subjects: fewer patients than this never replace weights; one scan says next to nothing about others.
         output_dir: where ``deployment.json`` goes: the decision, both scores and the SHA-256 of all weights.
         trained_on: what the fine-tuned weights see, in words; the plan beside them says it.
 
@@ -119,7 +119,7 @@ class BundleWeights(BestWeights):
     def _against(self) -> str:
         """What speaks against replacing the weights; empty where nothing does."""
         if not self.held_out:
-            return "validated on the scans of training, for want of others; label scans for validation"
+            return "validated on patients of training, for want of others; label scans of others for validation"
         if len(self.subjects) < self.min_subjects:
             return (
                 f"validated on {len(self.subjects)} subjects, {self.min_subjects} are needed "

@@ -82,11 +82,15 @@ class AttentionLocalisation(Metric):
         kept = annotated_classes(len(codes), self.unannotated, label.device)
         masks, known = (cells.flatten(2) for cells in masks_and_known_cells(label, codes, logits.shape[2:]))
         shown = masks.any(2) & kept
-        largest = logits.flatten(2).argmax(2, keepdim=True)
+        # A sigmoid keeps the order of a class's cells, and its logits have no ties where A is 1; a softmax over classes
+        # does not: there A itself is asked.
+        plain = self.activation == "sigmoid"
+        scores = logits if plain else attention_maps(logits, self.activation, self.unannotated)
+        largest = scores.flatten(2).argmax(2, keepdim=True)
         inside, judged = (cells.gather(2, largest)[:, :, 0] for cells in (masks, known))
         self._hits += (shown & inside).sum(0).cpu()
         self._pairs += (shown & judged).sum(0).cpu()
-        areas = area_under_roc(logits.flatten(2), masks, known)
+        areas = area_under_roc(scores.flatten(2), masks, known)
         ranked = kept & ~areas.isnan()
         self._areas += areas.where(ranked, 0.0).sum(0).cpu()
         self._ranked += ranked.sum(0).cpu()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.data.datalist import Datalist, Entry, check_leaks
-from cps4_monai.data.leaks import LeakError, voxel_digest
+from cps4_monai.data.leaks import LeakError, patients_of, voxel_digest
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -29,6 +29,16 @@ def test_the_same_patient_in_training_and_test_is_refused_naming_both() -> None:
     )
     with pytest.raises(LeakError, match=r"sub-001_ses-01 \(a.nii\) in training and sub-001_ses-02 \(b.nii\) in test"):
         check_leaks(datalist, content=False)
+
+
+def test_patients_are_counted_not_scans_and_found_on_both_sides() -> None:
+    training = [{"image": f"data/sub-001_acq-{a}_T2w.nii.gz", "label": "x"} for a in ("t1", "t2")]
+    validation = [{"image": "data/sub-001_acq-space_T2w.nii.gz"}, {"image": Path("data/sub-002_T2w.nii.gz")}]
+    assert patients_of(training, validation) == [{"sub-001"}, {"sub-001", "sub-002"}]
+    in_folders = [{"image": "p1/t2.nii.gz"}, {"image": "p2/t2.nii.gz"}], [{"image": "p3/t2.nii.gz"}]
+    assert patients_of(*in_folders) == [{"p1", "p2"}, {"p3"}]
+    told = Entry(Path("a.nii.gz"), None, "a", patient="7"), Entry(Path("b.nii.gz"), None, "b", patient="7")
+    assert patients_of(told, []) == [{"7"}, set()]
 
 
 def test_a_renamed_recompressed_copy_is_recognised(tmp_path: Path, voxels: np.ndarray) -> None:

@@ -66,7 +66,7 @@ def test_training_alone_writes_beside_the_bundles_weights(model: Path, network: 
     ("scores", "options", "why"),
     [
         ([0.8, 0.9], {"validation": ["sub-1"] * 9}, "validated on 1 subjects, 5 are needed"),
-        ([0.8, 0.9], {"held_out": False}, "the scans of training"),
+        ([0.8, 0.9], {"held_out": False}, "patients of training"),
         ([0.8, 0.8], {}, "0.8000 is not above 0.8000"),
         ([0.8, 0.7], {"validation": ["a", "b"], "min_subjects": 2}, "0.7000 is not above 0.8000"),
     ],

@@ -53,6 +53,21 @@ def test_patch_auc_is_the_share_of_pairs_of_cells_in_the_right_order(volume):
     assert "patch_auc_L4" not in metrics and "patch_auc_background" not in metrics
 
 
+def test_a_softmax_over_classes_is_asked_itself():
+    """It moves the largest cell: S has the larger logit where L5 has a still larger one, and A of 0.018 there."""
+    logits = torch.full((3, 1, 2, 1), -20.0)
+    logits[1, 0, :, 0], logits[2, 0, :, 0] = torch.tensor([5.0, 3.0]), torch.tensor([9.0, -5.0])
+    label = torch.zeros(1, 1, 4, 2, dtype=torch.uint8)
+    label[0, 0, :2], label[0, 0, 2:] = 2, 1
+    found = {}
+    for activation in ("sigmoid", "softmax"):
+        engine = Engine(lambda _, batch: batch)
+        AttentionLocalisation(NAMES[:3], activation=activation).attach(engine, "pointing_game")
+        metrics = engine.run([([logits], [label])]).metrics
+        found[activation] = metrics["pointing_game_S"], metrics["patch_auc_S"]
+    assert found == {"sigmoid": (0.0, 0.0), "softmax": (1.0, 1.0)}
+
+
 def test_patch_auc_takes_known_cells_only(volume):
     logits, label = volume
     logits[1, 0] = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
