@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,14 @@ class RunFiles:
             ForeignFileError: one is there that is not ours, or was changed since; or the folder holds the results of
                 other commands.
         """
-        # Where a command has written before, another may be between manifest and file.
-        with FileLock(self.folder / LOCK) if (self.folder / LOCK).exists() else nullcontext():
+        names, lock = list(names), self.folder / LOCK
+        if not lock.exists():  # nobody has written here yet, and looking leaves nothing behind
+            try:
+                return self._check(names)
+            except ForeignFileError:
+                if not lock.exists():
+                    raise  # else a command has begun to write meanwhile: what was found may be its own
+        with FileLock(lock):  # else another may be between manifest and file
             self._check(names)
 
     def _check(self, names: Iterable[str]) -> None:

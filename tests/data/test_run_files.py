@@ -59,3 +59,21 @@ def test_commands_that_share_a_folder_leave_it_writable(tmp_path: Path) -> None:
     files.check(["scans.csv", "a.csv", "b.csv", "c.csv"])
     assert (tmp_path / "scans.csv").read_text().split()[1] == "39"
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_command_that_writes_first_while_another_looks_is_not_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new folder has no lock yet: the other command's manifest appears between two looks at it."""
+    files, manifest = RunFiles(tmp_path), RunFiles._manifest
+
+    def overtaken(self: RunFiles) -> object:
+        found = manifest(self)
+        monkeypatch.setattr(RunFiles, "_manifest", manifest)
+        RunFiles(tmp_path).write({"scans.csv": "other"})
+        return found
+
+    monkeypatch.setattr(RunFiles, "_manifest", overtaken)
+    files.write({"scans.csv": "own"})
+    assert (tmp_path / "scans.csv").read_text() == "own"
+    files.check(["scans.csv"])
