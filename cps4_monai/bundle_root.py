@@ -7,6 +7,11 @@ from pathlib import Path
 BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
 
 
+def weights_in(place: Path) -> Path:
+    """The weights that a path names: those of a bundle where it is a folder, else the file itself."""
+    return place / BUNDLE_WEIGHTS if place.is_dir() else place
+
+
 def find_bundle_root() -> Path:
     """Folder of the bundle that belongs to this package: the one that holds ``configs/metadata.json``.
 

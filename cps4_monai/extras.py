@@ -19,7 +19,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "tensorboard",
         "tqdm",
         "yaml",
-        "filelock",
     ),
     "bundle": ("fire", "jsonschema"),
     "dicom": ("SimpleITK", "pydicom", "gdcm", "highdicom"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.bundle_root import BUNDLE_WEIGHTS
+from cps4_monai.bundle_root import BUNDLE_WEIGHTS, weights_in
 
 CONTENT = ", SHA-256 "  # between the name of a file or folder that a setting names and its content
 _MAX_PATH = 1024  # a longer text is none
@@ -61,7 +61,7 @@ def _digest_of(path: Path) -> str:
         seen = {name: file for name, file in sorted(inner.items()) if not any(p.startswith(".") for p in name.parts)}
         lines = [f"{name.as_posix()} {_digest_of(file)}" for name, file in seen.items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    file = path / BUNDLE_WEIGHTS if path.is_dir() else path
+    file = weights_in(path)
     state = file.stat()
     return _sha256(str(file), state.st_mtime_ns, state.st_size)
 

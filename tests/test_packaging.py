@@ -95,11 +95,11 @@ sys.modules.update(dict.fromkeys({blocked!r}))  # None: "not found", for imports
 from cps4_monai.cli import main
 main({arguments!r})
 """
-NOT_BASE = [*sorted({module for brought in EXTRAS.values() for module in brought} - {"filelock"}), "skimage"]
+NOT_BASE = [*sorted({module for brought in EXTRAS.values() for module in brought}), "skimage"]
 
 
 def without_extras(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command where every module that no package of the base brings is refused (filelock comes with torch)."""
+    """A command where every module that no package of the base brings is refused."""
     program = BLOCKED.format(blocked=NOT_BASE, arguments=list(arguments))
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
 

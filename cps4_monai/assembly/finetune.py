@@ -123,6 +123,20 @@ def identity(context: Context, training: SliceDataset, validation: VolumeDataset
     }
 
 
+def validated_patients(training: Sequence[Any], validation: Sequence[Any]) -> tuple[list[str], bool]:
+    """Patients that are validated, those of training without any, and whether training sees no scan of theirs."""
+    trained, validated = patients_of(training, validation)
+    shared = sorted(trained & validated)
+    if shared:
+        logger.warning(
+            "among training and validation: %s (patients on both sides: %d), so the weights of the bundle will not be "
+            "replaced. Fix: keep all scans of a patient on one side",
+            ", ".join(shared[:5]),
+            len(shared),
+        )
+    return sorted(validated or trained), bool(validated) and not shared
+
+
 def trainer(
     setup: Setup,
     method: Supervised,
@@ -175,15 +189,7 @@ def trainer(
     if context.writes:
         labeled = [entry for entry in slices.entries if isinstance(entry, Entry)]
         check_unlearned(stage.name, weights, labeled, context.anatomy, context.unannotated, by_datalist=False)
-    trained, validated = patients_of(training, validation)
-    if shared := sorted(trained & validated):
-        logger.warning(
-            "%s stand among training and validation (%s), so the weights of the bundle will not be replaced. Fix: keep "
-            "all scans of a patient on one side",
-            "a patient" if len(shared) == 1 else f"{len(shared)} patients",
-            ", ".join(shared[:5]),
-        )
-    judged, unseen = sorted(validated or trained), held_out and not shared
+    judged, unseen = validated_patients(training, validation)
     seen = labels_in_words([entry.label for entry in slices.entries])
     best = BundleWeights(weights, method.deployed, DECODED, judged, unseen, min_subjects, output_dir, seen)
     chooser = evaluator(stage, method, volume_set, inferer, best)

@@ -79,6 +79,11 @@ def assumed_spacing_of(label_path: str | Path) -> list[float] | None:
     return settings.get("AssumeSpacing") if isinstance(settings, Mapping) else None
 
 
+def weights_sha256(record: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the weights that made the label map of a sidecar; None where it names none."""
+    return (record.get("Weights") or {}).get("Sha256")
+
+
 def check_anatomy_of(label_path: str | Path, anatomy: Anatomy) -> None:
     """Checks that a label map of ours, if it is one, was made with this anatomy, by the names in its sidecar.
 

@@ -76,9 +76,11 @@ class RunFiles:
             ForeignFileError: see :meth:`check`.
             OSError: the folder cannot be written to.
         """
-        self.check(contents)  # before the folder is touched
+        lock = self.folder / LOCK
+        if not lock.exists():
+            self.check(contents)  # a folder that is refused gets no lock
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / LOCK):
+        with FileLock(lock):
             self._write(contents)
 
     def _write(self, contents: Mapping[str, bytes | str]) -> None:

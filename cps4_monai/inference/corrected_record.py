@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_ownership import weights_sha256
 from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, REVIEW, WRONG
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.volume import Volume
@@ -190,7 +191,7 @@ def _entry(
         "Shift": shift,
         "Renamed": {anatomy[old].name: anatomy[new].name for old, new in table.items()},
         "Before": {"Sha256": digest, "EditedByHand": edited, "Levels": record.get("Levels"), "Alarms": alarms},
-        "WeightsSha256": (record.get("Weights") or {}).get("Sha256"),
+        "WeightsSha256": weights_sha256(record),
     }
 
 

@@ -23,6 +23,7 @@ from cps4_monai.data.label_ownership import (
     json_beside,
     record_beside,
     sidecar_of,
+    weights_sha256,
     write_owned_label,
 )
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
@@ -191,7 +192,7 @@ def _check_same(path: Path, correction: Correction, record: Mapping[str, Any], d
             f"{path}: is not the label map that was looked at (its SHA-256 is {digest[:12]}..., expected "
             f"{correction.label_sha256[:12]}...). Fix: make the page again with 'cps4 report' and look at it there"
         )
-    weights = (record.get("Weights") or {}).get("Sha256")
+    weights = weights_sha256(record)
     if correction.weights_sha256 is not None and correction.weights_sha256 != weights:
         raise RelabelError(
             f"{path}: was made with weights {str(weights)[:12]}..., the corrections are of "

@@ -17,7 +17,7 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_ownership import assumed_spacing_of, is_described, record_beside
+from cps4_monai.data.label_ownership import assumed_spacing_of, is_described, record_beside, weights_sha256
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.encoding import text_bytes
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
@@ -85,7 +85,7 @@ def report_files(
     run = run_of(View(outcome.name, b"", {LAYER: outcome.label.read_bytes()}) for outcome in shown if outcome.label)
     yield {NIIVUE: niivue_code() or b""}
     places = (_place(number, outcome, pages) for number, outcome in enumerate(shown))
-    weights = {_weights(record_beside(outcome.label)) for outcome in shown if outcome.label}
+    weights = {weights_sha256(record_beside(outcome.label)) for outcome in shown if outcome.label}
     made_pages = zip(pages, spread(partial(_scan_page, anatomy, run, len(weights) == 1), places), strict=True)
     while part := dict(islice(made_pages, PAGES_AT_A_TIME)):
         yield part
@@ -133,7 +133,7 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
         note=". ".join([*outcome.alarm_words, *missing]),
         flagged=outcome.needs_a_look,
         label_sha256=_shown_sha256(outcome),
-        weights_sha256=_weights(sidecar),
+        weights_sha256=weights_sha256(sidecar),
         fixed=tuple(s["code"] for s in outcome.structures if s.get("state") == "not_trained"),
     )
 
@@ -171,11 +171,6 @@ def _scan_page(anatomy: Anatomy, run: str, one_weights: bool, place: _Place) -> 
     )
     section = Section("Viewer", [viewer], f"Scan {place.number + 1} of {place.total}.")
     return text_bytes(render_page(place.outcome.name, SUBTITLE, [section], f"Made by cps4_monai {__version__}."))
-
-
-def _weights(sidecar: Mapping[str, Any]) -> str | None:
-    """SHA-256 of the weights that made a label map."""
-    return (sidecar.get("Weights") or {}).get("Sha256")
 
 
 def _shown_sha256(outcome: ScanOutcome) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cps4_monai.bundle_root import BUNDLE_WEIGHTS
+from cps4_monai.bundle_root import weights_in
 from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ def finetune_from(network: nn.Module, bundle: str | Path | None) -> nn.Module:
     """
     if bundle is None or str(bundle) == "":
         return network
-    path = Path(bundle)
-    path = path / BUNDLE_WEIGHTS if path.is_dir() else path
+    path = weights_in(Path(bundle))
     load_weights(network, path)
     logger.info("training starts from the weights in %s", path)
     return network

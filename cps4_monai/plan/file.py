@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bundle_root import BUNDLE_WEIGHTS
+from cps4_monai.bundle_root import weights_in
 from cps4_monai.plan.plan import Plan, PlanError
 
 FILE_NAME = "plan.json"
@@ -50,8 +50,7 @@ def weights_file(weights: str | Path) -> Path:
     Raises:
         PlanError: there is no such file or folder.
     """
-    given = Path(weights)
-    file = given / BUNDLE_WEIGHTS if given.is_dir() else given
+    file = weights_in(Path(weights))
     if not file.is_file():
         raise PlanError(
             f"finetune_from is {weights}: {file} is not there, looked for from {Path.cwd()}; expected the folder of a "
