@@ -42,7 +42,8 @@ class VisionLanguageModel(nn.Module):
         embedding_dim: E, the size of the common space (512 in the paper's settings).
         logit_scale_init: start of w, positive.
         logit_bias_init: start of b.
-        background: "prompt", a class prompt like the others; "complement", A_0 = 1 - max of A over the structures.
+        background: "prompt", a class prompt like the others; "complement", A_0 = 1 - max of A over the structures,
+            for sigmoid maps.
         unannotated: codes in view but never labeled; the complement ignores them.
         activation: how A is made of the logits: "sigmoid" or "softmax". The loss of stage 1 does it; the frozen copy
             carries it along, for prompt maps and pictures.
@@ -56,7 +57,7 @@ class VisionLanguageModel(nn.Module):
 
     Raises:
         ValueError: prompts that the encoder cannot take or tell apart, w that is not positive, an unknown background,
-            activation or projection.
+            activation or projection, or a complement under a softmax.
     """
 
     input_ids: torch.Tensor
@@ -79,6 +80,11 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         check_background(background, unannotated, len(prompts))
         check_activation(activation)
+        if background == "complement" and activation != "sigmoid":
+            raise ValueError(
+                f"background is 'complement' and activation {activation!r}, under which A_0 would not be 1 - max of A. "
+                "Fix: background='prompt', or activation='sigmoid'"
+            )
         if not logit_scale_init > 0:
             raise ValueError(f"logit_scale_init is {logit_scale_init}; expected a positive number, 10 by default")
         self.image_encoder = image_encoder

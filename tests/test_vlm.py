@@ -334,6 +334,8 @@ def test_bad_options_are_refused_by_name(tiny):
         VisionLanguageModel(vision(), text, ANATOMY.prompts, unannotated=(7,))
     with pytest.raises(ValueError, match="complement"):
         VisionLanguageModel(vision(), text, ANATOMY.prompts, background="complement", unannotated=(1, 2))
+    with pytest.raises(ValueError, match="activation 'softmax', under which A_0 would not be 1 - max of A"):
+        VisionLanguageModel(vision(), text, ANATOMY.prompts, background="complement", activation="softmax")
 
 
 def test_embeddings_of_both_sides_are_what_the_logits_compare(vlm):

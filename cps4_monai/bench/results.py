@@ -19,6 +19,7 @@ from cps4_monai.report.curves import read_metrics
 from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
 
 IDENTITY = ("method", "share", "seed")
+MAP_DICE = "prompt_map_dice"
 LOCALISATION = ("pointing_game", "patch_auc", "level_share")
 
 
@@ -141,7 +142,7 @@ class StudyResults:
             if path.is_file():
                 scores = pd.read_csv(path)
             elif self.section == "validation" and self.section in read_settings(cell.stage1 / DONE).get("seconds", {}):
-                scores = _label_maps(cell.stage1 / STAGE1 / LOG)  # scored, and there was no map: an assistant's
+                scores = _label_maps(cell.stage1)  # scored, and there was no map: an assistant's
             else:
                 continue
             parts.append(scores.assign(**cell.identity, folder=cell.stage1.name))
@@ -157,7 +158,7 @@ class StudyResults:
         """
         rows = []
         for cell in self.cells:
-            kept = None if cell.stage1 is None else _kept(cell.stage1 / STAGE1 / LOG)
+            kept = None if cell.stage1 is None else _kept(cell.stage1)
             if kept is not None and not kept.index.intersection(LOCALISATION).empty:
                 scores = kept.reindex(LOCALISATION).to_dict()
                 rows.append({**cell.identity, "folder": cell.stage1.name, **scores})  # type: ignore[union-attr]
@@ -167,26 +168,34 @@ class StudyResults:
     def pointing_game(self) -> pd.DataFrame:
         """Structure by structure: a row for each folder of a stage 1, on validation, at the weights that were kept."""
         folders = {cell.stage1.name: cell.stage1 for cell in self.cells if cell.stage1 is not None}
-        kept = {name: _kept(folder / STAGE1 / LOG) for name, folder in folders.items()}
+        kept = {name: _kept(folder) for name, folder in folders.items()}
         table = pd.DataFrame({name: scores for name, scores in kept.items() if scores is not None}).T
         own = [column for column in table if column.startswith(f"{LOCALISATION[0]}_")]
         return table[own].rename(columns=lambda column: column.removeprefix(f"{LOCALISATION[0]}_"))
 
 
-def _kept(log: Path) -> pd.Series | None:
-    """Scores of stage 1 in the epoch whose weights were kept: the last of those with the best Dice; None without."""
+def _kept(stage1: Path) -> pd.Series | None:
+    """Scores of stage 1 in the epoch whose weights were kept, the last of those with the best score; None without.
+
+    Best by the metric that chose them, as the run's record tells, the prompt map's Dice by default.
+    """
+    log = stage1 / STAGE1 / LOG
     if not log.is_file():
         return None
+    starts = read_settings(stage1 / STAGE1 / RECORD).get("starts") or [{}]
+    settings = starts[-1].get("settings", {})
+    metric = settings.get("stage1#validate#best#metric", MAP_DICE)
     table = read_metrics(log).pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
-    if "prompt_map_dice" not in table:
+    if metric not in table or table[metric].isna().all():
         return None
-    return table.loc[table["prompt_map_dice"][::-1].idxmax()]
+    scores = table[metric][::-1]
+    return table.loc[scores.idxmin() if settings.get("stage1#validate#best#mode") == "min" else scores.idxmax()]
 
 
-def _label_maps(log: Path) -> pd.DataFrame:
+def _label_maps(stage1: Path) -> pd.DataFrame:
     """Mean scores of an assistant's label maps, in the form of prompt_map.csv."""
-    kept = _kept(log)
-    names = {} if kept is None else {c: kept.get(f"prompt_map_dice_{c}") for c in "abc"}
+    kept = _kept(stage1)
+    names = {} if kept is None else {c: kept.get(f"{MAP_DICE}_{c}") for c in "abc"}
     return pd.DataFrame(
         [("mean", "prompt_map", convention, dice) for convention, dice in names.items() if dice is not None],
         columns=["subject", "map", "convention", "dice"],

@@ -21,6 +21,7 @@ from cps4_monai.levels import Flag, LevelThresholds, StructureStatistics, level_
 from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.flags import ALARM
 from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
+from cps4_monai.levels.statistics import View
 
 _OF_THE_FILE = ("GeneratedBy", "Sha256", "Replaces")
 
@@ -94,6 +95,24 @@ def limits_of(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibrati
     )
 
 
+def view_of(record: Mapping[str, Any]) -> View | None:
+    """The part of the scan's slices that the network saw, as (first H, end H, first W, end W); None for all of them.
+
+    Args:
+        record: what a label map's sidecar says.
+
+    Raises:
+        ValueError: it is not four whole numbers.
+    """
+    view = record.get("View")
+    if view is None:
+        return None
+    if not (isinstance(view, list) and len(view) == 4 and all(type(place) is int for place in view)):
+        raise ValueError(f"View is {view!r}; expected four whole numbers, or null. Fix: segment the scan again")
+    first_row, end_row, first_column, end_column = view
+    return first_row, end_row, first_column, end_column
+
+
 def _not_trained(record: Mapping[str, Any]) -> list[int]:
     return [s["code"] for s in record.get("Structures", []) if s.get("state") == "not_trained"]
 
@@ -140,7 +159,13 @@ def _measured(
     traits = None if edited else record.get("Traits")
     not_trained = _not_trained(record)
     structures: tuple[StructureStatistics, ...] = slice_statistics(
-        slices, grid, label.affine, anatomy, unannotated=not_trained, thresholds=thresholds
+        slices,
+        grid,
+        label.affine,
+        anatomy,
+        unannotated=not_trained,
+        view=view_of(record),
+        thresholds=thresholds,
     )
     flags = level_flags(structures, anatomy, None, not_trained, thresholds, calibration, traits)
     return {

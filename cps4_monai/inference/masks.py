@@ -24,7 +24,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import readable
-from cps4_monai.inference.corrected_record import limits_of
+from cps4_monai.inference.corrected_record import limits_of, view_of
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_tables import TABLES, run_tables
@@ -150,6 +150,7 @@ def outcome_of_mask(
         anatomy,
         confidence=confidence or None,
         unannotated=unannotated,
+        view=view_of(record),
         thresholds=thresholds,
     )
     raised = level_flags(structures, anatomy, None, unannotated, thresholds, calibration)

@@ -12,7 +12,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cps4_monai import __version__
@@ -255,6 +254,7 @@ class Segmenter:
             "Flags": [flag.to_dict() for flag in flags],
             "Levels": levels,
             "Traits": traits,
+            "View": restored.view,
             "Structures": [structure.to_dict() for structure in structures],
         }
         return Segmentation(
@@ -285,16 +285,17 @@ class Segmenter:
         }
 
 
-def _plain_spacing(spacing: Sequence[float] | float | None) -> list[float] | float | None:
-    """The assumed spacing as numbers of Python, which JSON takes; one number stays one.
+def _plain_spacing(spacing: Sequence[float] | float | None) -> list[float] | None:
+    """The assumed spacing as numbers of Python, which JSON takes; one number where all axes have the same.
 
     Raises:
         ValueError: not one or three positive numbers.
     """
-    if assumed_spacing(spacing) is None:
+    along_axes = assumed_spacing(spacing)
+    if along_axes is None:
         return None
-    plain_numbers: list[float] | float = np.asarray(spacing, dtype=np.float64).tolist()
-    return plain_numbers
+    numbers: list[float] = along_axes.tolist()
+    return numbers[:1] if len(set(numbers)) == 1 else numbers
 
 
 @cache  # read from files of the packages

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cps4_monai.attention_maps import ACTIVATIONS
+from cps4_monai.losses.attention import log_softmax_and_complement
 from cps4_monai.losses.semi_supervised import attention_maps, check_same_slices, mask_unannotated
 
 POOLINGS = ("max", "average")
@@ -52,18 +53,29 @@ class GridTextLoss:
         """
         check_same_slices(attention_logits, logits, "logits")
         with torch.autocast(logits.device.type, enabled=False):
-            probs = mask_unannotated(logits, unannotated).softmax(dim=1)
             target = attention_maps(attention_logits.detach(), self.activation, unannotated)
-            pooled = self._pool(probs, attention_logits.shape[2:])
-            # Both are exactly 0 in unannotated classes, which therefore add 0 and are left out of the count.
-            cells = F.binary_cross_entropy(pooled.clamp(max=1.0), target, reduction="sum")
+            # In logarithms: a probability that rounds to 1 where A says 0 has a gradient, too.
+            log_p, log_rest = log_softmax_and_complement(mask_unannotated(logits, unannotated))
+            log_p, log_rest = self._pool(log_p, log_rest, attention_logits.shape[2:])
+            # An unannotated class has target 0 and log(1 - p) = 0: it adds 0, and is left out of the count.
+            cells = -(target * log_p + (1 - target) * log_rest).sum()
             annotated = logits.shape[1] - len(set(unannotated))
             return cells * (1.0 / (annotated * (target.numel() // target.shape[1])))
 
-    def _pool(self, probs: Tensor, size: Sequence[int]) -> Tensor:
-        """(B, C, H, W) probabilities on the grid (h, w)."""
+    def _pool(self, log_p: Tensor, log_rest: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """log p and log(1 - p) of the pooled p, on the grid (h, w), of those of p (B, C, H, W)."""
         grid = (int(size[0]), int(size[1]))
         if self.pooling == "average":
-            return F.adaptive_avg_pool2d(probs, grid)
-        background = F.adaptive_avg_pool2d(probs[:, :1], grid)
-        return torch.cat([background, F.adaptive_max_pool2d(probs[:, 1:], grid)], dim=1)
+            return _log_of_mean(log_p, grid), _log_of_mean(log_rest, grid)
+        background, structures = log_p[:, :1], log_p[:, 1:]
+        largest = F.adaptive_max_pool2d(structures, grid)
+        smallest_rest = -F.adaptive_max_pool2d(-log_rest[:, 1:], grid)
+        return (
+            torch.cat([_log_of_mean(background, grid), largest], dim=1),
+            torch.cat([_log_of_mean(log_rest[:, :1], grid), smallest_rest], dim=1),
+        )
+
+
+def _log_of_mean(log: Tensor, grid: tuple[int, int]) -> Tensor:
+    """log of the mean of exp(log) over each cell, -87 at least: float32's smallest number."""
+    return F.adaptive_avg_pool2d(log.exp(), grid).clamp(min=torch.finfo(log.dtype).tiny).log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_the_pointing_game_has_a_column_for_each_structure(results):
 def test_of_equal_maps_the_later_weights_were_kept(results):
     epochs = [{"prompt_map_dice": 0.0, "pointing_game": share, "level_share": share} for share in (0.1, 0.2, 0.3)]
     assert results(*epochs).localisation["pointing_game"].tolist() == [0.3]
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("max", 0.1), ("min", 0.4)])
+def test_weights_chosen_by_another_metric_are_those_that_it_chose(results, tmp_path, mode, expected):
+    """The first epoch has the best map; the pointing game chose the second, the loss (the smallest) the third."""
+    rows = [(0.9, 0.3, 2.0, 0.3), (0.5, 0.8, 3.0, 0.1), (0.6, 0.7, 1.0, 0.4)]
+    names = ("prompt_map_dice", "pointing_game", "loss", "level_share")
+    study = results(*[dict(zip(names, row, strict=True)) for row in rows])
+    metric = {"max": "pointing_game", "min": "loss"}[mode]
+    settings = {"stage1#validate#best#metric": metric, "stage1#validate#best#mode": mode}
+    record = tmp_path / "stage1" / "one" / "stage1" / "run.json"
+    record.write_text(json.dumps({"starts": [{"settings": {}}, {"settings": settings}]}))
+    assert study.localisation["level_share"].tolist() == [expected]
 
 
 def test_what_was_seen_in_training_is_no_score_on_test(results):

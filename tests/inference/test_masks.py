@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from cps4_monai import segment_scans
 from cps4_monai.anatomy import Anatomy, Structure
+from cps4_monai.commands.relabel import relabel
 from cps4_monai.commands.report import report
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.report.pictures import sagittal_mosaic
@@ -203,3 +204,24 @@ def test_an_error_that_nobody_foresaw_is_recorded_for_its_label_map_alone(segmen
     outcomes, page = report_masks(segmented)
     assert [o.status for o in outcomes] == ["failed", "mask"] and outcomes[0].reason == "IndexError: out of range"
     assert page.exists()
+
+
+def test_what_the_networks_view_cuts_stays_cut(edited_bundle, make_scan, tmp_path):
+    """The central half of 28 columns ends at 21, the spine spans 12 to 27: each structure is cut in front or behind."""
+    make_scan(width=28).save(tmp_path / "in/a_T2w.nii.gz")
+    weights = edited_bundle(in_plane_mode="central_half", spacing_mm=None, slice_size=[96, 14])
+    out = tmp_path / "out"
+    segment_scans(tmp_path / "in", out, weights=weights, device="cpu", qc=False)
+    mask, sidecar = out / "a_T2w_dseg.nii.gz", out / "a_T2w_dseg.json"
+    told = json.loads(sidecar.read_text())
+    before = _rows(out / "structures.csv")
+    states = {row["name"]: row["state"] for row in before}
+    assert states["L5"] == states["L4"] == "cut" and told["View"] == [0, 96, 7, 21]
+    report_masks(out, qc=False)
+    assert _rows(out / "structures.csv") == before
+    assert CliRunner().invoke(relabel, [str(mask), "--shift", "1"]).exit_code == 0
+    shifted = json.loads(sidecar.read_text())
+    assert {s["name"]: s["state"] for s in shifted["Structures"]}["L4"] == "cut" and shifted["View"] == told["View"]
+    sidecar.write_text(json.dumps({**shifted, "View": [0, 96]}))
+    (outcome,), _ = report_masks(out, qc=False)
+    assert outcome.status == "failed" and "View is [0, 96]; expected four whole numbers, or null" in outcome.reason

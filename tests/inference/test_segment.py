@@ -157,9 +157,17 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "recorded"), [(np.array([4, 2, 2]), [4, 2, 2]), (np.float32(2), 2), (3, 3), ((4, 2, 2.5), [4, 2, 2.5])]
+    ("spacing", "recorded"),
+    [
+        (np.array([4, 2, 2]), [4, 2, 2]),
+        (np.float32(2), [2]),
+        (3, [3]),
+        ([3.0], [3]),
+        ((3, 3, 3), [3]),
+        ((4, 2, 2.5), [4, 2, 2.5]),
+    ],
 )
-def test_an_assumed_spacing_of_any_number_type_is_recorded(bundle_dir, make_scan, tmp_path, spacing, recorded):
+def test_an_assumed_spacing_in_any_form_is_recorded_alike(bundle_dir, make_scan, tmp_path, spacing, recorded):
     result = segment(make_scan().nifti(), tmp_path, weights=bundle_dir, device="cpu", assume_spacing=spacing)
     (record,) = tmp_path.glob("*_dseg.json")
     assert json.loads(record.read_text())["Settings"]["AssumeSpacing"] == recorded

@@ -66,3 +66,13 @@ def test_bad_input_is_refused():
         GridTextLoss(activation="tanh")
     with pytest.raises(ValueError, match="same slices and classes"):
         GridTextLoss()(torch.rand(1, 3, 8, 8), torch.rand(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_a_student_that_is_sure_and_wrong_is_pushed_back(pooling):
+    """p rounds to 1 in float32 (logits 60 apart), A of that class is 0: the loss is 60 a class, its gradient -+1."""
+    logits = torch.tensor([-30.0, 30.0]).view(1, 2, 1, 1).requires_grad_()
+    loss = GridTextLoss(pooling=pooling)(logits, torch.tensor([200.0, -200.0]).view(1, 2, 1, 1))
+    loss.backward()
+    assert loss.item() == pytest.approx(60.0)
+    torch.testing.assert_close(logits.grad.flatten(), torch.tensor([-1.0, 1.0]))
