@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cps4_monai.data.phantom import write_phantom_dataset
+from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.trivial_baseline import write_mean_label_maps
 from cps4_monai.report.attention_pictures import attention_pictures
 from cps4_monai.report.predictions import PredictionReport, report_predictions
@@ -141,30 +142,32 @@ class Demo:
     def evaluate(self) -> DemoResult:
         """Predicts and scores the held-out subjects with each method."""
         with self.bar(5, "evaluation", "step") as bar:
-            summaries: dict[str, pd.DataFrame] = {}
+            scored: dict[str, Evaluation] = {}
             workflow = self.predict("cps4")
-            summaries[TRIVIAL] = self._trivial(workflow)
+            scored[TRIVIAL] = self._trivial(workflow)
             bar.update()
             self.predict("supervised").run()
             bar.update()
-            summaries["supervised"] = self.score(self.folder / "runs" / "supervised" / "evaluation").evaluation.summary
+            scored["supervised"] = self.score(self.folder / "runs" / "supervised" / "evaluation").evaluation
             bar.update()
             workflow.run()
             bar.update()
-            report = self._report(workflow, summaries)
+            report = self._report(workflow, scored)
             bar.update()
-        return DemoResult(report.html, {**summaries, "cps4": report.evaluation.summary})
+        return DemoResult(
+            report.html, {name: one.summary for name, one in {**scored, "cps4": report.evaluation}.items()}
+        )
 
-    def _trivial(self, workflow: CPS4Workflow) -> pd.DataFrame:
-        """Summary of the mean label map of the labeled subjects, as the prediction of every held-out one."""
+    def _trivial(self, workflow: CPS4Workflow) -> Evaluation:
+        """Scores of the mean label map of the labeled subjects, as the prediction of every held-out one."""
         parsed = workflow.parser.get_parsed_content
         data, folder = parsed("data"), self.folder / "runs" / "mean_label_map" / "evaluation"
         write_mean_label_maps(
             data.labeled, data.test, parsed("cache").in_plane, folder / "predictions", parsed("anatomy").num_classes
         )
-        return self.score(folder).evaluation.summary
+        return self.score(folder).evaluation
 
-    def _report(self, workflow: CPS4Workflow, comparison: dict[str, pd.DataFrame]) -> PredictionReport:
+    def _report(self, workflow: CPS4Workflow, comparison: dict[str, Evaluation]) -> PredictionReport:
         """The page of CPS4, with the other methods beside it."""
         parsed = workflow.parser.get_parsed_content
         attention = attention_pictures(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 FILE_NAME = "error.log"
 _TOLD = (ValueError, TypeError, OSError)  # kinds whose message says what to do
+_NOT_LOCATED = re.compile(r"Cannot locate class or function path: '([^']+)'")  # of MONAI's
 _COMPONENT = re.compile(
     r"[Ff]ailed to (?:instantiate|evaluate) (?:component )?([^\s].{0,120}?)(?: with (?:args|keywords)|\.?$|:)"
 )
@@ -61,6 +62,11 @@ def one_line(error: BaseException) -> str:
     message = " ".join(str(cause).split())
     if speaks_for_itself(cause):
         return message or type(cause).__name__
+    if missing := _NOT_LOCATED.search(message):
+        return (
+            f"{missing[1]}: no such class or function, as '_target_' of a config or an overlay; expected one that "
+            "Python finds. Fix: correct the name, or put the folder of its module into PYTHONPATH"
+        )
     built = [match[1] for link in chain_of(error) if (match := _COMPONENT.search(str(link)))]
     where = f", in {' '.join(built[-1].split())}" if built else ""
     return f"{type(cause).__name__}: {message}{where}"

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,19 @@ def resolve_config(name: str | Path, bundle_root: Path) -> Path:
             return path
     known = sorted(str(p.relative_to(configs)) for p in configs.rglob("*.json"))
     raise FileNotFoundError(f"no config called {str(name)!r}; give a path, or one of {known}")
+
+
+def check_settings(overlays: Sequence[str | Path], given: Mapping[str, Any]) -> None:
+    """Refuses settings that the bundle's training config and these overlays neither define nor refer to.
+
+    A workflow does it, too; this is for who has something to do before there is one.
+
+    Raises:
+        FileNotFoundError: there is no such overlay.
+        ValueError: names the setting and the nearest ones.
+    """
+    root = find_bundle_root()
+    refuse_unknown_settings([str(resolve_config(name, root)) for name in (DEFAULT_CONFIG, *overlays)], given)
 
 
 def read_overlays(names: Sequence[str | Path]) -> dict[Path, dict[str, Any]]:

@@ -199,6 +199,12 @@ def test_tables_that_were_replaced_are_not_stated(tmp_path: Path) -> None:
     (tmp_path / "summary.csv").write_text("metric\nother\n")
     with pytest.raises(ValueError, match=r"summary.csv: not the table that evaluation.json beside it is about"):
         figures_of(tmp_path, hashlib.sha256(b"weights").hexdigest())
+    (tmp_path / "argmax").mkdir()
+    (tmp_path / "argmax" / "summary.csv").write_text("metric\n")
+    write_record(tmp_path, tmp_path / "weights.pt", "test", "mine")
+    (tmp_path / "argmax" / "summary.csv").write_text("metric\nother\n")
+    with pytest.raises(ValueError, match=r"argmax/summary.csv: not the table that .*evaluation.json is about"):
+        figures_of(tmp_path, hashlib.sha256(b"weights").hexdigest())
 
 
 def test_the_released_weights_keep_their_texts_and_fine_tuned_ones_in_their_place_do_not(tmp_path: Path) -> None:
@@ -257,6 +263,17 @@ def test_percentiles_travel_and_go_back_to_the_usual_ones(tmp_path: Path) -> Non
     with zipfile.ZipFile(export_bundle(root, tmp_path / "c.zip", weights, "usual")) as archive:
         train = json.loads(archive.read("usual/configs/train.json"))
     assert train["cache"]["percentiles"] == [0.5, 99.5]
+
+
+def test_the_overlay_of_the_weights_stays_whole_when_the_bundle_is_exported_again(
+    unzipped: Path, tmp_path: Path
+) -> None:
+    overlay = json.loads((unzipped / "configs" / "as_trained.json").read_text("utf-8"))
+    with zipfile.ZipFile(export_bundle(unzipped, tmp_path / "again.zip", None, "again")) as archive:
+        again = json.loads(archive.read("again/configs/as_trained.json"))
+    pixels = {"spacing_mm", "slice_size"}
+    assert pixels < set(again) and {"features", "network_def"} & set(again)
+    assert {key: again[key] for key in pixels} == {key: overlay[key] for key in pixels}
 
 
 def test_a_bundle_with_a_network_of_its_own_is_exported_again_with_others() -> None:

@@ -34,6 +34,13 @@ def test_an_unexpected_error_is_told_with_its_kind_its_component_and_its_traceba
     assert for_terminal(error, tmp_path / "run").endswith(f"; the traceback is in {log}")
 
 
+def test_a_class_that_is_not_found_is_told_with_what_to_do() -> None:
+    """MONAI names the path and nothing else, as for a method's module that lies outside of the package."""
+    error = raised(RuntimeError("Failed"), ModuleNotFoundError("Cannot locate class or function path: 'my.Method'."))
+    assert one_line(error).startswith("my.Method: no such class or function, as '_target_' of a config or an overlay")
+    assert "put the folder of its module into PYTHONPATH" in one_line(error)
+
+
 def test_what_python_says_of_a_value_is_told_with_its_kind_and_component() -> None:
     caught = []
     for fail in (lambda: float("wide"), lambda: len(3), lambda: MRSPINESEG.code_of("L9")):  # type: ignore[arg-type]

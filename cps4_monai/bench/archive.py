@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -22,6 +23,7 @@ from cps4_monai.file_hash import by_content
 from cps4_monai.run_folder import RECORD
 
 SUFFIX = ".tar.xz"
+_QUOTED_PLACE = re.compile(r'(?<=")(?:/|[A-Za-z]:\\)[^"]+(?=")')
 PLACES = ("datalist", "dataset_dir")  # of a task's places; names, not paths, are kept of them
 TABLES = ("*/*.csv", "*/argmax/*.csv")  # of the trainings and of the sections
 
@@ -42,7 +44,8 @@ def archive_results(
         only: cells as :func:`cps4_monai.bench.plan.is_chosen` takes them, with their stage 1; none: all.
 
     Returns:
-        Number of jobs in the archive, and of those that are not done.
+        Number of jobs in the archive, and of those that a study waits for. A job that two studies share is in the
+        archive once one of them has it done, and is waited for as long as the other has not.
 
     Raises:
         ValueError: another ending, no study there, none of a given name, or a pattern that no cell matches.
@@ -52,9 +55,11 @@ def archive_results(
     manifests = find_studies(runs, studies)
     files = {f"{one['study']}.study.json": json_text(_named(one)).encode() for one in manifests}
     kept, left = 0, 0
-    for folder, sections in sorted(_folders(manifests, only).items()):
-        if not {TRAINING, *sections} <= set(read_settings(runs / folder / DONE).get("seconds", {})):
-            left += 1
+    for folder, asked in sorted(_folders(manifests, only).items()):
+        done = set(read_settings(runs / folder / DONE).get("seconds", {}))
+        finished = [{TRAINING, *sections} <= done for sections in asked]
+        left += not all(finished)
+        if not any(finished):
             continue
         kept += 1
         files.update((f"{folder}/{name}", content) for name, content in _files_of(runs / folder))
@@ -62,17 +67,17 @@ def archive_results(
     return kept, left
 
 
-def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dict[str, list[str]]:
-    """Folder of each job -> the sections that it is scored on."""
+def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Folder of each job -> the sections that it is scored on, for each cell of a study that it is of."""
     check_patterns([entry["name"] for manifest in manifests for entry in manifest["cells"]], only)
-    folders: dict[str, list[str]] = {}
+    folders: dict[str, list[list[str]]] = {}
     for manifest in manifests:
         for entry in manifest["cells"]:
             if only and not is_chosen(entry["name"], only):
                 continue
             for folder in (entry["stage1"], entry["folder"]):
                 if folder is not None:
-                    folders.setdefault(folder, []).extend(manifest["evaluate"])
+                    folders.setdefault(folder, []).append(manifest["evaluate"])
     return folders
 
 
@@ -107,12 +112,14 @@ def _without_places(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """JSON with the last part of each absolute path in its place."""
+    """JSON with the last part of each absolute path in its place, in keys and within texts (quoted there), too."""
     if isinstance(value, Mapping):
-        return {key: _named(one) for key, one in value.items()}
+        return {_named(key): _named(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_named(one) for one in value]
-    return PurePath(value).name if _is_place(value) else value
+    if _is_place(value):
+        return PurePath(value).name
+    return _QUOTED_PLACE.sub(lambda found: PurePath(found[0]).name, value) if isinstance(value, str) else value
 
 
 def _is_place(value: Any) -> bool:

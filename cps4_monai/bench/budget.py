@@ -8,6 +8,7 @@ from typing import Any
 
 from cps4_monai.bench.matrix import DATA, SET_BY_THE_STUDY, STAGE2, Cell
 from cps4_monai.bench.study import StudyError
+from cps4_monai.file_hash import by_content
 from cps4_monai.fingerprint import depends_on, fingerprint, node_of
 from cps4_monai.known_settings import node_at
 
@@ -221,10 +222,14 @@ def budget_table(cells: Sequence[Cell]) -> list[tuple[str, str, dict[str, str]]]
 
 
 def _plain(value: Any) -> str:
-    """Text of a value; of an object's description, its class and arguments without references."""
+    """Text of a value; of an object's description, its class and arguments without references.
+
+    Files and folders stand by name and content: the text is published.
+    """
     if isinstance(value, Mapping):
         shown = {k: v for k, v in value.items() if not str(k).startswith("_") and not str(v).startswith(("@", "$@"))}
+        shown = by_content(shown)
         target = str(value.get("_target_", "")).rpartition(".")[2]
         arguments = ", ".join(f"{key}={json.dumps(item)}" for key, item in shown.items())
         return f"{target}({arguments})" if target else arguments
-    return json.dumps(value)
+    return json.dumps(by_content({"": value})[""])

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.results import CellResult, StudyResults
+from cps4_monai.evaluation.record import ARGMAX
 from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.page import Figure
@@ -55,9 +56,14 @@ def worst_cases(results: StudyResults) -> list[Figure]:
 
 
 def _picture(cell: CellResult, case: str, section: str) -> bytes:
+    """Of the plain argmax, of which the scores are."""
     places = cell.task["places"]
+    folder = cell.folder / section
     matching, _ = find_cases(
-        cell.folder / section / "predictions", places["datalist"], section=section, dataset_dir=places["dataset_dir"]
+        (folder if cell.decoded is None else folder / ARGMAX) / "predictions",
+        places["datalist"],
+        section=section,
+        dataset_dir=places["dataset_dir"],
     )
     (drawn,) = [candidate for candidate in matching.cases if candidate.name == case]
     return case_pictures(drawn, parsed_config(cell).get_parsed_content("anatomy"))[0]

@@ -14,6 +14,7 @@ import pandas as pd
 from cps4_monai.bench.folders import DONE, read_settings
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
+from cps4_monai.evaluation.record import ARGMAX
 from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
@@ -280,6 +281,6 @@ def _last_start(record: Path) -> dict[str, Any]:
 
 def _evaluations(folder: Path) -> tuple[Evaluation, Evaluation | None]:
     """Tables of the plain argmax, and of the decoded levels where they were scored."""
-    if (folder / "argmax").is_dir():
-        return Evaluation.load(folder / "argmax"), Evaluation.load(folder)
+    if (folder / ARGMAX).is_dir():
+        return Evaluation.load(folder / ARGMAX), Evaluation.load(folder)
     return Evaluation.load(folder), None

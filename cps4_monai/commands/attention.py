@@ -52,6 +52,11 @@ def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str
 
     limit_threads()
     checkpoint = stage1 / STAGE1_WEIGHTS if stage1.is_dir() else stage1
+    if stage1.suffix == ".zip" or (stage1.is_dir() and not checkpoint.is_file()):
+        raise click.ClickException(
+            f"{stage1}: holds no {STAGE1_WEIGHTS}; expected the folder of a training with class prompts ('cps4 train "
+            "stage1' or 'all'), or that file itself. Exported bundles hold no stage 1"
+        )
     scans = [scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])]
     if not scans:
         raise click.ClickException(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")

@@ -182,7 +182,7 @@ def archive(runs: Path, output: Path, studies: tuple[str, ...], only: tuple[str,
         kept, left = archive_results(runs, output, studies, only)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{output}: {kept} finished jobs; {left} are not done and left out")
+    click.echo(f"{output}: {kept} finished jobs; {left} are not done")
 
 
 def _work_off(

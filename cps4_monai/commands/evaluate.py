@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,13 +52,17 @@ def evaluate(
     config = run_dir / RUN_CONFIG
     if not config.is_file():
         raise click.ClickException(f"{config} is not there; expected the output folder of `cps4 train` as RUN")
-    override = {"output_dir": str(run_dir.resolve()), "section": section}
+    override: dict[str, Any] = {"output_dir": str(run_dir.resolve()), "section": section}
     if device is not None:
         override["device_name"] = device
     if datalist is not None:
         override |= {
             "datalist": str(datalist.resolve()),
             "dataset_dir": str((dataset_dir or datalist.parent).resolve()),
+            # They choose among the training scans of the run's own datalist.
+            "labeled_share": None,
+            "labeled_subjects": None,
+            "unlabeled_slices": False,
         }
     elif dataset_dir is not None:
         override["dataset_dir"] = str(dataset_dir.resolve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,13 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from cps4_monai.anatomy import Anatomy
+    from cps4_monai.evaluation.folder import Evaluation
 
 SHOWN = 5
 # What is read with --labels only.
-OF_SCORES = ("section", "dataset_dir", "metrics", "compare", "attribution", "max_pictures")
+OF_DATALISTS = ("section", "dataset_dir")
+OF_SCORES = (*OF_DATALISTS, "metrics", "compare", "attribution", "max_pictures")
 
 
 @click.command()
@@ -79,11 +80,13 @@ def report(
     if masks is None:
         raise click.UsageError("name the label maps: cps4 report MASKS, or -p FOLDER -l LABELS -o OUTPUT")
     if labels is None:
-        _refuse_unused()
+        _refuse_unused(OF_SCORES, "without --labels")
         _report_masks(masks, output, images, anatomy, unannotated, title, jobs)
         return
     if output is None:
         raise click.UsageError("--output is needed with --labels")
+    if labels.is_dir():
+        _refuse_unused(OF_DATALISTS, "where --labels is a folder: they are of a datalist")
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.report.predictions import report_predictions
 
@@ -101,7 +104,7 @@ def report(
             title=title,
             settings={"predictions": masks, "labels": labels},
             metrics=metrics,
-            comparison=_summaries(compare),
+            comparison=_compared(compare),
             method=_own_name(masks, compare) if compare else "",
             attribution=attribution,
             max_pictures=max_pictures,
@@ -118,26 +121,28 @@ def report(
     click.echo(f"report: {result.html}")
 
 
-def _refuse_unused() -> None:
-    """Refuses options that would do nothing without labels."""
+def _refuse_unused(options: Sequence[str], where: str) -> None:
+    """Refuses options that would do nothing."""
     context = click.get_current_context()
-    given = [n for n in OF_SCORES if context.get_parameter_source(n) not in (None, ParameterSource.DEFAULT)]
+    given = [n for n in options if context.get_parameter_source(n) not in (None, ParameterSource.DEFAULT)]
     if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise click.UsageError(f"{options}: not used without --labels; leave it out")
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{named}: not used {where}; leave it out")
 
 
-def _summaries(pairs: tuple[str, ...]) -> dict[str, DataFrame]:
-    """Summary tables of the reports named by ``--compare NAME=FOLDER``."""
+def _compared(pairs: tuple[str, ...]) -> dict[str, Evaluation]:
+    """Scores of the reports named by ``--compare NAME=FOLDER``."""
     from cps4_monai.evaluation.folder import Evaluation
 
-    summaries = {}
+    compared: dict[str, Evaluation] = {}
     for pair in pairs:
         name, separator, folder = pair.partition("=")
         if not separator:
             raise ValueError(f"--compare is {pair!r}; expected NAME=FOLDER, e.g. supervised=runs/supervised/report")
-        summaries[name] = Evaluation.load(folder).summary
-    return summaries
+        if name in compared:
+            raise ValueError(f"--compare names {name!r} twice; give each report a name of its own")
+        compared[name] = Evaluation.load(folder)
+    return compared
 
 
 def _own_name(masks: Path, pairs: tuple[str, ...]) -> str:

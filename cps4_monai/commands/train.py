@@ -75,11 +75,20 @@ def train(
     """
     from cps4_monai.failure import for_terminal
     from cps4_monai.threads import limit_threads
-    from cps4_monai.workflow import parse_settings, run_workflow
+    from cps4_monai.workflow import check_settings, parse_settings, run_workflow
 
     limit_threads()
     if weights is not None and stage != "finetune":
         raise click.UsageError("--weights goes with finetune; for stage2 use --set finetune_from=WEIGHTS")
+    if tracking is not None and stage == "finetune":
+        raise click.UsageError(
+            "--tracking goes with stage1, stage2 and all: a fine-tuning's log is metrics.csv, and run.log"
+        )
+    if tracking not in (None, "mlflow") and not Path(tracking).is_file():
+        raise click.UsageError(
+            f"--tracking is {tracking!r}; expected mlflow, or a file with tracking settings as the bundle's "
+            "configs/mlflow.json has them"
+        )
     if rounds > 1 and stage != "all":
         raise click.UsageError(f"--rounds goes with all: {stage} is one stage of one round")
     override = {
@@ -94,6 +103,7 @@ def train(
         further: dict[str, Any] = {}
         if stage == "finetune":
             _refuse_of_weights(given)
+            check_settings(overlays, given)  # before weights are copied
             further["also_given"] = _settings_of_overlays(overlays, weights, output)
             override["finetune#weights"] = str(_weights_of_run(weights, output))
         if rounds > 1:

@@ -91,7 +91,7 @@ def build_datalist(
     order = order_for_cover(shown, rng)
     if not order:
         raise DatalistError(f"{folder}: no training patient has a label map; expected at least one: lower val and test")
-    count = _labeled_count(len(order), labeled_share, labeled)
+    count = labeled_count(len(order), labeled_share, labeled)
     subsets = {f"{share:g}": order[: subset_size(len(order), share)] for share in SHARES}
     subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
     content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
@@ -165,7 +165,10 @@ def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -
 
     def write(beside: Path) -> None:
         beside.write_text(_lines(content), encoding="utf-8")
-        checked.append(load_datalist(beside, dataset_dir=out.parent))
+        try:
+            checked.append(load_datalist(beside, dataset_dir=out.parent))
+        except DatalistError as error:
+            raise DatalistError(str(error).replace(str(beside), str(out))) from error
         if check_content:
             check_leaks(checked[0])
 
@@ -255,7 +258,12 @@ def _read_classes(label: Path, num_classes: int | None, changed: int) -> tuple[i
     return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
 
 
-def _labeled_count(count: int, share: float, labeled: int | None) -> int:
+def labeled_count(count: int, share: float, labeled: int | None) -> int:
+    """How many of ``count`` training patients with labels are labeled, by number or else by share in percent.
+
+    Raises:
+        DatalistError: a number or a share out of range.
+    """
     if labeled is not None:
         if not 1 <= labeled <= count:
             raise DatalistError(
@@ -292,7 +300,10 @@ def _as_json(
 ) -> dict[str, Any]:
 
     def relative(path: Path) -> str:
-        return relative_path(path, folder).as_posix()
+        seen = relative_path(path, folder)
+        if not (folder / seen).exists():  # a step up that a symbolic link leads elsewhere
+            seen = relative_path(path.parent.resolve() / path.name, folder.resolve())
+        return seen.as_posix()
 
     content: dict[str, Any] = {"name": "", "description": "", "unannotated": []}
     with_label = [(scan.patient, scan.subject) for scan in scans if scan.label is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
@@ -14,6 +15,9 @@ from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes
 from cps4_monai.data.labeled_subsets import is_splits, labeled_choice, read_json, share_key
 from cps4_monai.data.leaks import LeakError, check_contents, check_patients
 from cps4_monai.data.spider_splits import read_splits
+
+_KEYS = (*SIDES, "unannotated", "subsets")  # what changes the training where it is misspelt
+_READ = {*_KEYS, "name", "image", "label", "labeled", "subject", "patient", "classes"}
 
 __all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist"]
 
@@ -71,7 +75,7 @@ def load_datalist(
         _check_files(datalist, path, folder)
     check_patients(datalist.sides)
     warnings = (*_warnings(datalist), *_unread(content), *_without_slices(content, unlabeled_slices))
-    datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings)
+    datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings, path=path)
     datalist.require(*require)
     return datalist
 
@@ -79,6 +83,7 @@ def load_datalist(
 def _read_own(
     content: Mapping[str, Any], folder: Path, path: Path, chosen: frozenset[str] | None, whole: bool
 ) -> Datalist:
+    _refuse_misspelt(content, _KEYS, f"{path}: has")
     lists = {side: content.get(side, []) for side in SIDES}
     for side, entries in lists.items():
         if not isinstance(entries, list):
@@ -95,6 +100,25 @@ def _read_own(
     return Datalist(training, validation, test, unannotated=codes(content, path), name=str(content.get("name", "")))
 
 
+def _refuse_misspelt(content: Mapping[str, Any], known: Sequence[str], where: str, likeness: float = 0.75) -> None:
+    """Refuses a key that is nearly a known one which is not there; other keys are other tools'.
+
+    Args:
+        content: of the datalist, or of an entry.
+        known: keys that are read.
+        where: begins the message.
+        likeness: ratio of :mod:`difflib` from which on two keys are alike.
+
+    Raises:
+        DatalistError: names both.
+    """
+    for key in content:
+        lacking = [name for name in known if name not in content]
+        near = difflib.get_close_matches(str(key), lacking, n=1, cutoff=likeness) if key not in _READ else []
+        if near:
+            raise DatalistError(f"{where} {key!r}, which is not read: did you mean {near[0]!r}? If not, rename it")
+
+
 def _is_labeled(raw: Mapping[str, Any]) -> bool:
     """What an entry says of its label: used, unless ``labeled`` is false."""
     labeled = raw.get("labeled")
@@ -106,7 +130,14 @@ def _entry(
 ) -> Entry:
     if not isinstance(raw, dict) or not isinstance(raw.get("image"), str):
         raise DatalistError(f"{path}: {side!r} has the entry {raw!r}; expected an object with one file name as 'image'")
+    _refuse_misspelt(raw, ["label"], f"{path}: {side!r} has, for {raw['image']},")
+    _refuse_misspelt(raw, ["labeled"], f"{path}: {side!r} has, for {raw['image']},", likeness=0.9)
     label = raw.get("label")
+    if label is None and raw.get("labeled") and side == "training":
+        raise DatalistError(
+            f"{path}: {side!r} has 'labeled' true for {raw['image']}, and no 'label'; expected the label map's file "
+            "name as 'label', or no 'labeled'"
+        )
     if label is not None and not isinstance(label, str):
         raise DatalistError(f"{path}: {side!r} has the label {label!r} for {raw['image']}; expected a file name")
     for name in (raw["image"], label or ""):

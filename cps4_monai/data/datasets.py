@@ -175,11 +175,11 @@ def _entries(data: Sequence[EntryLike | Mapping[str, Any]], labeled: bool) -> li
     entries: list[EntryLike] = [_entry(item) if isinstance(item, Mapping) else item for item in data]
     if not entries:
         raise ValueError("the list of volumes is empty; expected at least one: check the datalist and its share")
-    missing = [entry.subject for entry in entries if labeled and entry.label is None]
+    missing = [str(entry.image) for entry in entries if labeled and entry.label is None]
     if missing:
         raise ValueError(
-            f"entries without a label: {missing[:5]} ({len(missing)} in all); expected one for each: correct the "
-            "datalist, or use them as unlabeled"
+            f"{missing[0]}: has no label ({len(missing)} such scans among those that need one, as all under "
+            "'validation' do). Fix: give them a 'label' in the datalist, or list them under 'training'"
         )
     return entries
 

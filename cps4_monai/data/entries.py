@@ -54,6 +54,7 @@ class Datalist:
         unannotated: class codes that are in view but never labeled.
         warnings: one sentence for each thing worth knowing.
         name: the datalist's name.
+        path: file that it was read from; None: of none.
     """
 
     training: tuple[Entry, ...] = ()
@@ -62,6 +63,7 @@ class Datalist:
     unannotated: tuple[int, ...] = ()
     warnings: tuple[str, ...] = field(default=(), compare=False)
     name: str = ""
+    path: Path | None = field(default=None, compare=False)
 
     @property
     def labeled(self) -> tuple[Entry, ...]:
@@ -94,9 +96,9 @@ class Datalist:
         }
         for part in parts:
             if not getattr(self, part):
+                where = self.path or f"datalist {self.name or '(unnamed)'}"
                 raise DatalistError(
-                    f"datalist {self.name or '(unnamed)'}: no {part} subject; expected at least one: "
-                    f"{fixes.get(part, f'add entries to {part!r}')}"
+                    f"{where}: no {part} subject; expected at least one: {fixes.get(part, f'add entries to {part!r}')}"
                 )
 
 

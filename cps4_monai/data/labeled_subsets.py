@@ -137,7 +137,7 @@ def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
         listed = [
             str(raw["subject"])
             for raw in content.get("training", [])
-            if isinstance(raw, Mapping) and raw.get("label") and raw.get("subject")
+            if isinstance(raw, Mapping) and raw.get("label") and raw.get("subject") not in (None, "")
         ]
     subsets = _subsets(content, path)
     nested = [name for share in sorted(subsets, key=share_size) for name in subsets[share]]

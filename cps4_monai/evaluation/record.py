@@ -26,6 +26,7 @@ class EvaluationRecord:
         decoded: whether the tables are of decoded levels; then those of the plain argmax are in ``argmax``.
         slice_size: (H, W) that slices were cropped or padded to; None: the whole field of view, as in `cps4 segment`.
         summary_sha256: of ``summary.csv``.
+        argmax_summary_sha256: of the one in ``argmax``; None where there is none, or it was written by version 0.3.
     """
 
     weights_sha256: str
@@ -34,6 +35,7 @@ class EvaluationRecord:
     decoded: bool
     slice_size: tuple[int, int] | None
     summary_sha256: str
+    argmax_summary_sha256: str | None = None
 
 
 def write_record(
@@ -55,6 +57,7 @@ def write_record(
         slice_size: (H, W) or None.
     """
     folder = Path(folder)
+    beside = folder / ARGMAX / FILES["summary"]
     record = EvaluationRecord(
         weights_sha256=file_sha256(weights),
         section=section,
@@ -62,6 +65,7 @@ def write_record(
         decoded=decoded,
         slice_size=None if slice_size is None else (int(slice_size[0]), int(slice_size[1])),
         summary_sha256=file_sha256(folder / FILES["summary"]),
+        argmax_summary_sha256=file_sha256(beside) if decoded and beside.is_file() else None,
     )
     return write_atomically(folder / FILE_NAME, json.dumps(asdict(record), indent=2) + "\n")
 
@@ -90,10 +94,13 @@ def load_tables(folder: str | Path, record: EvaluationRecord) -> dict[str, Evalu
     """Tables by what they are of: "decoded" and "argmax", as far as they are there.
 
     Raises:
-        ValueError: a table is missing.
+        ValueError: a table is missing, or that of the argmax is another than the record's.
     """
     folder = Path(folder)
     if not record.decoded:
         return {"argmax": Evaluation.load(folder)}
+    summary = folder / ARGMAX / FILES["summary"]
+    if record.argmax_summary_sha256 not in (None, file_sha256(summary) if summary.is_file() else ""):
+        raise ValueError(f"{summary}: not the table that {folder / FILE_NAME} is about; run 'cps4 evaluate' again")
     beside = {"argmax": Evaluation.load(folder / ARGMAX)} if (folder / ARGMAX).is_dir() else {}
     return {"decoded": Evaluation.load(folder), **beside}

@@ -13,8 +13,12 @@ _WHY = "the settings of the weights in models, from their plan; written by cps4 
 
 
 def as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
-    """The overlay as it is written: :func:`settings_as_trained` with the reason for it."""
-    return {"_meta_": {"why": {"": _WHY}}, **settings_as_trained(plan, base)}
+    """The overlay as it is written: :func:`settings_as_trained` with the reason for it.
+
+    It has pixels and network even where ``train.json`` has the same: it is laid over overlays of sizes, too.
+    """
+    whole = {key: value for key, value in _of_pixels(plan).items() if key != "in_plane_mode"} | _network(plan, base)
+    return {"_meta_": {"why": {"": _WHY}}, **whole, **settings_as_trained(plan, base)}
 
 
 def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
@@ -25,9 +29,7 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
         base: ``train.json``; what it says already is left out.
     """
     settings: dict[str, Any] = {
-        "spacing_mm": plan.spacing_mm,
-        "slice_size": None if plan.slice_size is None else list(plan.slice_size),
-        "in_plane_mode": plan.in_plane_mode,
+        **_of_pixels(plan),
         "level_thresholds": dict(plan.decoding),
         "pictured_structures": _pictured(plan, base["pictured_structures"]),
     }
@@ -38,6 +40,14 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
     if list(plan.percentiles) != list(base["cache"].get("percentiles", Plan.percentiles)):
         settings["cache#percentiles"] = list(plan.percentiles)
     return settings
+
+
+def _of_pixels(plan: Plan) -> dict[str, Any]:
+    return {
+        "spacing_mm": plan.spacing_mm,
+        "slice_size": None if plan.slice_size is None else list(plan.slice_size),
+        "in_plane_mode": plan.in_plane_mode,
+    }
 
 
 def _pictured(plan: Plan, usual: list[str]) -> list[str]:

@@ -163,7 +163,8 @@ class Plan:
         for key in _DECIDES_PIXELS:
             mine, theirs = getattr(self, key), getattr(other, key)
             if mine != theirs:
-                differences.append(f"{key} is {mine}, of the weights {theirs}")
+                setting = f"cache#{key}" if key == "percentiles" else key
+                differences.append(f"{setting} is {mine}, of the weights {theirs}")
         if self.inference_size != other.inference_size:
             differences.append(f"slice_size is {self.inference_size}, of the weights {other.inference_size}")
         if self.anatomy.names != other.anatomy.names:

@@ -65,7 +65,7 @@ class ReportContent:
         mosaics: title -> PNG, each behind its title.
         attention: attention maps of the run's stage 1.
         curves: values of the training run (``report.curves.read_metrics``).
-        comparison: method -> summary table, e.g. a trivial baseline, supervised, cps4.
+        comparison: method -> its scores, e.g. of a trivial baseline, supervised, cps4.
         attribution: where the scans are from and under which licence.
     """
 
@@ -79,7 +79,7 @@ class ReportContent:
     mosaics: Mapping[str, bytes] = field(default_factory=dict)
     attention: Attention = field(default_factory=Attention)
     curves: pd.DataFrame | None = None
-    comparison: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    comparison: Mapping[str, Evaluation] = field(default_factory=dict)
     attribution: str = ""
 
 
@@ -92,7 +92,7 @@ def evaluation_page(content: ReportContent) -> str:
         subtitle += f", {len(evaluation.failures)} files not scored"
     sections = [
         Section("Summary", _summary(content), "95 % percentile bootstrap intervals over subjects."),
-        Section("Methods side by side", _comparison(content), "Same test subjects, same convention."),
+        Section("Methods side by side", _comparison(content), _comparison_intro(content)),
         Section("By structure", _by_structure(content), _structure_intro(content)),
         Section("By case", _by_case(content)),
         Section("Viewer", viewer_blocks(content.views, content.anatomy), "The lowest Dice (b) comes first."),
@@ -180,7 +180,8 @@ def _comparison(content: ReportContent) -> list[Block]:
         return []
     metrics = [f"dice_{c}" for c in ("b", "a", "c")] + ["iou_b", "hd95_mm"]
     rows = []
-    for method, summary in content.comparison.items():
+    summaries = {method: evaluation.summary for method, evaluation in content.comparison.items()}
+    for method, summary in summaries.items():
         overall = summary[summary["structure"] == "overall"].set_index("metric")
         cells = [Cell(method, method)]
         for metric in metrics:
@@ -194,7 +195,19 @@ def _comparison(content: ReportContent) -> list[Block]:
             cells.append(Cell(shown.text + low_high, shown.sort, shown.tone))
         rows.append(cells)
     table = Table(("method", "Dice (b)", "Dice (a)", "Dice (c)", "IoU (b)", "HD95 mm"), rows)
-    return [Figure(method_bars(content.comparison), alt="Dice by method"), table]
+    return [Figure(method_bars(summaries), alt="Dice by method"), table]
+
+
+def _comparison_intro(content: ReportContent) -> str:
+    """Whether all methods were scored on the same scans."""
+    here = set(content.evaluation.cases["case"])
+    scans = {method: set(evaluation.cases["case"]) for method, evaluation in content.comparison.items()}
+    others = [
+        f"{method} has {len(own)} scans, {len(own & here)} of these" for method, own in scans.items() if own != here
+    ]
+    if not others:
+        return "Same scans, same convention."
+    return f"Not of the same {len(here)} scans, so that they differ by their scans, too: {'; '.join(others)}."
 
 
 def _structure_intro(content: ReportContent) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.datalist import load_datalist
-from cps4_monai.data.label_ownership import assumed_spacing_of, check_anatomy_of
+from cps4_monai.data.label_ownership import assumed_spacing_of, check_anatomy_of, is_ours
 from cps4_monai.data.run_files import SCORES, RunFiles
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import check_pair, read_volume
@@ -174,7 +174,7 @@ def report_predictions(
     settings: Mapping[str, Any] | None = None,
     attention: Attention | None = None,
     metrics: str | Path | None = None,
-    comparison: Mapping[str, pd.DataFrame] | None = None,
+    comparison: Mapping[str, Evaluation] | None = None,
     method: str = "",
     attribution: str = "",
     argmax: str | Path | None = None,
@@ -198,7 +198,7 @@ def report_predictions(
         settings: of the run, shown as a table.
         attention: attention maps of the run's stage 1.
         metrics: `metrics.csv` or TensorBoard folder of the training run.
-        comparison: method -> summary table.
+        comparison: method -> its scores; the page says where they are of other scans.
         method: name of what is scored here, beside the others of the comparison; "" leaves it out of that chart.
         attribution: where the scans are from and under which licence.
         argmax: folder of the same network's plain argmax, scored beside predictions whose levels are decoded; its
@@ -217,8 +217,11 @@ def report_predictions(
     output = Path(output)
     files = RunFiles(output, SCORES, own=not protect)
     files.check((*FILES.values(), *label_tables(anatomy), PAGE, *(() if argmax is None else (COMPARISON,))))
+    curves = None if metrics is None else read_metrics(metrics)
     matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
     matching = _with_scans(matching, Path(predictions), images)
+    if not protect:
+        matching = _without_earlier_ones(matching)
     for case in matching.cases:
         if case.pred is not None:
             check_anatomy_of(case.pred, anatomy)
@@ -229,12 +232,13 @@ def report_predictions(
     beside, compared = None, dict(comparison or {})
     if argmax is not None:
         others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
+        others = others if protect else _without_earlier_ones(others)
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
         RunFiles(Path(argmax).parent, SCORES, own=not protect).write(beside.csv_texts())
-        outputs = {DECODED: evaluation.summary, ARGMAX: beside.summary}
-        files.write({COMPARISON: _overall_figures(outputs)})
+        outputs = {DECODED: evaluation, ARGMAX: beside}
+        files.write({COMPARISON: _overall_figures({name: scored.summary for name, scored in outputs.items()})})
         compared |= outputs
-    compared |= {method: evaluation.summary} if method else {}
+    compared |= {method: evaluation} if method else {}
     drawn = _draw(evaluation, max_pictures, anatomy, jobs)
     content = ReportContent(
         evaluation=evaluation,
@@ -246,7 +250,7 @@ def report_predictions(
         pictures={case.title: case.pair[0] for case in drawn},
         mosaics={case.title: case.pair[1] for case in drawn},
         attention=attention or Attention(),
-        curves=None if metrics is None else read_metrics(metrics),
+        curves=curves,
         comparison=compared,
         attribution=attribution,
     )
@@ -255,6 +259,16 @@ def report_predictions(
     for line in result.headline():
         logger.info(line)
     return result
+
+
+def _without_earlier_ones(matching: Matching) -> Matching:
+    """Without label maps of ours that belong to no scan of the section: an earlier evaluation left them there."""
+    ours = {path for path in matching.unmatched_predictions if is_ours(path)}
+    if ours:
+        logger.info("%d label maps of an earlier evaluation, of other scans, are there and not scored", len(ours))
+    return replace(
+        matching, unmatched_predictions=tuple(path for path in matching.unmatched_predictions if path not in ours)
+    )
 
 
 def _with_scans(matching: Matching, predictions: Path, images: str | Path | None) -> Matching:

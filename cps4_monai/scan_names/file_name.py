@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from cps4_monai.scan_names.linked_folders import SearchedFolders
@@ -133,6 +133,13 @@ class FileName:
         scan = "_".join(parts)
         bare = "_".join([*parts, *([described] if described else [])])
         return cls(path, stem, scan, contrast, channel, _says_label_map(stem), bare)
+
+    def with_channel(self) -> FileName:
+        """The same file with what was taken for nnU-Net's channel as part of the scan's own name."""
+        if self.channel is None:
+            return self
+        digits = f"_{self.channel:04d}"
+        return replace(self, scan=f"{self.scan}{digits}", bare=f"{self.bare}{digits}", channel=None)
 
     @property
     def key(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,13 @@ def pair_files(scans: Sequence[Path], scans_root: Path, files: Sequence[Path], f
         files: label maps or predictions.
         files_root: the folder they were found in.
     """
-    named = _Names(scans, scans_root), _Names(files, files_root)
+    sides = [{path: FileName.of(path) for path in paths} for paths in (scans, files)]
+    keys = [{name.key for name in names.values()} for names in sides]
+    as_seen = [
+        {path: _as_seen(name, of_others) for path, name in names.items()}
+        for names, of_others in zip(sides, keys[::-1], strict=True)
+    ]
+    named = _Names(as_seen[0], scans_root), _Names(as_seen[1], files_root)
     claims: dict[Path, list[tuple[tuple[int, int, bool], Path]]] = defaultdict(list)
     unmatched: list[Path] = []
     ambiguous: dict[Path, list[Path]] = {}
@@ -66,11 +72,20 @@ def pair_files(scans: Sequence[Path], scans_root: Path, files: Sequence[Path], f
     return Pairing(partners, sorted(unmatched), ambiguous)
 
 
+def _as_seen(name: FileName, keys: Container[str]) -> FileName:
+    """The name, with its last four digits where the other side has a scan of this very name.
+
+    ``_0000`` is nnU-Net's channel 0 on an image, ``case_0000_0000``, and the scan's own on its label, ``case_0000``.
+    """
+    return whole if (whole := name.with_channel()).key in keys else name
+
+
 class _Names:
     """Files with their names, by key, and by the folders in which others look for them."""
 
-    def __init__(self, paths: Sequence[Path], root: Path) -> None:
-        self.names = {path: FileName.of(path) for path in paths}
+    def __init__(self, names: Mapping[Path, FileName], root: Path) -> None:
+        paths = list(names)
+        self.names = names
         self.order = {path: place for place, path in enumerate(paths)}
         self.by_key: defaultdict[str, list[Path]] = defaultdict(list)
         self.whole = {path: path.absolute().parent.parts for path in paths}

@@ -44,9 +44,12 @@ class SaveLabelsd(SaveImaged):
         overwrite: replace label maps of ours; otherwise they are kept, as those always are that a person corrected,
             accepted or marked.
         allow_missing_keys: pass over missing items.
+        keep_reviewed: False refuses such a label map of a person, where what is there will be taken for the answer of
+            the network, as in an evaluation.
 
     Raises:
-        ForeignFileError: the path holds a file that is not ours, or two scans of one run would share it.
+        ForeignFileError: the path holds a file that is not ours, or two scans of one run would share it; without
+            ``keep_reviewed``, one that a person corrected, accepted or marked.
         ValueError: an item of another form.
     """
 
@@ -58,11 +61,12 @@ class SaveLabelsd(SaveImaged):
         data_root_dir: str | Path = "",
         overwrite: bool = False,
         allow_missing_keys: bool = False,
+        keep_reviewed: bool = True,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.output_dir, self.output_postfix = Path(output_dir), output_postfix
         self.data_root_dir = Path(data_root_dir).absolute() if str(data_root_dir) else None
-        self.overwrite = overwrite
+        self.overwrite, self.keep_reviewed = overwrite, keep_reviewed
         self._sources: dict[Path, str] = {}
 
     def set_options(self, *args: Any, **kwargs: Any) -> SaveLabelsd:
@@ -103,6 +107,11 @@ class SaveLabelsd(SaveImaged):
             )
         if check_may_write(path) and is_described(path):
             reviewed = review_in_words(reviewed_label(path)[1])
+            if reviewed and not self.keep_reviewed:
+                raise ForeignFileError(
+                    f"{path}: {reviewed}, so that it is never overwritten, and it is no answer of these weights to be "
+                    "scored. Fix: evaluate into another folder (-o), or move this one away"
+                )
             if reviewed:
                 logger.info("%s is kept: %s", path, reviewed)
                 return

@@ -83,6 +83,8 @@ def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_by
     manifest = runs / "made_up.study.json"
     content = json.loads(manifest.read_text())
     content["cells"][0] |= {"overlays": [str(runs / "own.json")], "settings": {"finetune_from": str(runs / "m.pt")}}
+    encoder = f'VisionEncoder(checkpoint_path="{runs}/vit.pt", pretrained=true)'
+    content["budget"] = [["finetune_from", "weights", {f'"{runs}/m.pt"': "base", encoder: "ours"}]]
     write_json(manifest, content)
     failures = runs / "cells" / "ours-5pct-seed0" / "test" / "failures.csv"
     failures.write_text(f"case,file,reason\na,{runs}/a.nii.gz,{runs}/a.nii.gz: no header\n")
@@ -96,6 +98,8 @@ def test_neither_weights_nor_places_are_in_it_and_the_same_runs_give_the_same_by
     task = json.loads((tmp_path / "elsewhere" / "cells" / "ours-5pct-seed0" / "task.json").read_text())
     cell = json.loads((tmp_path / "elsewhere" / "made_up.study.json").read_text())["cells"][0]
     assert cell["overlays"] == ["own.json"] and cell["settings"] == {"finetune_from": "m.pt"}
+    budget = json.loads((tmp_path / "elsewhere" / "made_up.study.json").read_text())["budget"]
+    assert list(budget[0][2]) == ['"m.pt"', 'VisionEncoder(checkpoint_path="vit.pt", pretrained=true)']
     run = json.loads((tmp_path / "elsewhere" / record.relative_to(runs)).read_text())["starts"][0]
     assert run["settings"] == {"finetune_from": "m.pt", "views": ["own"], "seed": 0} and "command" not in run
     settings = json.loads((tmp_path / "elsewhere" / "cells" / "ours-5pct-seed0" / SETTINGS).read_text())
@@ -123,6 +127,16 @@ def test_only_keeps_some_cells_with_their_stage_1_and_archives_go_into_one_folde
     results = load_results(find_studies(unpack(tmp_path / "base.tar.xz", elsewhere))[0], elsewhere, "test")
     assert [cell.name for cell in results.cells] == ["base-5pct-seed0", "ours-5pct-seed0"]
     assert results.missing == ("ours-5pct-seed1",)
+
+
+def test_a_job_that_two_studies_share_is_kept_once_one_of_them_has_it(runs: Path, tmp_path: Path) -> None:
+    other = json.loads((runs / "made_up.study.json").read_text())
+    shared = [entry for entry in other["cells"] if entry["name"] == "base-5pct-seed0"]
+    write_json(runs / "more.study.json", {**other, "study": "more", "cells": shared, "evaluate": ["training"]})
+    assert archive_results(runs, tmp_path / "a.tar.xz") == (3, 3), "which the second study still waits for"
+    elsewhere = unpack(tmp_path / "a.tar.xz", tmp_path / "elsewhere")
+    (study,) = find_studies(elsewhere, ["made_up"])
+    assert "base-5pct-seed0" in [cell.name for cell in load_results(study, elsewhere, "test").cells]
 
 
 def finish(plan: Plan, *names: str) -> None:

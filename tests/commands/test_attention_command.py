@@ -78,4 +78,13 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run: Path, tmp_path: Path) ->
     empty.mkdir()
     assert "no NIfTI scan in it" in called(empty, "-s", run, "-o", tmp_path / "out").output
     result = called(scan, "-s", empty, "-o", tmp_path / "out")
-    assert result.exit_code == 1 and "no such file" in result.output
+    assert result.exit_code == 1 and "holds no stage1/prompted_vision.pt" in result.output
+
+
+@pytest.mark.parametrize("given", ["spine.zip", "runs"])
+def test_what_holds_no_stage_1_is_told_what_would(tmp_path, given):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "spine.zip").write_bytes(b"PK")
+    result = called(tmp_path, "--stage1", tmp_path / given, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and f"{given}: holds no stage1/prompted_vision.pt" in result.output
+    assert "Exported bundles hold no stage 1" in result.output

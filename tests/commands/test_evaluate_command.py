@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -54,6 +56,28 @@ def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tm
     result = CliRunner().invoke(evaluate, [*arguments, "-o", str(tmp_path), "--set", "report_title=Mine"])
     assert result.exit_code == 0, result.output
     assert "<title>Mine" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_with_a_labeled_share_is_evaluated_on_any_datalist_and_twice_in_one_folder(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """A second section in one folder: the predictions of the first are no failures of the second."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("cache", "evaluation"))
+    config = json.loads((run / "config.json").read_text())
+    own = json.loads((tiny_data / "datalist.json").read_text())
+    labeled = next(entry["subject"] for entry in own["training"] if "label" in entry)
+    (run / "config.json").write_text(json.dumps({**config, "labeled_share": "10", "labeled_subjects": [labeled]}))
+    other = {**own, "training": own["test"], "subsets": {}}
+    sections = {"test": own["test"], "validation": own["validation"]}
+    for section, entries in sections.items():
+        datalist = tmp_path / f"{section}.json"
+        datalist.write_text(json.dumps({**other, "training": [], "test": [], "validation": [], section: entries}))
+        told = ["--datalist", str(datalist), "--dataset-dir", str(tiny_data), "--section", section, "--device", "cpu"]
+        result = CliRunner().invoke(evaluate, [str(run), *told])
+        assert result.exit_code == 0, result.output
+    assert pd.read_csv(run / "evaluation" / "failures.csv").empty
+    assert len(pd.read_csv(run / "evaluation" / "cases.csv")) == len(own["validation"])
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:

@@ -117,3 +117,22 @@ def test_an_overlay_that_holds_no_settings_is_named(
         last = result.output.strip().splitlines()[-1]
         assert result.exit_code == 1 and last.startswith("Error: ") and f"broken.json {said}" in last
         assert "expected an object of settings" in last and not (tmp_path / "run" / "models").exists()
+
+
+def test_a_fine_tuning_is_followed_by_no_tracker(tiny_data: Path, tiny_overlay: Path, tmp_path: Path) -> None:
+    result = call(tiny_data, tiny_overlay, tmp_path, "--tracking", "mlflow", stage="finetune")
+    assert result.exit_code == 2 and "--tracking goes with stage1, stage2 and all" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tracker_that_is_none_is_refused_by_name(tiny_data: Path, tiny_overlay: Path, tmp_path: Path) -> None:
+    result = call(tiny_data, tiny_overlay, tmp_path, "--tracking", "foo")
+    assert result.exit_code == 2 and "--tracking is 'foo'; expected mlflow" in result.output
+
+
+def test_a_misspelt_setting_of_a_fine_tuning_leaves_no_weights_behind(tiny_data: Path, tmp_path: Path) -> None:
+    """They would be taken for those of a fine-tuning, and other weights be refused there."""
+    given = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(tmp_path / "run"), "--set", "max_epoch=1"]
+    result = CliRunner().invoke(train, ["finetune", *given])
+    assert result.exit_code == 1 and "did you mean max_epochs" in result.output
+    assert not (tmp_path / "run" / "models").exists()

@@ -355,3 +355,14 @@ def test_two_label_maps_of_a_scan_in_nnunets_layout_are_an_error(tmp_path: Path)
     save(tmp_path / "labelsTr" / "a.nii", label(3))
     with pytest.raises(DatalistError, match=r"a_0000\.nii\.gz: 2 label maps fit: .*labelsTr.*expected one"):
         build_datalist(tmp_path, tmp_path / "datalist.json", val=0, test=0)
+
+
+def test_a_datalist_behind_a_symbolic_link_finds_its_scans(tmp_path: Path) -> None:
+    """From a linked folder, a step up leads out of the folder that it leads to."""
+    scans = make_pairs(tmp_path / "project", 4)
+    (tmp_path / "disk" / "scratch" / "lists").mkdir(parents=True)
+    (tmp_path / "scratch").symlink_to(tmp_path / "disk" / "scratch")
+    out = tmp_path / "scratch" / "lists" / "datalist.json"
+    build_datalist(scans, out, val=1, test=0)
+    for folder in (out, out.resolve()):
+        assert len(load_datalist(folder).training) == 3

@@ -28,6 +28,10 @@ def test_without_a_canal_the_middle_counts(width, kept):
     assert central_slices((9, 4, 4), np.eye(4), width)[0][0] == kept
 
 
+def test_of_two_middle_slices_one_is_kept():
+    assert central_slices((14, 4, 4), np.eye(4), 0.0)[0][0] == slice(6, 7)
+
+
 def test_the_slice_axis_is_found_by_the_affine():
     affine = np.array([[0, 0, 3.0, 7], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # third voxel axis: left to right
     index, moved = central_slices((5, 6, 8), affine, 6.0)

@@ -235,3 +235,37 @@ def test_spider_splits_are_checked(tmp_path: Path) -> None:
     path.write_text(json.dumps(splits(test=["sub-002"])))
     with pytest.raises(ValueError, match="the same patient is on two sides"):
         load_datalist(path, check_files=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("unanotated", "unannotated"), ("trainig", "training"), ("subset", "subsets"), ("validaton", "validation")],
+)
+def test_a_misspelt_key_is_not_passed_over(scans: Path, key: str, name: str) -> None:
+    content = {"training": [entry(1)], "validation": [entry(3)], "unannotated": [1], "subsets": {"10": ["sub-001"]}}
+    path = scans / "datalist.json"
+    path.write_text(json.dumps({(key if known == name else known): value for known, value in content.items()}))
+    with pytest.raises(DatalistError, match=f"has '{key}', which is not read: did you mean '{name}'"):
+        load_datalist(path)
+
+
+def test_entries_that_hide_their_label_by_its_key_are_named(scans: Path) -> None:
+    lost = {"image": "sub-002_T2w.nii.gz", "lable": "sub-002_dseg.nii.gz", "subject": "sub-002"}
+    with pytest.raises(
+        DatalistError, match=r"for sub-002_T2w\.nii\.gz, 'lable', which is not read: did you mean 'label'"
+    ):
+        load_datalist(write(scans, training=[entry(1), lost]))
+    without = {"image": "sub-002_T2w.nii.gz", "labeled": True}
+    with pytest.raises(DatalistError, match=r"'labeled' true for sub-002_T2w\.nii\.gz, and no 'label'"):
+        load_datalist(write(scans, training=[entry(1), without]))
+    with pytest.raises(DatalistError, match="'labelled', which is not read: did you mean 'labeled'"):
+        load_datalist(write(scans, training=[entry(1), entry(2, labelled=False)]))
+    assert len(load_datalist(write(scans, training=[entry(1), {**without, "labeled": False}])).unlabeled) == 1
+    other = {**entry(1), "labels": ["L5"], "site": "a", "fold": 0, "age": 50}
+    assert len(load_datalist(write(scans, training=[other], numTraining=1, labels={"1": "S"})).labeled) == 1
+
+
+def test_an_empty_part_names_the_file(scans: Path) -> None:
+    path = write(scans, training=[entry(1)])
+    with pytest.raises(DatalistError, match=f"{path}: no validation subject; expected at least one"):
+        load_datalist(path, require=["validation"])

@@ -81,3 +81,12 @@ def test_rotation_on_the_real_split(spider_dir: Path) -> None:
         turns = [rotated_subset(content, path, share, seed) for seed in range(3)]
         assert turns[0] == content["labeled"][share] and len({name for turn in turns for name in turn}) == 3 * size
         assert labeled(path, labeled_subjects=turns[2]) == turns[2]
+
+
+def test_a_subject_called_0_is_labeled_as_the_others_are(tmp_path: Path) -> None:
+    """Numbers as tables have them, from 0."""
+    training = [{"image": f"{k}_T2w.nii.gz", "label": f"{k}_dseg.nii.gz", "subject": k} for k in range(3)]
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": training, "subsets": {"40": ["0"]}}))
+    assert labeled(path) == ["0", "1", "2"] and labeled(path, labeled_share="40") == ["0"]
+    assert labeled(path, labeled_subjects=["0"]) == ["0"]

@@ -187,7 +187,7 @@ def test_a_data_set_that_was_cut_short_is_made_whole_by_the_same_call(tmp_path: 
     write_phantom_dataset(tmp_path / "cut", 4, **settings)
     write_phantom_dataset(tmp_path / "whole", 4, **settings)
     files = {name: sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("cut", "whole")}
-    assert files["cut"] == files["whole"] and len(files["whole"]) == 10, "and nothing is left of the cut"
+    assert files["cut"] == files["whole"] and len(files["whole"]) == 11, "and nothing is left of the cut"
     for name in files["whole"]:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -199,3 +199,36 @@ def test_scans_of_the_same_names_that_this_command_did_not_write_are_left_alone(
     with pytest.raises(FileExistsError, match="not made by this command"):
         write_phantom_dataset(tmp_path, 2, size=16, slices=1)
     assert (tmp_path / "sub-001_T2w.nii.gz").read_bytes() == b"a patient"
+
+
+def test_nothing_of_other_data_sets_is_written_over(tmp_path: Path) -> None:
+    table = "participant_id\tage\nsub-001\t54\n"
+    bids, flat, nested = (tmp_path / name for name in ("bids", "flat", "nested"))
+    for folder, scan in ((bids, "sub-001/anat/sub-001_T2w.nii.gz"), (flat, "sub-001_T2w.nii.gz")):
+        (folder / scan).parent.mkdir(parents=True)
+        (folder / scan).write_bytes(b"a patient")
+        (folder / "participants.tsv").write_text(table)
+    (nested / "sub-001").mkdir(parents=True)
+    (nested / "sub-001/sub-001_T1w.nii").write_bytes(b"a patient")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for folder in (bids, flat, nested):
+        with pytest.raises(FileExistsError, match=r"holds other files .*choose another folder"):
+            write_phantom_dataset(folder, 4, size=16, slices=1, labeled=1, val=1, test=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_phantom_of_other_arguments_is_left_as_it_is(tmp_path: Path) -> None:
+    settings = {"size": (16, 16), "slices": 1, "labeled": 1, "val": 1, "test": 1}
+    write_phantom_dataset(tmp_path, 4, **settings)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    write_phantom_dataset(tmp_path, 4, **settings)
+    with pytest.raises(FileExistsError, match=r"a phantom made with seed 0, not 2\. Fix: choose another folder"):
+        write_phantom_dataset(tmp_path, 4, 2, **settings)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("asked", "words"), [({"labeled": 6}, "6 labeled"), ({"val": 2, "test": 2}, "2 test and 2")])
+def test_a_split_that_cannot_be_is_refused_before_a_scan_is_written(tmp_path: Path, asked: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        write_phantom_dataset(tmp_path / "a", 4, size=16, slices=1, **{"labeled": 1, "val": 1, "test": 1, **asked})
+    assert not (tmp_path / "a").exists()

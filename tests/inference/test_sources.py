@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cps4_monai.inference.folder_search import looks_like_label_map, search_folder
+from cps4_monai.inference.items import inference_items
 from cps4_monai.inference.sources import find_sources
 
 
@@ -173,3 +174,16 @@ def test_inputs_that_cannot_be_used_are_told_and_the_rest_goes_on(touch, name, w
     (root / "other.json").write_text("{}")
     found = find_sources([root / name, root / "scan.nii.gz"])
     assert _names(found) == ["scan"] and words in found.failures[0][1]
+
+
+def test_the_plain_form_needs_the_scans_that_it_segments_and_no_others(touch):
+    root = touch("a_T2w.nii.gz", "b_T2w.nii.gz")
+    content = {
+        "training": [{"image": "gone_T2w.nii.gz", "label": "gone_dseg.nii.gz"}],
+        "test": [{"image": "a_T2w.nii.gz", "label": "a_dseg.nii.gz"}],
+    }
+    (root / "d.json").write_text(json.dumps(content))
+    assert inference_items(root / "d.json") == [{"image": str(root / "a_T2w.nii.gz")}]
+    (root / "a_T2w.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"1 of 1 scans are missing, e\.g\. .*a_T2w\.nii\.gz; correct the paths"):
+        inference_items(root / "d.json")

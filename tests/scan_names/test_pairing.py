@@ -53,6 +53,19 @@ def test_a_label_map_beside_its_scan_comes_before_one_far_away():
     assert found == {"sub-1_T2w.nii": ["sub-1_dseg.nii"]} and rest == ["derivatives/sub-1_dseg.nii"]
 
 
+def test_a_case_of_nnunet_that_ends_in_four_zeros():
+    """labelsTr/case_0000 belongs to imagesTr/case_0000_0000, whose last digits are the channel; so do predictions."""
+    labels = ["labelsTr/case.nii", "labelsTr/case_0000.nii"]
+    images = ["imagesTr/case_0000.nii", "imagesTr/case_0000_0000.nii"]
+    expected = dict(zip(images, ([label] for label in labels), strict=True))
+    assert pair(images, labels) == (expected, [], 0)
+    assert pair(images[1:], labels[1:]) == ({images[1]: [labels[1]]}, [], 0)
+    predictions = ["case_0000_dseg.nii", "case_0000_0000_dseg.nii"]
+    found, rest, _ = pair(labels, predictions, Path("/out"))
+    assert found == dict(zip(labels, ([one] for one in predictions), strict=True)) and not rest
+    assert pair(["imagesTr/a_0000.nii"], ["labelsTr/a_0000.nii"])[0] == {"imagesTr/a_0000.nii": ["labelsTr/a_0000.nii"]}
+
+
 def test_label_maps_by_name_or_all_files_where_none_is_called_so():
     a, b = Path("a_dseg.nii"), Path("a.nii")
     assert only_label_maps([a, b]) == [a] and only_label_maps([b]) == [b]

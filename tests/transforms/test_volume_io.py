@@ -108,6 +108,9 @@ def test_a_label_map_that_a_person_accepted_is_kept(scan, tmp_path):
     before = target.read_bytes()
     save(scan, tmp_path, 2, overwrite=True)
     assert target.read_bytes() == before
+    with pytest.raises(ForeignFileError, match=r"no answer of these weights to be scored\. Fix: evaluate into another"):
+        save(scan, tmp_path, 2, overwrite=True, keep_reviewed=False)
+    assert target.read_bytes() == before
     target.unlink()
     save(scan, tmp_path, 2)
     assert np.asarray(nib.load(target).dataobj).max() == 2

@@ -31,7 +31,7 @@ def central_slices(
     count = shape[axis]
     centre = (count - 1) / 2 if canal is None or not canal.any() else float(np.nonzero(canal)[axis].mean())
     away = np.abs(np.arange(count) - centre)
-    kept = np.flatnonzero((away * grid.spacing_mm[0] <= width_mm / 2) | (away == away.min()))
+    kept = np.flatnonzero((away * grid.spacing_mm[0] <= width_mm / 2) | (np.arange(count) == away.argmin()))
     index = [slice(None)] * 3
     index[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
     moved = np.array(affine, dtype=np.float64)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.data.build_datalist import build_datalist
+from cps4_monai.data.build_datalist import build_datalist, labeled_count
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.nifti_file import write_nifti
+from cps4_monai.data.patient_split import split_patients
 from cps4_monai.data.phantom.subject import Phantom, make_phantom
+from cps4_monai.data.scan_folder import Scan
 
-UNFINISHED = ".unfinished"  # in a folder while its scans are being written
+RECORD = ".cps4_phantom.json"  # in a folder of this module's, from before its first scan: the arguments
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def write_phantom_dataset(
 
     Raises:
         ValueError: settings out of range, or more subjects asked for by the split than there are.
-        FileExistsError: the folder holds another data set's scans.
+        FileExistsError: the folder holds scans or tables of anything else, or of a phantom with other arguments.
     """
     out = Path(out)
     if subjects < 1 or not 0 <= sacrum_free_share <= 1:
@@ -64,29 +68,40 @@ def write_phantom_dataset(
             "share from 0 to 1"
         )
     names = [f"sub-{k:0{max(3, len(str(subjects)))}d}" for k in range(1, subjects + 1)]
-    _refuse_foreign_scans(out, names)
+    share = 25.0 if labeled is None else 100.0
+    _check_split(names, share, labeled, val, test)
+    arguments = {
+        "subjects": subjects,
+        "seed": seed,
+        "size": list(size) if isinstance(size, tuple) else size,
+        "slices": slices,
+        "sacrum_free_share": sacrum_free_share,
+        "variation": variation,
+        "labeled": labeled,
+        "val": val,
+        "test": test,
+    }
+    _refuse_foreign_files(out, names, arguments)
     free = _sacrum_free(subjects, sacrum_free_share, seed)
     rows = []
     for k, name in enumerate(names):
         phantom = make_phantom([seed, k], size, slices, sacrum=k not in free, variation=variation)
         if k == 0:  # the arguments are fine
-            write_atomically(out / UNFINISHED, "These scans are being written, or their writing was cut short.\n")
+            write_atomically(out / RECORD, json.dumps(arguments) + "\n")
         rows.append([name, "no" if k in free else "yes", *_write_subject(out, name, phantom)])
         if on_subject is not None:
             on_subject(name)
     _write_participants(out, rows)
-    datalist = build_datalist(
+    return build_datalist(
         out,
         out / "datalist.json",
-        labeled_share=25.0 if labeled is None else 100.0,
+        labeled_share=share,
         labeled=labeled,
         seed=seed,
         val=val,
         test=test,
         check_content=False,
     )
-    (out / UNFINISHED).unlink(missing_ok=True)
-    return datalist
 
 
 def _write_subject(out: Path, name: str, phantom: Phantom) -> tuple[int, str]:
@@ -110,12 +125,42 @@ def _sacrum_free(subjects: int, share: float, seed: int) -> set[int]:
     return {int(k) for k in drawn[: round(share * subjects)]}
 
 
-def _refuse_foreign_scans(out: Path, names: Sequence[str]) -> None:
+def _check_split(names: Sequence[str], share: float, labeled: int | None, val: float, test: float) -> None:
+    """Asks for the split as it will be asked for once the scans are there."""
+    scans = [Scan(Path(name), None, subject=name, patient=name) for name in names]
+    sides = split_patients(scans, {name: (1,) for name in names}, val=val, test=test, rng=np.random.default_rng(0))
+    labeled_count(list(sides.values()).count("training"), share, labeled)
+
+
+def _refuse_foreign_files(out: Path, names: Sequence[str], arguments: Mapping[str, Any]) -> None:
+    """Lets a folder pass that holds no scan and no table, or nothing but a phantom with these arguments."""
+    if not out.is_dir():
+        return
     ours = {f"{name}_{suffix}.nii.gz" for name in names for suffix in ("T2w", "dseg")}
-    foreign = sorted(p.name for p in out.glob("[!.]*.nii*") if p.name not in ours) if out.is_dir() else []
-    made_here = any((out / mark).exists() for mark in ("participants.tsv", UNFINISHED))
-    if foreign or (not made_here and any((out / name).exists() for name in ours)):
+    scans = [path.relative_to(out).as_posix() for path in out.rglob("[!.]*.nii*")]
+    foreign = sorted(name for name in scans if name not in ours)
+    before = _recorded(out / RECORD)
+    if before is None:
+        foreign += [name for name in ("participants.tsv", "datalist.json", *sorted(ours)) if (out / name).exists()]
+    if foreign:
         raise FileExistsError(
-            f"{out}: holds other scans ({', '.join(foreign[:3]) or 'not made by this command'}); expected an empty "
-            "folder or one made with the same number of subjects: choose another folder"
+            f"{out}: holds other files ({', '.join(foreign[:3])}), not made by this command; expected an empty folder, "
+            "or a phantom made with the same arguments. Fix: choose another folder"
         )
+    if before is not None and before != json.loads(json.dumps(arguments)):
+        differing = [name for name in arguments if before.get(name) != arguments[name]]
+        told = ", ".join(f"{name} {before.get(name)}, not {arguments[name]}" for name in differing)
+        raise FileExistsError(
+            f"{out}: holds a phantom made with {told}. Fix: choose another folder, or delete this one"
+        )
+
+
+def _recorded(record: Path) -> dict[str, Any] | None:
+    """Arguments of the phantom in a folder; None where none is."""
+    if not record.is_file():
+        return None
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,48 @@
+"""The worst cases of a study are drawn from what was scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.bench import gallery
+from cps4_monai.bench.results import find_studies, load_results
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_the_picture_is_of_the_label_map_that_has_the_score(write_runs, tmp_path: Path, monkeypatch, decoded: bool):
+    runs = write_runs({("ours", "5", 0): {"sub-001": 0.3}})
+    image = nib.Nifti1Image(np.zeros((4, 4, 2), np.uint8), np.diag([4.0, 1.0, 1.0, 1.0]))
+    section = runs / "cells" / "ours-5pct-seed0" / "test"
+    files = [runs / name for name in ("sub-001_T2w.nii.gz", "sub-001_dseg.nii.gz")]
+    files += [folder / "predictions" / "sub-001_T2w_dseg.nii.gz" for folder in (section, section / "argmax")]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+    entry = {"image": files[0].name, "label": files[1].name, "subject": "sub-001"}
+    (runs / "data" / "list.json").write_text(json.dumps({"training": [], "test": [entry]}))
+    if decoded:
+        for table in section.glob("*.csv"):
+            (section / "argmax" / table.name).write_bytes(table.read_bytes())
+    else:
+        files[3].unlink()
+        files[3].parent.rmdir()
+        files[3].parents[1].rmdir()
+    (study,) = find_studies(runs)
+    results = load_results(study, runs, "test")
+    assert (results.cells[0].decoded is not None) == decoded
+    drawn = []
+    monkeypatch.setattr(gallery, "case_pictures", lambda case, anatomy: [drawn.append(case.pred)] and [b""])
+    monkeypatch.setattr(gallery, "parsed_config", lambda cell: _Config())
+    (figure,) = gallery.worst_cases(results)
+    assert drawn == [files[3] if decoded else files[2]] and "Dice (b) 0.300" in figure.caption
+
+
+class _Config:
+    def get_parsed_content(self, name: str):
+        return {"anatomy": MRSPINESEG}[name]
