@@ -59,8 +59,8 @@ ALLOWED: dict[str, set[str]] = {
     "preflight": {"anatomy", "atomic_file", "data"},
     "inference": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "encoding", "evaluation", "extras",
-        "file_hash", "levels", "metrics", "networks", "palette", "plan", "precision", "report", "scan_names",
-        "transforms",
+        "file_hash", "levels", "metrics", "networks", "palette", "plan", "precision", "report", "run_folder",
+        "scan_names", "transforms",
     },
     "known_settings": set(),
     "fingerprint": {"file_hash", "known_settings"},

@@ -38,7 +38,7 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
     "-w",
     "--weights",
     type=click.Path(path_type=Path),
-    help="Bundle folder or zip ('cps4 export'); default: the one that comes with this package.",
+    help="Bundle folder or zip ('cps4 export'), or a training's folder; default: the bundle of this package.",
 )
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("-b", "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Slices at a time.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.plan import FILE_NAME, Plan, parse_plan, plan_path
+from cps4_monai.run_folder import STAGE2_WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -110,8 +111,8 @@ def open_bundle(weights: str | Path | None = None) -> Bundle:
 
     Args:
         weights: folder or zip of a bundle, or a weights file with its ``plan.json`` beside it: of a bundle
-            (``models/model.pt``, ``models/model_finetuned.pt``) or of a run (``stage2/model.pt``); None: the bundle of
-            this package.
+            (``models/model.pt``, ``models/model_finetuned.pt``) or of a run (``stage2/model.pt``); or the folder of a
+            run with these; None: the bundle of this package.
 
     Raises:
         ValueError: no such bundle, no weights in it, a zip that is damaged, a checksum that differs, or a plan that
@@ -174,6 +175,8 @@ def _open_root(weights: str | Path | None) -> _Root:
 
         return _Root(find_bundle_root())
     path = Path(weights)
+    if not (path / CONFIG).is_file() and (path / STAGE2_WEIGHTS).is_file():  # the folder of a training
+        path = path / STAGE2_WEIGHTS
     if path.is_file() and path.suffix == ".pt":
         if not plan_path(path).is_file():
             raise ValueError(

@@ -132,7 +132,7 @@ def test_only_keeps_some_cells_with_their_stage_1_and_archives_go_into_one_folde
 def test_a_job_that_two_studies_share_is_kept_once_one_of_them_has_it(runs: Path, tmp_path: Path) -> None:
     other = json.loads((runs / "made_up.study.json").read_text())
     shared = [entry for entry in other["cells"] if entry["name"] == "base-5pct-seed0"]
-    write_json(runs / "more.study.json", {**other, "study": "more", "cells": shared, "evaluate": ["training"]})
+    write_json(runs / "more.study.json", {**other, "study": "more", "cells": shared, "evaluate": ["another"]})
     assert archive_results(runs, tmp_path / "a.tar.xz") == (3, 3), "which the second study still waits for"
     elsewhere = unpack(tmp_path / "a.tar.xz", tmp_path / "elsewhere")
     (study,) = find_studies(elsewhere, ["made_up"])

@@ -64,6 +64,8 @@ def test_weights_of_a_run_are_opened_by_the_plan_beside_them(bundle_dir, tmp_pat
     np.testing.assert_array_equal(
         Segmenter(tmp_path / "model.pt", device="cpu")(image, qc=False).labels, expected.labels
     )
+    run = shutil.copytree(tmp_path, tmp_path / "run" / "stage2").parent
+    assert open_bundle(run).sha256 == open_bundle(bundle_dir).sha256, "the folder of a training"
 
 
 def test_weights_that_were_changed_are_refused(edited_bundle):
