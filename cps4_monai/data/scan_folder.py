@@ -179,6 +179,7 @@ def _nnunet(folder: Path) -> FoundScans:
         orphans = [*pairing.unmatched, *pairing.ambiguous]
         warnings += told_of(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
     warnings += told_of("test scans have no label map in labelsTs and are left out", without_label)
+    scans = _by_contrast(scans)
     double = sorted(name for name, count in Counter(scan.subject for scan in scans).items() if count > 1)
     if double:
         raise DatalistError(
@@ -188,6 +189,18 @@ def _nnunet(folder: Path) -> FoundScans:
     identities = identify([scan.image for scan in scans])
     scans = [replace(scan, patient=who.patient) for scan, who in zip(scans, identities, strict=True)]
     return FoundScans(tuple(scans), (*warnings, *_dated(scans)))
+
+
+def _by_contrast(scans: Sequence[Scan]) -> list[Scan]:
+    """Cases of nnU-Net that differ in their contrast alone, called by their whole name."""
+    contrasts: dict[str, list[str]] = defaultdict(list)
+    for scan in scans:
+        contrasts[scan.subject].append(FileName.of(scan.image).contrast)
+    told = {case for case, own in contrasts.items() if len(own) == len(set(own)) > 1}
+    return [
+        replace(scan, subject=FileName.of(scan.image).stem.removesuffix("_0000")) if scan.subject in told else scan
+        for scan in scans
+    ]
 
 
 def _is_label_map(path: Path, folder: Path) -> bool:

@@ -349,6 +349,20 @@ def test_unlabeled_scans_of_patients_for_validation_or_test_are_named(tmp_path: 
     assert told.startswith("1 scans") and told.endswith(held.image.name.replace("ses-1", "ses-2"))
 
 
+def test_two_contrasts_of_a_patient_are_two_cases_of_nnunet(tmp_path: Path) -> None:
+    for patient in range(3):
+        for number, contrast in enumerate(("T1w", "T2w")):
+            case = f"sub-{patient}_{contrast}"
+            save(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", image(10 * patient + number))
+            save(tmp_path / "labelsTr" / f"{case}.nii.gz", label(2 + number))
+    found = find_scans(tmp_path)
+    assert [scan.subject for scan in found.scans] == [f"sub-{p}_{c}" for p in range(3) for c in ("T1w", "T2w")]
+    assert all(scan.label.name == f"{scan.subject}.nii.gz" for scan in found.scans) and not found.warnings
+    assert {scan.patient for scan in found.scans} == {"sub-0", "sub-1", "sub-2"}
+    datalist = build_datalist(tmp_path, tmp_path / "d.json", val=1, test=0)
+    assert len(datalist.validation) == 2 and len(load_datalist(tmp_path / "d.json").training) == 4
+
+
 def test_two_label_maps_of_a_scan_in_nnunets_layout_are_an_error(tmp_path: Path) -> None:
     save(tmp_path / "imagesTr" / "a_0000.nii.gz", image(1))
     save(tmp_path / "labelsTr" / "a.nii.gz", label(2))
