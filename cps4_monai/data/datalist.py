@@ -72,7 +72,9 @@ def load_datalist(
     else:
         datalist = _read_own(content, folder, path, chosen, whole=share is not None)
     if check_files:
-        _check_files(datalist, path, folder)
+        entries = [entry for side in SIDES for entry in getattr(datalist, side)]
+        require_files([f for e in entries for f in (e.image, e.label) if f is not None], path, folder)
+        refuse_repeated(entries, path)
     check_patients(datalist.sides)
     warnings = (*_warnings(datalist), *_unread(content), *_without_slices(content, unlabeled_slices))
     datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings, path=path)
@@ -165,8 +167,18 @@ def _entry(
     )
 
 
-def _check_files(datalist: Datalist, path: Path, folder: Path, shown: int = 5) -> None:
-    files = [f for side in SIDES for e in getattr(datalist, side) for f in (e.image, e.label) if f is not None]
+def require_files(files: Sequence[Path], path: str | Path, folder: str | Path, shown: int = 5) -> None:
+    """Refuses a datalist of which files are missing.
+
+    Args:
+        files: that must be there.
+        path: of the datalist, for the message.
+        folder: that its paths are relative to.
+        shown: missing files that are named.
+
+    Raises:
+        DatalistError: names them.
+    """
     missing = [str(f) for f in files if not f.is_file()]
     if missing:
         more = "" if len(missing) <= shown else f" and {len(missing) - shown} more"
@@ -174,7 +186,15 @@ def _check_files(datalist: Datalist, path: Path, folder: Path, shown: int = 5) -
             f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing[:shown])}{more}; expected "
             f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir)"
         )
-    repeated = [str(f) for f, n in Counter(e.image for s in SIDES for e in getattr(datalist, s)).items() if n > 1]
+
+
+def refuse_repeated(entries: Sequence[Entry], path: str | Path, shown: int = 5) -> None:
+    """Refuses a datalist that lists an image twice.
+
+    Raises:
+        DatalistError: names the images.
+    """
+    repeated = [str(f) for f, n in Counter(e.image for e in entries).items() if n > 1]
     if repeated:
         raise DatalistError(f"{path}: images listed twice: {', '.join(repeated[:shown])}; expected each once")
 

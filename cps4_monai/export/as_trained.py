@@ -17,8 +17,7 @@ def as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
 
     It has pixels and network even where ``train.json`` has the same: it is laid over overlays of sizes, too.
     """
-    whole = {key: value for key, value in _of_pixels(plan).items() if key != "in_plane_mode"} | _network(plan, base)
-    return {"_meta_": {"why": {"": _WHY}}, **whole, **settings_as_trained(plan, base)}
+    return {"_meta_": {"why": {"": _WHY}}, **_pixels(plan), **_network(plan, base), **settings_as_trained(plan, base)}
 
 
 def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +28,8 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
         base: ``train.json``; what it says already is left out.
     """
     settings: dict[str, Any] = {
-        **_of_pixels(plan),
+        **_pixels(plan),
+        "in_plane_mode": plan.in_plane_mode,
         "level_thresholds": dict(plan.decoding),
         "pictured_structures": _pictured(plan, base["pictured_structures"]),
     }
@@ -42,12 +42,9 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _of_pixels(plan: Plan) -> dict[str, Any]:
-    return {
-        "spacing_mm": plan.spacing_mm,
-        "slice_size": None if plan.slice_size is None else list(plan.slice_size),
-        "in_plane_mode": plan.in_plane_mode,
-    }
+def _pixels(plan: Plan) -> dict[str, Any]:
+    size = None if plan.slice_size is None else list(plan.slice_size)
+    return {"spacing_mm": plan.spacing_mm, "slice_size": size}
 
 
 def _pictured(plan: Plan, usual: list[str]) -> list[str]:

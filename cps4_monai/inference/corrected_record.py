@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,7 +21,7 @@ from cps4_monai.levels import Flag, LevelThresholds, StructureStatistics, level_
 from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.flags import ALARM
 from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
-from cps4_monai.levels.statistics import View
+from cps4_monai.levels.statistics import Confidence, View
 
 _OF_THE_FILE = ("GeneratedBy", "Sha256", "Replaces")
 
@@ -72,7 +72,7 @@ def corrected(
     array, edited = lookup[label.array], record.get("Sha256") != digest
     new = {key: value for key, value in record.items() if key not in _OF_THE_FILE}
     if table or edited:
-        new.update(_measured(array, label, record, anatomy, edited))
+        new.update(_measured(replace(label, array=array), record, anatomy, edited))
     new["Flags"] = _flags(new.get("Flags", []), correction, wrong, anatomy)
     new[CORRECTIONS] = [*record.get(CORRECTIONS, []), _entry(correction, shift, table, digest, edited, record, anatomy)]
     new[REVIEW] = {"State": _state(correction, shift, wrong, record), "Wrong": wrong}
@@ -95,15 +95,40 @@ def limits_of(record: Mapping[str, Any]) -> tuple[LevelThresholds, FlagCalibrati
     )
 
 
-def view_of(record: Mapping[str, Any]) -> View | None:
-    """The part of the scan's slices that the network saw, as (first H, end H, first W, end W); None for all of them.
+def measured_again(
+    label: Volume,
+    record: Mapping[str, Any],
+    anatomy: Anatomy,
+    unannotated: Sequence[int],
+    confidence: Mapping[int, Confidence] | None = None,
+) -> tuple[StructureStatistics, ...]:
+    """Statistics of a label map as it is now, by the view and the thresholds that its sidecar tells.
 
     Args:
-        record: what a label map's sidecar says.
+        label: the label map.
+        record: what its sidecar says.
+        anatomy: the classes.
+        unannotated: codes that the training labels never show.
+        confidence: by code, where it still holds.
 
     Raises:
-        ValueError: it is not four whole numbers.
+        ValueError: settings or a view in the record that cannot be used.
     """
+    grid = SagittalGrid.from_affine(label.shape, label.affine)
+    return slice_statistics(
+        np.ascontiguousarray(grid.to_slices(label.array)),
+        grid,
+        label.affine,
+        anatomy,
+        confidence=confidence,
+        unannotated=unannotated,
+        view=_view(record),
+        thresholds=limits_of(record)[0],
+    )
+
+
+def _view(record: Mapping[str, Any]) -> View | None:
+    """The part of the scan's slices that the network saw, as (first H, end H, first W, end W); None for all of them."""
     view = record.get("View")
     if view is None:
         return None
@@ -145,28 +170,16 @@ def _wrong(
     return sorted({table.get(code, code) for code in (*before, *correction.wrong)} - {0})
 
 
-def _measured(
-    array: np.ndarray, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, edited: bool
-) -> dict[str, Any]:
+def _measured(label: Volume, record: Mapping[str, Any], anatomy: Anatomy, edited: bool) -> dict[str, Any]:
     """What the new label map shows; the network's confidence and margin were of other labels.
 
     The traits, by which `unusual_contrast` is raised, are those of the network's outlines, and hold unless these were
     edited.
     """
-    grid = SagittalGrid.from_affine(label.shape, label.affine)
-    slices = np.ascontiguousarray(grid.to_slices(array))
     thresholds, calibration = limits_of(record)
     traits = None if edited else record.get("Traits")
     not_trained = _not_trained(record)
-    structures: tuple[StructureStatistics, ...] = slice_statistics(
-        slices,
-        grid,
-        label.affine,
-        anatomy,
-        unannotated=not_trained,
-        view=view_of(record),
-        thresholds=thresholds,
-    )
+    structures = measured_again(label, record, anatomy, not_trained)
     flags = level_flags(structures, anatomy, None, not_trained, thresholds, calibration, traits)
     return {
         "Levels": None,

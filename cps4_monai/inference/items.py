@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cps4_monai.data.datalist import DatalistError, load_datalist
+from cps4_monai.data.datalist import load_datalist, refuse_repeated, require_files
 
 
 def inference_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[dict[str, str]]:
@@ -21,10 +21,6 @@ def inference_items(path: str | Path, dataset_dir: str | Path | None = None) -> 
     entries = datalist.test or (*datalist.training, *datalist.validation)
     if not entries:
         datalist.require("test")
-    missing = [str(entry.image) for entry in entries if not entry.image.is_file()]
-    if missing:
-        raise DatalistError(
-            f"{path}: {len(missing)} of {len(entries)} scans are missing, e.g. {missing[0]}; correct the paths, or "
-            "name their folder with dataset_dir"
-        )
+    require_files([entry.image for entry in entries], path, Path(path).parent if dataset_dir is None else dataset_dir)
+    refuse_repeated([entry for side in datalist.sides.values() for entry in side], path)
     return [{"image": str(entry.image)} for entry in entries]

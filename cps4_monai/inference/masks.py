@@ -20,18 +20,16 @@ from cps4_monai.data.label_ownership import (
 )
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
 from cps4_monai.data.run_files import RunFiles
-from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import readable
-from cps4_monai.inference.corrected_record import limits_of, view_of
+from cps4_monai.inference.corrected_record import limits_of, measured_again
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_tables import TABLES, run_tables
 from cps4_monai.inference.scan_files import check_picture, series_uid, write_picture
 from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
 from cps4_monai.inference.segmentation import plain
-from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.levels import level_flags
 from cps4_monai.levels.flags import ALARM, FLAGS, can_be_asked_again, names_are_trusted, of_kind
 from cps4_monai.levels.statistics import Confidence
@@ -140,19 +138,8 @@ def outcome_of_mask(
     confidence = {s["code"]: Confidence(s["confidence"], s.get("outline_confidence")) for s in sure}
     if unannotated is None:
         unannotated = [s["code"] for s in told if s.get("state") == "not_trained"]
-    grid = SagittalGrid.from_affine(label.shape, label.affine)
-    slices = np.ascontiguousarray(grid.to_slices(label.array))
     thresholds, calibration = limits_of(record)
-    structures = slice_statistics(
-        slices,
-        grid,
-        label.affine,
-        anatomy,
-        confidence=confidence or None,
-        unannotated=unannotated,
-        view=view_of(record),
-        thresholds=thresholds,
-    )
+    structures = measured_again(label, record, anatomy, unannotated, confidence or None)
     raised = level_flags(structures, anatomy, None, unannotated, thresholds, calibration)
     flags = _with_those_kept([flag.to_dict() for flag in raised], record.get("Flags", []))
     if review_state(record) == ACCEPTED:

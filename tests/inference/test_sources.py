@@ -184,6 +184,11 @@ def test_the_plain_form_needs_the_scans_that_it_segments_and_no_others(touch):
     }
     (root / "d.json").write_text(json.dumps(content))
     assert inference_items(root / "d.json") == [{"image": str(root / "a_T2w.nii.gz")}]
+    (root / "twice.json").write_text(json.dumps({**content, "test": content["test"] * 2}))
+    with pytest.raises(ValueError, match=r"images listed twice: .*a_T2w\.nii\.gz; expected each once"):
+        inference_items(root / "twice.json")
     (root / "a_T2w.nii.gz").unlink()
-    with pytest.raises(ValueError, match=r"1 of 1 scans are missing, e\.g\. .*a_T2w\.nii\.gz; correct the paths"):
+    with pytest.raises(
+        ValueError, match=r"1 of 1 files are missing: .*a_T2w\.nii\.gz; expected them under .* correct the paths"
+    ):
         inference_items(root / "d.json")

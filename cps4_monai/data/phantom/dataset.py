@@ -147,8 +147,8 @@ def _refuse_foreign_files(out: Path, names: Sequence[str], arguments: Mapping[st
             f"{out}: holds other files ({', '.join(foreign[:3])}), not made by this command; expected an empty folder, "
             "or a phantom made with the same arguments. Fix: choose another folder"
         )
-    if before is not None and before != json.loads(json.dumps(arguments)):
-        differing = [name for name in arguments if before.get(name) != arguments[name]]
+    differing = [] if before is None else [name for name in arguments if before.get(name) != arguments[name]]
+    if before is not None and differing:
         told = ", ".join(f"{name} {before.get(name)}, not {arguments[name]}" for name in differing)
         raise FileExistsError(
             f"{out}: holds a phantom made with {told}. Fix: choose another folder, or delete this one"
