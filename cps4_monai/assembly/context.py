@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.cache import SliceCache
+from cps4_monai.data.cache import CACHE_FORMAT, SliceCache
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.handlers.decoded_labels import check_order
 from cps4_monai.levels import LevelThresholds
@@ -139,6 +139,7 @@ class Context(Setup):
             "without labels": [entry.subject for entry in self.data.unlabeled],
             "validated on": [entry.subject for entry in self.data.validation],
             "processes": self.world_size,
+            "format of slices and labels": CACHE_FORMAT,  # a run does not go on with labels of another rule
         }
 
 

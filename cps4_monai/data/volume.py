@@ -266,7 +266,10 @@ def _fix_of_values(outside: np.ndarray) -> str:
         return f"give voxels that nobody annotated the value {NOT_ANNOTATED}, saved as uint8, and others their code"
     if (outside == NOT_ANNOTATED).all():
         return f"give each voxel a code; {NOT_ANNOTATED} (not annotated) is for label maps that people made"
-    return "convert the label map to the codes of the anatomy table ('cps4 convert'), or name another anatomy"
+    return (
+        "convert the label map to the codes of the anatomy table ('cps4 convert'), or name another anatomy; in place "
+        "of a scan, name its label map"
+    )
 
 
 def _some(values: np.ndarray, limit: int = 8) -> str:

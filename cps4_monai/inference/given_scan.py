@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cps4_monai.data.volume import Volume, volume_from_nifti
+from cps4_monai.file_hash import file_sha256
 
 GivenScan = str | Path | nib.Nifti1Image | Volume | np.ndarray | torch.Tensor
 
@@ -37,7 +38,8 @@ def given_volume(
     if affine is not None:
         raise TypeError(f"affine was given for a {type(scan).__name__}, which has its own; expected it for arrays only")
     if isinstance(scan, nib.Nifti1Image):
-        return volume_from_nifti(scan, path=scan.get_filename() or "image", assume_spacing=spacing)
+        name, key = scan.get_filename() or "image", _key_of_file(scan)
+        return volume_from_nifti(scan, path=name, content_key=key, assume_spacing=spacing)
     if isinstance(scan, Volume):
         return scan
     if isinstance(scan, str | os.PathLike):
@@ -46,6 +48,16 @@ def given_volume(
         f"scan is a {type(scan).__name__}; expected a path, a nibabel image, a Volume, or an array (X, Y, Z) with "
         "affine= (4 x 4, voxels to RAS+ mm)"
     )
+
+
+def _key_of_file(image: nib.Nifti1Image) -> str | None:
+    """SHA-256 of the file that an image was read from; None where voxels, header or affine are not the file's."""
+    name = image.get_filename()
+    if name is None or not nib.is_proxy(image.dataobj) or not Path(name).is_file():
+        return None
+    there = nib.load(name)
+    same = there.header == image.header and np.array_equal(there.affine, image.affine)
+    return file_sha256(name) if same else None
 
 
 def _as_image(scan: np.ndarray | torch.Tensor, affine: Any) -> nib.Nifti1Image:

@@ -16,6 +16,7 @@ import torch
 
 from cps4_monai import __version__
 from cps4_monai.data.geometry import assumed_spacing
+from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.device import select_device
 from cps4_monai.inference.bundle import Bundle, open_bundle
@@ -77,9 +78,11 @@ def segment(
 
     Raises:
         InvalidVolumeError: the scan cannot be used; the message says why and how to fix it.
-        ValueError: weights or settings that cannot be used.
+        ValueError: weights, settings or an output folder that cannot be used; the last before anything is computed.
         ForeignFileError: an output file is there already.
     """
+    if output is not None:
+        check_output_dir(output, min_free_gib=0.0)
     segmenter = Segmenter(
         weights, device=device, batch_size=batch_size, tta=tta, raw=raw, assume_spacing=assume_spacing
     )

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.encoding import readable
 from cps4_monai.levels import Flag, StructureStatistics
 from cps4_monai.levels.flags import ALARM, names_are_trusted
@@ -98,11 +99,12 @@ class Segmentation:
         Raises:
             ForeignFileError: a file that is not ours, or without ``overwrite`` one of ours, is there; or a label map
                 that a person corrected, accepted or marked.
-            OSError: the folder cannot be written to.
+            ValueError: the folder cannot be made or written to.
         """
         from cps4_monai.inference.hand_on import copies_follow
         from cps4_monai.inference.scan_files import ScanFiles, check_replaceable, write_segmentation
 
+        check_output_dir(output, min_free_gib=0.0)
         files = ScanFiles.at(output, name or stem_of(os.path.abspath(self.path)))
         check_replaceable(files, overwrite)
         copies_follow(files, self.labels, self.affine, self.anatomy, self.record)

@@ -13,6 +13,7 @@ import monai.bundle
 import pytest
 import torch
 
+from cps4_monai.data.cache import CACHE_FORMAT
 from cps4_monai.fingerprint import CHANGES_ON_THE_WAY, PLACES_AND_PACE, fingerprint
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -114,6 +115,14 @@ def test_a_run_with_another_setting_is_refused_by_its_name(
         given[setting] = [next(entry["subject"] for entry in datalist["training"] if "label" in entry)]
     with pytest.raises(ValueError, match=f"of a run with other settings.*{setting}"):
         run_tiny(run_id, ended, **given)
+
+
+def test_a_run_does_not_go_on_with_labels_made_by_another_rule(
+    ended: Path, run_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cps4_monai.assembly.context.CACHE_FORMAT", CACHE_FORMAT + 1)
+    with pytest.raises(ValueError, match=f"format of slices and labels was {CACHE_FORMAT}, is {CACHE_FORMAT + 1}"):
+        run_tiny("training_stage2", ended, max_epochs=2)
 
 
 def test_a_run_goes_on_where_only_places_pace_and_length_changed(

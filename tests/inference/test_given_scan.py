@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -42,3 +44,15 @@ def test_an_affine_of_another_shape_or_for_a_file_is_refused(segmenter, make_sca
         segmenter(np.zeros((5, 96)), affine=np.eye(4))
     with pytest.raises(TypeError, match="expected it for arrays only"):
         segmenter(nib.Nifti1Image(scan.image, scan.affine), affine=np.eye(4))
+
+
+def test_an_image_read_from_a_file_is_known_by_the_file_and_a_changed_one_by_itself(segmenter, make_scan, tmp_path):
+    path = make_scan().save(tmp_path / "scan.nii.gz")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert segmenter(nib.load(path), qc=False).record["SourceSha256"] == sha256 == segmenter(path).record["SourceSha256"]
+    moved = nib.load(path)
+    moved.affine[0, 3] += 1
+    voxels = nib.load(path)
+    voxels = nib.Nifti1Image(voxels.get_fdata(), voxels.affine, voxels.header)
+    voxels.set_filename(path)
+    assert all(segmenter(image, qc=False).record["SourceSha256"] != sha256 for image in (moved, voxels))

@@ -156,6 +156,15 @@ def test_segment_writes_three_files_when_asked(bundle_dir, make_scan, tmp_path):
     result.save(tmp_path / "out", overwrite=True)
 
 
+def test_a_file_in_place_of_the_output_folder_is_refused_before_the_scan_is_read(bundle_dir, make_scan, tmp_path):
+    scan = make_scan()
+    path = scan.save(tmp_path / "scan.nii.gz")
+    with pytest.raises(ValueError, match=r"output_dir .*scan.nii.gz' cannot be written"):
+        segment(tmp_path / "no scan.nii.gz", path, weights=bundle_dir, device="cpu")
+    with pytest.raises(ValueError, match=r"output_dir .*scan.nii.gz' cannot be written"):
+        segment(path, weights=bundle_dir, device="cpu").save(path)
+
+
 @pytest.mark.parametrize(
     ("spacing", "recorded"),
     [
