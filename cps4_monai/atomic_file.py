@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -13,6 +14,8 @@ from typing import Any
 from cps4_monai.encoding import text_bytes
 
 PARTIAL = ".partial-"
+_ATTEMPTS = 50
+_OF_ANOTHER = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # another process took the folder away, or put one there
 
 
 def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], Any], *, shared: bool = False) -> Path:
@@ -52,6 +55,21 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
     return path
 
 
+def _put_in_place(folder: Path, path: Path, before: Path) -> None:
+    """Renames a folder to ``path``, what is there to ``before``; again where another process was between the two."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            if path.exists():
+                os.replace(path, before)
+            os.replace(folder, path)
+            return
+        except OSError as error:
+            if error.errno not in _OF_ANOTHER or not path.parent.is_dir() or attempt == _ATTEMPTS - 1:
+                raise
+            if path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+
+
 def write_folder_atomically(path: str | Path, fill: Callable[[Path], Any]) -> Path:
     """Fills a folder beside ``path`` and renames it to ``path`` once its files are on the disk.
 
@@ -78,9 +96,7 @@ def write_folder_atomically(path: str | Path, fill: Callable[[Path], Any]) -> Pa
         for file in (entry for entry in beside.rglob("*") if entry.is_file()):
             with file.open("r+b") as opened:
                 os.fsync(opened.fileno())
-        if path.exists():
-            os.replace(path, before)
-        os.replace(beside, path)
+        _put_in_place(beside, path, before)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         if before.exists() and not path.exists():

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ from cps4_monai.failure import cause_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import SegmentationRun, segment_scans
 from cps4_monai.inference.outcome import ScanOutcome
-from cps4_monai.run_folder import RECORD, RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
-from cps4_monai.vision import holds_prompted_vision
+from cps4_monai.methods.prompted_pretraining import PromptedPretraining
+from cps4_monai.run_folder import PSEUDO_LABELS, RECORD, RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
 from cps4_monai.workflow import CPS4Workflow, run_workflow
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, SEGMENTED, LABELS, DATALIST = "weights.zip", "unlabeled_scans", "pseudo_labels", "pseudo_labels.json"
+WEIGHTS, SEGMENTED, LABELS = "weights.zip", "unlabeled_scans", "pseudo_labels"
 ROUNDS, START = "rounds", "stage1#start_from"
 
 
@@ -81,11 +82,6 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         own = {**shared, **start, "output_dir": str(folder)}
         logger.info("round %d of %d, in %s", number, rounds, folder)
         run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
-        if not holds_prompted_vision(folder / STAGE1_WEIGHTS):
-            raise ValueError(
-                f"{folder / STAGE1_WEIGHTS} is an assistant's, which is bound to the labeled scans that it has for "
-                "templates; rounds are for a stage 1 of class prompts. Fix: leave --rounds out"
-            )
         trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
         if number < rounds:
             data = trained.parser.get_parsed_content("data")
@@ -115,7 +111,7 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
             whose label maps were made by other weights of this run.
     """
     _require_unlabeled(data)
-    path, weights = run / DATALIST, weights_of_run(run)
+    path, weights = run / PSEUDO_LABELS, weights_of_run(run)
     sha256 = file_sha256(weights)
     if path.is_file():
         return _unchanged(path, sha256)
@@ -158,10 +154,21 @@ def _data_of(**workflow: Any) -> Datalist:
                 "--rounds is for a method that asks for prompts, which a second stage 1 knows better: this one has no "
                 "stage 1 (train#provider is null). Fix: leave --rounds out, or choose another method (cps4, cps4_plus)"
             )
+        _require_class_prompts(stage2.parser.get("stage1#method#_target_"))
         data: Datalist = stage2.parser.get_parsed_content("data")
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None
     return data
+
+
+def _require_class_prompts(method: str | None) -> None:
+    """Refuses a stage 1 whose file is bound to the labeled scans, as that of an assistant with templates is."""
+    found = locate(method or "")
+    if isinstance(found, type) and not issubclass(found, PromptedPretraining):
+        raise ValueError(
+            f"--rounds is for a stage 1 of class prompts, and stage1#method is {found.__name__}, whose weights are "
+            "bound to the labeled scans that it has for templates. Fix: leave --rounds out"
+        )
 
 
 def _require_same_rounds(rounds: int, output: Path) -> None:

@@ -77,8 +77,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "demo": {"data", "evaluation", "report", "run_folder", "workflow"},
     "rounds": {
-        "anatomy", "atomic_file", "bundle_root", "data", "export", "failure", "file_hash", "inference", "run_folder",
-        "vision", "workflow",
+        "anatomy", "atomic_file", "bundle_root", "data", "export", "failure", "file_hash", "inference", "methods",
+        "run_folder", "workflow",
     },
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "file_hash",

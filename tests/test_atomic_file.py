@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from cps4_monai.atomic_file import write_atomically, write_folder_atomically
+
+
+def test_processes_that_write_one_folder_at_a_time_all_succeed(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from cps4_monai.atomic_file import write_folder_atomically as write\n"
+        "for n in range(150): write(sys.argv[1], lambda folder: (folder / 'a').write_text(sys.argv[2]))"
+    )
+    place = tmp_path / "weights"
+    running = [subprocess.Popen([sys.executable, "-c", script, str(place), who]) for who in "123"]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    assert (place / "a").read_text() in "123" and list(tmp_path.iterdir()) == [place]
 
 
 def test_failure_while_writing_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):

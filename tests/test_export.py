@@ -12,7 +12,6 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cps4_monai.anatomy import MRSPINESEG, Anatomy, load_anatomy
+from cps4_monai.anatomy import MRSPINESEG, load_anatomy
 from cps4_monai.assembly.stage2 import deployed_plan
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.commands.evaluate import evaluate as evaluate_command
@@ -294,11 +293,6 @@ def test_as_trained_names_the_whole_of_another_network_and_anatomy() -> None:
     assert settings["network_def"] == {"_requires_": "@package_path", **network} and "features" not in settings
     assert settings["spacing_mm"] is None and settings["in_plane_mode"] == "central_half"
     assert load_anatomy(settings["anatomy_source"]).names == ["background", "bone"]
-    assert settings["pictured_structures"] == ["bone"]
-    lumbar = Anatomy([s for s in MRSPINESEG.structures if s.code < 7], "{name}")  # has no L5/S and no T12
-    assert settings_as_trained(replace(plan, anatomy=lumbar), base)["pictured_structures"] == ["L5", "L3", "L1"]
-    same = Anatomy(MRSPINESEG.structures, "{name}")
-    assert "pictured_structures" not in settings_as_trained(replace(plan, anatomy=same), base)
 
 
 def test_the_overlay_in_the_repository_is_that_of_the_released_weights() -> None:
@@ -404,8 +398,6 @@ def test_the_bundle_of_another_anatomy_trains_and_is_evaluated_as_it_is(
         workflow.run()
         workflow.finalize()
     assert (tmp_path / "run" / "evaluation" / "summary.csv").is_file()
-    shown = json.loads((tmp_path / BUNDLE_NAME / "configs" / "as_trained.json").read_text())["pictured_structures"]
-    assert shown == ["bone"]
 
 
 def test_weights_without_a_plan_or_with_one_without_network_are_refused(tmp_path: Path) -> None:

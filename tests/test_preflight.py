@@ -61,7 +61,6 @@ def test_a_stage_1_checkpoint_of_other_prompts_or_classes(run_tiny: Callable, ti
         tmp_path,
         stage1_checkpoint=checkpoint,
         anatomy_source=table,
-        pictured_structures=["L5"],
     )
     assert "classes" in text and "anatomy" in text
     text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=str(tmp_path / "no.pt"))
@@ -316,6 +315,20 @@ def test_weights_that_are_not_there_are_told_before_slices_are_made(run_tiny: An
         text = message(run_tiny, run_id, tmp_path, finetune_from="bundel", cache_dir=str(cache))
         assert "finetune_from is bundel" in text and "cps4 train finetune" in text
     assert not list(cache.rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"views": "weakstrong"}, "views is 'weakstrong'; expected one of"),
+        ({"pictured_structures": ["L5", "L9"]}, "pictured_structures has ['L9'], which the anatomy does not know"),
+    ],
+)
+def test_views_and_pictures_are_checked_before_stage_1(
+    run_tiny: Callable, tmp_path: Path, setting: dict, words: str
+) -> None:
+    assert words in message(run_tiny, "run", tmp_path, **setting)
+    assert not (tmp_path / "stage1").exists()
 
 
 def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable, tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
     again = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
     assert again.exit_code == 0 and len(labels_of_phantom) == 1
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    model = (first / "stage2" / "model.pt").read_bytes()
+    longer = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2", "--set", "max_epochs=9")
+    assert longer.exit_code == 1 and "to train on would replace" in longer.output
+    assert (first / "stage2" / "model.pt").read_bytes() == model
     content = json.loads((first / "pseudo_labels.json").read_text())
     (first / "pseudo_labels.json").write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
     other = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
@@ -205,9 +209,13 @@ def test_what_other_weights_segmented_before_a_stop_is_segmented_again(
 
 @pytest.mark.parametrize(
     ("method", "words"),
-    [("cps4", "every training scan has a label"), ("supervised", "--rounds is for a method that asks for prompts")],
+    [
+        ("cps4", "every training scan has a label"),
+        ("supervised", "--rounds is for a method that asks for prompts"),
+        ("vessa", "stage1#method is VessaPretraining, whose weights are bound to the labeled scans"),
+    ],
 )
-def test_rounds_without_unlabeled_scans_or_without_prompts_are_refused_before_anything_is_trained(
+def test_rounds_without_unlabeled_scans_or_without_class_prompts_are_refused_before_anything_is_trained(
     method: str, words: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
 ) -> None:
     content = json.loads((tiny_data / "datalist.json").read_text())
@@ -235,11 +243,6 @@ def test_what_no_round_can_be_made_of_is_told(
     labeled = Datalist(everything.labeled, everything.validation)
     with pytest.raises(DatalistError, match="every training scan has a label"):
         rounds.label_unlabeled(tmp_path, labeled)
-    with monkeypatch.context() as context:
-        context.setattr(rounds, "run_workflow", lambda **options: None)
-        context.setattr(rounds, "holds_prompted_vision", lambda path: False)
-        with pytest.raises(ValueError, match="is an assistant's, which is bound to the labeled scans"):
-            rounds.train_in_rounds(2, tmp_path, {})
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     nothing = SimpleNamespace(segmented=[], report=run / "report.html")

@@ -227,6 +227,11 @@ def test_an_encoder_goes_on_from_a_file_between_the_stages_and_from_none_of_anot
     assert again.pretrained is False, "its rate is that of what it was before"
     with pytest.raises(ValueError, match=r"vlm\.pt: its image encoder is another than this run's"):
         VisionEncoder(**{**arguments, "depth": arguments["depth"] + 1}, start_from=tmp_path / "vlm.pt")
+    turned = {**arguments, "image_size": arguments["image_size"][::-1]}  # as many patches, in other places
+    with pytest.raises(ValueError, match=r"vlm\.pt: .*image_size was \[32, 16\], is \[16, 32\]"):
+        VisionEncoder(**turned, start_from=tmp_path / "vlm.pt")
+    with pytest.raises(ValueError, match=r"vlm\.pt: .*num_heads was \d+, is 1"):
+        VisionEncoder(**{**arguments, "num_heads": 1}, start_from=tmp_path / "vlm.pt")
     with pytest.raises(ValueError, match=r"other\.pt is no stage-1 checkpoint"):
         VisionEncoder(**arguments, start_from=tmp_path / "other.pt")
 

@@ -155,12 +155,18 @@ def run_context(
     """A setup with classes and data; see :class:`Context`.
 
     Raises:
-        ValueError: a threshold in ``decoding`` that there is none of, or that has another form.
+        ValueError: a threshold in ``decoding`` that there is none of, or that has another form; a structure to be
+            pictured that the anatomy does not know.
     """
     try:
         LevelThresholds.from_dict(decoding or {})
     except ValueError as error:
         raise ValueError(f"level_thresholds: {error}") from error
+    if unknown := [name for name in setup.pictured if name not in anatomy.names]:
+        raise ValueError(
+            f"pictured_structures has {unknown}, which the anatomy does not know; expected of {anatomy.names[1:]}. "
+            "Fix: name those whose attention maps you want to see, or leave it out"
+        )
     return Context(
         **{setting.name: getattr(setup, setting.name) for setting in fields(Setup)},
         anatomy=anatomy,

@@ -19,9 +19,11 @@ from cps4_monai.assembly.slices import labeled_slices, loader
 from cps4_monai.assembly.training import make_trainer, of_stage
 from cps4_monai.assembly.validation import Validator, shown, spine_dice, validator
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.handlers import AttentionLocalisation, BestWeights, CosineEnd, VolumeLoss
+from cps4_monai.handlers import AttentionLocalisation, BestWeights, CosineEnd, VolumeLoss, WeightsInUse
+from cps4_monai.handlers.weights_in_use import files_of_checkpoint
 from cps4_monai.methods import AttentionPretraining
 from cps4_monai.networks import unwrap
+from cps4_monai.run_folder import RESUME, STAGE2
 from cps4_monai.vision import save_prompted_vision
 
 METRIC = "prompt_map_dice"
@@ -163,7 +165,8 @@ def trainer(
         start_from: of the image encoder: on resuming, the same file must be there.
 
     Raises:
-        ValueError: the weights would go into another folder than the stage's, that is over those of another run.
+        ValueError: the weights would go into another folder than the stage's, that is over those of another run; or,
+            when it is run, over those that the stage 2 beside it was begun with.
     """
     _check_own_file(stage, evaluator)
     slices = labeled_slices(stage.context, data, geometry, strong_views=method.labeled_strong_views)
@@ -174,10 +177,17 @@ def trainer(
         {"method": method, "lr_scheduler": lr_scheduler},
         TRAINER,
         added=handlers,
-        restored=[CosineEnd(lr_scheduler, stage.val_interval)],
+        restored=[CosineEnd(lr_scheduler, stage.val_interval), *_in_use(stage, evaluator)],
         files=None if start_from is None else {"start_from": start_from},
     )
     return make_trainer(stage, method, loader(stage, slices), order, max_epochs)
+
+
+def _in_use(stage: Stage, evaluator: Validator) -> list[WeightsInUse]:
+    """What keeps the file of this stage for the stage 2 in the same folder that was begun with it."""
+    if evaluator.best is None:
+        return []
+    return [WeightsInUse(evaluator.best.path, stage.folder.parent / STAGE2 / RESUME, files_of_checkpoint)]
 
 
 def _check_own_file(stage: Stage, evaluator: Validator) -> None:

@@ -21,12 +21,21 @@ from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import SliceDataset
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.fingerprint import node_of
-from cps4_monai.handlers import BestWeights, CosineEnd, DecodedPredictiond, PictureHandler, PromptMapHandler
+from cps4_monai.handlers import (
+    BestWeights,
+    CosineEnd,
+    DecodedPredictiond,
+    PictureHandler,
+    PromptMapHandler,
+    WeightsInUse,
+)
+from cps4_monai.handlers.weights_in_use import weights_of_pseudo_labels
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import describe
 from cps4_monai.plan import Plan
 from cps4_monai.preflight import check_prompt_map, check_ramp
-from cps4_monai.run_folder import STAGE2_WEIGHTS
+from cps4_monai.run_folder import PSEUDO_LABELS, STAGE2_WEIGHTS
+from cps4_monai.transforms.augmentation import check_views
 from cps4_monai.vision import PromptedVision, load_prompted_vision
 
 DECODED = "decoded_val_dice"
@@ -91,17 +100,19 @@ def check_best(best: str, key_metric: Mapping[str, Metric]) -> None:
         check_chosen_by(best, key_metric, offered=(DECODED,))
 
 
-def check_unlabeled(data: Datalist) -> None:
-    """Refuses, before stage 1 trains for hours, a datalist without the unlabeled scans that stage 2 would ask for.
+def check_unlabeled(data: Datalist, views: str) -> None:
+    """Refuses, before stage 1 trains for hours, unlabeled slices that stage 2 would refuse: none, or in unknown views.
 
     Of the method its class is asked, since networks draw random numbers. Where that cannot be told, or the config has
     unlabeled slices of its own, this is left to stage 2.
 
     Args:
         data: the scans by side of the split.
+        views: how student and teacher see an unlabeled slice.
 
     Raises:
-        DatalistError: it has none, and the method reads them.
+        DatalistError: it has no unlabeled scans, and the method reads them.
+        ValueError: there are no such views.
     """
     config = running_config() or {}
     slices = node_of(config, "train#unlabeled_dataset")
@@ -110,6 +121,7 @@ def check_unlabeled(data: Datalist) -> None:
     method = locate(str(node_of(config, "train#method#_target_")))
     if getattr(method, "needs_unlabeled", False) is True:
         data.require("unlabeled")
+        check_views(views)
 
 
 def evaluator(
@@ -226,6 +238,11 @@ def trainer(
         pictures=pictures,
         added=handlers,
         files=getattr(provider, "files", None),
-        restored=[CosineEnd(lr_scheduler)],
+        restored=[
+            CosineEnd(lr_scheduler),
+            WeightsInUse(
+                stage.folder / STAGE2_WEIGHTS.name, stage.folder.parent / PSEUDO_LABELS, weights_of_pseudo_labels
+            ),
+        ],
     )
     return make_trainer(stage, method, loader(stage, labeled, unlabeled), order, max_epochs)

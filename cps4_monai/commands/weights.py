@@ -36,6 +36,8 @@ def weights(names: tuple[str, ...], source: Path | None, folder: Path | None, ag
     unknown = [name for name in names if name not in CATALOGUE]
     if unknown:
         raise click.BadParameter(f"there are no weights called {unknown}; expected some of {list(CATALOGUE)}")
+    if not names and (source or again):
+        raise click.UsageError(f"name what to fetch: --from and --again do nothing without; there are {[*CATALOGUE]}")
     if not names:
         click.echo(f"folder: {folder or weights_folder()}")
         for encoder in CATALOGUE.values():

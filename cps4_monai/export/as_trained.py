@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from cps4_monai.anatomy import load_anatomy
-from cps4_monai.pictured import pictured_structures
 from cps4_monai.plan import Plan
 
 FILE_NAME = "as_trained.json"
@@ -31,7 +30,6 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
         **_pixels(plan),
         "in_plane_mode": plan.in_plane_mode,
         "level_thresholds": dict(plan.decoding),
-        "pictured_structures": _pictured(plan, base["pictured_structures"]),
     }
     if base["anatomy_source"] or plan.anatomy.to_dict() != load_anatomy(None, base["prompt_template"]).to_dict():
         settings |= {"anatomy_source": plan.anatomy.to_dict(), "prompt_template": None}
@@ -45,11 +43,6 @@ def settings_as_trained(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:
 def _pixels(plan: Plan) -> dict[str, Any]:
     size = None if plan.slice_size is None else list(plan.slice_size)
     return {"spacing_mm": plan.spacing_mm, "slice_size": size}
-
-
-def _pictured(plan: Plan, usual: list[str]) -> list[str]:
-    """The usual structures, unless one is of another anatomy: training refuses names that its own does not have."""
-    return usual if set(usual) <= set(plan.anatomy.names) else pictured_structures(plan.anatomy)
 
 
 def _network(plan: Plan, base: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cps4_monai.handlers.run_record import RunRecord
 from cps4_monai.handlers.spread_slice_loss import SpreadSliceLoss
 from cps4_monai.handlers.stage1_metrics import PromptMapd, VolumeLoss
 from cps4_monai.handlers.tensorboard import PictureHandler
+from cps4_monai.handlers.weights_in_use import WeightsInUse, WeightsInUseError
 
 __all__ = [
     "AtTheEnd",
@@ -45,4 +46,6 @@ __all__ = [
     "SpreadSliceLoss",
     "StopOnNonFinite",
     "VolumeLoss",
+    "WeightsInUse",
+    "WeightsInUseError",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -212,7 +211,9 @@ class ResumeHandler:
             if missing := sorted(_PARTS - checkpoint.keys()):
                 raise KeyError(f"no {missing}")
             before, names = checkpoint["settings"], set(checkpoint["states"])
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # torch.load answers damage by nearly any of them
             raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._way_out()}") from error
         changed = [
             _change(key, before.get(key), self.settings.get(key))

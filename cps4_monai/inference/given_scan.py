@@ -55,7 +55,7 @@ def _key_of_file(image: nib.Nifti1Image) -> str | None:
     name = image.get_filename()
     if name is None or not nib.is_proxy(image.dataobj) or not Path(name).is_file():
         return None
-    there = nib.load(name)
+    there = nib.Nifti1Image.from_filename(name)
     same = there.header == image.header and np.array_equal(there.affine, image.affine)
     return file_sha256(name) if same else None
 

@@ -94,7 +94,7 @@ class PromptMapper(nn.Module):
             (B, 1, H, W) int64 class codes; -1 where ``stacking="ignore_empty"`` finds no class.
 
         Raises:
-            ValueError: shapes that do not fit, or no annotated class left.
+            ValueError: shapes that do not fit.
         """
         if attention_logits.ndim != 4:
             raise ValueError(f"attention_logits is {tuple(attention_logits.shape)}; expected (B, C, h, w)")

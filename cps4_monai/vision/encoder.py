@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from cps4_monai.pretrained import find_weights
-from cps4_monai.vision.encoder_weights import for_one_channel, load_checkpoint, load_stage1_encoder, normalisation
+from cps4_monai.vision.encoder_weights import (
+    for_one_channel,
+    load_checkpoint,
+    load_stage1_encoder,
+    normalisation,
+    without_pooling,
+)
 from cps4_monai.vision.timm_import import ConvStem, HybridEmbed, timm, use_fused_attn
 
 STEMS = ("patch", "conv")
@@ -93,16 +99,16 @@ class VisionEncoder(nn.Module):
         options = {"in_chans": 1, "img_size": (height, width), "num_classes": 0, "drop_path_rate": drop_path_rate}
         options.update({"embed_layer": _convolutional_embedding} if stem == "conv" else {})
         self.model = _create(name, False, {**options, **given})
+        if getattr(self.model, "attn_pool", None) is not None:
+            self.model.attn_pool = None  # not used, and parameters without gradient break multi-GPU training
         self.grid_size = _grid_size(self.image_size, _patch_size(self.model, name), name)
         if pretrained and checkpoint_path is None:
             in_colour = _create(name, True, {**options, **given, "in_chans": 3})
-            self.model.load_state_dict(for_one_channel(in_colour.state_dict(), in_colour))
+            self.model.load_state_dict(without_pooling(for_one_channel(in_colour.state_dict(), in_colour)))
         if checkpoint_path is not None:
             load_checkpoint(self.model, find_weights(checkpoint_path, "vision") or Path(checkpoint_path), depth)
         if start_from is not None:
-            load_stage1_encoder(self.model, start_from)
-        if getattr(self.model, "attn_pool", None) is not None:
-            self.model.attn_pool = None  # not used, and parameters without gradient break multi-GPU training
+            load_stage1_encoder(self.model, start_from, self.arguments)
         if frozen_blocks:
             self._freeze(frozen_blocks)
         self.embed_dim = int(self.model.embed_dim)

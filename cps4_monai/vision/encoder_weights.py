@@ -37,7 +37,9 @@ UNREADABLE = (
     SafetensorError,
 )
 GRID = "grid_size"  # in a file of ours, beside the state dict: patches along H and W
+HEADS = "num_heads"  # likewise; no tensor has another shape with another number of heads
 NOT_TIMMS = ("mask_token", "register_tokens")  # in the publisher's files of DINOv2, and never in ours
+_SAME = ("image_size", "num_heads")  # arguments that tensors do not tell
 LEADING_TOKENS = range(1, 6)  # class token and up to four registers
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 
@@ -65,15 +67,17 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
     if not path.is_file():
         raise ValueError(f"checkpoint_path {path} does not exist; {fix}")
     try:
-        state, grid = _read(path)
+        state, grid, heads = _read(path)
+        _check_heads(model, heads)
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         places = _positions(state, model, grid, path)
         state = {key: value for key, value in state.items() if key not in places}
         state = {**(state if convert is None else convert(state, model)), **places}
         state = for_one_channel(state, model)
         classifiers = model.pretrained_cfg["classifier"]
-        heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
-        state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
+        last = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
+        state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in last))}
+        state = without_pooling(state)
         state = state if first_blocks is None else _without_later_blocks(state, first_blocks)
         model.load_state_dict(state)
     except UNREADABLE as error:
@@ -84,20 +88,32 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
     logger.info("vision encoder starts from %s", path)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """Weights, and the grid of patches that a file of :func:`cps4_monai.vision.save_image_encoder` names, or None.
+def heads_of(model: Any) -> int | None:
+    """Attention heads of a block; None where a ViT of timm has another kind of block."""
+    heads: int | None = getattr(getattr(model.blocks[0], "attn", None), "num_heads", None)
+    return heads
+
+
+def _check_heads(model: Any, of_file: int | None) -> None:
+    own = heads_of(model)
+    if None not in (of_file, own) and of_file != own:
+        raise ValueError(f"it has {of_file} attention heads, this encoder {own}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], tuple[int, int] | None, int | None]:
+    """Weights; grid of patches and attention heads where :func:`cps4_monai.vision.save_image_encoder` names them.
 
     The weights are those that timm's ``load_state_dict`` takes out of a file, which is read once here.
     """
     if path.suffix == ".safetensors":
-        return load_state_dict(str(path)), None
+        return load_state_dict(str(path)), None, None
     with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments in checkpoints of timm's training
         content = torch.load(path, map_location="cpu", weights_only=True)
     averaged = [key for key in ("state_dict_ema", "model_ema") if content.get(key) is not None]
     key = next(iter([*averaged, *(key for key in ("state_dict", "model") if key in content)]), None)
     grid = content.get(GRID)
     state = clean_state_dict(content if key is None else content[key])
-    return state, None if grid is None else (int(grid[0]), int(grid[1]))
+    return state, None if grid is None else (int(grid[0]), int(grid[1])), content.get(HEADS)
 
 
 def _positions(
@@ -137,19 +153,26 @@ def _positions(
     return {}
 
 
-def load_stage1_encoder(model: Any, path: str | Path) -> None:
+def load_stage1_encoder(model: Any, path: str | Path, arguments: Mapping[str, Any]) -> None:
     """Loads the image encoder of a finished stage 1, of any kind.
 
     Args:
         model: a ViT of timm.
         path: the file between the stages.
+        arguments: of the :class:`cps4_monai.vision.VisionEncoder` that the model is of; slice size and heads, which
+            tensors of the same shapes may have other ones of, must be those of the file.
 
     Raises:
         ValueError: no such file, or one whose encoder is another.
     """
     prefix = "image_encoder.model."
-    weights = read_any_stage1_file(path)["weights"]
+    content = read_any_stage1_file(path)
+    weights, before = content["weights"], content["arguments"].get("image_encoder", {})
+    pairs = {key: (before.get(key), arguments.get(key)) for key in _SAME}
+    other = [f"{key} was {then}, is {now}" for key, (then, now) in pairs.items() if then != now]
     try:
+        if other:
+            raise RuntimeError("; ".join(other))
         model.load_state_dict({key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)})
     except RuntimeError as error:
         raise ValueError(
@@ -157,6 +180,11 @@ def load_stage1_encoder(model: Any, path: str | Path) -> None:
             "pass the file of a stage 1 with the same `stage1#image_encoder` and `slice_size`, or leave it out"
         ) from error
     logger.info("vision encoder goes on from %s", path)
+
+
+def without_pooling(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict less the attention pooling of SigLIP's kind, which no :class:`VisionEncoder` has."""
+    return {key: value for key, value in state.items() if not key.startswith("attn_pool.")}
 
 
 def _without_later_blocks(state: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.vision.encoder import VisionEncoder
-from cps4_monai.vision.encoder_weights import GRID
+from cps4_monai.vision.encoder_weights import GRID, HEADS, heads_of
 from cps4_monai.vision.timm_import import Block, VisionTransformer
 
 
@@ -112,14 +112,15 @@ def save_image_encoder(path: str | Path, image_encoder: VisionEncoder) -> None:
     """Writes the ViT's weights as timm names them, to be read as ``checkpoint_path`` of a :class:`VisionEncoder`.
 
     The grid of patches stands beside them: an encoder for slices of another size resamples the position embeddings, and
-    their number alone does not tell a grid that is no square. A file that is there already is replaced only by a
+    their number alone does not tell a grid that is no square; so does the number of attention heads, which no tensor
+    tells. A file that is there already is replaced only by a
     complete one.
 
     Raises:
         OSError: the folder cannot be written or the disk is full.
     """
     weights = {key: value.detach().cpu().clone() for key, value in image_encoder.model.state_dict().items()}
-    content = {"state_dict": weights, GRID: list(image_encoder.grid_size)}
+    content = {"state_dict": weights, GRID: list(image_encoder.grid_size), HEADS: heads_of(image_encoder.model)}
     write_atomically(path, lambda beside: torch.save(content, beside))
 
 

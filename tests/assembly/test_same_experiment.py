@@ -117,6 +117,24 @@ def test_a_run_with_another_setting_is_refused_by_its_name(
         run_tiny(run_id, ended, **given)
 
 
+def test_a_longer_stage_1_does_not_replace_the_file_that_a_stage_2_was_begun_with(
+    ended: Path, run_tiny: Callable[..., Any]
+) -> None:
+    file = ended / "stage1" / "prompted_vision.pt"
+    before = file.read_bytes()
+    epochs = json.loads((ended / "stage1" / "run.json").read_text())["starts"][-1]["epochs"]
+    longer = {"stage1#max_epochs": epochs + 1}
+    with pytest.raises(
+        ValueError, match=rf"{epochs} are done: to train on would replace .*prompted_vision\.pt.*delete"
+    ):
+        run_tiny("training_stage1", ended, **longer)
+    assert file.read_bytes() == before
+    run_tiny("training_stage2", ended, max_epochs=2)  # goes on
+    (ended / "stage2" / "resume.pt").unlink()
+    trainer = run_tiny("training_stage1", ended, **longer).parser.get_parsed_content("stage1#train#trainer")
+    assert trainer.state.epoch == epochs + 1
+
+
 def test_a_run_does_not_go_on_with_labels_made_by_another_rule(
     ended: Path, run_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

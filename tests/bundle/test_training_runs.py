@@ -158,7 +158,6 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data_of, tmp_path):
         "anatomy_source": str(tmp_path / "three.json"),
         "datalist": str(data / "datalist.json"),
         "dataset_dir": str(data),
-        "pictured_structures": ["bone"],
         "cache_dir": str(tmp_path / "cache"),
     }
     run_tiny("run", tmp_path / "run", iterations_per_epoch=1, **{**three, "stage1#iterations_per_epoch": 1})
@@ -166,6 +165,7 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data_of, tmp_path):
     workflow = run_tiny("predict", tmp_path / "run", ("evaluate",), **three)
     assert workflow.parser.get_parsed_content("anatomy").prompts[1] == "spine MRI, vertebral bone"
     assert workflow.parser.get_parsed_content("network_def").out_channels == 3
+    assert workflow.parser.get_parsed_content("pictured_structures") == ["bone", "disc"]
     predictions = list((tmp_path / "run" / "evaluation" / "predictions").rglob("*.nii.gz"))
     assert len(predictions) == 2 and np.asarray(nib.load(predictions[0]).dataobj).max() <= 2
 

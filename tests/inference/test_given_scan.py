@@ -49,7 +49,9 @@ def test_an_affine_of_another_shape_or_for_a_file_is_refused(segmenter, make_sca
 def test_an_image_read_from_a_file_is_known_by_the_file_and_a_changed_one_by_itself(segmenter, make_scan, tmp_path):
     path = make_scan().save(tmp_path / "scan.nii.gz")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert segmenter(nib.load(path), qc=False).record["SourceSha256"] == sha256 == segmenter(path).record["SourceSha256"]
+    assert (
+        segmenter(nib.load(path), qc=False).record["SourceSha256"] == sha256 == segmenter(path).record["SourceSha256"]
+    )
     moved = nib.load(path)
     moved.affine[0, 3] += 1
     voxels = nib.load(path)

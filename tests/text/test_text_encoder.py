@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from host_reads import HostReads
-from transformers import AutoConfig, AutoModel, AutoTokenizer, T5Config, T5Model
+from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, T5Config, T5Model
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.text import TextEncoder, write_tiny_text_encoder
@@ -180,3 +180,69 @@ def test_masks_are_made_ready_for_models_that_take_them_and_left_as_they_are_for
     with HostReads() as host:
         encoder(**tokens)
     assert (host.reads == []) is (kind == "bert")
+
+
+def saved(kind, tiny, folder, tokenizer=None, **sizes):
+    """An encoder with random weights and the tokenizer of the tiny one."""
+    usual = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(tiny)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), pad_token_id=0, **(usual | sizes))
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(tiny, tmp_path):
+    model = saved("bert", tiny, tmp_path)
+    TextEncoder(tmp_path)
+    state = {k: v for k, v in model.state_dict().items() if "layer.1." not in k and "pooler" not in k}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ValueError, match=r"lacks \d+ of its weights \(encoder\.layer\.1\..*copy the encoder's files"):
+        TextEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_16_bits_are_trained_in_single_precision(dtype, tiny, tmp_path):
+    saved("bert", tiny, tmp_path).to(dtype).save_pretrained(tmp_path)
+    encoder = TextEncoder(tmp_path)
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    assert encoder(**encoder.tokenize(PROMPTS)).dtype == torch.float32
+
+
+def test_a_first_token_that_stands_for_nothing_is_not_pooled(tiny, tmp_path):
+    saved("gpt2", tiny, tmp_path / "back", **GPT2)
+    with pytest.raises(ValueError, match=r"first token does not see the words after it.*set it to 'mean'"):
+        TextEncoder(tmp_path / "back")
+    TextEncoder(tmp_path / "back", "mean")
+    saved("bert", tiny, tmp_path / "left", AutoTokenizer.from_pretrained(tiny, padding_side="left"))
+    with pytest.raises(ValueError, match=r"pads on the left.*set it to 'mean'"):
+        TextEncoder(tmp_path / "left")
+
+
+def test_a_folder_without_words_or_without_a_padding_token_is_refused(tiny, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    saved("bert", tiny, tmp_path / "words")
+    for file in (tmp_path / "words").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"knows no words.*tokenizer\.json"):
+        TextEncoder(tmp_path / "words")
+    tokenizer.pad_token = None
+    saved("gpt2", tiny, tmp_path / "pad", tokenizer, **GPT2)
+    with pytest.raises(ValueError, match=r"has no padding token.*'pad_token' in its tokenizer_config\.json"):
+        TextEncoder(tmp_path / "pad", "mean")
+
+
+def test_an_encoder_of_images_and_text_is_refused(tiny, tmp_path):
+    sides = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = CLIPConfig(
+        text_config={**sides, "vocab_size": 50}, vision_config={**sides, "image_size": 32, "patch_size": 16}
+    )
+    CLIPModel(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no encoder of text alone \(clip\)"):
+        TextEncoder(tmp_path)

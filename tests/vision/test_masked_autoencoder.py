@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cps4_monai.vision import MaskedAutoencoder, VisionEncoder, save_image_encoder
+from cps4_monai.vision.timm_import import timm
 
 TINY = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
@@ -155,3 +156,26 @@ def test_other_models_are_refused():
         MaskedAutoencoder(other)
     with pytest.raises(ValueError, match="needs stem='patch'"):
         MaskedAutoencoder(encoder(stem="conv"))
+
+
+def test_a_file_of_another_number_of_heads_is_refused_though_its_tensors_fit(tmp_path):
+    sizes = {"pretrained": False, "patch_size": 8, "embed_dim": 24, "depth": 1}
+    save_image_encoder(tmp_path / "vit.pt", VisionEncoder("vit_tiny_patch16_224", (32, 16), num_heads=2, **sizes))
+    with pytest.raises(ValueError, match="it has 2 attention heads, this encoder 4"):
+        VisionEncoder("vit_tiny_patch16_224", (32, 16), num_heads=4, checkpoint_path=tmp_path / "vit.pt", **sizes)
+
+
+def test_a_vit_with_attention_pooling_comes_back_without_it(tmp_path):
+    sizes = {"pretrained": False, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    before = VisionEncoder("vit_base_patch16_siglip_224", (32, 16), **sizes)
+    save_image_encoder(tmp_path / "vit.pt", before)
+    after = VisionEncoder("vit_base_patch16_siglip_224", (32, 16), checkpoint_path=tmp_path / "vit.pt", **sizes)
+    assert before.model.attn_pool is None
+    assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
+    in_colour = {**sizes, "img_size": (32, 16), "num_classes": 0}
+    publishers = timm.create_model("vit_base_patch16_siglip_224", **in_colour)
+    torch.save(publishers.state_dict(), tmp_path / "timm.pth")
+    assert "attn_pool.latent" in publishers.state_dict()
+    loaded = VisionEncoder("vit_base_patch16_siglip_224", (32, 16), checkpoint_path=tmp_path / "timm.pth", **sizes)
+    assert torch.equal(loaded.model.norm.weight, publishers.norm.weight)
+    assert torch.equal(loaded.model.blocks[0].attn.qkv.weight, publishers.blocks[0].attn.qkv.weight)
