@@ -12,13 +12,13 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 from cps4_monai.data.batches import SemiSupervisedLoader
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datasets import SliceDataset
+from cps4_monai.data.entries import Entry
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.transforms.augmentation import labeled_augmentation, unlabeled_augmentation
 
@@ -58,10 +58,7 @@ def main() -> None:
     parser.add_argument("--spacing-mm", type=float, default=1.9)
     args = parser.parse_args()
     labels = sorted((args.dataset_dir / "volumes").glob("*_dseg.nii.gz"))
-    entries = [
-        SimpleNamespace(image=path.with_name(path.name.replace("_dseg", "_T2w")), label=path, subject=path.name)
-        for path in labels
-    ]
+    entries = [Entry(path.with_name(path.name.replace("_dseg", "_T2w")), path, path.name) for path in labels]
     with tempfile.TemporaryDirectory() as folder:
         before = time.perf_counter()
         cache = SliceCache(folder, InPlane(tuple(args.size), args.spacing_mm))

@@ -11,6 +11,7 @@ scans with all levels right (every labeled structure mostly under its own name).
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def main() -> None:
     parsed = run.get_parsed_content
     anatomy, cache, data, trained = parsed("anatomy"), parsed("cache"), parsed("data"), parsed("prompt_map")
     model = load_prompted_vision(arguments.stage1 / "stage1" / "prompted_vision.pt", anatomy=anatomy)
-    options = {name: getattr(trained, name) for name in PromptMapper.options}
+    options = {name: getattr(trained, name) for name in inspect.signature(PromptMapper).parameters}
     networks = {}
     for cell in arguments.networks:
         weights = cell / "stage2" / "model.pt"

@@ -21,7 +21,7 @@ import pandas as pd
 from cps4_monai.anatomy import load_anatomy
 from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.comparison import Difference, MethodRow, comparable, differences_to, mean_ranks, method_rows
-from cps4_monai.bench.folders import DONE, read_settings
+from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.prompt_map_section import users_of_stage1
 from cps4_monai.bench.results import LOCALISATION, StudyResults, find_studies, load_results
 from cps4_monai.bench.table_cells import with_interval
@@ -181,7 +181,7 @@ def pointing_table(results: StudyResults, means: pd.DataFrame) -> Iterator[str]:
 
 def stage1_minutes(results: StudyResults, folder: str) -> float:
     """Minutes that a stage 1 trained; NaN where they are not there, as of a stage 1 that is being trained again."""
-    done = read_settings(results.runs / "stage1" / folder / DONE)
+    done = read_json_or_empty(results.runs / "stage1" / folder / DONE)
     return float(done.get("seconds", {}).get("training", "nan")) / 60
 
 

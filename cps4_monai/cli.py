@@ -6,6 +6,7 @@ Where the packages of an extra are not installed, every subcommand that needs th
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 import click
@@ -65,6 +66,8 @@ def main() -> None:
     """Spine MRI segmentation from few labels, guided by class prompts (CPS4)."""
     escape_on_screen()
     wait_passively()
+    # MONAI calls its own deprecated arguments; the user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(ESCAPED, _escape)
 
 
+def printable(text: str) -> str:
+    """Text on one line: a file's name may hold anything, line breaks too."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def text_bytes(text: str) -> bytes:
     """UTF-8, with what is none escaped."""
     return text.encode("utf-8", ESCAPED)

@@ -16,7 +16,7 @@ from cps4_monai.data.build_datalist import classes_shown, missing_classes
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.data.entries import Entry
-from cps4_monai.data.leaks import DIGEST_VERSION, HasImage, check_contents, check_patients, voxel_digest
+from cps4_monai.data.leaks import DIGEST_VERSION, check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 
 __all__ = [
@@ -58,7 +58,7 @@ def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | 
     return warnings
 
 
-def check_images(sides: Mapping[str, Sequence[HasImage]], memory: str | Path | None = None) -> None:
+def check_images(sides: Mapping[str, Sequence[Entry]], memory: str | Path | None = None) -> None:
     """Refuses images that are on two sides.
 
     Args:

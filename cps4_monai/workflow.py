@@ -90,7 +90,6 @@ class CPS4Workflow(ConfigWorkflow):
         config_file: configs merged in order, by path or by name; default ``train.json`` of the bundle.
         bundle_root: the bundle's folder; default: the one found beside the package.
         overlays: further configs (paths or names such as ``mean_teacher``) merged after ``config_file``.
-        check_settings: refuse settings that the configs neither define nor refer to.
         run_id: expression to run, e.g. ``training_stage1``.
         workflow_type: "train" or "inference": which properties MONAI expects of the configs.
         also_read_by: further run ids of one command: what they read is not warned of.
@@ -113,7 +112,6 @@ class CPS4Workflow(ConfigWorkflow):
         config_file: str | Sequence[str] | None = None,
         bundle_root: str | None = None,
         overlays: str | Sequence[str] = (),
-        check_settings: bool = True,
         run_id: str = "run",
         workflow_type: str | None = "train",
         also_read_by: Sequence[str] = (),
@@ -128,8 +126,7 @@ class CPS4Workflow(ConfigWorkflow):
             names = [config_file or DEFAULT_CONFIG] if isinstance(config_file, str | type(None)) else list(config_file)
             extra = [overlays] if isinstance(overlays, str) else list(overlays)
             files = [str(resolve_config(name, root)) for name in [*names, *extra]]
-            if check_settings:
-                refuse_unknown_settings(files, override)
+            refuse_unknown_settings(files, override)
             if bundle_root is None and ConfigParser.load_config_files(files).get("output_root") == "@bundle_root":
                 override = {"output_root": os.getcwd(), **override}
             with _without_place_of_configs():

@@ -76,6 +76,9 @@ ALLOWED: dict[str, set[str]] = {
         "run_folder",
     },
     "demo": {"data", "evaluation", "report", "run_folder", "workflow"},
+    "finetune_start": {
+        "anatomy", "atomic_file", "bundle_root", "file_hash", "inference", "plan", "workflow",
+    },
     "rounds": {
         "anatomy", "atomic_file", "bundle_root", "data", "export", "failure", "file_hash", "inference", "methods",
         "run_folder", "workflow",
@@ -87,9 +90,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "method_list": {"fingerprint", "known_settings"},
     "commands": {
-        "anatomy", "atomic_file", "bench", "bundle_root", "cluster", "data", "demo", "device", "evaluation", "export",
-        "failure", "file_hash", "inference", "method_list", "pictured", "plan", "pretrained", "report", "rounds",
-        "run_folder", "threads", "workflow",
+        "anatomy", "atomic_file", "bench", "bundle_root", "cluster", "data", "demo", "device", "encoding", "evaluation",
+        "export", "failure", "file_hash", "finetune_start", "inference", "method_list", "pictured", "plan",
+        "pretrained", "report", "rounds", "run_folder", "threads", "workflow",
     },
     "cli": {"commands", "encoding", "extras", "threads"},
 }  # fmt: skip

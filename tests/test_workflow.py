@@ -82,10 +82,6 @@ def test_settings_belong_to_the_method_that_the_overlay_chooses() -> None:
         build("supervised", **{"train#method#enhance_weight": 0.1})
 
 
-def test_the_check_can_be_turned_off() -> None:
-    assert build(check_settings=False, anything=1).parser["anything"] == 1
-
-
 def test_every_shipped_config_is_known_to_the_ones_before_it() -> None:
     configs = find_bundle_root() / "configs"
     methods = [p.stem for p in configs.glob("methods/*.json")]

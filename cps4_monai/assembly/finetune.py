@@ -20,7 +20,6 @@ from cps4_monai.assembly.validation import Validator, dice_of, shown, validator
 from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import SliceDataset, VolumeDataset
-from cps4_monai.data.entries import Entry
 from cps4_monai.data.leaks import patients_of
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.file_hash import file_sha256
@@ -187,8 +186,7 @@ def trainer(
         check_images({"training": slices.entries, "validation": volume_set.entries}, context.image_digests)
     check_validation_labels(volume_set, context.unannotated)
     if context.writes:
-        labeled = [entry for entry in slices.entries if isinstance(entry, Entry)]
-        check_unlearned(stage.name, weights, labeled, context.anatomy, context.unannotated, by_datalist=False)
+        check_unlearned(stage.name, weights, slices.entries, context.anatomy, context.unannotated, by_datalist=False)
     judged, unseen = validated_patients(training, validation)
     seen = labels_in_words([entry.label for entry in slices.entries])
     best = BundleWeights(weights, method.deployed, DECODED, judged, unseen, min_subjects, output_dir, seen)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_settings
+from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_json_or_empty
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies
 from cps4_monai.evaluation.folder import FILES
@@ -56,7 +56,7 @@ def archive_results(
     files = {f"{one['study']}.study.json": json_text(_named(one)).encode() for one in manifests}
     kept, left = 0, 0
     for folder, asked in sorted(_folders(manifests, only).items()):
-        done = set(read_settings(runs / folder / DONE).get("seconds", {}))
+        done = set(read_json_or_empty(runs / folder / DONE).get("seconds", {}))
         finished = [{TRAINING, *sections} <= done for sections in asked]
         left += not all(finished)
         if not any(finished):
@@ -83,13 +83,16 @@ def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dic
 
 def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     yield DONE, (folder / DONE).read_bytes()
-    yield SETTINGS, json_text(_settings(read_settings(folder / SETTINGS))).encode()
-    yield TASK, json_text(_without_places(read_settings(folder / TASK))).encode()
+    yield SETTINGS, json_text(_settings(read_json_or_empty(folder / SETTINGS))).encode()
+    yield TASK, json_text(_without_places(read_json_or_empty(folder / TASK))).encode()
     for record in sorted(folder.glob(f"*/{RECORD}")):
-        starts = read_settings(record)["starts"]
+        starts = read_json_or_empty(record)["starts"]
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
         yield record.relative_to(folder).as_posix(), json_text({"starts": _named(own)}).encode()
-    places = [folder.resolve(), read_settings(folder / TASK).get("places", {}).get("dataset_dir", folder.resolve())]
+    places = [
+        folder.resolve(),
+        read_json_or_empty(folder / TASK).get("places", {}).get("dataset_dir", folder.resolve()),
+    ]
     for pattern in TABLES:
         for table in sorted(folder.glob(pattern)):
             content = table.read_bytes()

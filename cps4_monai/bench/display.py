@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cps4_monai.bench.plan import Job, Plan, total_estimate
+from cps4_monai.bench.plan import Job, StudyPlan, total_estimate
 from cps4_monai.bench.runner import Ended, Running
 from cps4_monai.run_folder import LOG, STAGE1, STAGE2
 
@@ -27,7 +27,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def show_plan(plan: Plan, jobs: Sequence[Job], slots: int, console: Console) -> None:
+def show_plan(plan: StudyPlan, jobs: Sequence[Job], slots: int, console: Console) -> None:
     """The jobs that are left with what each may take, and folders of earlier settings that stay unused."""
     table = Table(title=f"study {plan.study.name}", title_justify="left")
     for heading in ("job", "folder", "left", "may take"):
@@ -78,7 +78,7 @@ class Display:
         console: where to write.
     """
 
-    def __init__(self, plan: Plan, jobs: Sequence[Job], console: Console) -> None:
+    def __init__(self, plan: StudyPlan, jobs: Sequence[Job], console: Console) -> None:
         self.plan, self.console, self.total = plan, console, len(jobs)
         self.done = 0
         self.progress = Progress(

@@ -28,7 +28,7 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, json_text(content), shared=True)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_json_or_empty(path: Path) -> dict[str, Any]:
     """Content of a JSON file; empty where it is not there or was cut off."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ class FolderShelf:
         self.parent = parent
         self._settings: dict[Path, dict[str, Any]] = {}
         for path in sorted(parent.glob(f"*/{SETTINGS}")) if parent.is_dir() else []:
-            self._settings[path.parent] = read_settings(path)
+            self._settings[path.parent] = read_json_or_empty(path)
 
     def place(self, name: str, settings: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Path:
         """Folder of the run with these settings: the one there is, whatever its name, or a new one.

@@ -17,7 +17,8 @@ from cps4_monai.evaluation.record import ARGMAX
 from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.page import Figure
-from cps4_monai.report.predictions import case_pictures, find_cases
+from cps4_monai.report.pictures import side_by_side
+from cps4_monai.report.predictions import case_slab, find_cases
 from cps4_monai.run_folder import STAGE1_WEIGHTS
 from cps4_monai.vision import holds_prompted_vision, load_prompted_vision
 
@@ -66,7 +67,8 @@ def _picture(cell: CellResult, case: str, section: str) -> bytes:
         dataset_dir=places["dataset_dir"],
     )
     (drawn,) = [candidate for candidate in matching.cases if candidate.name == case]
-    return case_pictures(drawn, parsed_config(cell).get_parsed_content("anatomy"))[0]
+    anatomy = parsed_config(cell).get_parsed_content("anatomy")
+    return side_by_side(case_slab(drawn, anatomy), anatomy)
 
 
 def attention_gallery(results: StudyResults) -> list[Figure]:

@@ -20,7 +20,7 @@ from cps4_monai.bench.folders import (
     FolderShelf,
     as_recorded,
     preparing,
-    read_settings,
+    read_json_or_empty,
     settings_digest,
     write_json,
 )
@@ -75,7 +75,7 @@ class Job:
     @property
     def seconds(self) -> dict[str, float]:
         """Step -> seconds of the steps that are done."""
-        return dict(read_settings(self.folder / DONE).get("seconds", {}))
+        return dict(read_json_or_empty(self.folder / DONE).get("seconds", {}))
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -92,7 +92,9 @@ class Job:
     def taken(self) -> dict[str, tuple[Any, Any]]:
         """What is different in the training that another command began in the folder after this one was planned."""
         record = self.folder / SETTINGS
-        return differences(read_settings(record), as_recorded(self.settings), self.config) if record.is_file() else {}
+        return (
+            differences(read_json_or_empty(record), as_recorded(self.settings), self.config) if record.is_file() else {}
+        )
 
     def prepare(self) -> None:
         """Writes down what is to be run, before it is; from then on the folder is this training's.
@@ -113,7 +115,7 @@ class Job:
 
 
 @dataclass
-class Plan:
+class StudyPlan:
     """All jobs of a study, stage 1 before the cells that need it."""
 
     study: Study
@@ -204,7 +206,7 @@ def check_patterns(cells: Collection[str], only: Sequence[str]) -> None:
             raise ValueError(f"no cell matches --only {pattern!r}; the cells are {', '.join(cells)}")
 
 
-def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -> Plan:
+def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -> StudyPlan:
     """Cells to jobs; stage 1 is one job for all cells with equal stage-1 settings.
 
     Args:
@@ -225,7 +227,7 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
     places |= {"cache_dir": str(runs / "cache"), "show_progress": False}
     if device is not None:
         places["device_name"] = device
-    plan = Plan(study, runs, [], {}, budget=budget_table(cells))
+    plan = StudyPlan(study, runs, [], {}, budget=budget_table(cells))
     plan.data = {key: data.content[key] for key in ATTRIBUTION if data.content.get(key)}
     by_folder: dict[Path, Job] = {}
 

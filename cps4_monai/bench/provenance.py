@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.bench.folders import DONE, read_settings
+from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.plan import ATTRIBUTION
 from cps4_monai.bench.results import StudyResults
 from cps4_monai.report.page import Block, Cell, Table, Text
@@ -52,7 +52,7 @@ def runs_table(results: Sequence[StudyResults]) -> list[Block]:
             names = ", ".join(labeled) if len(labeled) <= 5 else f"{len(labeled)} subjects"
             overlays = ", ".join(Path(name).name for name in cell.task["overlays"])
             minutes = cell.done["seconds"]["training"] / 60
-            done = {} if cell.stage1 is None else read_settings(cell.stage1 / DONE)
+            done = {} if cell.stage1 is None else read_json_or_empty(cell.stage1 / DONE)
             before = done.get("seconds", {}).get("training", 0.0) / 60  # nothing where only the cell is there
             if len({record["stage1_sha256"] for record in (done, cell.done) if "stage1_sha256" in record}) > 1:
                 others.append(cell.name)
@@ -98,7 +98,7 @@ def _stated_of_data(results: Sequence[StudyResults]) -> Iterator[Mapping[str, An
             yield study.manifest["data"]
             continue
         lists = dict.fromkeys(Path(cell.task["places"]["datalist"]) for cell in study.cells)
-        yield from (read_settings(path) for path in lists if path.is_absolute())
+        yield from (read_json_or_empty(path) for path in lists if path.is_absolute())
 
 
 def _last_start(path: Path) -> dict[str, Any]:

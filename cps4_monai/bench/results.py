@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from cps4_monai.bench.folders import DONE, read_settings
+from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.record import ARGMAX
@@ -76,7 +76,7 @@ class StudyResults:
     """A study on one section of its data.
 
     Attributes:
-        manifest: what the study compares, see :meth:`cps4_monai.bench.plan.Plan.write`.
+        manifest: what the study compares, see :meth:`cps4_monai.bench.plan.StudyPlan.write`.
         runs: folder of the runs.
         section: "validation" or "test".
         cells: those that are there, in the study's order.
@@ -142,7 +142,9 @@ class StudyResults:
             path = cell.stage1 / self.section / "prompt_map.csv"
             if path.is_file():
                 scores = pd.read_csv(path)
-            elif self.section == "validation" and self.section in read_settings(cell.stage1 / DONE).get("seconds", {}):
+            elif self.section == "validation" and self.section in read_json_or_empty(cell.stage1 / DONE).get(
+                "seconds", {}
+            ):
                 scores = _label_maps(cell.stage1)  # scored, and there was no map: an assistant's
             else:
                 continue
@@ -183,7 +185,7 @@ def _kept(stage1: Path) -> pd.Series | None:
     log = stage1 / STAGE1 / LOG
     if not log.is_file():
         return None
-    starts = read_settings(stage1 / STAGE1 / RECORD).get("starts") or [{}]
+    starts = read_json_or_empty(stage1 / STAGE1 / RECORD).get("starts") or [{}]
     settings = starts[-1].get("settings", {})
     metric = settings.get("stage1#validate#best#metric", MAP_DICE)
     table = read_metrics(log).pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
@@ -243,7 +245,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     cells, missing = [], []
     for entry in manifest["cells"]:
         folder = runs / entry["folder"]
-        done = read_settings(folder / DONE)
+        done = read_json_or_empty(folder / DONE)
         if not {TRAINING, section} <= set(done.get("seconds", {})):
             missing.append(entry["name"])
             continue
@@ -260,7 +262,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
                 decoded=decoded,
                 done=done,
                 run=_last_start(folder / STAGE2 / RECORD),
-                task=read_settings(folder / "task.json"),
+                task=read_json_or_empty(folder / "task.json"),
             )
         )
     if not cells:
@@ -269,7 +271,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
 
 
 def _last_start(record: Path) -> dict[str, Any]:
-    starts = read_settings(record).get("starts")
+    starts = read_json_or_empty(record).get("starts")
     if not starts:
         raise ValueError(
             f"{record}: not there, or cut off; expected the record of a training that is done. Fix: copy the whole "

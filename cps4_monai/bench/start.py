@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from cps4_monai.bench.folders import write_json
 from cps4_monai.bench.matrix import Data
-from cps4_monai.bench.plan import Plan, make_plan
+from cps4_monai.bench.plan import StudyPlan, make_plan
 from cps4_monai.bench.study import Study, StudyError, load_study
 from cps4_monai.data.phantom import write_phantom_dataset
 
@@ -26,7 +26,7 @@ def start_study(
     datalist: Path | None = None,
     dataset_dir: Path | None = None,
     device: str | None = None,
-) -> Plan:
+) -> StudyPlan:
     """Plan of a study in its folder.
 
     Args:

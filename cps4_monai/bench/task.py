@@ -27,7 +27,7 @@ from cps4_monai.bench.folders import (
     SETTINGS,
     TASK,
     preparing,
-    read_settings,
+    read_json_or_empty,
     settings_digest,
     write_json,
 )
@@ -70,7 +70,7 @@ def _task_of(folder: Path) -> dict[str, Any]:
     """What is to be done, once it is sure that the folder is still that of the training that was planned."""
     with preparing(folder):
         task: dict[str, Any] = json.loads((folder / TASK).read_text(encoding="utf-8"))
-        found = settings_digest(read_settings(folder / SETTINGS))
+        found = settings_digest(read_json_or_empty(folder / SETTINGS))
     if task.get("settings_sha256", found) != found:  # tasks of versions before have no digest
         raise ValueError(
             f"{folder / SETTINGS}: not the settings that {TASK} beside it was planned with; another command wrote "
@@ -105,12 +105,12 @@ def _workflow(task: dict[str, Any], configs: list[str], run_id: str, own: dict[s
 
 
 def _seconds(folder: Path) -> dict[str, float]:
-    return dict(read_settings(folder / DONE).get("seconds", {}))
+    return dict(read_json_or_empty(folder / DONE).get("seconds", {}))
 
 
 def _spent(folder: Path, checkpoint: Path) -> float:
     """Seconds of earlier starts up to the checkpoint that this one goes on from; notes when this one begins."""
-    done, spent = read_settings(folder / DONE), 0.0
+    done, spent = read_json_or_empty(folder / DONE), 0.0
     if checkpoint.is_file() and "since" in done:
         spent = done["spent"] + max(0.0, checkpoint.stat().st_mtime - done["since"])
     write_json(folder / DONE, {**done, "since": time.time(), "spent": spent})
@@ -127,7 +127,7 @@ def _record(folder: Path, step: str, seconds: float, **more: Any) -> None:
     """Notes a step as done, and more of it, in ``done.json``."""
     from cps4_monai.handlers.run_record import versions
 
-    done = {**read_settings(folder / DONE), **{key: value for key, value in more.items() if value is not None}}
+    done = {**read_json_or_empty(folder / DONE), **{key: value for key, value in more.items() if value is not None}}
     done["seconds"] = {**done.get("seconds", {}), step: round(seconds, 2)}
     done["finished"] = {**done.get("finished", {}), step: datetime.now(timezone.utc).isoformat(timespec="seconds")}
     if step == "training":  # what the report states; a section may be scored elsewhere, later

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cps4_monai.bench.plan import Job, Plan
+    from cps4_monai.bench.plan import Job, StudyPlan
     from cps4_monai.bench.runner import Ended
     from cps4_monai.cluster.address import SchedulerAddress
 
@@ -137,9 +137,6 @@ def report(
     pictures: bool,
 ) -> None:
     """Compare the methods of the studies in RUNS: OUTPUT/studies.html, and studies.md with its pictures."""
-    import warnings
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     from cps4_monai.bench.report import write_study_report
 
     try:
@@ -186,7 +183,7 @@ def archive(runs: Path, output: Path, studies: tuple[str, ...], only: tuple[str,
 
 
 def _work_off(
-    plan: Plan, left: Sequence[Job], slots: int, address: SchedulerAddress | None, console: Console
+    plan: StudyPlan, left: Sequence[Job], slots: int, address: SchedulerAddress | None, console: Console
 ) -> list[Ended]:
     from cps4_monai.bench.display import Display
     from cps4_monai.bench.runner import Runner

@@ -23,9 +23,7 @@ def demo(output: Path, seed: int, device: str) -> None:
     The same command resumes a demo that was stopped.
     """
     import time
-    import warnings
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
     from cps4_monai.demo import TRIVIAL, Demo
     from cps4_monai.failure import for_terminal, write_traceback
     from cps4_monai.threads import limit_threads

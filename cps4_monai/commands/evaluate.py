@@ -39,10 +39,6 @@ def evaluate(
       cps4 evaluate runs/cps4
       cps4 evaluate runs/cps4 --datalist other/datalist.json --section test -o other/evaluation
     """
-    import warnings
-
-    # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     from cps4_monai.failure import for_terminal
     from cps4_monai.report.predictions import PredictionReport
     from cps4_monai.threads import limit_threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,8 +71,6 @@ def report(
       cps4 report -p predictions -l labels -o report
       cps4 report -p out -l datalist.json -o report --compare supervised=runs/supervised/report
     """
-    # MONAI 1.6 calls its own deprecated argument; the user can do nothing about it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     if masks is not None and predictions is not None:
         raise click.UsageError(f"MASKS ({masks}) and -p ({predictions}) are the same thing: give one of them")
     masks = masks or predictions

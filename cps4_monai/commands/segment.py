@@ -109,9 +109,7 @@ def segment(
       cps4 segment archive -o out --scheduler local:2
     """
     import logging
-    import warnings
 
-    warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI calls its own deprecated arguments
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
     if not verbose:  # warnings about scans are in the tables, those about the weights are told here
         logging.getLogger("cps4_monai.inference.bundle").setLevel(logging.WARNING)
@@ -154,7 +152,7 @@ class _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from cps4_monai.inference.outcome import printable
+        from cps4_monai.encoding import printable
 
         console = Console(stderr=True)
         self.bar = Progress(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,22 +13,6 @@ from torch.utils.data import Dataset
 from cps4_monai.data.cache import CachedSlices, SliceCache
 from cps4_monai.data.entries import Entry
 from cps4_monai.scan_names import subject_of
-
-
-class EntryLike(Protocol):
-    """What the data sets ask of a volume: an entry of a datalist."""
-
-    @property
-    def image(self) -> Any:
-        """Path of the scan."""
-
-    @property
-    def label(self) -> Any:
-        """Path of its label map, or None."""
-
-    @property
-    def subject(self) -> str:
-        """Name of the scan."""
 
 
 class _CachedScans(Dataset[dict[str, Any]]):
@@ -40,13 +24,18 @@ class _CachedScans(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, data: Sequence[EntryLike | Mapping[str, Any]], cache: SliceCache, labeled: bool, workers: int | None
+        self,
+        data: Sequence[Entry | Mapping[str, Any]],
+        cache: SliceCache,
+        labeled: bool = True,
+        workers: int | None = None,
     ) -> None:
         self.entries = _entries(data, labeled)
         cache.prepare(self.entries, labels=labeled, workers=workers)
         self.cache, self.labeled = cache, labeled
         self.images = [cache.image(entry.image) for entry in self.entries]
-        self.labels = [cache.label(entry.label, entry.image) for entry in self.entries] if labeled else None
+        labels = [(entry.label, entry.image) for entry in self.entries if labeled and entry.label is not None]
+        self.labels = [cache.label(*pair) for pair in labels] if labeled else None
 
 
 class SliceDataset(_CachedScans):
@@ -74,7 +63,7 @@ class SliceDataset(_CachedScans):
 
     def __init__(
         self,
-        data: Sequence[EntryLike | Mapping[str, Any]],
+        data: Sequence[Entry | Mapping[str, Any]],
         cache: SliceCache,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         labeled: bool = True,
@@ -143,15 +132,6 @@ class VolumeDataset(_CachedScans):
         InvalidVolumeError: a file that cannot be used.
     """
 
-    def __init__(
-        self,
-        data: Sequence[EntryLike | Mapping[str, Any]],
-        cache: SliceCache,
-        labeled: bool = True,
-        workers: int | None = None,
-    ) -> None:
-        super().__init__(data, cache, labeled, workers)
-
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -171,8 +151,8 @@ def _whole(slices: CachedSlices) -> torch.Tensor:
     return torch.from_numpy(np.array(slices.array))[None]
 
 
-def _entries(data: Sequence[EntryLike | Mapping[str, Any]], labeled: bool) -> list[EntryLike]:
-    entries: list[EntryLike] = [_entry(item) if isinstance(item, Mapping) else item for item in data]
+def _entries(data: Sequence[Entry | Mapping[str, Any]], labeled: bool) -> list[Entry]:
+    entries: list[Entry] = [_entry(item) if isinstance(item, Mapping) else item for item in data]
     if not entries:
         raise ValueError("the list of volumes is empty; expected at least one: check the datalist and its share")
     missing = [str(entry.image) for entry in entries if labeled and entry.label is None]

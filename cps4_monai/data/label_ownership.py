@@ -22,6 +22,21 @@ GENERATOR = "cps4_monai"
 class ForeignFileError(ValueError):
     """An output path holds a file that this package did not make, or that was changed since."""
 
+    @classmethod
+    def at(cls, path: Path, writer: str = GENERATOR, *, changed: bool = False) -> ForeignFileError:
+        """The error for a path that holds such a file.
+
+        Args:
+            path: of the file.
+            writer: who did not write it.
+            changed: it may be one of ours that was changed since.
+        """
+        since = " (or that was changed since)" if changed else ""
+        return cls(
+            f"{path}: found a file that {writer} did not write{since}; expected none or one of ours, as it is never "
+            "overwritten. Fix: choose another output folder, or move the file away"
+        )
+
 
 def sidecar_of(label_path: str | Path) -> Path:
     """The JSON beside a label map."""
@@ -119,15 +134,9 @@ def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
     label_path = Path(label_path)
     sidecar = sidecar_of(label_path)
     if label_path.exists() and not is_ours(label_path) and file_sha256(label_path) != over:
-        raise ForeignFileError(
-            f"{label_path}: found a file that {GENERATOR} did not write (or that was changed since); expected none "
-            "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the file away"
-        )
+        raise ForeignFileError.at(label_path, changed=True)
     if sidecar.exists() and not record_beside(label_path):
-        raise ForeignFileError(
-            f"{sidecar}: found a JSON that {GENERATOR} did not write; expected none or one of ours, as it is never "
-            "overwritten. Fix: choose another output folder, or move the file away"
-        )
+        raise ForeignFileError.at(sidecar)
     return label_path.exists()
 
 

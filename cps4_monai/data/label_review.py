@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.label_ownership import is_described, record_beside
+from cps4_monai.encoding import printable
 from cps4_monai.file_hash import file_sha256
 
 REVIEW, CORRECTIONS, ORIGINAL = "Review", "Corrections", "Original"
@@ -46,7 +47,7 @@ def review_in_words(record: Mapping[str, Any]) -> str:
     state, entries = review_state(record), record.get(CORRECTIONS) or []
     told = {ACCEPTED: "accepted", CORRECTED: "corrected", WRONG: "marked as wrong in parts"}
     by = str(entries[-1].get("By", "")) if entries else ""
-    return f"{told[state]} by {''.join(c if c.isprintable() else '?' for c in by) or 'a person'}" if state else ""
+    return f"{told[state]} by {printable(by) or 'a person'}" if state else ""
 
 
 def changed_by_a_person(record: Mapping[str, Any]) -> bool:

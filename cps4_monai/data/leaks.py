@@ -5,32 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from cps4_monai.data.entries import Entry
 from cps4_monai.data.nifti_file import decode_voxels, open_nifti
 from cps4_monai.scan_names import identify
-
-
-class HasImage(Protocol):
-    """What the comparison of images needs to know of a scan."""
-
-    @property
-    def image(self) -> Any:
-        """Path of the scan."""
-
-    @property
-    def subject(self) -> str:
-        """Name of the scan."""
-
-
-class HasPatient(HasImage, Protocol):
-    """What the leak check needs to know of a datalist entry."""
-
-    @property
-    def patient(self) -> str:
-        """The person, across data sets."""
 
 
 class LeakError(ValueError):
@@ -60,7 +41,7 @@ def voxel_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_patients(sides: Mapping[str, Sequence[HasPatient]]) -> None:
+def check_patients(sides: Mapping[str, Sequence[Entry]]) -> None:
     """Checks that no patient is on two sides.
 
     Args:
@@ -83,7 +64,7 @@ def patients_of(*sides: Sequence[Any]) -> list[set[str]]:
     return [{next(named).patient if isinstance(one, Mapping) else one.patient for one in side} for side in sides]
 
 
-def check_contents(sides: Mapping[str, Sequence[HasImage]], digest: Callable[[Path], str] = voxel_digest) -> None:
+def check_contents(sides: Mapping[str, Sequence[Entry]], digest: Callable[[Path], str] = voxel_digest) -> None:
     """Checks that no image, by its voxels, is on two sides; reads each image file once.
 
     Args:
@@ -97,10 +78,8 @@ def check_contents(sides: Mapping[str, Sequence[HasImage]], digest: Callable[[Pa
     _refuse("image content", sides, {s: [(digest(e.image), e) for e in es] for s, es in sides.items()})
 
 
-def _refuse(
-    what: str, sides: Iterable[str], keyed: Mapping[str, Sequence[tuple[str, HasImage]]], shown: int = 5
-) -> None:
-    seen: dict[str, tuple[str, HasImage]] = {}
+def _refuse(what: str, sides: Iterable[str], keyed: Mapping[str, Sequence[tuple[str, Entry]]], shown: int = 5) -> None:
+    seen: dict[str, tuple[str, Entry]] = {}
     leaks = []
     for side in sides:
         for key, entry in keyed[side]:

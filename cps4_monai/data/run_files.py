@@ -60,11 +60,7 @@ class RunFiles:
                 continue
             ours = known is not None and (name == MANIFEST or _digest(path.read_bytes()) in known.get(name, []))
             if not ours:
-                raise ForeignFileError(
-                    f"{path}: found a file that this command did not write (or that was changed since); expected none "
-                    "or one of ours, as it is never overwritten. Fix: choose another output folder, or move the "
-                    "file away"
-                )
+                raise ForeignFileError.at(path, "this command", changed=True)
 
     def write(self, contents: Mapping[str, bytes | str]) -> None:
         """Writes files, each whole or not at all, the manifest before them; one command at a time.

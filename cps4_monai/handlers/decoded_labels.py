@@ -64,8 +64,6 @@ class DecodedLabels:
         ValueError: numbers below 1, a data set without grids, a provider without a prior, or an anatomy without order.
     """
 
-    options = ("unannotated", "prior", "every", "min_margin", "anchored_only", "thresholds")
-
     def __init__(
         self,
         dataset: Any,

@@ -17,6 +17,7 @@ from cps4_monai.logits import NEVER
 class DecodedPredictiond(MapTransform):
     """Postprocessing of a validator: class scores (C, D, H, W) to ``decoded`` (1, D, H, W) on the network's own grid.
 
+    An item's ``spacing_mm`` (3,) along D, H and W is what :class:`cps4_monai.data.datasets.VolumeDataset` gives.
     The decoding is that of `cps4 segment`, which goes on from there to the scan's pixels. It takes 0.05 s a volume at
     1.5 mm and 0.6 s at 0.6 mm on a CPU core once the network can tell structures apart, some 2 % of the network's own
     time there, and ten times that before (docs/how-to/train-on-your-own-data.md).
@@ -26,8 +27,6 @@ class DecodedPredictiond(MapTransform):
         anatomy: the classes.
         unannotated: codes that can never win.
         thresholds: of the level logic that differ from the defaults, by name.
-        spacing_key: item with the spacing (3,) along D, H and W in mm, as ``VolumeDataset`` gives it.
-        decoded_key: where the label map goes, on the prediction's device.
 
     Raises:
         ValueError: an item without spacing, or of another form.
@@ -39,21 +38,18 @@ class DecodedPredictiond(MapTransform):
         anatomy: Anatomy,
         unannotated: Sequence[int] = (),
         thresholds: Mapping[str, Any] | None = None,
-        spacing_key: str = "spacing_mm",
-        decoded_key: str = "decoded",
     ) -> None:
         super().__init__(keys)
         self.anatomy, self.unannotated = anatomy, tuple(unannotated)
         self.thresholds = LevelThresholds.from_dict(thresholds or {})
-        self.spacing_key, self.decoded_key = spacing_key, decoded_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        if self.spacing_key not in d:
-            raise ValueError(f"a validation item has no {self.spacing_key!r}; expected items of VolumeDataset")
-        spacing = [float(mm) for mm in d[self.spacing_key]]
+        if "spacing_mm" not in d:
+            raise ValueError("a validation item has no 'spacing_mm'; expected items of VolumeDataset")
+        spacing = [float(mm) for mm in d["spacing_mm"]]
         for key in self.key_iterator(d):
-            d[self.decoded_key] = self._decode(d[key], spacing)
+            d["decoded"] = self._decode(d[key], spacing)
         return d
 
     def _decode(self, pred: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:

@@ -24,7 +24,6 @@ class EarlyStop:
         patience: validations without improvement until the run stops; None: it never does.
         metric: by default the evaluator's key metric.
         mode: "max" if larger is better, "min" for losses.
-        threshold: an improvement must exceed it.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class EarlyStop:
         patience: int | None,
         metric: str | None = None,
         mode: Literal["max", "min"] = "max",
-        threshold: float = 0.0,
     ) -> None:
         self.evaluator = evaluator
         self.patience = patience
@@ -41,7 +39,6 @@ class EarlyStop:
             patience=1 if patience is None else patience,
             score_function=lambda _: metric_of(evaluator, metric, "EarlyStop"),
             trainer=evaluator,
-            threshold=threshold,
             mode=mode,
         )
 

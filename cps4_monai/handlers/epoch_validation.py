@@ -23,7 +23,7 @@ class EpochValidation(ValidationHandler):
         interval: epochs from one validation to the next; one above the number of epochs validates the last only.
         validator: whose epoch says whether the last one was validated; a resumed run restores it, see
             :class:`cps4_monai.handlers.BestWeights`.
-        others: run right after it; None among them is left out.
+        others: run right after it.
 
     Raises:
         ValueError: an interval below 1.
@@ -34,12 +34,12 @@ class EpochValidation(ValidationHandler):
         self,
         interval: int,
         validator: Evaluator,
-        others: Sequence[Evaluator | None] = (),
+        others: Sequence[Evaluator] = (),
     ) -> None:
         if interval < 1:
             raise ValueError(f"the interval between validations is {interval}; expected 1 or more epochs")
         super().__init__(interval, validator, epoch_level=True)
-        self.others = [other for other in others if other is not None]
+        self.others = list(others)
 
     def attach(self, engine: Workflow) -> None:
         """Registers with a trainer, before the handlers that read what a validation found."""

@@ -25,20 +25,19 @@ class MetricsLog:
     Args:
         path: the CSV file.
         stage: written into each line, e.g. "stage2".
-        evaluators: by the prefix of their metrics ("" for none), e.g. ``{"": teacher, "student_": student}``; None is
-            passed over.
+        evaluators: by the prefix of their metrics ("" for none), e.g. ``{"": teacher, "student_": student}``.
         every: iterations between lines of losses.
 
     Raises:
         ValueError: ``every`` below 1.
     """
 
-    def __init__(self, path: str | Path, stage: str, evaluators: Mapping[str, Engine | None], every: int = 20) -> None:
+    def __init__(self, path: str | Path, stage: str, evaluators: Mapping[str, Engine], every: int = 20) -> None:
         if every < 1:
             raise ValueError(f"every is {every}; expected 1 or more iterations")
         self.path = Path(path)
         self.stage = stage
-        self.evaluators = {prefix: engine for prefix, engine in evaluators.items() if engine is not None}
+        self.evaluators = dict(evaluators)
         self.every = every
         self._log: RunLog | None = None
         self._written: dict[str, int] = {}

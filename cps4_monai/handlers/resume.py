@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,18 +53,16 @@ class ResumeHandler:
     Args:
         path: of the checkpoint, outside ``models``, where every file is offered as a model.
         states: what to keep, by name; those that are None are not part of this run.
-        settings: what must be the same for the run to go on (sizes, losses, seed, data): plain values, and objects, of
-            which the class and the attributes named in ``options`` (of a dataclass: its fields) must be. Leave out what
-            may change on the way (workers, device, number of epochs). A file or folder counts by name and content.
+        settings: what must be the same for the run to go on (sizes, losses, seed, data), in plain values.
+            Leave out what may change on the way (workers, device, number of epochs). A file or folder counts by name
+            and content.
         files: what the run is trained with beside its data, name -> path: wherever they lie, their content must be the
             same. A checkpoint that does not tell of them yet is taken for one of these.
-        every: epochs between checkpoints; the last epoch always makes one.
-        enabled: False neither reads nor writes.
         or_anew: begin anew where the checkpoint is damaged or of another run, with a warning that says why, and
             replace it; by default such a run is refused.
 
     Raises:
-        ValueError: no states, or `every` below 1.
+        ValueError: no states.
     """
 
     def __init__(
@@ -75,28 +71,22 @@ class ResumeHandler:
         states: Mapping[str, Stateful | None],
         settings: Mapping[str, Any] | None = None,
         files: Mapping[str, str | Path] | None = None,
-        every: int = 1,
-        enabled: bool = True,
         or_anew: bool = False,
     ) -> None:
-        if not states or every < 1:
-            raise ValueError(f"states {sorted(states)}, every {every}; expected one state or more and every >= 1")
+        if not states:
+            raise ValueError("states is empty; expected what is to be kept, by name")
         self.path = Path(path)
         self.states = {name: item for name, item in states.items() if item is not None}
-        flat = {key: value for name, item in (settings or {}).items() for key, value in _flat(name, item).items()}
-        self.settings = plain(by_content(flat), "settings")
+        self.settings = plain(by_content(settings or {}), "settings")
         self.files = {name: Path(file) for name, file in (files or {}).items()}
-        self.every = every
-        self.enabled = enabled
         self.or_anew = or_anew
         self._saved: list[int] = self._watched()
 
     def attach(self, engine: Workflow) -> None:
         """Registers with a trainer."""
-        if self.enabled:
-            engine.add_event_handler(Events.STARTED, self.restore)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-            engine.add_event_handler(Events.COMPLETED, self.save_end)
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.save_end)
 
     def save(self, engine: Workflow) -> None:
         """Writes the checkpoint of the epoch that has just ended.
@@ -105,8 +95,7 @@ class ResumeHandler:
             TypeError: a state that is neither a tensor nor of a plain type.
         """
         state = engine.state
-        ending = engine.should_terminate or state.epoch >= state.max_epochs
-        if idist.get_rank() != 0 or not (ending or state.epoch % self.every == 0):
+        if idist.get_rank() != 0:
             return
         scaler = getattr(engine, "scaler", None)
         checkpoint = {
@@ -276,16 +265,6 @@ def _first(entries: list[Any]) -> str:
 def _cut(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONG // 4 else f"{text[: _LONG // 4]}..."
-
-
-def _flat(name: str, setting: Any) -> dict[str, Any]:
-    """A setting by name; an object by its class and, as ``name.option``, its options, theirs included."""
-    if not hasattr(setting, "__dict__") or isinstance(setting, Enum):
-        return {name: setting}
-    flat: dict[str, Any] = {name: type(setting).__name__}
-    for option in [f.name for f in fields(setting)] if is_dataclass(setting) else getattr(setting, "options", ()):
-        flat.update(_flat(f"{name}.{option}", getattr(setting, option)))
-    return flat
 
 
 def precision_of(engine: Workflow) -> str | None:

@@ -64,7 +64,6 @@ class RunRecord:
     Args:
         output_dir: the run's folder.
         settings: all settings of the run, plain values; what is not plain is written as text.
-        log_level: of what goes into ``run.log``.
         plan: what the weights of this run will depend on; written before there are any.
     """
 
@@ -72,12 +71,10 @@ class RunRecord:
         self,
         output_dir: str | Path,
         settings: Mapping[str, Any] | None = None,
-        log_level: int = logging.INFO,
         plan: Plan | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.settings = dict(settings or {})
-        self.log_level = log_level
         self.plan = plan
         self._file: logging.FileHandler | None = None
         self._written = False
@@ -101,7 +98,7 @@ class RunRecord:
         self._written = False
         if self._file is None:
             self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8", errors=ESCAPED)
-            self._file.setLevel(self.log_level)
+            self._file.setLevel(logging.INFO)
             self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             logging.getLogger().addHandler(self._file)
         logger.info("run of %d epochs, %d iterations in total", engine.state.max_epochs, self._iterations(engine))

@@ -54,28 +54,20 @@ class VolumeLoss(Metric):
 
 
 class PromptMapd(MapTransform):
-    """Adds y_text (1, D, H, W) to an item that holds attention logits (C, D, h, w) (eq. 3).
+    """Adds y_text (1, D, H, W) as ``prompt_map`` to an item of attention logits (C, D, h, w) and its ``label`` (eq. 3).
 
     Args:
         keys: the attention logits, one key.
         mapper: :class:`cps4_monai.prompt_map.PromptMapper`.
-        output_key: where y_text goes.
-        size_key: item whose last two sizes are (H, W).
     """
 
-    def __init__(
-        self,
-        keys: str,
-        mapper: Callable[[Tensor, Sequence[int]], Tensor],
-        output_key: str = "prompt_map",
-        size_key: str = "label",
-    ) -> None:
+    def __init__(self, keys: str, mapper: Callable[[Tensor, Sequence[int]], Tensor]) -> None:
         super().__init__(keys)
-        self.mapper, self.output_key, self.size_key = mapper, output_key, size_key
+        self.mapper = mapper
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         logits = d[self.keys[0]]  # (C, D, h, w)
-        prompt_map = self.mapper(logits.transpose(0, 1), tuple(d[self.size_key].shape[-2:]))  # (D, 1, H, W)
-        d[self.output_key] = prompt_map.transpose(0, 1).clamp(min=0)
+        prompt_map = self.mapper(logits.transpose(0, 1), tuple(d["label"].shape[-2:]))  # (D, 1, H, W)
+        d["prompt_map"] = prompt_map.transpose(0, 1).clamp(min=0)
         return d

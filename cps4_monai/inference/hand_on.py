@@ -210,10 +210,7 @@ def check_copy(path: Path) -> None:
         ForeignFileError: a file is there that does not name this package at its beginning.
     """
     if path.exists() and not _is_ours(path):
-        raise ForeignFileError(
-            f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
-            "overwritten. Fix: choose another output folder, or move the file away"
-        )
+        raise ForeignFileError.at(path)
 
 
 def _is_ours(path: Path) -> bool:

@@ -6,19 +6,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from cps4_monai.anatomy import Anatomy, load_anatomy
 from cps4_monai.data.scan_labels import scores_of
-from cps4_monai.inference.restore import RestoredLabels, restore_labels
+from cps4_monai.inference.measured import measure
+from cps4_monai.inference.restore import restore_labels
 from cps4_monai.inference.segmentation import plain
-from cps4_monai.inference.slice_statistics import slice_statistics
-from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.levels import LevelThresholds
 from cps4_monai.levels.flag_calibration import FlagCalibration
-from cps4_monai.levels.traits import scan_traits
 from cps4_monai.transforms.volume_io import RestoreLabelsd, ScanPlace
 
 ANSWER = "result"  # the item that MONAI Label sends back to its client beside the label map
@@ -71,24 +69,18 @@ class DecodeLevelsd(RestoreLabelsd):
         restored = restore_labels(
             scores, place.in_plane, place.grid, self.anatomy, self.unannotated, thresholds=self.thresholds
         )
-        return torch.from_numpy(restored.slices), {ANSWER: self._answer(scores.labels, restored, place)}
-
-    def _answer(self, argmax: np.ndarray, restored: RestoredLabels, place: ScanPlace) -> dict[str, Any]:
-        """Flags and margin in plain types, as the sidecars of `cps4 segment` have them."""
-        structures = slice_statistics(
-            restored.slices,
+        measured = measure(
+            restored,
+            scores.labels,
+            place.slices.cpu().numpy(),
             place.grid,
             place.affine,
             self.anatomy,
-            confidence=restored.confidence,
-            unannotated=self.unannotated,
-            view=restored.view,
-            thresholds=self.thresholds,
+            self.unannotated,
+            self.thresholds,
+            self.calibration,
         )
         assert restored.levels is not None
-        levels, image = restored.levels, place.slices.cpu().numpy()
-        traits = scan_traits(image, argmax, levels.labels, restored.confidence, structures, self.anatomy)
-        flags = level_flags(
-            structures, self.anatomy, levels.margin, self.unannotated, self.thresholds, self.calibration, traits
-        )
-        return plain({"flags": [flag.to_dict() for flag in flags], "margin": levels.to_dict()["margin"]})
+        # Flags and margin in plain types, as the sidecars of `cps4 segment` have them.
+        flags, margin = [flag.to_dict() for flag in measured.flags], restored.levels.to_dict()["margin"]
+        return torch.from_numpy(restored.slices), {ANSWER: plain({"flags": flags, "margin": margin})}

@@ -206,9 +206,7 @@ def _draw(
         scan = load_scan(source, label.spacing_mm, series)
         check_pair(scan, label)
         image = scan.array
-    return sagittal_mosaic(
-        image, label.array, label.affine, anatomy, title=title, alarms=alarms, names=names_are_trusted(alarms)
-    )
+    return sagittal_mosaic(image, label.array, label.affine, anatomy, title=title, alarms=alarms)
 
 
 def _scan_stem(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cps4_monai.data.label_review import review_state
+from cps4_monai.encoding import printable
 from cps4_monai.levels.flags import ALARM, FLAGS, NOTE, of_kind
 
 
@@ -171,11 +172,6 @@ def by_urgency(outcomes: Sequence[ScanOutcome]) -> list[ScanOutcome]:
         return (outcome.status != "failed", place, outcome.name)
 
     return sorted(outcomes, key=urgency)
-
-
-def printable(name: str) -> str:
-    """A name on one line: a file's name may hold anything, line breaks too."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def look_lines(outcomes: Sequence[ScanOutcome], limit: int) -> list[str]:

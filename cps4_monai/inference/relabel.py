@@ -85,16 +85,6 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     return record_beside(path)
 
 
-def was_applied(label_path: str | Path, correction: Correction) -> bool:
-    """Whether the last correction of a label map is this one, which changes nothing when it is applied again.
-
-    Raises:
-        RelabelError: no label map of ours.
-    """
-    content, record = _read(Path(label_path))
-    return _was_applied(correction, record, hashlib.sha256(content).hexdigest())
-
-
 def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> dict[str, Any]:
     """Takes all corrections of a label map back, byte for byte: label map, sidecar and picture; copies are made anew.
 

@@ -15,7 +15,7 @@ from cps4_monai.encoding import path_text, readable
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.masks import outcome_of_mask
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
-from cps4_monai.inference.relabel import RelabelError, relabel, restore_original, was_applied
+from cps4_monai.inference.relabel import RelabelError, relabel, restore_original
 from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, SKIPPED, TABLES, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
@@ -66,9 +66,9 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
     for correction in corrections:
         try:
             label = _label_of(correction.scan, rows, output)
-            again = was_applied(label, correction)
+            said = record_beside(label)
             applied[correction.scan] = relabel(label, correction, anatomy)
-            before |= {correction.scan} if again else set()
+            before |= {correction.scan} if applied[correction.scan] == said else set()
         except (ValueError, OSError) as error:
             refused[correction.scan] = reason_of(error)
     return Relabeled(applied, refused, _write_tables(output, rows, anatomy), before=frozenset(before))

@@ -27,7 +27,7 @@ from cps4_monai.data.label_ownership import (
 from cps4_monai.data.label_review import review_in_words
 from cps4_monai.encoding import readable
 from cps4_monai.inference.segmentation import Segmentation
-from cps4_monai.levels.flags import ALARM, names_are_trusted, of_kind
+from cps4_monai.levels.flags import ALARM, of_kind
 
 ORIGINAL_PREFIX = ".original-"
 _PNG_START = 33  # signature and IHDR, the chunk that comes first
@@ -243,10 +243,7 @@ def check_picture(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(_PNG_START + 8 + len(_MARK))
     if _MARK not in start:
-        raise ForeignFileError(
-            f"{path}: found a file that {GENERATOR} did not write; expected none or one of ours, as it is never "
-            "overwritten. Fix: choose another output folder, or move the file away"
-        )
+        raise ForeignFileError.at(path)
 
 
 def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: np.ndarray, anatomy: Any) -> None:
@@ -255,6 +252,4 @@ def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: n
 
     alarms = of_kind(ALARM, (flag["name"] for flag in files.record.get("Flags", [])))
     title = readable(files.picture.name.removesuffix("_qc.png"))
-    trusted = names_are_trusted(alarms)
-    picture = sagittal_mosaic(grey, labels, affine, anatomy, title=title, alarms=alarms, names=trusted)
-    write_picture(files.picture, picture)
+    write_picture(files.picture, sagittal_mosaic(grey, labels, affine, anatomy, title=title, alarms=alarms))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import io
 from typing import Any
 
 import numpy as np
@@ -46,10 +45,9 @@ def seg_nrrd_bytes(labels: np.ndarray, affine: np.ndarray, anatomy: Anatomy) -> 
         "Generator": GENERATOR,
         **_segments(labels, anatomy),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "labels.seg.nrrd"
-        nrrd.write(str(path), np.asarray(labels, np.uint8), header, compression_level=4)
-        return path.read_bytes()
+    content = io.BytesIO()
+    nrrd.write(content, np.asarray(labels, np.uint8), header, compression_level=4)
+    return content.getvalue()
 
 
 def _segments(labels: np.ndarray, anatomy: Anatomy) -> dict[str, str]:

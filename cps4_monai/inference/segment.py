@@ -21,15 +21,14 @@ from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.device import select_device
 from cps4_monai.inference.bundle import Bundle, open_bundle
 from cps4_monai.inference.given_scan import GivenScan, given_volume
+from cps4_monai.inference.measured import measure
 from cps4_monai.inference.network_pass import run_network
 from cps4_monai.inference.prepared import PreparedScan, prepare_scan, read_and_prepare
 from cps4_monai.inference.restore import restore_labels
 from cps4_monai.inference.segmentation import Segmentation, plain
-from cps4_monai.inference.slice_statistics import slice_statistics
 from cps4_monai.inference.view_averaging import ViewAveraging
-from cps4_monai.levels import LevelThresholds, level_flags
+from cps4_monai.levels import LevelThresholds
 from cps4_monai.levels.flag_calibration import FlagCalibration
-from cps4_monai.levels.traits import scan_traits
 from cps4_monai.precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -231,34 +230,27 @@ class Segmenter:
             scores, bundle.in_plane, grid, bundle.anatomy, bundle.unannotated, raw=self.raw, thresholds=self.thresholds
         )
         started = time.perf_counter()
-        structures = slice_statistics(
-            restored.slices,
+        measured = measure(
+            restored,
+            scores.labels,
+            scan.slices.numpy(),
             grid,
             scan.affine,
             bundle.anatomy,
-            confidence=restored.confidence,
-            unannotated=bundle.unannotated,
-            view=restored.view,
-            thresholds=self.thresholds,
-        )
-        margin = restored.levels.margin if restored.levels else None
-        traits = None
-        if restored.levels is not None:
-            image, labels = scan.slices.numpy(), restored.levels.labels
-            traits = scan_traits(image, scores.labels, labels, restored.confidence, structures, bundle.anatomy)
-        flags = level_flags(
-            structures, bundle.anatomy, margin, bundle.unannotated, self.thresholds, self.calibration, traits
+            bundle.unannotated,
+            self.thresholds,
+            self.calibration,
         )
         scan.seconds.update(restored.seconds)
         scan.seconds["statistics"] = time.perf_counter() - started
         levels = None if restored.levels is None else plain(restored.levels.to_dict())
-        measured: dict[str, Any] = {
+        told: dict[str, Any] = {
             "Warnings": list(scan.warnings),
-            "Flags": [flag.to_dict() for flag in flags],
+            "Flags": [flag.to_dict() for flag in measured.flags],
             "Levels": levels,
-            "Traits": traits,
+            "Traits": measured.traits,
             "View": restored.view,
-            "Structures": [structure.to_dict() for structure in structures],
+            "Structures": [structure.to_dict() for structure in measured.structures],
         }
         return Segmentation(
             path=scan.path,
@@ -266,11 +258,11 @@ class Segmenter:
             affine=scan.affine,
             header=scan.header,
             anatomy=bundle.anatomy,
-            structures=structures,
-            flags=flags,
+            structures=measured.structures,
+            flags=measured.flags,
             levels=levels,
             warnings=scan.warnings,
-            record=plain({**self._provenance(scan), **measured}),
+            record=plain({**self._provenance(scan), **told}),
             grey=scan.grey,
         )
 

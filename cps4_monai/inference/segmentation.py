@@ -78,10 +78,7 @@ class Segmentation:
             raise ValueError("this segmentation was made without grey values; segment with qc=True")
         alarms = [flag.name for flag in self.alarms]
         title = readable(stem_of(self.path))
-        trusted = names_are_trusted(alarms)
-        return sagittal_mosaic(
-            self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms, names=trusted
-        )
+        return sagittal_mosaic(self.grey, self.labels, self.affine, self.anatomy, title=title, alarms=alarms)
 
     def save(self, output: str | Path, name: str | None = None, *, overwrite: bool = False, qc: bool = True) -> Path:
         """Writes ``<name>_dseg.nii.gz``, its JSON and its picture; each appears whole or not at all.

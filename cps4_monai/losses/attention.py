@@ -148,8 +148,6 @@ class PixelAttentionLoss(_AttentionMapLoss):
         absent_weight: under "all", weight of an absent class in the mean over classes, a present one having 1.
     """
 
-    options = ("binarise", "activation", "unannotated", "absent_weight")
-
     def __init__(
         self,
         binarise: str = "max_pool",
@@ -209,7 +207,6 @@ class AttentionLoss(nn.Module):
     """
 
     source: ClassVar[str] = "Pan et al., arXiv 2606.15802, after TokenCompose (Wang et al., CVPR 2024)"
-    options = ("token_weight", "pixel_weight", "pixel")
 
     def __init__(
         self,

@@ -32,8 +32,6 @@ class AttentionPrior:
         ValueError: an unknown activation, a number out of range, a code in two groups.
     """
 
-    options = ("activation", "exponent", "floor", "groups")
-
     def __init__(
         self,
         activation: str = "sigmoid",

@@ -37,7 +37,6 @@ class EGMALoss(nn.Module):
     """
 
     source: ClassVar[str] = "Ma et al., EGMA, NeurIPS 2024 (the committed configuration is not that of the paper's run)"
-    options = ("gaze_ratio", "sentence_weight", "binarise", "unannotated")
 
     def __init__(
         self,

@@ -31,8 +31,6 @@ class GridTextLoss:
         ValueError: an unknown option.
     """
 
-    options = ("activation", "pooling")
-
     def __init__(self, activation: str = "sigmoid", pooling: str = "max") -> None:
         for name, value, allowed in (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS)):
             if value not in allowed:

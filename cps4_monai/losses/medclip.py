@@ -40,7 +40,6 @@ class MedCLIPLoss(nn.Module):
     """
 
     source: ClassVar[str] = "Wang et al., MedCLIP, EMNLP 2022"
-    options = ("presence_coding", "unannotated")
 
     def __init__(self, unannotated: Sequence[int] = (), presence_coding: str = "binary") -> None:
         super().__init__()

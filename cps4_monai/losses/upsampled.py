@@ -25,7 +25,6 @@ class UpsampledSegmentationLoss(nn.Module):
     """
 
     source: ClassVar[str] = "cross-entropy, and soft Dice after Milletari et al., 3DV 2016"
-    options = ("unannotated", "dice_weight")
 
     def __init__(self, unannotated: Sequence[int] = (), dice_weight: float = 1.0) -> None:
         super().__init__()

@@ -27,7 +27,6 @@ class AttentionPretraining(PromptedPretraining):
     """
 
     source: ClassVar[str] = "Pan et al., arXiv 2606.15802"
-    options = (*PromptedPretraining.options, "loss")
 
     def __init__(
         self,

@@ -46,7 +46,6 @@ class SemiSupervisedMethod(ABC):
         source: where the method comes from, for `cps4 methods`; a subclass does not inherit it.
         needs: what it takes that neither its overlay nor these attributes show, in words, for the same.
         budget_notes: what a step costs beyond one network and one step a batch, for the report of a study.
-        options: names of the attributes that a resumed run must share with the run that it goes on with.
 
     Raises:
         ValueError: `deployed` is no network, or there is no optimiser.
@@ -60,7 +59,6 @@ class SemiSupervisedMethod(ABC):
     source: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     budget_notes: tuple[str, ...] = ()
-    options: ClassVar[tuple[str, ...]] = ("deployed_name", "unannotated")
 
     def __init__(
         self,

@@ -52,16 +52,6 @@ class BCP(TeacherStudent):
 
     source: ClassVar[str] = "Bai et al., CVPR 2023; code read: DeepMed-Lab-ECNU/BCP (MIT)"
     needs: ClassVar[tuple[str, ...]] = ("an even number of labeled slices a batch, and as many unlabeled ones",)
-    options = (
-        *TeacherStudent.options,
-        "pretrain_fraction",
-        "patch_ratio",
-        "unlabeled_weight",
-        "dice_weight",
-        "largest_component",
-        "training_teacher",
-        "full_width",
-    )
 
     def __init__(
         self,

@@ -41,7 +41,6 @@ class CPS4(TeacherStudent):
     """
 
     source: ClassVar[str] = "Pan et al., arXiv 2606.15802"
-    options = (*TeacherStudent.options, "text_weight", "enhance_weight", "target_mode")
 
     def __init__(
         self,

@@ -30,7 +30,6 @@ class CPS4Levers(CPS4):
     """
 
     source: ClassVar[str] = "of this project, on CPS4 (Pan et al., arXiv 2606.15802)"
-    options = (*CPS4.options, "grid_text", "text_confidence")
 
     def __init__(
         self,

@@ -31,7 +31,6 @@ class DecodedPseudoLabels(TeacherStudent):
     """
 
     source: ClassVar[str] = "of this project"
-    options = (*TeacherStudent.options, "decoded_weight")
 
     def __init__(
         self, student: nn.Module, optimizer: Optimizer, decoded_weight: float = 1.0, **teacher_student: Any

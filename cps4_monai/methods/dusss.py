@@ -61,18 +61,6 @@ class DuSSS(TeacherStudent):
         "the frozen vision encoder on labeled and unlabeled slices",
         "a pixel-affinity filter",
     )
-    options = (
-        *TeacherStudent.options,
-        "text_share",
-        "text_weight",
-        "unlabeled_weight",
-        "contrast_weight",
-        "temperature",
-        "dice_weight",
-        "affinity_rounds",
-        "affinity_dilations",
-        "ramp_share",
-    )
 
     def __init__(
         self,

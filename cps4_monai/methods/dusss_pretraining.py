@@ -54,16 +54,6 @@ class DuSSSPretraining(PromptedPretraining):
     source: ClassVar[str] = "Pan et al., AAAI 2025, arXiv 2412.12492 (weakly sourced: paper and public code disagree)"
     labeled_strong_views: ClassVar[int] = 1
     budget_notes = ("momentum encoders on a second view of each slice", "a second wording of each prompt")
-    options = (
-        *PromptedPretraining.options,
-        "momentum",
-        "temperature",
-        "uncertainty_weight",
-        "cross_modal_weight",
-        "intra_modal_weight",
-        "local_weight",
-        "masked_weight",
-    )
 
     def __init__(
         self,

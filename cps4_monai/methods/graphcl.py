@@ -47,16 +47,6 @@ class GraphCL(BCP):
 
     source: ClassVar[str] = "Wang et al., ICML 2025 (weakly sourced: the authors' code could not be read)"
     budget_notes = ("a graph over the deepest features of each mixed picture",)
-    options = (
-        *BCP.options,
-        "graph_weight",
-        "per_pair",
-        "tau",
-        "correlation",
-        "centre_nodes",
-        "dropout",
-        "dropout_seed",
-    )
 
     def __init__(
         self,
@@ -85,16 +75,6 @@ class GraphCL(BCP):
         self._generator: torch.Generator | None = None
         self._drawn = (-1, 0)  # update, and forward passes since
         optimizer.register_step_pre_hook(self._rest)
-
-    @property
-    def dropout(self) -> float:
-        """Share that the branch drops: of its network, named here so that a resumed run is compared by it."""
-        return unwrap(self.networks["student"]).dropout  # type: ignore[return-value]
-
-    @property
-    def centre_nodes(self) -> bool:
-        """Whether places are compared without the mean of their picture; of its network, likewise."""
-        return unwrap(self.networks["student"]).centre_nodes  # type: ignore[return-value]
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """As of :class:`BCP`; in the second phase also ``loss_graph`` before its weight.

@@ -54,18 +54,6 @@ class MCNet(SemiSupervisedMethod):
 
     source: ClassVar[str] = "Wu et al., Medical Image Analysis 2022; code read: ycwu1997/MC-Net (MIT)"
     budget_notes = ("three decoders on one encoder", "about twice the computation")
-    options = (
-        *SemiSupervisedMethod.options,
-        "consistency_weight",
-        "ramp_share",
-        "temperature",
-        "sharpening",
-        "detach_targets",
-        "supervision",
-        "sum_decoders",
-        "squared_error_classes",
-        "batch_statistics",
-    )
 
     def __init__(
         self,

@@ -28,7 +28,6 @@ class MeanTeacher(TeacherStudent):
     """
 
     source: ClassVar[str] = "Tarvainen and Valpola, NeurIPS 2017"
-    options = (*TeacherStudent.options, "consistency_weight")
 
     def __init__(
         self,

@@ -113,17 +113,6 @@ class MGCA(PromptedPretraining):
 
     source: ClassVar[str] = "Wang et al., MGCA, NeurIPS 2022; without reports"
     budget_notes = ("stage 1: global heads, prototypes, and attention of all patches to one another",)
-    options = (
-        *PromptedPretraining.options,
-        "instance_weight",
-        "token_weight",
-        "prototype_weight",
-        "instance_temperature",
-        "token_temperature",
-        "prototype_temperature",
-        "queue_length",
-        "frozen_share",
-    )
 
     def __init__(
         self,
@@ -154,9 +143,10 @@ class MGCA(PromptedPretraining):
         self._cosines: list[Tensor] = []
 
     def _check(self) -> None:
-        numbers = {name: getattr(self, name) for name in self.options if name.endswith(("weight", "length", "share"))}
-        positive = {name: getattr(self, name) for name in self.options if name.endswith("temperature")}
-        wrong = [f"{k} is {v}" for k, v in {**numbers, **positive}.items() if v < 0 or (k in positive and v == 0)]
+        numbers = ("instance_weight", "token_weight", "prototype_weight", "queue_length", "frozen_share")
+        positive = ("instance_temperature", "token_temperature", "prototype_temperature")
+        values = {name: getattr(self, name) for name in (*numbers, *positive)}
+        wrong = [f"{k} is {v}" for k, v in values.items() if v < 0 or (k in positive and v == 0)]
         if wrong:
             raise ValueError(
                 f"{', '.join(wrong)}; expected weights, lengths, shares of 0 or more, temperatures above 0"

@@ -27,7 +27,6 @@ class PromptedPretraining(SemiSupervisedMethod):
     """
 
     needs_unlabeled = False
-    options = (*SemiSupervisedMethod.options, "objective", "substitution")
 
     def __init__(
         self,

@@ -65,21 +65,6 @@ class SSNet(SemiSupervisedMethod):
         "a second pass on a perturbed picture, and a gradient of the picture",
         "about two and a half times the computation",
     )
-    options = (
-        *SemiSupervisedMethod.options,
-        "consistency_weight",
-        "ramp_share",
-        "separation_weight",
-        "vat_rms",
-        "probe_rms",
-        "pixels_per_class",
-        "keep_memory",
-        "memory_order",
-        "weigh_memory",
-        "background",
-        "supervision",
-        "batch_statistics",
-    )
 
     def __init__(
         self,

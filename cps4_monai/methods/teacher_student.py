@@ -38,8 +38,6 @@ class TeacherStudent(SemiSupervisedMethod):
             `deployed` or `batch_statistics`.
     """
 
-    options = (*SemiSupervisedMethod.options, "ema_decay", "ramp_up_updates", "batch_statistics")
-
     def __init__(
         self,
         student: nn.Module,

@@ -53,15 +53,6 @@ class UCMT(TeacherStudent):
     steps_per_batch: ClassVar[int] = 2
     exchanged_keys: ClassVar[tuple[str, ...]] = ("image", "image_strong", "image_strong_2")
     budget_notes = ("two students", "two optimiser steps per batch", "about four times the computation")
-    options = (
-        *TeacherStudent.options,
-        "unlabeled_weight",
-        "ramp_share",
-        "dice_weight",
-        "teacher_mix",
-        "grid",
-        "exchanged",
-    )
 
     def __init__(
         self,

@@ -34,7 +34,6 @@ class DecodedUCMT(UCMT):
     """
 
     source: ClassVar[str] = "of this project, on UCMT (Shen et al., IJCAI 2023)"
-    options = (*UCMT.options, "decoded_weight")
     exchanged_keys: ClassVar[tuple[str, ...]] = (*UCMT.exchanged_keys, "decoded_map")
 
     def __init__(self, student: StudentPair, optimizer: Optimizer, decoded_weight: float = 1.0, **ucmt: Any) -> None:

@@ -46,7 +46,6 @@ class UniMatchV2(TeacherStudent):
     source: ClassVar[str] = "Yang et al., arXiv 2410.10777; code read: LiheYoung/UniMatch-V2 (MIT)"
     strong_views: ClassVar[int] = len(STRONG)
     budget_notes: tuple[str, ...] = ("two strong views of each unlabeled slice",)
-    options = (*TeacherStudent.options, "threshold", "cutmix_probability", "dropped_share", "unlabeled_weight")
 
     def __init__(
         self,

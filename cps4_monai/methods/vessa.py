@@ -47,7 +47,6 @@ class VESSA(UniMatchV2):
         *UniMatchV2.budget_notes,
         "a frozen assistant segments each unlabeled slice; with feedback after one more pass of the student",
     )
-    options = (*UniMatchV2.options, "teacher_share", "feedback_from", "fusion")
 
     def __init__(
         self,

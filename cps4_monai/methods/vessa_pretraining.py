@@ -43,17 +43,6 @@ class VessaPretraining(SemiSupervisedMethod):
     needs: ClassVar[tuple[str, ...]] = ("labeled slices of two patients or more",)
     needs_unlabeled = False
     budget_notes = ("one to three templates are encoded beside each labeled slice",)
-    options = (
-        *SemiSupervisedMethod.options,
-        "loss",
-        "simulated",
-        "max_templates",
-        "without_template",
-        "refresh_share",
-        "text_weight",
-        "objective",
-        "substitution",
-    )
 
     def __init__(
         self,

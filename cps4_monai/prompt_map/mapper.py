@@ -43,8 +43,6 @@ class PromptMapper(nn.Module):
         ValueError: an unknown option or a value out of range.
     """
 
-    options = ("activation", "stacking", "presence_threshold", "upsampling", "of", "unannotated", "bins")
-
     def __init__(
         self,
         activation: str = "sigmoid",

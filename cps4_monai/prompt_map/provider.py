@@ -162,7 +162,7 @@ class CachedVLMProvider(VLMProvider):
         if missing:
             raise ValueError(
                 f"the unlabeled batch has no {missing}, which the cached prompt map needs; use a loader that delivers "
-                "them, or set cache: false"
+                "them, or set cache_prompt_logits to false"
             )
         ids = extra["slice_id"].to(images.device, non_blocking=True)
         grid = extra["grid"].to(images.device, torch.float32, non_blocking=True)

@@ -69,7 +69,6 @@ def attention_figure(
     anatomy: Anatomy = MRSPINESEG,
     spacing_mm: tuple[float, float] = (1.0, 1.0),
     title: str = "",
-    dpi: int = 100,
 ) -> bytes:
     """One row per model: the slice with its label, then the attention map of each chosen prompt.
 
@@ -81,7 +80,6 @@ def attention_figure(
         anatomy: names, codes and colours.
         spacing_mm: of the slice along H and W.
         title: written above the picture.
-        dpi: of the picture.
 
     Returns:
         PNG file.
@@ -119,4 +117,4 @@ def attention_figure(
         if model:
             middle = bottom + high / 2 / full_height
             figure.text(side / 2 / total, middle, model, color=INK, fontsize=9, rotation=90, ha="center", va="center")
-    return to_png(figure, dpi)
+    return to_png(figure)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
+from cps4_monai.levels.flags import names_are_trusted
 from cps4_monai.palette import structure_colours
 from cps4_monai.report.overlay import (
     INK,
@@ -22,7 +23,9 @@ from cps4_monai.report.overlay import (
 )
 from cps4_monai.report.slab import Slab, sagittal_slab
 
-PANEL_HEIGHT = 5.6  # inches, at 100 dpi
+DPI, DPI_OF_ROWS = 100, 90
+SMALL_SLICES, COLUMNS = 10, 9  # beside the large slice at most; of slices that are compared up and down
+PANEL_HEIGHT = 5.6  # inches
 NAME_MARGIN = 0.72  # inches for the names on each side
 MAX_ASPECT = (0.35, 1.6)
 CHARACTERS_PER_INCH = 11  # of the header
@@ -41,11 +44,11 @@ def sagittal_mosaic(
     *,
     title: str = "",
     alarms: Sequence[str] = (),
-    names: bool = True,
-    max_slices: int = 10,
-    dpi: int = 100,
 ) -> bytes:
     """One picture to judge a segmentation by: the middle slice large with names at their level, others beside it.
+
+    Names are left out under an alarm that says that they mean nothing
+    (:func:`cps4_monai.levels.flags.names_are_trusted`).
 
     Args:
         image: (X, Y, Z) scan, any orientation and intensities.
@@ -54,9 +57,6 @@ def sagittal_mosaic(
         anatomy: names and colours.
         title: written above the picture.
         alarms: written above it in amber, e.g. "level_ambiguous".
-        names: write the names of the structures beside the large slice.
-        max_slices: small slices beside the large one.
-        dpi: picture height is about 6.3 times this.
 
     Returns:
         PNG file.
@@ -66,7 +66,7 @@ def sagittal_mosaic(
     """
     slab = sagittal_slab(image, {} if label is None else {"label": label}, affine)
     codes, colours = slab.labels.get("label"), structure_colours(anatomy)
-    middle, shown = mid_slice(codes, slab.depth), spread(slab.depth, max_slices)
+    middle, shown = mid_slice(codes, slab.depth), spread(slab.depth, SMALL_SLICES)
     columns = (len(shown) + 1) // 2 if len(shown) > 1 else 0
     large = _panel_width(slab, PANEL_HEIGHT)
     small = _panel_width(slab, PANEL_HEIGHT / 2)
@@ -81,7 +81,7 @@ def sagittal_mosaic(
         return axes
 
     axes = panel(NAME_MARGIN, 0.1, large, PANEL_HEIGHT, middle)
-    if codes is not None and names:
+    if codes is not None and names_are_trusted(alarms):
         write_names(axes, codes[middle], anatomy, slab.size_mm)
     for place, index in enumerate(shown if columns else ()):
         left = 2 * NAME_MARGIN + large + (place % columns) * (small + 0.04)
@@ -93,17 +93,16 @@ def sagittal_mosaic(
     # A file's name is no formula, whatever dollar signs it holds.
     figure.text(0.12 / width, top, named, color=INK, fontsize=10, va="center", ha="left", parse_math=False)
     figure.text(1 - 0.12 / width, top, flagged, color="#ffb454", fontsize=10, va="center", ha="right")
-    return to_png(figure, dpi)
+    return to_png(figure, DPI)
 
 
-def side_by_side(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, index: int | None = None, dpi: int = 100) -> bytes:
+def side_by_side(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, index: int | None = None) -> bytes:
     """The bare slice, then each label map of the slab on it, names at their level.
 
     Args:
         slab: scan and label maps, e.g. ``{"label": ..., "prediction": ...}``.
         anatomy: names and colours.
         index: slice; None: the middle of the first label map.
-        dpi: of the picture.
 
     Returns:
         PNG file.
@@ -126,22 +125,22 @@ def side_by_side(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, index: int | None
             write_names(axes, label[index], anatomy, slab.size_mm, font=7.5)
         axes.set_title(title, color=INK, fontsize=9, pad=5)
         left += wide + (NAME_MARGIN if label is not None else 0.0)
-    return to_png(figure, dpi)
+    return to_png(figure, DPI)
 
 
-def slice_rows(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, max_slices: int = 9, dpi: int = 90) -> bytes:
+def slice_rows(slab: Slab, anatomy: Anatomy = MRSPINESEG) -> bytes:
     """A mosaic with one row per label map and one column per slice, so that slices can be compared up and down.
+
+    There are nine columns at most, evenly over the slab.
 
     Args:
         slab: scan and label maps.
         anatomy: colours.
-        max_slices: columns at most, evenly over the slab.
-        dpi: of the picture.
 
     Returns:
         PNG file.
     """
-    colours, shown = structure_colours(anatomy), spread(slab.depth, max_slices)
+    colours, shown = structure_colours(anatomy), spread(slab.depth, COLUMNS)
     high, wide, gap, side = 2.5, _panel_width(slab, 2.5), 0.04, 0.3
     rows: list[tuple[str, np.ndarray | None]] = list(slab.labels.items()) or [("image", None)]
     total, full_height = side + len(shown) * (wide + gap) + 0.06, len(rows) * (high + gap) + 0.06
@@ -165,4 +164,4 @@ def slice_rows(slab: Slab, anatomy: Anatomy = MRSPINESEG, *, max_slices: int = 9
             ha="center",
             va="center",
         )
-    return to_png(figure, dpi)
+    return to_png(figure, DPI_OF_ROWS)

@@ -88,16 +88,6 @@ def find_cases(
     return match_entries(predictions, entries), tuple(datalist.unannotated)
 
 
-def case_pictures(case: Case, anatomy: Anatomy = MRSPINESEG) -> tuple[bytes, bytes]:
-    """Image, label and prediction side by side, and the mosaic of label over prediction, both PNG.
-
-    Raises:
-        ValueError: see :func:`case_slab`.
-    """
-    slab = case_slab(case, anatomy)
-    return side_by_side(slab, anatomy), slice_rows(slab, anatomy)
-
-
 def case_view(slab: Slab, name: str, note: str = "") -> View:
     """A case for the viewer: its prediction, its label, and where they differ."""
     maps = with_differences(slab, "prediction", "label").labels

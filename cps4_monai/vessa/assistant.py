@@ -53,8 +53,6 @@ class Assistant(nn.Module):
         ValueError: fewer than one template, or unknown kinds of feedback.
     """
 
-    options = ("arguments", "bank_digest", "prompts_centred")
-
     def __init__(
         self,
         image_encoder: VisionEncoder,
@@ -96,11 +94,6 @@ class Assistant(nn.Module):
     def image_size(self) -> tuple[int, int]:
         """(H, W) of the slices."""
         return self.image_encoder.image_size
-
-    @property
-    def bank_digest(self) -> str:
-        """Of the labeled slices that it knows."""
-        return self.bank.digest
 
     @property
     def prompts_centred(self) -> bool:

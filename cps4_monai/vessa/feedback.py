@@ -92,7 +92,6 @@ class SimulatedFeedback(nn.Module):
         ValueError: a share outside [0, 1], a negative dilation, or levels that are no classes.
     """
 
-    options = ("levels", "probability", "shift", "dilation", "dropped")
     pairs: Tensor
     swaps: Tensor
 

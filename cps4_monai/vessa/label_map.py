@@ -18,8 +18,6 @@ class LabelMap:
         unannotated: codes that are in view but never labeled; they never win.
     """
 
-    options = ("unannotated",)
-
     def __init__(self, unannotated: Sequence[int] = ()) -> None:
         self.unannotated = tuple(unannotated)
 

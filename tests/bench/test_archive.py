@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cps4_monai.bench.archive import archive_results
 from cps4_monai.bench.folders import DONE, SETTINGS, write_json
 from cps4_monai.bench.matrix import Data
-from cps4_monai.bench.plan import TRAINING, WEIGHTS, Plan, make_plan
+from cps4_monai.bench.plan import TRAINING, WEIGHTS, StudyPlan, make_plan
 from cps4_monai.bench.report import write_study_report
 from cps4_monai.bench.results import find_studies, load_results
 from cps4_monai.bench.study import load_study
@@ -139,7 +139,7 @@ def test_a_job_that_two_studies_share_is_kept_once_one_of_them_has_it(runs: Path
     assert "base-5pct-seed0" in [cell.name for cell in load_results(study, elsewhere, "test").cells]
 
 
-def finish(plan: Plan, *names: str) -> None:
+def finish(plan: StudyPlan, *names: str) -> None:
     """Leaves the jobs of these cells as trained and scored."""
     for job in {id(one): one for name in names for one in (plan.cells[name].after, plan.cells[name]) if one}.values():
         job.prepare()
@@ -149,7 +149,7 @@ def finish(plan: Plan, *names: str) -> None:
 
 
 def test_a_stage_1_without_weights_is_trained_again_for_a_cell_that_is_left(tiny_data, write_study, tmp_path) -> None:
-    def planned() -> Plan:
+    def planned() -> StudyPlan:
         study = load_study(write_study(["supervised", "cps4", "cps4_levers"], [25]))
         return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
 
@@ -168,7 +168,7 @@ def test_a_stage_1_without_weights_is_trained_again_for_a_cell_that_is_left(tiny
 
 
 def test_a_section_more_trains_a_cell_without_weights_again(tiny_data, write_study, tmp_path) -> None:
-    def planned(sections: list[str]) -> Plan:
+    def planned(sections: list[str]) -> StudyPlan:
         study = load_study(write_study(["cps4"], [25], evaluate=sections))
         return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
 
@@ -187,7 +187,7 @@ def test_a_section_more_trains_a_cell_without_weights_again(tiny_data, write_stu
 def test_a_section_more_trains_a_stage_1_without_weights_again_and_not_the_cell_that_has_its_own(
     tiny_data, write_study, tmp_path
 ) -> None:
-    def planned(sections: list[str]) -> Plan:
+    def planned(sections: list[str]) -> StudyPlan:
         study = load_study(write_study(["cps4"], [25], evaluate=sections))
         return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
 

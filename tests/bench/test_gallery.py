@@ -37,7 +37,8 @@ def test_the_picture_is_of_the_label_map_that_has_the_score(write_runs, tmp_path
     results = load_results(study, runs, "test")
     assert (results.cells[0].decoded is not None) == decoded
     drawn = []
-    monkeypatch.setattr(gallery, "case_pictures", lambda case, anatomy: [drawn.append(case.pred)] and [b""])
+    monkeypatch.setattr(gallery, "case_slab", lambda case, anatomy: drawn.append(case.pred))
+    monkeypatch.setattr(gallery, "side_by_side", lambda slab, anatomy: b"")
     monkeypatch.setattr(gallery, "parsed_config", lambda cell: _Config())
     (figure,) = gallery.worst_cases(results)
     assert drawn == [files[3] if decoded else files[2]] and "Dice (b) 0.300" in figure.caption

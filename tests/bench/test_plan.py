@@ -15,9 +15,9 @@ from rich.console import Console
 from cps4_monai.bench import plan as plan_module
 from cps4_monai.bench.display import show_plan
 from cps4_monai.bench.encoders import check_encoders
-from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, read_settings, write_json
+from cps4_monai.bench.folders import DONE, SETTINGS, FolderShelf, read_json_or_empty, write_json
 from cps4_monai.bench.matrix import Data
-from cps4_monai.bench.plan import Plan, make_plan
+from cps4_monai.bench.plan import StudyPlan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
 from cps4_monai.file_hash import by_content
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def plan(tiny_data: Path, write_study, tmp_path: Path):
-    def make(names: list[str], shares: list, **keys) -> Plan:
+    def make(names: list[str], shares: list, **keys) -> StudyPlan:
         study = load_study(write_study(names, shares, **keys))
         return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
 
@@ -316,7 +316,7 @@ def test_estimates_come_from_done_jobs_of_the_same_method_or_else_of_the_same_ki
 
 def test_a_plan_is_shown_with_a_number_of_reads_that_grows_like_its_jobs(plan, monkeypatch) -> None:
     reads: list[Path] = []
-    monkeypatch.setattr(plan_module, "read_settings", lambda path: reads.append(path) or read_settings(path))
+    monkeypatch.setattr(plan_module, "read_json_or_empty", lambda path: reads.append(path) or read_json_or_empty(path))
 
     def reads_per_job(seeds: int) -> float:
         made = plan(["supervised", "cps4"], [25], seeds=list(range(seeds)))

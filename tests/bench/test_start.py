@@ -12,7 +12,7 @@ import yaml
 from cps4_monai.bench import start
 from cps4_monai.bench.folders import DONE, write_json
 from cps4_monai.bench.matrix import Data
-from cps4_monai.bench.plan import Plan
+from cps4_monai.bench.plan import StudyPlan
 from cps4_monai.bench.start import make_phantom, start_study
 from cps4_monai.bench.study import Study, StudyError, parse_study
 
@@ -26,7 +26,7 @@ def study(**phantom: Any) -> Study:
 
 @pytest.fixture
 def planned(write_study, tmp_path: Path):
-    def plan(name: str, **phantom: Any) -> Plan:
+    def plan(name: str, **phantom: Any) -> StudyPlan:
         file = write_study(["supervised"], ["all"], phantom={**PHANTOM, **phantom})
         file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "name": name}))
         return start_study(file, tmp_path / "runs", device="cpu")

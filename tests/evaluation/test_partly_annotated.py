@@ -15,7 +15,8 @@ from cps4_monai.evaluation.matching import Case
 from cps4_monai.evaluation.trivial_baseline import write_mean_label_maps
 from cps4_monai.palette import structure_colours
 from cps4_monai.report.overlay import blend_labels, mid_slice, structure_places
-from cps4_monai.report.predictions import case_pictures
+from cps4_monai.report.pictures import side_by_side, slice_rows
+from cps4_monai.report.predictions import case_slab
 
 AFFINE = np.diag([4.0, -1.0, -1.0, 1.0])
 
@@ -66,8 +67,8 @@ def test_the_trivial_baseline_takes_such_labels(files, tmp_path):
 
 def test_pictures_are_drawn_dark_there(files):
     label, pred = files
-    both = case_pictures(Case("a", "a", label, pred))
-    assert all(picture.startswith(b"\x89PNG") for picture in both)
+    slab = case_slab(Case("a", "a", label, pred))
+    assert all(draw(slab).startswith(b"\x89PNG") for draw in (side_by_side, slice_rows))
     codes = np.zeros((4, 6), np.uint8)
     codes[:2], codes[2:, 1:3] = 255, 2
     drawn = blend_labels(np.full((4, 6), 0.5, np.float32), codes, structure_colours(MRSPINESEG))

@@ -165,10 +165,9 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: next(iter(option)))
-def test_each_option_varied_alone_changes_the_loss_and_is_compared_at_resume(make, option):
+def test_each_option_varied_alone_changes_the_loss(make, option):
     plain, varied = train(make(), batches()), train(make(**option), batches())
     assert [float(a["loss"]) for a in plain] != [float(b["loss"]) for b in varied]
-    assert {*option} < {*DuSSSPretraining.options}
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])

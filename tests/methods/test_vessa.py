@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.handlers import PromptMapHandler, ResumeHandler
+from cps4_monai.handlers import PromptMapHandler
 from cps4_monai.losses.semi_supervised import supervised_cross_entropy
 from cps4_monai.losses.upsampled import UpsampledSegmentationLoss
 from cps4_monai.methods import VESSA, UniMatchV2, VessaPretraining
@@ -190,15 +190,6 @@ def pretraining(text=False, **settings):
     method = VessaPretraining(network, optimizer, UpsampledSegmentationLoss(), **settings)
     method.total_updates = 4
     return method, network
-
-
-def test_a_checkpoint_is_told_the_options_of_its_loss(tmp_path):
-    said = []
-    for weight in (0.0, 1.0):
-        method, _ = pretraining()
-        method.loss = UpsampledSegmentationLoss(dice_weight=weight)
-        said.append(ResumeHandler(tmp_path / "resume.pt", {"method": method}, {"method": method}).settings)
-    assert [told["method.loss.dice_weight"] for told in said] == [0.0, 1.0]
 
 
 def run(method, batches):

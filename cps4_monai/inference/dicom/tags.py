@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from cps4_monai.encoding import printable
+
 
 def values(value: Any) -> list[Any]:
     """Values of a tag; none where it is missing or empty."""
@@ -31,7 +33,7 @@ def whole_number(value: Any) -> int | None:
 def text(dataset: Any, name: str) -> str:
     """A tag in one line of printable characters."""
     joined = "\\".join(str(v) for v in values(dataset.get(name)))
-    return "".join(c if c.isprintable() else "?" for c in joined).strip()
+    return printable(joined).strip()
 
 
 def functional_group(groups: Sequence[Any], name: str, dataset: Any) -> Any:
