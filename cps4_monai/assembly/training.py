@@ -95,23 +95,26 @@ def of_stage(
     return in_order(
         stage,
         {**same, **stage.context.settings},
-        plan,
-        on_batch,
-        lr_scheduler,
-        EpochValidation(stage.val_interval, chooser, others),
-        early_stop,
-        validators,
-        [*losses_shown(stage), *pictures],
-        added,
-        ResumeHandler(stage.folder / RESUME, {**states, "best": best, "early_stop": early_stop}, same, files),
-        restored,
-        best.require,
+        plan=plan,
+        on_batch=on_batch,
+        lr_scheduler=lr_scheduler,
+        validation=EpochValidation(stage.val_interval, chooser, others),
+        early_stop=early_stop,
+        validators=validators,
+        shown=[*losses_shown(stage), *pictures],
+        added=added,
+        checkpoint=ResumeHandler(
+            stage.folder / RESUME, {**states, "best": best, "early_stop": early_stop}, same, files
+        ),
+        restored=restored,
+        last=best.require,
     )
 
 
 def in_order(
     stage: Stage,
     record: Mapping[str, Any],
+    *,
     plan: Plan | None = None,
     on_batch: Sequence[Any] = (),
     lr_scheduler: Any = None,

@@ -64,14 +64,14 @@ def test_what_the_weights_calibration_says_of_a_result_stays_said(edited_bundle,
     before, pictures = _rows(tmp_path / "out/scans.csv"), []
     assert before[0]["alarms"] == "unusual_contrast"
     one_pixel = sagittal_mosaic(np.zeros((2, 2, 2), np.uint8), None, np.eye(4))
-    drawn = lambda *_, **settings: pictures.append(settings["names"]) or one_pixel  # noqa: E731
+    drawn = lambda *_, **settings: pictures.append(settings["alarms"]) or one_pixel  # noqa: E731
     monkeypatch.setattr("cps4_monai.report.pictures.sagittal_mosaic", drawn)
     monkeypatch.setattr("cps4_monai.inference.masks.sagittal_mosaic", drawn)
     segment()  # kept, and its picture drawn
     report_masks(tmp_path / "out")
     after = _rows(tmp_path / "out/scans.csv")
     assert (after[0]["alarms"], after[0]["notes"]) == (before[0]["alarms"], before[0]["notes"])
-    assert pictures == [False, False], "names of levels mean nothing there"
+    assert [list(alarms) for alarms in pictures] == [["unusual_contrast"]] * 2, "without names, then"
 
 
 def test_alarms_that_need_the_margin_stay_as_long_as_the_label_map_is_not_edited(bundle_dir, make_scan, tmp_path):
