@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 # libgomp (torch on Linux) and the OpenMP of LLVM and Intel (torch elsewhere); read once, when the library is loaded.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 OWN_CHOICE = (*WAITING, "GOMP_SPINCOUNT")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # of processes that are started
 LOOK_SECONDS = 0.2
 CPU_STAT = Path("/proc/stat")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -74,6 +75,11 @@ def usable_cores() -> float:
         return cores if quota == "max" else min(cores, int(quota) / int(period))
     except (OSError, ValueError):  # no such quota here
         return cores
+
+
+def whole_cores() -> int:
+    """:func:`usable_cores` rounded down, at least 1: how many processes of one thread each the machine bears."""
+    return max(1, int(usable_cores()))
 
 
 def busy_cores(look_seconds: float = LOOK_SECONDS) -> float:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, NoReturn, Protocol
+from typing import IO, Protocol
 
 from cps4_monai.bench.folders import LOG
 from cps4_monai.bench.plan import Job
 from cps4_monai.failure import one_line
+from cps4_monai.sigterm import sigterm_as_interrupt
+from cps4_monai.threads import THREAD_VARIABLES, whole_cores
 
 logger = logging.getLogger(__name__)
 GIBIBYTE = 1024**3
 MEMORY_PER_JOB = 2.5 * GIBIBYTE  # a process of the studies' size with torch, MONAI and its data
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.2
 
 
@@ -59,11 +58,6 @@ class Ended:
     error: str
 
 
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def auto_jobs(device: str | None = None) -> int:
     """Jobs at a time: one per core, as far as the free memory goes; on a GPU one, which has it to itself.
 
@@ -79,14 +73,14 @@ def auto_jobs(device: str | None = None) -> int:
     if info.is_file():
         lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
         free = float(lines.get("MemAvailable", "0 kB").split()[0]) * 1024
-    by_memory = int(free // MEMORY_PER_JOB) if free else cpu_count()
-    return max(1, min(cpu_count(), by_memory))
+    by_memory = int(free // MEMORY_PER_JOB) if free else whole_cores()
+    return max(1, min(whole_cores(), by_memory))
 
 
 def job_environment(slots: int) -> dict[str, str]:
     """The environment of a job: threads divided among the slots, unless the user has set them."""
     environment = dict(os.environ)
-    threads = str(max(1, cpu_count() // max(1, slots)))
+    threads = str(max(1, whole_cores() // max(1, slots)))
     for name in THREAD_VARIABLES:
         environment.setdefault(name, environment.get("OMP_NUM_THREADS", threads))
     environment["PYTHONUNBUFFERED"] = "1"
@@ -133,20 +127,19 @@ class Runner:
 
     def run(self) -> list[Ended]:
         """Until nothing is left; an interrupt or SIGTERM ends the processes, which resume when started again."""
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            while self.waiting or self.running:
-                self._start()
-                self._collect()
-                self.watch(self.running)
-                if self.running:
-                    time.sleep(POLL_SECONDS)
-        finally:
-            for running in self.running:
-                running.process.terminate()
-            for running in self.running:
-                running.process.wait()
-            signal.signal(signal.SIGTERM, before)
+        with sigterm_as_interrupt():
+            try:
+                while self.waiting or self.running:
+                    self._start()
+                    self._collect()
+                    self.watch(self.running)
+                    if self.running:
+                        time.sleep(POLL_SECONDS)
+            finally:
+                for running in self.running:
+                    running.process.terminate()
+                for running in self.running:
+                    running.process.wait()
         return self.results
 
     def begin(self, job: Job) -> Process:
@@ -190,10 +183,6 @@ class Runner:
     def _end(self, result: Ended) -> None:
         self.results.append(result)
         self.ended(result)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _reason(log: Path, code: int) -> str:

@@ -11,14 +11,13 @@ from typing import Any
 
 from cps4_monai.cluster.address import HOW_TO, ClusterError, SchedulerAddress
 from cps4_monai.extras import require
-from cps4_monai.threads import usable_cores
+from cps4_monai.threads import THREAD_VARIABLES, usable_cores
 
 logger = logging.getLogger(__name__)
 FIRST_WORKER_SECONDS = 120  # of a scheduler that runs; Slurm may let jobs wait for days
 CLOSE_SECONDS = 30
 TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # the same from Python 3.11 on
 _THREADS = "distributed.nanny.pre-spawn-environ"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @contextmanager
@@ -77,8 +76,8 @@ def _local_cluster(workers: int) -> Any:
     from distributed import LocalCluster
 
     threads = max(1, int(usable_cores()) // workers)
-    shared = {name: os.environ.get("OMP_NUM_THREADS", threads) for name in _THREAD_VARIABLES}
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    shared = {name: os.environ.get("OMP_NUM_THREADS", threads) for name in THREAD_VARIABLES}
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     with dask.config.set({f"{_THREADS}.{name}": value for name, value in shared.items()}):
         # No limit of memory: at Dask's a worker would be paused for good, as torch keeps what it once had.
         cluster = LocalCluster(

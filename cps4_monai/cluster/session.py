@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import signal
-import threading
 import time
 import uuid
 from collections import deque
@@ -14,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from distributed import KilledWorker, as_completed
 from distributed.comm import CommClosedError
@@ -23,6 +20,7 @@ from distributed.comm import CommClosedError
 from cps4_monai.cluster.address import ClusterError, SchedulerAddress
 from cps4_monai.cluster.opening import TIMEOUTS, open_client
 from cps4_monai.cluster.worker import GivenUp, MachineError, RunInWorker, on_worker, packed
+from cps4_monai.sigterm import sigterm_as_interrupt
 
 logger = logging.getLogger(__name__)
 RETURN_SECONDS = 30.0  # in which a worker that died is started again
@@ -68,7 +66,7 @@ class Session:
 
     def __enter__(self) -> Session:
         with ExitStack() as stack:
-            stack.enter_context(_sigterm_as_interrupt())
+            stack.enter_context(sigterm_as_interrupt())
             self.client = stack.enter_context(open_client(self.address))
             stack.callback(self._end)
             self.client.register_plugin(self.tenant, name=self.name)
@@ -228,20 +226,3 @@ def _told(error: KilledWorker) -> str:
         "survives it. Fix: look into the workers' logs (no memory left is the usual reason), give them more memory, "
         "then give the same command"
     )
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

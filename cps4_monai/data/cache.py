@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,6 +22,7 @@ from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_slices import label_to_slices, network_spacing_mm, scan_to_slices
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_same_grid, read_volume
 from cps4_monai.encoding import text_bytes
+from cps4_monai.threads import whole_cores
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class SliceCache:
             InvalidVolumeError: at least one file cannot be used; all such files are in the message.
         """
         pairs = list(dict.fromkeys((Path(e.image), Path(e.label) if labels and e.label else None) for e in entries))
-        workers = workers or min(8, os.cpu_count() or 1)
+        workers = workers or min(8, whole_cores())
         started, step = time.monotonic(), max(1, len(pairs) // 10)
         failures: list[InvalidVolumeError] = []
         with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="slice-cache") as pool:

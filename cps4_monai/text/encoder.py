@@ -47,7 +47,7 @@ class TextEncoder(nn.Module):
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # its output is not used, and parameters without gradient break multi-GPU training
         self.embed_dim = int(self.model.config.hidden_size)
-        self._takes_ready_masks = self._looked_at()
+        self._takes_ready_masks = self._probed()
         self.pretrained = not getattr(self.model.config, UNTRAINED_KEY, False)
 
     @property
@@ -123,7 +123,7 @@ class TextEncoder(nn.Module):
         return added[:, None, None, :].expand(count, 1, length, length)
 
     @torch.no_grad()
-    def _looked_at(self) -> bool:
+    def _probed(self) -> bool:
         """Whether this model takes ready masks: some fail, and those that look back only look ahead by them.
 
         Raises:

@@ -89,8 +89,8 @@ def load_checkpoint(model: Any, path: Path, first_blocks: int | None = None) -> 
 
 
 def heads_of(model: Any) -> int | None:
-    """Attention heads of a block; None where a ViT of timm has another kind of block."""
-    heads: int | None = getattr(getattr(model.blocks[0], "attn", None), "num_heads", None)
+    """Attention heads of a block; None where a ViT of timm has none, or another kind of block."""
+    heads: int | None = getattr(getattr(next(iter(model.blocks), None), "attn", None), "num_heads", None)
     return heads
 
 

@@ -168,7 +168,7 @@ def test_the_checkpoint_of_a_training_that_was_killed_when_it_was_done_is_delete
 
 
 def test_threads_are_divided_among_the_jobs_unless_the_user_says_otherwise(monkeypatch) -> None:
-    monkeypatch.setattr(runner_module, "cpu_count", lambda: 8)
+    monkeypatch.setattr(runner_module, "whole_cores", lambda: 8)
     for name in runner_module.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert job_environment(2)["OMP_NUM_THREADS"] == "4" and job_environment(20)["MKL_NUM_THREADS"] == "1"
