@@ -100,7 +100,7 @@ def test_half_precision_cache_is_close(model, slices):
 
 
 def test_missing_keys_name_the_setting(model, slices):
-    with pytest.raises(ValueError, match=r"no \['grid'\].*cache: false"):
+    with pytest.raises(ValueError, match=r"no \['grid'\].*cache_prompt_logits to false"):
         cached(model, slices)(slices, slice_id=torch.arange(7))
     with pytest.raises(ValueError, match="num_slices is 0"):
         CachedVLMProvider(model, PromptMapper(), lambda ids: slices, 0)
