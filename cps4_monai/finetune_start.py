@@ -42,7 +42,6 @@ def settings_of_overlays(overlays: Sequence[str], weights: Path | None, output: 
     Raises:
         ValueError: settings that come with the weights, at other values than theirs; names the overlay.
     """
-
     if not overlays:
         return []
     layers = read_overlays(overlays)
@@ -69,7 +68,6 @@ def _of_another_run(key: str) -> bool:
 
 def _as_planned(key: str, value: Any, plan: Plan) -> bool:
     """Whether a setting is there what it is in the plan of weights."""
-
     if key == "anatomy_source":
         try:
             return load_anatomy(value, stored=True).to_dict() == plan.anatomy.to_dict()
@@ -99,7 +97,6 @@ def _as_planned(key: str, value: Any, plan: Plan) -> bool:
 
 def _plan_of_run(weights: Path | None, output: Path) -> Plan:
     """Of the weights that a fine-tuning starts from; nothing is copied."""
-
     path = output.resolve() / BUNDLE_WEIGHTS
     return plan_of(path) if path.is_file() and weights is None else open_bundle(weights).plan
 

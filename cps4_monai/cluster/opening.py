@@ -11,7 +11,7 @@ from typing import Any
 
 from cps4_monai.cluster.address import HOW_TO, ClusterError, SchedulerAddress
 from cps4_monai.extras import require
-from cps4_monai.threads import THREAD_VARIABLES, usable_cores
+from cps4_monai.threads import THREAD_VARIABLES, whole_cores
 
 logger = logging.getLogger(__name__)
 FIRST_WORKER_SECONDS = 120  # of a scheduler that runs; Slurm may let jobs wait for days
@@ -75,7 +75,7 @@ def _local_cluster(workers: int) -> Any:
     import dask
     from distributed import LocalCluster
 
-    threads = max(1, int(usable_cores()) // workers)
+    threads = max(1, whole_cores() // workers)
     shared = {name: os.environ.get("OMP_NUM_THREADS", threads) for name in THREAD_VARIABLES}
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     with dask.config.set({f"{_THREADS}.{name}": value for name, value in shared.items()}):
