@@ -142,7 +142,7 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
 
 
 def _data_of(**workflow: Any) -> Datalist:
-    """The scans that a run would train on; nothing else of it is built.
+    """The scans that a run would train on, once both of its stages could be set up; nothing is trained or written.
 
     Raises:
         ValueError: a setting or a datalist that cannot be used, or a method without prompts.
@@ -156,6 +156,8 @@ def _data_of(**workflow: Any) -> Datalist:
             )
         _require_class_prompts(stage2.parser.get("stage1#method#_target_"))
         data: Datalist = stage2.parser.get_parsed_content("data")
+        for part in ("stage1#stage", "train#stage", "train#method"):
+            stage2.parser.get_parsed_content(part)
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None
     return data

@@ -331,6 +331,32 @@ def test_views_and_pictures_are_checked_before_stage_1(
     assert not (tmp_path / "stage1").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"learning_rate": -1.0}, "Invalid learning rate: -1.0"),
+        ({"ema_decay": 2.0}, "ema_decay"),
+        ({"features": [16, 0]}, "features"),
+        ({"train#method#text_wieght": 0.5}, "text_wieght"),
+    ],
+)
+def test_what_stage_2_cannot_be_made_of_is_told_before_stage_1(
+    run_tiny: Callable, tmp_path: Path, setting: dict, words: str
+) -> None:
+    assert words in message(run_tiny, "run", tmp_path, **setting)
+    assert not (tmp_path / "stage1").exists()
+
+
+def test_stage_1_of_both_stages_starts_as_it_does_by_itself(run_tiny: Callable, tmp_path: Path) -> None:
+    both = run_tiny("run", tmp_path, run=False).parser
+    steps = both["run"]
+    for step in steps[: steps.index("@training_stage1")]:
+        both.get_parsed_content(step.removeprefix("@"))
+    started = {name: value.clone() for name, value in both.get_parsed_content("stage1#network").state_dict().items()}
+    alone = run_tiny("training_stage1", tmp_path, run=False).parser.get_parsed_content("stage1#network").state_dict()
+    assert started.keys() == alone.keys() and all(torch.equal(started[name], alone[name]) for name in alone)
+
+
 def test_schedules_of_both_stages_are_checked_before_stage_1(run_tiny: Callable, tmp_path: Path) -> None:
     text = message(run_tiny, "run", tmp_path, overlays=("methods/cps4_plus",), decode_first_epoch=9)
     assert "stage 2: decode_first_epoch is 9, max_epochs 1" in text and not (tmp_path / "stage1").exists()

@@ -227,6 +227,17 @@ def test_rounds_without_unlabeled_scans_or_without_class_prompts_are_refused_bef
     assert not list(tmp_path.rglob("*.pt")) and not (tmp_path / "run" / "rounds").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"), [("ema_decay=2", "ema_decay is 2"), ("max_epochs=0", "stage 2: max_epochs is 0")]
+)
+def test_rounds_whose_stage_2_cannot_be_made_are_refused_before_anything_is_trained(
+    setting: str, words: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+) -> None:
+    result = call(tiny_data, tiny_overlay, tmp_path / "run", "--rounds", "2", "--set", setting)
+    assert result.exit_code == 1 and words in result.output, result.output
+    assert not list(tmp_path.rglob("*.pt")) and not (tmp_path / "run" / "rounds").exists()
+
+
 def codes_of(label: Path | None) -> np.ndarray:
     return np.asarray(nib.load(label).dataobj)
 

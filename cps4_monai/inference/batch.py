@@ -115,10 +115,10 @@ def segment_scans(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; expected 1 or more threads")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    weighed: dict[str, Any] = {"weights": weights, "device": device, "batch_size": batch_size, "tta": tta}
-    weighed |= {"raw": raw, "assume_spacing": assume_spacing}
+    segmenter_options: dict[str, Any] = {"weights": weights, "device": device, "batch_size": batch_size, "tta": tta}
+    segmenter_options |= {"raw": raw, "assume_spacing": assume_spacing}
     address = None if scheduler is None else SchedulerAddress.parse(scheduler)
-    segmenter = Segmenter(**weighed) if address is None else None
+    segmenter = Segmenter(**segmenter_options) if address is None else None
     bundle = open_bundle(weights) if segmenter is None else segmenter.bundle
     output = check_output_dir(output, min_free_gib=0.0)
     run_files = RunFiles(output)
@@ -128,13 +128,13 @@ def segment_scans(
     run_files.check(FILES if data_sets else ())
     hand_on = HandOn(dicom_seg, seg_nrrd)
     hand_on.check(sources)
-    about = {"output": output, "overwrite": overwrite, "qc": qc, "hand_on": hand_on, "identify": identify}
-    with _engine(segmenter, address, weighed, about, jobs) as engine:
+    work_options = {"output": output, "overwrite": overwrite, "qc": qc, "hand_on": hand_on, "identify": identify}
+    with _engine(segmenter, address, segmenter_options, work_options, jobs) as engine:
         outcomes = _outcomes(engine, sources, on_scan)
         tables = run_tables(outcomes, bundle.anatomy, output)
         run_files.write({**tables, **(derivative_files(output, data_sets) if data_sets else {})})
-        told = engine.told(series)
-        for files in report_files(outcomes, bundle.anatomy, settings=told, views=qc, spread=engine.spread):
+        run_settings = engine.run_settings(series)
+        for files in report_files(outcomes, bundle.anatomy, settings=run_settings, views=qc, spread=engine.spread):
             run_files.write(files)
     return SegmentationRun(tuple(outcomes), output, output / REPORT)
 
@@ -153,18 +153,18 @@ def _outcomes(engine: Engine, sources: Sources, on_scan: OnScan | None) -> list[
 def _engine(
     segmenter: Segmenter | None,
     address: SchedulerAddress | None,
-    weighed: Mapping[str, Any],
-    about: Mapping[str, Any],
+    segmenter_options: Mapping[str, Any],
+    work_options: Mapping[str, Any],
     jobs: int,
 ) -> Iterator[Engine]:
     """What does the scans: the threads of this process, or the workers of a cluster."""
     if address is None:
         assert segmenter is not None
-        yield _Batch(ScanWork(segmenter, **about), jobs)
+        yield _Batch(ScanWork(segmenter, **work_options), jobs)
         return
     from cps4_monai.inference.on_cluster import cluster_engine
 
-    with cluster_engine(address, weighed, about) as engine:
+    with cluster_engine(address, segmenter_options, work_options) as engine:
         yield engine
 
 
@@ -175,7 +175,7 @@ class Engine(Protocol):
         """Outcomes in the order of the scans."""
         ...
 
-    def told(self, series: str | int | None) -> dict[str, str]:
+    def run_settings(self, series: str | int | None) -> dict[str, str]:
         """What the report says of a run, in words."""
         ...
 
@@ -189,7 +189,7 @@ class _Batch:
     """The line of work: readers ahead, the network here, writers behind; never more than ``jobs`` scans wait."""
 
     def __init__(self, work: ScanWork, jobs: int) -> None:
-        self.work, self.jobs, self.told = work, jobs, work.told
+        self.work, self.jobs, self.run_settings = work, jobs, work.run_settings
         self.spread = spread_over_threads(jobs)
 
     def run(self, scans: Sequence[Source], tally: Tally) -> list[ScanOutcome]:

@@ -27,15 +27,17 @@ class SegmentInWorker(RunInWorker):
     """The weights in a worker, opened once, and the work on a scan with them.
 
     Args:
-        weighed: arguments of :class:`Segmenter`.
-        about: the other arguments of :class:`ScanWork`.
+        segmenter_options: arguments of :class:`Segmenter`.
+        work_options: the other arguments of :class:`ScanWork`.
         folder: see :class:`RunInWorker`.
         own_workers: likewise.
     """
 
-    def __init__(self, weighed: Mapping[str, Any], about: Mapping[str, Any], folder: Path, own_workers: bool) -> None:
+    def __init__(
+        self, segmenter_options: Mapping[str, Any], work_options: Mapping[str, Any], folder: Path, own_workers: bool
+    ) -> None:
         super().__init__(folder, own_workers=own_workers)
-        self.weighed, self.about = dict(weighed), dict(about)
+        self.segmenter_options, self.work_options = dict(segmenter_options), dict(work_options)
 
     def begin(self) -> None:
         """Opens the weights.
@@ -44,17 +46,17 @@ class SegmentInWorker(RunInWorker):
             ClusterError: the worker does not see the output folder.
             ValueError: settings or weights that cannot be used.
         """
-        output = self.about["output"]
+        output = self.work_options["output"]
         if not output.is_dir():
             raise ClusterError(
                 f"worker {self.address}: found no folder {output}; expected a file system that all workers share. "
                 "Fix: choose an output folder on one"
             )
-        segmenter = Segmenter(**self.weighed)
+        segmenter = Segmenter(**self.segmenter_options)
         network = segmenter.load()
         for module in (network, *network.children()):  # a look before each pass, of several views as well
             module.register_forward_pre_hook(lambda *_: self.go_on())
-        self.work = ScanWork(segmenter, **self.about, go_on=self.go_on, passed_on=self._pass_on)
+        self.work = ScanWork(segmenter, **self.work_options, go_on=self.go_on, passed_on=self._pass_on)
 
     def _pass_on(self, error: Exception) -> None:
         if isinstance(error, GivenUp):
@@ -65,22 +67,22 @@ class SegmentInWorker(RunInWorker):
 
 @contextmanager
 def cluster_engine(
-    address: SchedulerAddress, weighed: Mapping[str, Any], about: Mapping[str, Any]
+    address: SchedulerAddress, segmenter_options: Mapping[str, Any], work_options: Mapping[str, Any]
 ) -> Iterator[ClusterEngine]:
     """The workers of a cluster, ready for scans.
 
     Args:
         address: of the scheduler.
-        weighed: see :class:`SegmentInWorker`.
-        about: likewise.
+        segmenter_options: see :class:`SegmentInWorker`.
+        work_options: likewise.
 
     Raises:
         ClusterError: the cluster cannot be used.
         ValueError: settings or weights that cannot be used.
     """
-    tenant = SegmentInWorker(weighed, about, Path.cwd(), address.kind == "local")
+    tenant = SegmentInWorker(segmenter_options, work_options, Path.cwd(), address.kind == "local")
     with Session(address, tenant, "cps4-segment") as session:
-        yield ClusterEngine(session, about["output"])
+        yield ClusterEngine(session, work_options["output"])
 
 
 class ClusterEngine:
@@ -95,7 +97,7 @@ class ClusterEngine:
             tally.add(answer.result or self._died(answer.item, answer.fault))
         return [tally.outcomes[source.name] for source in scans]
 
-    def told(self, series: str | int | None) -> dict[str, str]:
+    def run_settings(self, series: str | int | None) -> dict[str, str]:
         """What the report says of a run, as a worker tells it."""
         return next(self.session.spread(_told, [series]))
 
@@ -116,7 +118,7 @@ def _segment(tenant: SegmentInWorker, source: Source) -> ScanOutcome:
 
 
 def _told(tenant: SegmentInWorker, series: str | int | None) -> dict[str, str]:
-    return tenant.work.told(series)
+    return tenant.work.run_settings(series)
 
 
 def _call(tenant: SegmentInWorker, call: tuple[Callable[[T], R], T]) -> R:

@@ -112,7 +112,7 @@ class ScanWork:
         except Exception as error:
             return self._failed(source, error)
 
-    def told(self, series: str | int | None) -> dict[str, str]:
+    def run_settings(self, series: str | int | None) -> dict[str, str]:
         """What the report says of a run, in words."""
         machine = f"torch {torch.__version__} on {device_name(self.segmenter.device)}"
         told = settings_in_words(self.segmenter.settings, self.segmenter.weights_record, machine)
