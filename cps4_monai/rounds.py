@@ -156,7 +156,7 @@ def _data_of(**workflow: Any) -> Datalist:
             )
         _require_class_prompts(stage2.parser.get("stage1#method#_target_"))
         data: Datalist = stage2.parser.get_parsed_content("data")
-        for part in ("stage1#stage", "train#stage", "train#method"):
+        for part in ("stage1#stage", "train#stage", "check_stage2"):
             stage2.parser.get_parsed_content(part)
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None

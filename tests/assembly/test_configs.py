@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from cps4_monai.known_settings import node_at
+from cps4_monai.known_settings import node_at, unread_settings
 from cps4_monai.method_list import method_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
@@ -88,6 +88,14 @@ def test_each_difference_has_its_reason_and_each_reason_its_difference(name: str
 @pytest.mark.parametrize(("method", "size"), itertools.product([m for m in METHODS if m not in PAPERS], SIZES))
 def test_the_order_of_a_method_and_a_size_does_not_matter(method: str, size: str) -> None:
     assert merged("train", f"methods/{method}", size) == merged("train", size, f"methods/{method}")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_made_before_stage_1_asks_for_no_file_of_it(name: str) -> None:
+    before = method_of(CONFIGS / "methods" / f"{name}.json", CONFIGS.parent).after
+    config = merged("train", *(f"methods/{overlay}" for overlay in (before, name) if overlay))
+    file = ["stage1_checkpoint"]
+    assert unread_settings(config, ["check_stage2"], file) == file != unread_settings(config, ["run"], file)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.json")), ids=lambda path: path.stem)
