@@ -237,7 +237,7 @@ def resampled(slab: Slab, grid_mm: float) -> Slab:
 
 def _span(marked: np.ndarray, margin: int) -> slice:
     places = np.flatnonzero(marked)
-    return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin)
+    return slice(max(0, int(places[0]) - margin), min(len(marked), int(places[-1]) + 1 + margin))
 
 
 def _grey(slab: Slab) -> np.ndarray:

@@ -8,6 +8,7 @@ import re
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.report import viewer
@@ -47,20 +48,21 @@ def test_anterior_and_superior_ends_stay_where_they_were():
     assert anterior > 0.6 and superior > 0.8
 
 
-def test_a_map_lies_where_its_values_do():
-    """A block of the slice that is one patch of the map: both have their middle at the same place, in mm."""
+@pytest.mark.parametrize("first", [0, 30, 79], ids=["anterior border", "middle", "posterior border"])
+def test_a_map_lies_where_its_values_do(first: int):
+    """A block of the slice and the patches of the map around it: each has its middle where it has it on the slice."""
     slab = _slab(height=80, width=100)
     slab.labels["labels"][:] = 0
-    slab.labels["labels"][3, 40:60, 30:50] = 2
+    slab.labels["labels"][3, 40:60, first : first + 20] = 2
     values = np.zeros((7, 4, 5))
-    values[3, 2, 1], values[3, 2, 2] = 0.4, 0.2  # rows 40 to 59, columns 20 to 39 and 40 to 59: middle at 33.3
+    values[3, 2, 1], values[3, 2, 2] = 0.4, 0.2  # rows 40 to 59, columns 20 to 39 and 40 to 59: middle at 36.17
     view = view_of_slab("a", slab, {2: values})
     (codes, labels), (laid, image) = _volume(view.layers["labels"]), _volume(view.maps[2])
     assert laid.max() == 102 and laid.shape == (codes.shape[0], 5, 4) and image.header.get_zooms() == (4.0, 20.0, 20.0)
     of_map = (image.affine @ [*np.average(np.argwhere(laid), axis=0, weights=laid[laid > 0]), 1])[:3]
     of_label = (labels.affine @ [*np.argwhere(codes).mean(axis=0), 1])[:3]
-    # columns 20 to 39 weigh twice: their middle is 36.17, that of the label 39.5; anterior is up
-    np.testing.assert_allclose(of_map - of_label, [0, 39.5 - (2 * 29.5 + 49.5) / 3, 0], atol=0.7)
+    # columns 20 to 39 weigh twice; the block's middle is 9.5 columns behind its first; anterior is up
+    np.testing.assert_allclose(of_map - of_label, [0, first + 9.5 - (2 * 29.5 + 49.5) / 3, 0], atol=0.7)
 
 
 def test_outlines_are_what_lies_beside_another_code():
