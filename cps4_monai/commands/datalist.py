@@ -20,7 +20,11 @@ import click
 @click.option("--labeled", type=click.IntRange(min=1), help="Their number, instead of the share.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Validation patients: a share or a number.")
-@click.option("--test", type=float, help="Test patients: a share or a number; default: 0.2, and with --corrected none.")
+@click.option(
+    "--test",
+    type=float,
+    help="Test patients: a share or a number; default: 0.2; none with --corrected, and where imagesTs holds them.",
+)
 @click.option(
     "--corrected", is_flag=True, help="FOLDER is one of 'cps4 segment': what people corrected or accepted is labeled."
 )
@@ -76,7 +80,7 @@ def datalist(
             labeled=labeled,
             seed=seed,
             val=val,
-            test=(0.0 if corrected else 0.2) if test is None else test,
+            test=0.0 if corrected and test is None else test,
             unannotated=unannotated,
             anatomy=load_anatomy(anatomy_file),
             check_content=check_content,

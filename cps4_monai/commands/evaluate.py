@@ -70,7 +70,7 @@ def evaluate(
         report = next(result for result in workflow.run() if isinstance(result, PredictionReport))
         stage1 = workflow.parser.get_parsed_content("evaluate#stage1") or {}
     except Exception as error:
-        raise click.ClickException(for_terminal(error, folder)) from error
+        raise click.ClickException(for_terminal(error, run_dir)) from error
     for name, objective in stage1.items():
         click.echo(f"{name}: {objective}")
     for line in report.headline():

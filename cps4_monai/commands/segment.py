@@ -48,7 +48,7 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Scans read ahead and written behind at a time.",
+    help="Scans read ahead and written behind at a time; with --scheduler the workers decide.",
 )
 @click.option(
     "--overwrite", is_flag=True, help="Make results of ours again; others, and what a person corrected, stay."

@@ -30,6 +30,7 @@ _DIGEST = "sha256"  # of all else in a datalist, so that one which a person edit
 _NEVER_OUTLINED = (
     "; in view, that is background, and the code of a structure that nobody outlined is to be named by --unannotated"
 )
+TEST = 0.2  # share of the labeled patients
 SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
 
 
@@ -41,7 +42,7 @@ def build_datalist(
     labeled: int | None = None,
     seed: int = 0,
     val: float = 0.1,
-    test: float = 0.2,
+    test: float | None = None,
     unannotated: Sequence[int] = (),
     anatomy: Anatomy = MRSPINESEG,
     check_content: bool = True,
@@ -60,7 +61,7 @@ def build_datalist(
         labeled: their number, instead of the share.
         seed: seed of the split.
         val: patients for validation: a share below 1, or a number.
-        test: patients for testing; ignored where the folder reserves test scans itself.
+        test: patients for testing, likewise; None: 0.2. Not used, with a warning, where the folder reserves test scans.
         unannotated: class codes that are in view but never labeled.
         anatomy: the classes.
         check_content: compare the voxels of all scans, too.
@@ -86,7 +87,7 @@ def build_datalist(
         _require_label_maps(folder, in_folder)
     classes = {s.subject: _classes_of(s.label, anatomy.num_classes) for s in scans if s.label is not None}
     rng = np.random.default_rng(seed)
-    sides = split_patients(scans, classes, val=val, test=test, rng=rng)
+    sides = split_patients(scans, classes, val=val, test=TEST if test is None else test, rng=rng)
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
     order = order_for_cover(shown, rng)
     if not order:
@@ -99,8 +100,15 @@ def build_datalist(
     content = {**content, _DIGEST: _digest_of(content)}
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
-    aside = _set_aside(scans, sides)
+    aside = [*_reserved(scans, test), *_set_aside(scans, sides)]
     return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
+
+
+def _reserved(scans: Sequence[Scan], test: float | None) -> list[str]:
+    patients = {scan.patient for scan in scans if scan.held_out}
+    if not patients or not test:
+        return []
+    return [f"test={test:g} is not used: the test patients are the {len(patients)} of imagesTs and labelsTs"]
 
 
 def _set_aside(scans: Sequence[Scan], sides: Mapping[str, str]) -> list[str]:

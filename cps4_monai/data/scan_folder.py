@@ -24,6 +24,7 @@ _PREDICTIONS = (
     "label maps were made by this program, accepted by no person, and are left out ('cps4 relabel FILE --accept' "
     "accepts one)"
 )
+_BROKEN = "links lead to no file and are left out ('datalad get' fetches files of DataLad)"
 MANY_IN_A_FOLDER = 10  # scans; a folder of more is no patient's
 
 
@@ -79,7 +80,8 @@ def find_scans(folder: str | Path) -> FoundScans:
 
 
 def _pairs(folder: Path) -> FoundScans:
-    files = find_nifti(folder)
+    broken: list[Path] = []
+    files = find_nifti(folder, broken)
     called_labels = [path for path in files if _is_label_map(path, folder)]
     labels, predictions = without_predictions(called_labels)
     known = set(called_labels)
@@ -112,6 +114,7 @@ def _pairs(folder: Path) -> FoundScans:
         *told_of("label maps are not called dseg and are left out", sorted(named_otherwise)),
         *told_of("files are further channels and are left out: one channel is trained on", sorted(channels)),
         *told_of("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
+        *told_of(_BROKEN, broken),
         *_repeated(scans),
         *_dated(scans),
         *_together(scans),
@@ -159,10 +162,11 @@ def _nnunet(folder: Path) -> FoundScans:
     scans: list[Scan] = []
     warnings: list[str] = []
     without_label: list[Path] = []
+    broken: list[Path] = []
     for images, labels, held_out in (("imagesTr", "labelsTr", False), ("imagesTs", "labelsTs", True)):
-        named = [FileName.of(path) for path in _files(folder / images)]
+        named = [FileName.of(path) for path in _files(folder / images, broken)]
         first = [Path(n.path) for n in named if not n.channel]
-        label_maps, predictions = without_predictions(_files(folder / labels))
+        label_maps, predictions = without_predictions(_files(folder / labels, broken))
         pairing = pair_files(first, folder / images, label_maps, folder / labels)
         for image in first:
             label = _one_of(pairing.partners[image], image) if image in pairing.partners else None
@@ -178,6 +182,7 @@ def _nnunet(folder: Path) -> FoundScans:
         warnings += told_of(_PREDICTIONS, predictions)
         orphans = [*pairing.unmatched, *pairing.ambiguous]
         warnings += told_of(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
+    warnings += told_of(_BROKEN, broken)
     warnings += told_of("test scans have no label map in labelsTs and are left out", without_label)
     scans = _by_contrast(scans)
     double = sorted(name for name, count in Counter(scan.subject for scan in scans).items() if count > 1)
@@ -210,10 +215,12 @@ def _is_label_map(path: Path, folder: Path) -> bool:
     return name.is_label_map or (not name.contrast and bool(places & set(LABEL_FOLDERS)))
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, broken: list[Path]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+    named = sorted(p for p in folder.iterdir() if is_nifti(p) and not p.name.startswith("."))
+    broken += [path for path in named if path.is_symlink() and not path.exists()]
+    return [path for path in named if path.is_file()]
 
 
 def told_of(what: str, files: Sequence[object], shown: int = 5) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,11 +193,20 @@ def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, a
     picture = files.picture if files.picture.exists() else None
     if is_described(label):
         record = record_beside(label)
-        if "\\" in row["source"]:  # the table may have it escaped, the record has it as it is
-            source = Path(record.get("Sources", [source])[0])
-        return ScanOutcome(source, name, row["status"], "", label, picture, record, _note(row, record))
+        return ScanOutcome(_source(row, record), name, row["status"], "", label, picture, record, _note(row, record))
     seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
     return ScanOutcome(source, name, row["status"], "", label, picture, seen.record)
+
+
+def _source(row: Mapping[str, str], record: Mapping[str, Any]) -> Path:
+    """The scan of a label map: as the run's table has it, where that leads to it from the folder of this command.
+
+    The table has the path as it was given, from another folder perhaps, or escaped; the record has it whole.
+    """
+    source = Path(path_text(row["source"]))
+    recorded = Path(next(iter(record.get("Sources", [])), source))
+    same = os.path.realpath(source) == os.path.realpath(recorded)
+    return recorded if not same and (recorded.exists() or "\\" in row["source"]) else source
 
 
 def _settings(outcomes: Sequence[ScanOutcome]) -> dict[str, str] | None:

@@ -36,10 +36,14 @@ def stem_of(path: str | PurePath) -> str:
     return name
 
 
-def find_nifti(folder: str | Path) -> list[Path]:
-    """NIfTI files in a folder and below, sorted; hidden ones (a dot in front: being written, too) left out.
+def find_nifti(folder: str | Path, broken: list[Path] | None = None) -> list[Path]:
+    """NIfTI files in a folder and below, sorted; hidden files (being written, too) and hidden folders are left out.
 
     Links to folders are followed, each folder once (:class:`~cps4_monai.scan_names.linked_folders.SearchedFolders`).
+
+    Args:
+        folder: to search; it may be hidden itself.
+        broken: gets the links that lead to no file, as those of DataLad do before ``datalad get``.
 
     Raises:
         ValueError: no such folder.
@@ -50,9 +54,13 @@ def find_nifti(folder: str | Path) -> list[Path]:
     found, searched = [], SearchedFolders(folder)
     for place, subfolders, files in os.walk(folder, followlinks=True):
         here = Path(place)
-        subfolders[:] = [name for name in sorted(subfolders) if searched.add(here / name)]
+        visible = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in visible if searched.add(here / name)]
         found += [here / name for name in files if is_nifti(name) and not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+    there = {path: path.is_file() for path in sorted(found)}
+    if broken is not None:
+        broken += [path for path, is_file in there.items() if not is_file]
+    return [path for path, is_file in there.items() if is_file]
 
 
 def relative_path(path: str | PurePath, folder: str | PurePath) -> PurePath:

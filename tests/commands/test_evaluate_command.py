@@ -80,6 +80,47 @@ def test_a_run_with_a_labeled_share_is_evaluated_on_any_datalist_and_twice_in_on
     assert len(pd.read_csv(run / "evaluation" / "cases.csv")) == len(own["validation"])
 
 
+def test_scans_without_geometry_get_the_spacing_that_the_run_assumed(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("cache", "evaluation"))
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    entry = content["test"][0]
+    for name in (entry["image"], entry["label"]):
+        scan = nib.load(tiny_data / name)
+        header = scan.header.copy()
+        header.set_sform(None, 0)
+        header.set_qform(None, 0)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.asarray(scan.dataobj), None, header), tmp_path / name)
+    (tmp_path / "datalist.json").write_text(json.dumps({"test": [entry], "training": [], "validation": []}))
+    told = [str(run), "--datalist", str(tmp_path / "datalist.json"), "--device", "cpu"]
+    refused = CliRunner().invoke(evaluate, told)
+    assert refused.exit_code == 1 and "assume" in refused.output
+    config = json.loads((run / "config.json").read_text())
+    config["cache"]["assume_spacing"] = [4.0, 0.9, 0.9]
+    (run / "config.json").write_text(json.dumps(config))
+    result = CliRunner().invoke(evaluate, told)
+    assert result.exit_code == 0, result.output
+    (record,) = (run / "evaluation" / "predictions").rglob("*.json")
+    assert json.loads(record.read_text())["Settings"]["AssumeSpacing"] == [4.0, 0.9, 0.9]
+    assert len(pd.read_csv(run / "evaluation" / "cases.csv")) == 1
+
+
+def test_what_nobody_foresaw_names_the_file_of_its_traceback(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **settings: object) -> None:
+        raise KeyError("a table")
+
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("cache", "evaluation"))
+    monkeypatch.setattr("cps4_monai.report.predictions.report_predictions", fails)
+    result = CliRunner().invoke(evaluate, [str(run), "-o", str(tmp_path / "out"), "--device", "cpu"])
+    assert result.exit_code == 1 and f"the traceback is in {run / 'error.log'}" in result.output
+
+
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(evaluate, [str(tmp_path)])
     assert (

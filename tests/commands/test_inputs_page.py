@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cps4_monai.data.scan_folder import find_scans
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
             "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
@@ -320,6 +322,25 @@ def test_folder_search(inputs):
     assert result.exit_code == 0 and len(inputs.rows("scans.csv")) == 1
     assert result.output.count("its name says label map") == 3 and result.output.count("whole numbers, few") == 2
     assert sorted(p.name for p in inputs.out.glob("*.nii.gz")) == ["s_dseg.nii.gz"]
+
+
+@row("hidden folders and files (a dot in front)")
+def test_hidden_files(inputs):
+    for name in ("s.nii.gz", ".partial-s.nii.gz", ".trash/a.nii.gz", ".git/annex/b.nii.gz"):
+        inputs.save(name)
+    inputs.segmented()
+    assert [line["scan"] for line in inputs.rows("scans.csv")] == ["s"]
+    assert [scan.image.name for scan in find_scans(inputs.folder).scans] == ["s.nii.gz"]
+
+
+@row("links that lead to no file (DataLad before `datalad get`)")
+def test_links_to_nothing(inputs):
+    inputs.save()
+    (inputs.folder / "t.nii.gz").symlink_to(".git/annex/objects/t.nii.gz")
+    result = inputs.segment()
+    assert result.exit_code == 1 and [line["scan"] for line in inputs.rows("failures.csv")] == ["t"]
+    (told,) = find_scans(inputs.folder).warnings
+    assert "1 links lead to no file" in told and "t.nii.gz" in told
 
 
 @row("two inputs of one name")

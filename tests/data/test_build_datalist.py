@@ -229,9 +229,29 @@ def test_nnunet_layout_keeps_its_test_folder(tmp_path: Path) -> None:
         save(tmp_path / "imagesTs" / f"case_{k}_0000.nii.gz", image(k))
     save(tmp_path / "labelsTs" / "case_7.nii.gz", label(2))
     built = build_datalist(tmp_path, tmp_path / "d.json", val=1)
-    assert [e.subject for e in built.test] == ["case_7"]
+    assert [e.subject for e in built.test] == ["case_7"] and "is not used" not in str(built.warnings)
+    asked = build_datalist(tmp_path, tmp_path / "d.json", val=1, test=2)
+    assert "test=2 is not used: the test patients are the 1 of imagesTs and labelsTs" in asked.warnings
+    assert [e.subject for e in asked.test] == ["case_7"]
     assert (len(built.labeled), len(built.validation)) == (3, 1)
     assert any("1 test scans have no label map" in w and "case_8_0000" in w for w in built.warnings)
+
+
+@pytest.mark.parametrize("layout", ["{}_T2w.nii.gz {}_dseg.nii.gz", "imagesTr/{}_0000.nii.gz labelsTr/{}.nii.gz"])
+def test_links_that_lead_to_no_file_are_told(layout: str, tmp_path: Path) -> None:
+    """A clone of DataLad whose files are not fetched yet; its own folders are hidden."""
+    images, labels = layout.split()
+    for k in range(3):
+        save(tmp_path / images.format(f"sub-{k}"), image(k))
+        save(tmp_path / labels.format(f"sub-{k}"), label(2))
+    save(tmp_path / ".git/annex/objects/MD5E-s1.nii.gz", image(7))
+    lost = tmp_path / labels.format("sub-1")
+    lost.unlink()
+    lost.symlink_to(".git/annex/objects/MD5E-s2.nii.gz")
+    found = find_scans(tmp_path)
+    assert [scan.label is not None for scan in found.scans] == [True, False, True]
+    (told,) = [warning for warning in found.warnings if "links lead to no file" in warning]
+    assert told.startswith("1 ") and "datalad get" in told and told.endswith(f": {lost}")
 
 
 def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: Path) -> None:

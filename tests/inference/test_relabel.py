@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import nibabel as nib
@@ -33,6 +34,12 @@ def rows(path):
 
 def call(*arguments):
     return CliRunner().invoke(relabel, [str(a) for a in arguments])
+
+
+def shown(page):
+    """Scans that the viewer of a page shows, without their label maps."""
+    scans = re.findall(r'class="viewer-scan">(.+?)</script>', page.read_text(encoding="utf-8"))
+    return [json.loads(scan)["scan"] for scan in scans]
 
 
 def codes(path):
@@ -75,6 +82,23 @@ def test_a_shift_reaches_everything_and_undo_brings_all_back(out):
     assert call(mask, "--undo").exit_code == 0
     assert {name: (out / name).read_bytes() for name in names} == before
     assert not list(out.glob(".original-*")) and call(mask, "--undo").exit_code == 1
+
+
+def test_scans_given_from_another_folder_are_found_again(bundle_dir, make_scan, tmp_path, monkeypatch):
+    """The table has paths as they were given; where another scan lies there, it is not shown."""
+    make_scan(seed=1).save(tmp_path / "in" / "a_T2w.nii.gz")
+    make_scan(seed=2).save(tmp_path / "out" / "in" / "a_T2w.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    segment_scans("in", "out", weights=bundle_dir, device="cpu")
+    table, page = (tmp_path / "out" / "scans.csv"), (tmp_path / "out" / "report.html")
+    assert [row["source"] for row in rows(table)] == ["in/a_T2w.nii.gz"]
+    assert call("out/a_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    assert [row["source"] for row in rows(table)] == ["in/a_T2w.nii.gz"]
+    before = shown(page)
+    monkeypatch.chdir(tmp_path / "out")
+    assert call("a_T2w_dseg.nii.gz", "--shift", "1").exit_code == 0
+    assert [row["source"] for row in rows(table)] == [str(tmp_path / "in/a_T2w.nii.gz")]
+    assert shown(page) == before and len(before) == 1
 
 
 ONE_TOO_LOW = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 11: 0, 12: 11, 13: 12, 14: 13, 15: 14}  # L5 is called S, and so on

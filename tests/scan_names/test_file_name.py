@@ -56,10 +56,11 @@ def test_endings_count_in_any_case_and_other_dots_stay():
 
 
 def test_search_takes_any_case_and_leaves_hidden_files(tmp_path):
-    for name in ("b.NII.GZ", "a/x.nii", ".partial-c.nii.gz", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.name for p in find_nifti(tmp_path)] == ["x.nii", "b.NII.GZ"]
+    top = tmp_path / ".hidden"
+    for name in ("b.NII.GZ", "a/x.nii", ".partial-c.nii.gz", "notes.txt", ".git/annex/d.nii.gz"):
+        (top / name).parent.mkdir(exist_ok=True, parents=True)
+        (top / name).touch()
+    assert [p.name for p in find_nifti(top)] == ["x.nii", "b.NII.GZ"]
     with pytest.raises(ValueError, match="is not a folder"):
         find_nifti(tmp_path / "none")
 
