@@ -192,7 +192,7 @@ def _tell(run: SegmentationRun) -> None:
         click.echo(f"failed {place}{outcome.reason}", err=True)
     for outcome in run.lacking:
         click.echo(f"segmented, but {outcome.lacking}", err=True)
-    notes = {outcome.reason for outcome in run.segmented if outcome.status == "kept" and outcome.reason}
+    notes = {outcome.reason for outcome in run.segmented if outcome.reason}
     for note in sorted(notes):
         count = sum(outcome.reason == note for outcome in run.segmented)
         click.echo(f"{count} {note}", err=True)

@@ -60,7 +60,7 @@ class ScanOutcome:
         source: the scan (the label map, where only that is known).
         name: ``subfolder/stem`` of its outputs.
         status: "done"; "kept": its label map was there already; "mask": only looked at; "skipped": no scan; "failed".
-        reason: why it failed or was skipped; for "kept" a note, if any.
+        reason: why it failed or was skipped; for "kept" and "done" a note, if any.
         label: its label map.
         picture: its picture, where there is one.
         record: what its sidecar says; empty for "failed" and "skipped".
@@ -114,8 +114,8 @@ class ScanOutcome:
 
     @property
     def warnings(self) -> list[str]:
-        """The copy that it lacks, the note about a label map that was kept, and warnings about the scan."""
-        note = [self.reason] if self.reason and self.status == "kept" else []
+        """The copy that it lacks, the note about a label map that was kept or replaced, and warnings about the scan."""
+        note = [self.reason] if self.reason and self.status in ("kept", "done") else []
         return [*([self.lacking] if self.lacking else []), *note, *self.summary.warnings]
 
 

@@ -168,6 +168,18 @@ def _note(reviewed: str, overwrite: bool, same: bool) -> str:
     return other and f"kept{other}; --overwrite replaces it"
 
 
+def replaced(files: ScanFiles, record: Mapping[str, Any]) -> str:
+    """What is told where a new label map, with this record, takes the place of another scan's; "" elsewhere."""
+    before = files.record
+    if not before.get("Sources") or before.get("SourceSha256") == record["SourceSha256"]:
+        return ""
+    same_place = any(_is_at(before, Path(source)) for source in record["Sources"])
+    if same_place and series_uid(before) == series_uid(record):
+        return ""
+    others = ["/".join(Path(path).parts[-2:]) for path in before["Sources"]]  # reports name no folders of the machine
+    return f"replaced, by --overwrite: the label map of another scan ({', '.join(others)})"
+
+
 def check_replaceable(files: ScanFiles, overwrite: bool) -> None:
     """Checks that the files of a scan may be written.
 

@@ -19,7 +19,7 @@ from cps4_monai.inference.folder_search import looks_like_label_map
 from cps4_monai.inference.hand_on import HandOn
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
-from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, write_segmentation
+from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, replaced, write_segmentation
 from cps4_monai.inference.segment import Segmenter, device_name
 from cps4_monai.inference.settings_in_words import settings_in_words
 from cps4_monai.inference.sources import Source
@@ -106,9 +106,10 @@ class ScanWork:
             self.go_on()
             made = (result.labels, result.affine, result.anatomy, result.record)
             lacking = self.hand_on.write(source, files, *made, anew=True)
+            note = replaced(files, result.record) if self.overwrite else ""
             write_segmentation(result, files, overwrite=self.overwrite, qc=self.qc)
             picture = _there(files.picture)
-            return ScanOutcome(source.path, source.name, "done", "", files.label, picture, result.record, lacking)
+            return ScanOutcome(source.path, source.name, "done", note, files.label, picture, result.record, lacking)
         except Exception as error:
             return self._failed(source, error)
 
