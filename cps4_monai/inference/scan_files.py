@@ -131,10 +131,15 @@ def _is_at(record: Mapping[str, Any], source: Path) -> bool:
     return os.path.realpath(source) in [os.path.realpath(name) for name in record.get("Sources", [])]
 
 
+def _is_of_place(record: Mapping[str, Any], source: Path, series: str | None) -> bool:
+    """Whether a label map was made of what lies there, or lay there before it was changed."""
+    return _is_at(record, source) and series_uid(record) == series
+
+
 def _whose(record: Mapping[str, Any], source: Path, series: str | None, reviewed: str) -> str:
     """What a label map of ours is of that is not of this scan, and the way out: another scan's is not to be lost."""
-    made_of = series_uid(record)
-    if not _is_at(record, source) or made_of != series:
+    if not _is_of_place(record, source, series):
+        made_of = series_uid(record)
         number = "" if made_of is None else f", series {record['Series'].get('Number') or made_of}"
         scan = ", ".join(record.get("Sources", [])) + number
         return f"holds the label map of another scan ({scan}). Fix: choose another output folder for this one"
@@ -173,8 +178,7 @@ def replaced(files: ScanFiles, record: Mapping[str, Any]) -> str:
     before = files.record
     if not before.get("Sources") or before.get("SourceSha256") == record["SourceSha256"]:
         return ""
-    same_place = any(_is_at(before, Path(source)) for source in record["Sources"])
-    if same_place and series_uid(before) == series_uid(record):
+    if any(_is_of_place(before, Path(source), series_uid(record)) for source in record["Sources"]):
         return ""
     others = ["/".join(Path(path).parts[-2:]) for path in before["Sources"]]  # reports name no folders of the machine
     return f"replaced, by --overwrite: the label map of another scan ({', '.join(others)})"

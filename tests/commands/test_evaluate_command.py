@@ -16,6 +16,12 @@ from cps4_monai.commands.evaluate import evaluate
 from cps4_monai.inference.segment import Segmenter
 
 
+@pytest.fixture()
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run, to be changed."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("cache", "evaluation")))
+
+
 def test_segments_scores_and_reports_the_test_subjects(tiny_run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(tmp_path / "out"), "--device", "cpu"])
     assert result.exit_code == 0, result.output
@@ -59,11 +65,9 @@ def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tm
 
 
 def test_a_run_with_a_labeled_share_is_evaluated_on_any_datalist_and_twice_in_one_folder(
-    tiny_run: Path, tiny_data: Path, tmp_path: Path
+    run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     """A second section in one folder: the predictions of the first are no failures of the second."""
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("cache", "evaluation"))
     config = json.loads((run / "config.json").read_text())
     own = json.loads((tiny_data / "datalist.json").read_text())
     labeled = next(entry["subject"] for entry in own["training"] if "label" in entry)
@@ -81,10 +85,8 @@ def test_a_run_with_a_labeled_share_is_evaluated_on_any_datalist_and_twice_in_on
 
 
 def test_scans_without_geometry_get_the_spacing_that_the_run_assumed(
-    tiny_run: Path, tiny_data: Path, tmp_path: Path
+    run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("cache", "evaluation"))
     content = json.loads((tiny_data / "datalist.json").read_text())
     entry = content["test"][0]
     for name in (entry["image"], entry["label"]):
@@ -109,13 +111,11 @@ def test_scans_without_geometry_get_the_spacing_that_the_run_assumed(
 
 
 def test_what_nobody_foresaw_names_the_file_of_its_traceback(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: object, **settings: object) -> None:
         raise KeyError("a table")
 
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("cache", "evaluation"))
     monkeypatch.setattr("cps4_monai.report.predictions.report_predictions", fails)
     result = CliRunner().invoke(evaluate, [str(run), "-o", str(tmp_path / "out"), "--device", "cpu"])
     assert result.exit_code == 1 and f"the traceback is in {run / 'error.log'}" in result.output
