@@ -11,7 +11,8 @@
 # SPIDER=FOLDER (splits.json, volumes/, slices/) also measures the wait for data, and is needed for the release and for
 # studies of SPIDER (spider_pretrained, ablation_spider_pretrained).
 # PARTS="benchmarks studies release nnunet" leaves out what it does not name; their order is this one.
-# STUDIES="table1 ablation_lumbar_t1" names other studies than lumbar_t1_paper_size, lumbar_t1 and table1, in their order.
+# STUDIES="table1 ablation_lumbar_t1" names other studies than lumbar_t1_paper_size, lumbar_t1, table1, ablation_lumbar_t1
+# and, with SPIDER, spider_pretrained and ablation_spider_pretrained, in their order.
 # JOBS: trainings at a time.
 # nnU-Net v2 (2.8) is taken from the PATH, or from wheels in WHEELS_NNUNET, which nothing else sees. NNUNET="5 100 spider"
 # names the sets: lumbar_t1's labeled shares, SPIDER's train. NNUNET_EPOCHS: 1000, its own; SECTIONS="validation test".
@@ -72,7 +73,10 @@ benchmarks() {
         vit=(--vit vit_tiny_patch16_224) map=(--repeats 1) scans=(--slices 2)
         wait=(--size 64 32 --spacing-mm 6 --step-seconds 0.01 --steps 2 --workers 0)
     fi
-    step tests 120 "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/prompt_map/test_mapper.py
+    local tests=("$python" -m pytest -q -p no:cacheprovider) # each method, both stages: two pieces of some 23 trainings
+    step tests 120 "${tests[@]}" -k "not both_stages" tests/test_gpu.py tests/prompt_map/test_mapper.py
+    step tests_methods 300 "${tests[@]}" -n 6 -k "both_stages and False" tests/test_gpu.py
+    step tests_methods_amp 300 "${tests[@]}" -n 6 -k "both_stages and True" tests/test_gpu.py
     measure bench_prompt_map 60 "500 times as fast as the loop over classes" "$python" benchmarks/prompt_map.py "${map[@]}"
     measure bench_stage2 60 "CPS4 over Mean Teacher at most 1.05" \
         "$python" benchmarks/stage2_step.py "${kind[@]}" --steps 50 --warm-up 10 "${few[@]}" "${vit[@]}"
@@ -82,7 +86,7 @@ benchmarks() {
     measure bench_methods 120 "no wait for the device" "$python" benchmarks/method_steps.py "${kind[@]}" "${methods[@]}"
     measure bench_scan 60 "a scan of a batch in 1 s" \
         "$python" benchmarks/segment.py --weights bundle --device "$device" "${scans[@]}"
-    if [ -n "${SPIDER:-}" ]; then
+    if [ -z "${SPIDER:-}" ]; then echo "bench_data_wait: SPIDER=FOLDER is missing, its data"; else
         measure bench_data_wait 60 "at most 2 % of the time waiting" \
             "$python" benchmarks/data_wait.py --dataset-dir "$SPIDER" "${wait[@]}"
     fi
@@ -97,12 +101,13 @@ share_the_card() { # small networks share the card much better through this daem
 }
 
 studies() {
-    local study list how=(--jobs "${JOBS:-12}") told=(cat)
+    local study list how=(--jobs "${JOBS:-12}") told=(cat) all="lumbar_t1_paper_size lumbar_t1 table1 ablation_lumbar_t1"
+    if [ -n "${SPIDER:-}" ]; then all+=" spider_pretrained ablation_spider_pretrained"; fi
     if [ -n "$rehearse" ]; then
         long quick "${cps4[@]}" bench run studies/quick.yaml -o "$out/runs" --device cpu
         how=(--dry-run) told=(tail -n 2)
     else share_the_card; fi
-    for study in ${STUDIES:-lumbar_t1_paper_size lumbar_t1 table1}; do
+    for study in ${STUDIES:-$all}; do
         list=$data/datalist.json
         if [[ $study == *spider* ]]; then list=${SPIDER:-}/splits.json; fi
         if [ ! -f "$list" ]; then echo "$study: no $list, its data (LUMBAR_T1; SPIDER=FOLDER)"; continue; fi

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,8 @@ from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.prompt_map_section import users_of_stage1
 from cps4_monai.bench.results import LOCALISATION, StudyResults, find_studies, load_results
 from cps4_monai.bench.table_cells import with_interval
+from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.method_list import list_methods
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "table1.md"
 MARKS = ("<!-- tables: benchmarks/table1.py -->", "<!-- end of tables -->")
@@ -97,11 +100,20 @@ def tables(
             yield from ("", f"**{lines[0].row.dice['b'].n} {results.section} patients, {seeds}**", "")
             yield "| method | paper: Dice, IoU in % | argmax | points | rank | decoded | points | rank | IoU |"
             yield "|---|---|---|---|---|---|---|---|---|"
-            yield from (score_row(results.methods[line.row.method], line) for line in lines)
+            weak = [line for line in lines if weakly_sourced(line.row.method)]
+            yield from (score_row(results.methods[line.row.method] + "*" * (line in weak), line) for line in lines)
+            if weak:
+                yield from ("", "*weakly sourced: what is known is an outline, second-hand or at odds with its code*")
         yield ""
     if not scores_only:
         yield from stage1_table(results)
         yield from cost_table(results)
+
+
+@cache
+def weakly_sourced(method: str) -> bool:
+    """Whether a method's own source says that parts of it could not be read."""
+    return any(entry.name == method and "weakly sourced" in entry.source for entry in list_methods(find_bundle_root()))
 
 
 def score_row(title: str, line: Line) -> str:

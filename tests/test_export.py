@@ -238,7 +238,7 @@ def test_as_trained_trains_at_the_geometry_and_network_of_the_weights(
         output_dir=str(tmp_path),
     )  # fmt: skip
     parsed = workflow.parser.get_parsed_content
-    plan = deployed_plan(parsed("context"), parsed("train#method"), asks_stage1=False)
+    plan = deployed_plan(parsed("context"), parsed("train#method"))
     shipped = read_plan(tiny_run / "stage2" / "plan.json")
     assert plan.differences(shipped) == [] and plan.slice_size == shipped.slice_size and plan.network == shipped.network
 

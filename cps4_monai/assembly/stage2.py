@@ -44,16 +44,17 @@ EVALUATOR = "cps4_monai.assembly.stage2.evaluator"
 UNLABELED = "cps4_monai.assembly.unlabeled_slices"
 
 
-def deployed_plan(context: Context, method: SemiSupervisedMethod, asks_stage1: bool) -> Plan:
+def deployed_plan(context: Context, method: SemiSupervisedMethod, provider: Any | None = None) -> Plan:
     """What the weights of stage 2 depend on: the run's plan, with the deployed network and the method.
 
     Args:
         context: of the run.
         method: that trains.
-        asks_stage1: whether a provider is asked; if none is, the objective of stage 1 is not said.
+        provider: that is asked for the prompt map; one from a stage-1 file says by which objective that was trained.
     """
     plan = context.plan.of_stage2(describe(method.deployed), method)
-    plan = plan if asks_stage1 else plan.without_training("stage_1")
+    objective = getattr(provider, "objective", "")
+    plan = plan.with_training(stage_1=objective) if objective else plan
     return plan if method.needs_unlabeled else plan.with_training(unlabeled_scans=0)
 
 
@@ -229,7 +230,7 @@ def trainer(
         ]
     order = of_stage(
         stage,
-        deployed_plan(context, method, asks_stage1=provider is not None),
+        deployed_plan(context, method, provider),
         validators,
         {"method": method, "lr_scheduler": lr_scheduler, "decoded_labels": decoded_labels},
         TRAINER,

@@ -34,7 +34,20 @@ def prompt_map_blocks(results: StudyResults) -> list[Block]:
         for share in results.shares
         for folders, methods in users_of_stage1(results, means, share).items()
     ]
-    return [Table(PROMPT_MAP_COLUMNS, rows)] if rows else []
+    return [Table(PROMPT_MAP_COLUMNS, rows), *_pointing_game(results, means)] if rows else []
+
+
+def _pointing_game(results: StudyResults, means: pd.DataFrame) -> list[Block]:
+    """Structure by structure: the share of validation slices in which the map is largest on it, mean over seeds."""
+    scores = results.pointing_game
+    names = list(scores)
+    rows = [
+        [Cell(title, title), share_cell(share), *(number(value, 2) for value in scores.reindex(list(folders)).mean())]
+        for share in results.shares
+        for folders, methods in users_of_stage1(results, means, share).items()
+        for title in [", ".join(results.methods[method] for method in methods)]
+    ]
+    return [Table(("pointing game of", "labeled", *names), rows)] if names else []
 
 
 def users_of_stage1(results: StudyResults, means: pd.DataFrame, share: str) -> dict[tuple[str, ...], list[str]]:

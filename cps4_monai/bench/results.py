@@ -133,7 +133,8 @@ class StudyResults:
     def prompt_maps(self) -> pd.DataFrame:
         """Scores of stage 1: ``IDENTITY``, ``folder``, ``subject``, ``map``, ``convention``, ``dice``.
 
-        An assistant has no prompt map and no grid: on validation its label maps' mean stands there, without a ceiling.
+        An assistant has no prompt map and no grid: on validation its label maps' mean stands there, without a ceiling;
+        on test NaN, since nothing scores them there.
         """
         parts = []
         for cell in self.cells:
@@ -142,10 +143,9 @@ class StudyResults:
             path = cell.stage1 / self.section / "prompt_map.csv"
             if path.is_file():
                 scores = pd.read_csv(path)
-            elif self.section == "validation" and self.section in read_json_or_empty(cell.stage1 / DONE).get(
-                "seconds", {}
-            ):
+            elif self.section in read_json_or_empty(cell.stage1 / DONE).get("seconds", {}):
                 scores = _label_maps(cell.stage1)  # scored, and there was no map: an assistant's
+                scores = scores if self.section == "validation" else scores.assign(dice=float("nan"))
             else:
                 continue
             parts.append(scores.assign(**cell.identity, folder=cell.stage1.name))

@@ -85,7 +85,7 @@ def method_of(path: Path, bundle_root: Path) -> MethodEntry:
     Raises:
         ValueError: a file that is no JSON object.
     """
-    overlay = _read(path)
+    overlay, own_line = _read(path), _line_of_its_own(path)
     before = _overlay_before(path, overlay, bundle_root)
     files = [bundle_root / "configs" / "train.json", *before, path]
     base, config = (ConfigParser.load_config_files([str(f) for f in part]) for part in (files[:-1], files))
@@ -96,7 +96,7 @@ def method_of(path: Path, bundle_root: Path) -> MethodEntry:
         name=path.stem,
         path=path,
         stages=stages,
-        line=_line(overlay, base, config, classes, of_before),
+        line=own_line or _line(overlay, base, config, classes, of_before),
         source=of_before.source if of_before else _source(classes or _of_config(config, stages)),
         cost=_cost(config, stages),
         needs=tuple(_needs(config, files[0], stages)),
@@ -120,6 +120,12 @@ def _read(path: Path) -> dict[str, Any]:
         )
     content.pop(ConfigParser.meta_key, None)  # the reasons for its settings
     return content
+
+
+def _line_of_its_own(path: Path) -> str | None:
+    """What an overlay says of itself (``_meta_#line``), where the line of its class would not tell it from others."""
+    said = json.loads(path.read_text(encoding="utf-8")).get(ConfigParser.meta_key)
+    return said.get("line") if isinstance(said, Mapping) else None
 
 
 def class_of(target: str) -> Any:

@@ -96,10 +96,6 @@ class Plan:
         """The same plan with more said about what the weights were trained on."""
         return replace(self, trained_on={**self.trained_on, **facts})
 
-    def without_training(self, fact: str) -> Plan:
-        """The same plan that does not say this of what the weights were trained on."""
-        return replace(self, trained_on={name: said for name, said in self.trained_on.items() if name != fact})
-
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, the form of ``plan.json``."""
         return {

@@ -27,7 +27,8 @@ class PseudoLabelProvider(Protocol):
             ``student_probabilities`` asks for the student's (B, C, H, W) of these images, made when it is named, and
             left out while the method has nothing to say.
 
-    A provider that was read from files may name them in ``files``, name -> path: a run goes on only with the same ones.
+    A provider that was read from files may name them in ``files``, name -> path: a run goes on only with the same ones;
+    and in ``objective`` by what it was trained: the plan of stage 2 says it.
     """
 
     batch_keys: tuple[str, ...]
@@ -57,6 +58,7 @@ class VLMProvider:
     def __init__(self, model: PromptedVision, mapper: PromptMapper) -> None:
         self.model = model.eval().requires_grad_(False)
         self.files = files_of(model)
+        self.objective = model.objective
         self.mapper = mapper
         self._graphs = CudaGraphs(self._answer)
 

@@ -24,6 +24,7 @@ class AssistantProvider:
     def __init__(self, assistant: FrozenAssistant) -> None:
         self.assistant = assistant
         self.files = files_of(assistant)
+        self.objective = assistant.objective
         self.label_map = LabelMap(assistant.unannotated)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cps4_monai.bench.prompt_map_section import prompt_map_blocks
 from cps4_monai.bench.results import CellResult, StudyResults
 
 MAPS = {f"prompt_map_dice{end}": value for end, value in (("", 0.8), ("_a", 0.7), ("_b", 0.8), ("_c", 0.6))}
@@ -25,10 +26,10 @@ def results(tmp_path: Path):
             for name, value in epoch.items()
         ]
         log.write_text("\n".join(["stage,epoch,iteration,name,value", *lines]) + "\n")
-        (log.parents[1] / "done.json").write_text('{"seconds": {"training": 60.0, "validation": 1.0}}')
+        (log.parents[1] / "done.json").write_text('{"seconds": {"training": 60.0, "validation": 1.0, "test": 1.0}}')
         nothing = dict.fromkeys(("evaluation", "decoded", "done", "run", "task"))
         cell = CellResult("a", "vessa", "5", 0, tmp_path / "cells" / "a", log.parents[1], **nothing)
-        return StudyResults({"cells": []}, tmp_path, section, (cell,), ())
+        return StudyResults({"cells": [{"method": "vessa", "title": "VESSA"}]}, tmp_path, section, (cell,), ())
 
     return make
 
@@ -67,7 +68,13 @@ def test_weights_chosen_by_another_metric_are_those_that_it_chose(results, tmp_p
 
 
 def test_what_was_seen_in_training_is_no_score_on_test(results):
-    assert results({**MAPS, "pointing_game": 0.9, "level_share": 0.85}, section="test").prompt_maps.empty
+    """An assistant has its row on the test patients, too, with what validation knows of it and no Dice."""
+    study = results({**MAPS, "pointing_game": 0.9, "pointing_game_L5": 0.25, "level_share": 0.85}, section="test")
+    assert study.prompt_maps["dice"].isna().all()
+    of_maps, of_structures = prompt_map_blocks(study)
+    ((title, _, _, dice, *_, pointing_game, _, right),) = of_maps.rows
+    assert (title.text, dice.text, pointing_game.text, right.text) == ("VESSA", "–", "0.900", "0.850")
+    assert of_structures.columns == ("pointing game of", "labeled", "L5") and of_structures.rows[0][2].text == "0.25"
 
 
 def test_a_stage_1_without_localisation_has_no_row_of_it(results):

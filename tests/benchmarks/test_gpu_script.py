@@ -58,17 +58,46 @@ def call(tmp_path: Path):
 def test_every_benchmark_takes_its_arguments(call):
     """Those of a GPU: the others are tried by a rehearsal."""
     told = call(PARTS="benchmarks")
-    steps = ["tests", "prompt_map", "stage2", "stage2_batch8", "stage1", "methods", "scan", "data_wait"]
+    steps = [
+        "tests",
+        "tests_methods",
+        "tests_methods_amp",
+        "prompt_map",
+        "stage2",
+        "stage2_batch8",
+        "stage1",
+        "methods",
+        "scan",
+        "data_wait",
+    ]
     assert re.findall(r"^(?:bench_)?(\w+): done$", told, re.MULTILINE) == steps, told
     assert told.count(": wanted: ") == 7 and "at most 1.05" in told
+    assert "bench_data_wait: SPIDER=FOLDER is missing" in call(PARTS="benchmarks", SPIDER="")
+
+
+def test_its_pieces_are_all_the_tests_of_a_gpu():
+    """A test that no piece chooses would never run there."""
+
+    def chosen(*words: str) -> set[str]:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "tests/test_gpu.py", *words]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return {line for line in listed.splitlines() if "::" in line}
+
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text(encoding="utf-8")
+    pieces = [chosen("-k", words) for words in re.findall(r'-k "([^"]+)"', script)]
+    assert len(pieces) == 3 and all(pieces) and sum(map(len, pieces)) == len(set.union(*pieces))
+    assert set.union(*pieces) == chosen()
 
 
 def test_studies_at_the_papers_size_come_first_and_spiders_on_its_own_data(call, tmp_path):
     studies = re.findall(r"bench run studies/(\w+)\.yaml .*--datalist (\S+)", call(PARTS="studies"))
-    assert [name for name, _ in studies] == ["lumbar_t1_paper_size", "lumbar_t1", "table1"]
-    assert {datalist for _, datalist in studies} == {str(tmp_path / "lumbar_t1" / "datalist.json")}
-    (spider,) = re.findall(r"--datalist (\S+)", call(PARTS="studies", STUDIES="spider_pretrained"))
-    assert spider == str(tmp_path / "spider" / "splits.json")
+    lumbar = ["lumbar_t1_paper_size", "lumbar_t1", "table1", "ablation_lumbar_t1"]
+    spider = ["spider_pretrained", "ablation_spider_pretrained"]
+    assert [name for name, _ in studies] == [*lumbar, *spider]
+    lists = [tmp_path / "lumbar_t1" / "datalist.json"] * 4 + [tmp_path / "spider" / "splits.json"] * 2
+    assert [datalist for _, datalist in studies] == [str(path) for path in lists]
+    without = re.findall(r"bench run studies/(\w+)\.yaml", call(PARTS="studies", SPIDER=""))
+    assert without == lumbar
     assert "spider_pretrained: no " in call(PARTS="studies", STUDIES="spider_pretrained", SPIDER="")
     assert all((ROOT / "studies" / f"{name}.yaml").is_file() for name, _ in studies)
 

@@ -224,7 +224,7 @@ def test_the_commands_that_made_the_released_weights_are_of_their_plan(spider_di
     for command in made:
         workflow = as_documented(command, spider_dir, output_dir=str(tmp_path), finetune_from=None)
         parsed = workflow.parser.get_parsed_content
-        plan = deployed_plan(parsed("context"), parsed("train#method"), asks_stage1=False)
+        plan = deployed_plan(parsed("context"), parsed("train#method"))
         # The data of the release mark what is not annotated by 255; those of this test leave a class out instead.
         plan = replace(plan, unannotated=released.unannotated)
         assert plan.differences(released) == [] and plan.slice_size == released.slice_size

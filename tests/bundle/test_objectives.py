@@ -102,7 +102,7 @@ def overlay_of(name: str) -> dict[str, Any]:
 def test_rows_differ_in_stage_1_alone():
     """No overlay sets anything of stage 2, of the network, or of stage 1's encoders, batches, rates and epochs."""
     allowed = ("stage1#loss", "stage1#method", "stage1#network", "stage1#validate#additional_metrics#loss")
-    named = ("context#trained_on", "train#provider#model#objective", "prompt_map#activation")
+    named = ("train#provider#model#objective", "prompt_map#activation")
     named += ("prompt_map#presence_threshold",)  # see the next test
     for name in OBJECTIVES:
         overlay = overlay_of(name)

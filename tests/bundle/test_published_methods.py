@@ -1,20 +1,16 @@
-"""Overlays of published methods on the shipped config: they train on tiny volumes and leave a plain network."""
+"""Overlays of published methods on the shipped config: they train on tiny volumes and leave a plain network.
+
+From training to an exported bundle, each of them goes in test_every_method.py.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from cps4_monai.commands.evaluate import evaluate
-from cps4_monai.commands.export import export
-from cps4_monai.commands.train import train
-from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
 
 
@@ -57,37 +53,6 @@ def test_an_overlay_trains_and_leaves_a_plain_network(overlays, name, updates, r
     record = json.loads((folder / "stage2" / "run.json").read_text())["starts"][-1]
     assert record["budget_notes"] == list(method.budget_notes)
     assert "train_seconds_per_iteration" in (folder / "stage2" / "metrics.csv").read_text()
-
-
-OVERLAYS = [
-    ("unimatch_v2",),
-    ("ucmt",),
-    ("ucmt_decoded",),
-    ("bcp",),
-    ("graphcl",),
-    ("graphcl", "graphcl_aligned"),
-    ("mc_net",),
-    ("ss_net",),
-]
-
-
-@pytest.mark.parametrize("overlays", OVERLAYS, ids="-".join)
-def test_by_its_name_it_is_trained_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(
-    overlays, tiny_data, tiny_overlay, tmp_path
-):
-    """`cps4 train all`, `cps4 evaluate`, `cps4 export`, and the exported bundle on a test scan."""
-    folder, named = tmp_path / "run", [word for name in (*overlays, tiny_overlay) for word in ("--overlay", str(name))]
-    data = ["--datalist", str(tiny_data / "datalist.json"), "--set", f"cache_dir={tiny_data / 'cache'}"]
-    trained = CliRunner().invoke(train, ["all", *data, *named, "-o", str(folder), "--device", "cpu"])
-    assert trained.exit_code == 0 and not (folder / "stage1").exists(), trained.output  # which nothing would read
-    scored = CliRunner().invoke(evaluate, [str(folder), "-o", str(tmp_path / "scores"), "--device", "cpu"])
-    assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
-    exported = CliRunner().invoke(export, ["--run", str(folder), "-o", str(tmp_path / "spine.zip")])
-    assert exported.exit_code == 0, exported.output
-    path = min((tmp_path / "scores" / "predictions").glob("*.nii.gz"))
-    scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
-    result = segment(scan, weights=tmp_path / "spine.zip", device="cpu", qc=False)
-    np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
 
 
 def test_paper_settings_reach_the_optimiser(run_tiny, tmp_path):

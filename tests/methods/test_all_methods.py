@@ -14,10 +14,12 @@ import torch
 from host_reads import HostReads
 from torch import nn
 
+from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.known_settings import arguments_of
 from cps4_monai.losses.grid_text import GridTextLoss
 from cps4_monai.losses.semi_supervised import supervised_cross_entropy
+from cps4_monai.method_list import list_methods
 from cps4_monai.methods import (
     BCP,
     CPS4,
@@ -80,7 +82,7 @@ class Case:
     weights: dict[str, float] = field(default_factory=dict)  # part -> its factor, at ramp 1
     options: tuple[dict[str, Any], ...] = ()  # each varied alone
 
-    def make(self, **more: Any) -> SemiSupervisedMethod:
+    def make(self, momentum: float = 0.0, **more: Any) -> SemiSupervisedMethod:
         torch.manual_seed(0)
         plain = ResUNet(1, CLASSES, features=(4, 8))
         with torch.no_grad():
@@ -90,7 +92,7 @@ class Case:
                     layer.momentum = 1.0  # statistics of the last batch: evaluation mode sees what training sees
             plain.train()(torch.rand(8, 1, SIZE, SIZE))
         network = self.wrap(plain)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
         method = self.cls(network, optimizer, **{**self.settings, **more})  # type: ignore[call-arg]
         method.total_updates = BATCHES * method.steps_per_batch
         return method
@@ -384,13 +386,16 @@ def test_every_step_in_bfloat16_gives_gradients_to_what_has_them_in_float32(case
 @ALL
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
 def test_saved_resumed_and_stepped_on_equals_an_uninterrupted_run_bit_by_bit(case, killed_after, tmp_path):
-    """Two of four batches are BCP's first phase: a run resumed before, at and after the switch."""
-    straight, loader = case.make(), batches()
+    """Two of four batches are BCP's first phase: a run resumed before, at and after the switch.
+
+    The optimiser's momentum is part of the state: without it the next step would be another.
+    """
+    straight, loader = case.make(momentum=0.9), batches()
     train(straight, loader)
-    first = case.make()
+    first = case.make(momentum=0.9)
     train(first, Loader(loader[:killed_after]))
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = case.make()
+    second = case.make(momentum=0.9)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     train(second, Loader(loader[killed_after:]))
     assert second.updates == straight.updates == BATCHES * straight.steps_per_batch
@@ -467,6 +472,11 @@ NOT_VARIED = {
 }
 
 
+def test_every_method_of_stage_2_that_an_overlay_names_is_a_case_here():
+    named = {entry.config["train"]["method"]["_target_"] for entry in list_methods(find_bundle_root())}
+    assert {target.rpartition(".")[2] for target in named} <= {case.cls.__name__ for case in CASES.values()}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_option_is_varied_or_said_not_to_be(name):
     """A new option of a method needs a line in its case."""
@@ -477,8 +487,7 @@ def test_every_option_is_varied_or_said_not_to_be(name):
 
 @ALL
 def test_no_step_waits_for_the_device_unless_it_says_so(case):
-    variants = [{}] + [option for option in case.options if "largest_component" in option]
-    for more in variants:
+    for more in ({}, *case.options):
         method, loader = case.make(**more), batches()
         trainer = SemiSupervisedTrainer("cpu", 1, loader, method)
         with HostReads() as host:

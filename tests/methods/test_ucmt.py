@@ -57,6 +57,21 @@ def test_after_the_first_step_the_teacher_is_the_mean_of_both_students(batch):
         torch.testing.assert_close(teacher, 0.99 * first + 0.01 * second)
 
 
+def test_both_steps_of_a_batch_move_the_teacher_by_the_same_decay(batch):
+    """The first batch has n = 0, so that the teacher is the students' mean after its second step, too."""
+    method = make(teacher_mix=0.99)
+    pair = method.networks["student"]
+    for _ in range(2):
+        with torch.no_grad():
+            for weight in (*pair.backbone.parameters(), *pair.second.parameters()):
+                weight.add_(torch.rand(()))
+        method.after_step()
+        for teacher, first, second in zip(
+            method.teacher.parameters(), pair.backbone.parameters(), pair.second.parameters(), strict=True
+        ):
+            torch.testing.assert_close(teacher, 0.99 * first + 0.01 * second)
+
+
 def test_a_batch_makes_two_steps_and_the_second_sees_the_first_ones_networks(batch):
     method = make()
     trainer = SemiSupervisedTrainer("cpu", 1, [batch], method)
