@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
+BUNDLE_STAGE1 = Path("models") / "stage1" / "prompted_vision.pt"  # likewise: image side and embeddings of the prompts
 
 
 def weights_in(place: Path) -> Path:

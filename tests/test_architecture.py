@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "export": {
         "anatomy", "atomic_file", "bundle_root", "evaluation", "file_hash", "inference", "networks", "pictured", "plan",
-        "run_folder",
+        "run_folder", "vision",
     },
     "demo": {"data", "evaluation", "report", "run_folder", "workflow"},
     "finetune_start": {

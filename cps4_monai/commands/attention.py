@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.option(
     "-s",
     "--stage1",
-    required=True,
     type=click.Path(path_type=Path, exists=True),
-    help="What a stage 1 left, prompted_vision.pt, or the folder of its run.",
+    help="Folder of a training with class prompts, its prompted_vision.pt, or a bundle that ships one; default: the "
+    "package's own.",
 )
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of results."
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     "-p", "--prompts", help="Structures in the pictures; default: L5/S,L5,L3,L1, or the first four of another anatomy."
 )
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str | None, device: str) -> None:
-    """Show where the class prompts of a trained stage 1 attend to on SCANs (NIfTI files, or folders of them).
+def attention(inputs: tuple[Path, ...], stage1: Path | None, output: Path, prompts: str | None, device: str) -> None:
+    """Show where class prompts attend to on SCANs (NIfTI files, or folders of them).
 
     A picture of each scan's middle slice with the maps of some prompts (figure 5 of the paper), and attention.html, in
-    which whole scans are looked through with the map of any prompt. The released weights have no stage 1: they were
-    made without class prompts.
+    which whole scans are looked through with the map of any prompt. The stage 1 of this package's bundle is a small one
+    for this command; the released weights of stage 2 were made without class prompts.
 
     \b
     Examples:
+      cps4 attention scan.nii.gz -o out
       cps4 attention scan.nii.gz --stage1 runs/cps4 -o out
       cps4 attention scans --stage1 runs/cps4/stage1/prompted_vision.pt -o out --prompts S,L5,L4/L5
     """
@@ -47,29 +48,47 @@ def attention(inputs: tuple[Path, ...], stage1: Path, output: Path, prompts: str
     from cps4_monai.inference.folder_search import search_folder
     from cps4_monai.plan import plan_of
     from cps4_monai.report.attention_page import write_attention
-    from cps4_monai.run_folder import STAGE1_WEIGHTS
     from cps4_monai.threads import limit_threads
 
     limit_threads()
-    checkpoint = stage1 / STAGE1_WEIGHTS if stage1.is_dir() else stage1
-    if stage1.suffix == ".zip" or (stage1.is_dir() and not checkpoint.is_file()):
-        raise click.ClickException(
-            f"{stage1}: holds no {STAGE1_WEIGHTS}; expected the folder of a training with class prompts ('cps4 train "
-            "stage1' or 'all'), or that file itself. Exported bundles hold no stage 1"
-        )
-    scans = [scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])]
-    if not scans:
-        raise click.ClickException(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")
     try:
-        plan = plan_of(checkpoint)
-        names = _names(prompts, plan.anatomy)
-        lower, upper = plan.percentiles
         with tempfile.TemporaryDirectory() as folder:
+            checkpoint = _checkpoint(stage1, Path(folder))
+            scans = [
+                scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])
+            ]
+            if not scans:
+                raise ValueError(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")
+            plan = plan_of(checkpoint)
+            names = _names(prompts, plan.anatomy)
+            lower, upper = plan.percentiles
             cache = SliceCache(folder, InPlane.from_dict(plan.in_plane), lower=lower, upper=upper)
             page = write_attention(checkpoint, scans, output, cache, plan.anatomy, names, select_device(device))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"page: {page}")
+
+
+def _checkpoint(stage1: Path | None, unpacked: Path) -> Path:
+    """The file of a stage 1: itself, in the folder of a run, or in a bundle; one of a zip is unpacked.
+
+    Raises:
+        ValueError: there is none in it.
+    """
+    from cps4_monai.inference.bundle import CONFIG, stage1_of_bundle
+    from cps4_monai.run_folder import STAGE1_WEIGHTS
+
+    if stage1 is None or stage1.suffix == ".zip" or (stage1 / CONFIG).is_file():
+        file = stage1_of_bundle(stage1, unpacked)
+    else:
+        file = stage1 / STAGE1_WEIGHTS if stage1.is_dir() else stage1
+    if file is None or not file.is_file():
+        raise ValueError(
+            f"{stage1 or 'the bundle of this package'}: holds no {STAGE1_WEIGHTS}; expected the folder of a training "
+            "with class prompts ('cps4 train stage1' or 'all'), that file itself, or a bundle that ships one ('cps4 "
+            "export --run RUN --stage1')"
+        )
+    return file
 
 
 def _names(prompts: str | None, anatomy: Anatomy) -> list[str]:

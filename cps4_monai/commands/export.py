@@ -17,6 +17,9 @@ import click
 @click.option("--name", default=None, help="Name of the folder inside the zip.")
 @click.option("--half/--full", default=False, show_default=True, help="Weights in half precision, or as they are.")
 @click.option("--onnx", is_flag=True, help="With the network as models/model.onnx, too (extra 'onnx').")
+@click.option(
+    "--stage1", is_flag=True, help="With the run's stage 1, in half precision: `cps4 attention` shows its prompts."
+)
 def export(
     run_dir: Path | None,
     evaluation: Path | None,
@@ -25,6 +28,7 @@ def export(
     name: str | None,
     half: bool,
     onnx: bool,
+    stage1: bool,
 ) -> None:
     """Stage a self-contained MONAI bundle and zip it.
 
@@ -41,18 +45,21 @@ def export(
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from cps4_monai.bundle_root import find_bundle_root
-    from cps4_monai.export import BUNDLE_NAME, evaluation_of_run, export_bundle, weights_of_run
+    from cps4_monai.export import BUNDLE_NAME, evaluation_of_run, export_bundle, stage1_of_run, weights_of_run
 
     if evaluation is not None and run_dir is None:
         raise click.UsageError(
             "--evaluation belongs to --run: the figures of a bundle's own weights are in its metadata"
         )
+    if stage1 and run_dir is None:
+        raise click.UsageError("--stage1 belongs to --run: a bundle's own stage 1 is shipped with its own weights")
     try:
         weights = None if run_dir is None else weights_of_run(run_dir)
         if run_dir is not None and evaluation is None:
             evaluation = evaluation_of_run(run_dir)
         root = bundle_root or find_bundle_root()
-        path = export_bundle(root, output, weights, name or BUNDLE_NAME, half, onnx, evaluation)
+        prompts = stage1_of_run(run_dir) if stage1 and run_dir is not None else None
+        path = export_bundle(root, output, weights, name or BUNDLE_NAME, half, onnx, evaluation, prompts)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"bundle: {path}")

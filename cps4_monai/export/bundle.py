@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bundle_root import BUNDLE_WEIGHTS
+from cps4_monai.bundle_root import BUNDLE_STAGE1, BUNDLE_WEIGHTS
 from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
 from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights, licence_of_data
@@ -20,7 +20,7 @@ from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.plan import Plan, plan_of, write_plan
-from cps4_monai.run_folder import STAGE2_WEIGHTS
+from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,10 @@ ZOO_LIMIT_MB = 25  # the model zoo takes larger files by their address only, in 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "eval", "mlruns")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WHOLE_FOLDERS = ("configs", "docs", _PACKAGE.name)  # the package lies in bundles that were exported before
-_MODELS = ("model.pt", "model.pt.sha256", "plan.json")
+_MODELS = {
+    *(BUNDLE_WEIGHTS.with_name(name) for name in ("model.pt", "model.pt.sha256", "plan.json")),
+    *(BUNDLE_STAGE1.with_name(name) for name in (BUNDLE_STAGE1.name, "plan.json")),
+}
 _NAMED_LEFT_BEHIND = 8
 
 
@@ -41,6 +44,7 @@ def export_bundle(
     half: bool = False,
     onnx: bool = False,
     evaluation: str | Path | None = None,
+    stage1: str | Path | None = None,
 ) -> Path:
     """Stage the bundle with the package inside, and zip it.
 
@@ -58,13 +62,16 @@ def export_bundle(
         half: ship the weights in half precision; every loader converts them back to the network's own.
         onnx: ship the network as ``models/model.onnx``, too (extra ``onnx``).
         evaluation: folder of `cps4 evaluate` of ``weights``, whose figures are stated; None: no figure is.
+        stage1: file of the stage 1 that ``weights`` were trained with, to ship in half precision, so that
+            `cps4 attention` shows its class prompts; None: none but the bundle's own beside the bundle's own weights.
 
     Returns:
         Path of the zip.
 
     Raises:
         ValueError: the bundle or the weights are not there, ``name`` is no name of a folder, the weights have no plan
-            or one without their network, the evaluation is of others, or the network cannot be exported to ONNX.
+            or one without their network, the evaluation is of others, the network cannot be exported to ONNX, or the
+            stage 1 has no class prompts to show.
     """
     root, output = Path(bundle_root), Path(output)
     if not (root / "configs" / "metadata.json").is_file():
@@ -81,7 +88,7 @@ def export_bundle(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
-        stage_bundle(root, folder, weights, half, onnx, evaluation)
+        stage_bundle(root, folder, weights, half, onnx, evaluation, stage1)
         for file in too_large_for_the_zoo(folder):
             logger.warning(
                 "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
@@ -102,6 +109,21 @@ def weights_of_run(run_dir: str | Path) -> Path:
     if not weights.is_file():
         raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 has ended")
     return weights
+
+
+def stage1_of_run(run_dir: str | Path) -> Path:
+    """What the stage 1 of a training run left.
+
+    Raises:
+        ValueError: there was none in this folder.
+    """
+    file = Path(run_dir) / STAGE1_WEIGHTS
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is not there: no stage 1 was trained in this folder; pass the folder of a run with class prompts, "
+            "or leave --stage1 out"
+        )
+    return file
 
 
 def evaluation_of_run(run_dir: str | Path) -> Path | None:
@@ -129,13 +151,15 @@ def stage_bundle(
     half: bool = False,
     onnx: bool = False,
     evaluation: str | Path | None = None,
+    stage1: str | Path | None = None,
 ) -> None:
     """Copy bundle, package and weights with their plan to ``folder``; its texts are about these weights.
 
     What else lies in ``root`` (results, logs, other weights, label maps) is left behind, with a warning that names it.
 
     Raises:
-        ValueError: the weights have no plan, or one without their network; an evaluation of others.
+        ValueError: the weights have no plan, or one without their network; an evaluation of others; a stage 1 without
+            class prompts.
     """
     plan = None if weights is None else _plan_to_ship(Path(weights))
     _copy_bundle(root, folder)
@@ -153,6 +177,8 @@ def stage_bundle(
         if half:
             _halve(model)
         _sign(folder, model)
+    if stage1 is not None:
+        _add_stage1(folder, Path(stage1))
     if onnx:
         _add_onnx(folder)
     lay_out(folder)
@@ -181,12 +207,12 @@ def _is_of_bundle(path: Path, place: tuple[str, ...]) -> bool:
     """Whether a file or folder at ``place`` (its parts below the bundle) is shipped."""
     top, *below = place
     if path.is_dir():
-        return top in _WHOLE_FOLDERS or place in (("label_app",), ("models",))
+        return top in _WHOLE_FOLDERS or place in (("label_app",), ("models",), BUNDLE_STAGE1.parent.parts)
     if not below:
         return top.startswith(("LICENSE", "NOTICE"))
     if top in _WHOLE_FOLDERS:
         return True
-    return place in {("models", name) for name in _MODELS} or (top == "label_app" and path.suffix == ".py")
+    return Path(*place) in _MODELS or (top == "label_app" and path.suffix == ".py")
 
 
 def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: bool) -> None:
@@ -272,6 +298,24 @@ def _halve(model: Path) -> None:
 
     state = torch.load(model, map_location="cpu", weights_only=True)
     torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, model)
+
+
+def _add_stage1(folder: Path, file: Path) -> None:
+    """The image side of stage 1 in half precision, its plan beside it; loading makes it float32 again."""
+    import torch
+
+    from cps4_monai.vision.stage1_file import holds_prompted_vision
+
+    if not holds_prompted_vision(file):
+        raise ValueError(
+            f"{file}: holds an assistant of templates, which has no class prompts to show; leave it out of the bundle"
+        )
+    shipped = folder / BUNDLE_STAGE1
+    shipped.parent.mkdir(parents=True, exist_ok=True)
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in content["weights"].items()}
+    torch.save({**content, "weights": weights}, shipped)
+    write_plan(shipped.parent, plan_of(file))
 
 
 def _add_onnx(folder: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.atomic_file import write_atomically
+from cps4_monai.bundle_root import BUNDLE_STAGE1, find_bundle_root
 from cps4_monai.plan import FILE_NAME, Plan, parse_plan, plan_path
 from cps4_monai.run_folder import STAGE2_WEIGHTS
 
@@ -138,6 +140,27 @@ def open_bundle(weights: str | Path | None = None) -> Bundle:
     )
 
 
+def stage1_of_bundle(bundle: str | Path | None, into: Path) -> Path | None:
+    """The stage 1 that a bundle ships, as a file with its ``plan.json`` beside it; None where it ships none.
+
+    Args:
+        bundle: folder or zip; None: the bundle of this package.
+        into: folder to which the files of a zip are unpacked.
+
+    Raises:
+        ValueError: no bundle, or a zip that is damaged.
+    """
+    root = _open_root(bundle)
+    found = {place: root.read(place.as_posix()) for place in (BUNDLE_STAGE1, BUNDLE_STAGE1.with_name(FILE_NAME))}
+    if None in found.values():
+        return None
+    if root.path.is_dir():
+        return root.path / BUNDLE_STAGE1
+    for place, content in found.items():
+        write_atomically(into / place.name, content or b"")
+    return into / BUNDLE_STAGE1.name
+
+
 class _Root:
     """Files of a bundle by their place in it, from a folder or from a zip; ``model`` is the place of the weights."""
 
@@ -171,8 +194,6 @@ class _Root:
 
 def _open_root(weights: str | Path | None) -> _Root:
     if weights is None:
-        from cps4_monai.bundle_root import find_bundle_root
-
         return _Root(find_bundle_root())
     path = Path(weights)
     if not (path / CONFIG).is_file() and (path / STAGE2_WEIGHTS).is_file():  # the folder of a training

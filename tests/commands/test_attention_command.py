@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -13,11 +15,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.bundle_root import BUNDLE_STAGE1
 from cps4_monai.commands.attention import attention
+from cps4_monai.commands.export import export
+from cps4_monai.export import BUNDLE_NAME
 from cps4_monai.plan import Plan, write_plan
 from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.attention_page import named
 from cps4_monai.vision import PromptedVision, VisionEncoder, save_prompted_vision
+from cps4_monai.vision.stage1_file import ASSISTANT
 
 SIZE = (64, 32)
 
@@ -86,5 +92,49 @@ def test_what_holds_no_stage_1_is_told_what_would(tmp_path, given):
     (tmp_path / "runs").mkdir()
     (tmp_path / "spine.zip").write_bytes(b"PK")
     result = called(tmp_path, "--stage1", tmp_path / given, "-o", tmp_path / "out")
-    assert result.exit_code == 1 and f"{given}: holds no stage1/prompted_vision.pt" in result.output
-    assert "Exported bundles hold no stage 1" in result.output
+    told = {"spine.zip": "spine.zip: no bundle", "runs": "runs: holds no stage1/prompted_vision.pt"}[given]
+    assert result.exit_code == 1 and told in result.output
+
+
+def test_a_bundle_ships_the_stage_1_of_its_run_and_shows_the_same_maps(tiny_run: Path, tmp_path: Path) -> None:
+    """In half precision: pictures of zip, unpacked folder and run agree but for a shade."""
+    assert exported(tiny_run, tmp_path / "with.zip", "--stage1").exit_code == 0
+    with zipfile.ZipFile(tmp_path / "with.zip") as archive:
+        archive.extractall(tmp_path)
+    scan = scan_at(tmp_path / "a.nii.gz")
+    pictures = {}
+    for name, given in (("run", tiny_run), ("zip", tmp_path / "with.zip"), ("folder", tmp_path / BUNDLE_NAME)):
+        result = called(scan, "--stage1", given, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        pictures[name] = np.asarray(Image.open(tmp_path / name / "a_attention.png").convert("RGB")).astype(int)
+    assert np.array_equal(pictures["zip"], pictures["folder"])
+    assert np.abs(pictures["zip"] - pictures["run"]).mean() < 2
+    weights = torch.load(tmp_path / BUNDLE_NAME / BUNDLE_STAGE1, weights_only=True)["weights"]
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float16}
+
+    assert exported(tmp_path / BUNDLE_NAME, tmp_path / "again.zip").exit_code == 0, "a bundle's own goes with its own"
+    assert exported(tiny_run, tmp_path / "without.zip").exit_code == 0
+    for name, there in (("again.zip", True), ("without.zip", False)):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            assert any(item.endswith(BUNDLE_STAGE1.as_posix()) for item in archive.namelist()) is there
+    result = called(scan, "--stage1", tmp_path / "without.zip", "-o", tmp_path / "none")
+    assert result.exit_code == 1 and "export --run RUN --stage1" in result.output
+
+
+def test_a_stage_1_that_is_not_there_or_has_no_prompts_is_not_shipped(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "stage2", tmp_path / "run" / "stage2")
+    result = exported(tmp_path / "run", tmp_path / "a.zip", "--stage1")
+    assert result.exit_code == 1 and "no stage 1 was trained in this folder" in result.output
+    (tmp_path / "run" / "stage1").mkdir()
+    torch.save({"format": ASSISTANT}, tmp_path / "run" / "stage1" / "prompted_vision.pt")
+    result = exported(tmp_path / "run", tmp_path / "a.zip", "--stage1")
+    assert result.exit_code == 1 and "an assistant of templates" in result.output
+    result = CliRunner().invoke(export, ["--stage1", "-o", str(tmp_path / "a.zip")])
+    assert result.exit_code == 2 and "belongs to --run" in result.output
+    assert not (tmp_path / "a.zip").exists()
+
+
+def exported(source: Path, output: Path, *more: str) -> Result:
+    """Of a run, or of a bundle's folder with its own weights."""
+    of = "--bundle-root" if (source / "configs").is_dir() else "--run"
+    return CliRunner().invoke(export, [of, str(source), "-o", str(output), *more])
