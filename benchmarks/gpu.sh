@@ -75,8 +75,6 @@ benchmarks() {
     fi
     local tests=("$python" -m pytest -q -p no:cacheprovider) # each method, both stages: two pieces of some 23 trainings
     step tests 120 "${tests[@]}" -k "not both_stages" tests/test_gpu.py tests/prompt_map/test_mapper.py
-    step tests_methods 300 "${tests[@]}" -n 6 -k "both_stages and False" tests/test_gpu.py
-    step tests_methods_amp 300 "${tests[@]}" -n 6 -k "both_stages and True" tests/test_gpu.py
     measure bench_prompt_map 60 "500 times as fast as the loop over classes" "$python" benchmarks/prompt_map.py "${map[@]}"
     measure bench_stage2 60 "CPS4 over Mean Teacher at most 1.05" \
         "$python" benchmarks/stage2_step.py "${kind[@]}" --steps 50 --warm-up 10 "${few[@]}" "${vit[@]}"
@@ -90,6 +88,8 @@ benchmarks() {
         measure bench_data_wait 60 "at most 2 % of the time waiting" \
             "$python" benchmarks/data_wait.py --dataset-dir "$SPIDER" "${wait[@]}"
     fi
+    step tests_methods 300 "${tests[@]}" -n 6 -k "both_stages and False" tests/test_gpu.py
+    step tests_methods_amp 300 "${tests[@]}" -n 6 -k "both_stages and True" tests/test_gpu.py
 }
 
 share_the_card() { # small networks share the card much better through this daemon

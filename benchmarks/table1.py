@@ -15,11 +15,11 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
 
-from cps4_monai.anatomy import load_anatomy
 from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.comparison import Difference, MethodRow, comparable, differences_to, mean_ranks, method_rows
 from cps4_monai.bench.folders import DONE, read_json_or_empty
@@ -100,10 +100,13 @@ def tables(
             yield from ("", f"**{lines[0].row.dice['b'].n} {results.section} patients, {seeds}**", "")
             yield "| method | paper: Dice, IoU in % | argmax | points | rank | decoded | points | rank | IoU |"
             yield "|---|---|---|---|---|---|---|---|---|"
-            weak = [line for line in lines if weakly_sourced(line.row.method)]
+            weak = [line for line in lines if line.row.method in weakly_sourced()]
             yield from (score_row(results.methods[line.row.method] + "*" * (line in weak), line) for line in lines)
             if weak:
-                yield from ("", "*weakly sourced: what is known is an outline, second-hand or at odds with its code*")
+                yield from (
+                    "",
+                    "\\* weakly sourced: what is known is an outline, second-hand, or at odds with its code.",
+                )
         yield ""
     if not scores_only:
         yield from stage1_table(results)
@@ -111,9 +114,9 @@ def tables(
 
 
 @cache
-def weakly_sourced(method: str) -> bool:
-    """Whether a method's own source says that parts of it could not be read."""
-    return any(entry.name == method and "weakly sourced" in entry.source for entry in list_methods(find_bundle_root()))
+def weakly_sourced() -> set[str]:
+    """The methods whose own source says that parts of it could not be read."""
+    return {entry.name for entry in list_methods(find_bundle_root()) if "weakly sourced" in entry.source}
 
 
 def score_row(title: str, line: Line) -> str:
@@ -152,7 +155,8 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
         "### Stage 1",
         "",
         "Dice (b) of the prompt map on the network's slices, beside the ceiling of its grid; of an assistant, which "
-        "has neither, of its label maps.",
+        "has neither, of its label maps, and on validation alone. Pointing game, patch AUC and right levels are those "
+        "of validation.",
     )
     yield from (
         "",
@@ -165,8 +169,12 @@ def stage1_table(results: StudyResults) -> Iterator[str]:
             dice = own.groupby("map")["dice"].mean()
             where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
             cells = [", ".join(results.methods[method] for method in methods), share_name(share)]
-            cells += [f"{dice['prompt_map']:.3f}", f"{dice['ceiling']:.3f}" if "ceiling" in dice else ""]
-            cells += ["" if where[name].isna().all() else f"{where[name].mean():.3f}" for name in LOCALISATION]
+            scores = [
+                dice["prompt_map"],
+                dice.get("ceiling", float("nan")),
+                *(where[name].mean() for name in LOCALISATION),
+            ]
+            cells += ["" if isnan(score) else f"{score:.3f}" for score in scores]
             minutes = [stage1_minutes(results, folder) for folder in folders]
             cells += [str(len(folders)), f"{sum(minutes) / len(minutes):.0f}"]
             yield f"| {' | '.join(cells)} |"
@@ -179,7 +187,7 @@ def pointing_table(results: StudyResults, means: pd.DataFrame) -> Iterator[str]:
     scores = results.pointing_game
     if scores.empty:
         return
-    names = [s.name for s in load_anatomy(None).along_spine() if s.name in scores]
+    names = list(scores)
     yield from ("Pointing game, structure by structure: share of slices in which the map is largest on it.", "")
     yield f"| stage 1 of | labeled | {' | '.join(names)} |"
     yield "|---" * (len(names) + 2) + "|"

@@ -9,3 +9,8 @@ STAGE1_WEIGHTS = STAGE1 / "prompted_vision.pt"  # what stage 2 needs of stage 1,
 STAGE2_WEIGHTS = STAGE2 / "model.pt"
 PSEUDO_LABELS = Path("pseudo_labels.json")  # label maps of stage 2's weights, for the stage 1 of a further round
 LOG, RECORD, RESUME = "metrics.csv", "run.json", "resume.pt"  # in the folder of each stage
+
+
+def stage1_file(place: Path) -> Path:
+    """What a stage 1 left, of the path that names it: the folder of its run, or the file itself."""
+    return place / STAGE1_WEIGHTS if place.is_dir() else place

@@ -172,7 +172,7 @@ def trainer(
     slices = labeled_slices(stage.context, data, geometry, strong_views=method.labeled_strong_views)
     order = of_stage(
         stage,
-        stage.context.plan.with_training(stage_1=method.objective),
+        stage.context.plan.of_objective(getattr(method, "objective", "")),
         {"": evaluator},
         {"method": method, "lr_scheduler": lr_scheduler},
         TRAINER,

@@ -52,9 +52,7 @@ def deployed_plan(context: Context, method: SemiSupervisedMethod, provider: Any 
         method: that trains.
         provider: that is asked for the prompt map; one from a stage-1 file says by which objective that was trained.
     """
-    plan = context.plan.of_stage2(describe(method.deployed), method)
-    objective = getattr(provider, "objective", "")
-    plan = plan.with_training(stage_1=objective) if objective else plan
+    plan = context.plan.of_stage2(describe(method.deployed), method).of_objective(getattr(provider, "objective", ""))
     return plan if method.needs_unlabeled else plan.with_training(unlabeled_scans=0)
 
 

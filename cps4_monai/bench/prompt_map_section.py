@@ -42,12 +42,16 @@ def _pointing_game(results: StudyResults, means: pd.DataFrame) -> list[Block]:
     scores = results.pointing_game
     names = list(scores)
     rows = [
-        [Cell(title, title), share_cell(share), *(number(value, 2) for value in scores.reindex(list(folders)).mean())]
+        [_title(results, methods), share_cell(share), *(number(x, 2) for x in scores.reindex(list(folders)).mean())]
         for share in results.shares
         for folders, methods in users_of_stage1(results, means, share).items()
-        for title in [", ".join(results.methods[method] for method in methods)]
     ]
     return [Table(("pointing game of", "labeled", *names), rows)] if names else []
+
+
+def _title(results: StudyResults, methods: Sequence[str]) -> Cell:
+    title = ", ".join(results.methods[method] for method in methods)
+    return Cell(title, title)
 
 
 def users_of_stage1(results: StudyResults, means: pd.DataFrame, share: str) -> dict[tuple[str, ...], list[str]]:
@@ -67,9 +71,8 @@ def _prompt_map_row(
     by = own.drop_duplicates(["folder", "map", "convention"]).groupby(["map", "convention"])["dice"]
     mean, spread = by.mean(), by.std(ddof=1)
     where = results.localisation.drop_duplicates("folder").set_index("folder").reindex(folders)
-    title = ", ".join(results.methods[method] for method in methods)
     return [
-        Cell(title, title),
+        _title(results, methods),
         share_cell(share),
         Cell(str(len(folders)), len(folders)),
         number(mean["prompt_map", "b"]),

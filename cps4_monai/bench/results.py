@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from cps4_monai.anatomy import load_anatomy
 from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
@@ -22,6 +23,7 @@ from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
 IDENTITY = ("method", "share", "seed")
 MAP_DICE = "prompt_map_dice"
 LOCALISATION = ("pointing_game", "patch_auc", "level_share")
+_ALONG_SPINE = {structure.name: place for place, structure in enumerate(load_anatomy(None).along_spine())}
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,16 @@ class StudyResults:
 
     @cached_property
     def pointing_game(self) -> pd.DataFrame:
-        """Structure by structure: a row for each folder of a stage 1, on validation, at the weights that were kept."""
+        """Structure by structure: a row for each folder of a stage 1, on validation, at the weights that were kept.
+
+        The columns go up the spine; structures of another anatomy than the package's own come last.
+        """
         folders = {cell.stage1.name: cell.stage1 for cell in self.cells if cell.stage1 is not None}
         kept = {name: _kept(folder) for name, folder in folders.items()}
         table = pd.DataFrame({name: scores for name, scores in kept.items() if scores is not None}).T
         own = [column for column in table if column.startswith(f"{LOCALISATION[0]}_")]
-        return table[own].rename(columns=lambda column: column.removeprefix(f"{LOCALISATION[0]}_"))
+        scores = table[own].rename(columns=lambda column: column.removeprefix(f"{LOCALISATION[0]}_"))
+        return scores[sorted(scores, key=lambda name: _ALONG_SPINE.get(name, len(_ALONG_SPINE)))]
 
 
 def _kept(stage1: Path) -> pd.Series | None:

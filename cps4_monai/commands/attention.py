@@ -76,17 +76,17 @@ def _checkpoint(stage1: Path | None, unpacked: Path) -> Path:
         ValueError: there is none in it.
     """
     from cps4_monai.inference.bundle import CONFIG, stage1_of_bundle
-    from cps4_monai.run_folder import STAGE1_WEIGHTS
+    from cps4_monai.run_folder import STAGE1_WEIGHTS, stage1_file
 
-    if stage1 is None or stage1.suffix == ".zip" or (stage1 / CONFIG).is_file():
+    if stage1 is None or (stage1 / CONFIG).is_file() or (stage1.is_file() and stage1.suffix != ".pt"):
         file = stage1_of_bundle(stage1, unpacked)
     else:
-        file = stage1 / STAGE1_WEIGHTS if stage1.is_dir() else stage1
+        file = stage1_file(stage1)
     if file is None or not file.is_file():
         raise ValueError(
-            f"{stage1 or 'the bundle of this package'}: holds no {STAGE1_WEIGHTS}; expected the folder of a training "
-            "with class prompts ('cps4 train stage1' or 'all'), that file itself, or a bundle that ships one ('cps4 "
-            "export --run RUN --stage1')"
+            f"{stage1 or 'the bundle of this package'}: holds no {STAGE1_WEIGHTS} with its plan.json; expected the "
+            "folder of a training with class prompts ('cps4 train stage1' or 'all'), that file, or a bundle that "
+            "ships one ('cps4 export --run RUN --stage1 RUN')"
         )
     return file
 

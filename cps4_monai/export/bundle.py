@@ -20,7 +20,7 @@ from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.plan import Plan, plan_of, write_plan
-from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
+from cps4_monai.run_folder import STAGE2_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def export_bundle(
         half: ship the weights in half precision; every loader converts them back to the network's own.
         onnx: ship the network as ``models/model.onnx``, too (extra ``onnx``).
         evaluation: folder of `cps4 evaluate` of ``weights``, whose figures are stated; None: no figure is.
-        stage1: file of the stage 1 that ``weights`` were trained with, to ship in half precision, so that
-            `cps4 attention` shows its class prompts; None: none but the bundle's own beside the bundle's own weights.
+        stage1: file of a stage 1 to ship with ``weights``, in half precision, so that `cps4 attention` shows its class
+            prompts; None: none, but the bundle's own goes with the bundle's own weights.
 
     Returns:
         Path of the zip.
@@ -109,21 +109,6 @@ def weights_of_run(run_dir: str | Path) -> Path:
     if not weights.is_file():
         raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 has ended")
     return weights
-
-
-def stage1_of_run(run_dir: str | Path) -> Path:
-    """What the stage 1 of a training run left.
-
-    Raises:
-        ValueError: there was none in this folder.
-    """
-    file = Path(run_dir) / STAGE1_WEIGHTS
-    if not file.is_file():
-        raise ValueError(
-            f"{file} is not there: no stage 1 was trained in this folder; pass the folder of a run with class prompts, "
-            "or leave --stage1 out"
-        )
-    return file
 
 
 def evaluation_of_run(run_dir: str | Path) -> Path | None:
@@ -177,6 +162,8 @@ def stage_bundle(
         if half:
             _halve(model)
         _sign(folder, model)
+    if stage1 is not None and weights is None:
+        raise ValueError("stage1 is given without weights; expected both: a bundle's own goes with its own weights")
     if stage1 is not None:
         _add_stage1(folder, Path(stage1))
     if onnx:
@@ -296,26 +283,28 @@ def _plan_to_ship(weights: Path) -> Plan:
 def _halve(model: Path) -> None:
     import torch
 
-    state = torch.load(model, map_location="cpu", weights_only=True)
-    torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, model)
+    torch.save(_in_half(torch.load(model, map_location="cpu", weights_only=True)), model)
+
+
+def _in_half(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def _add_stage1(folder: Path, file: Path) -> None:
     """The image side of stage 1 in half precision, its plan beside it; loading makes it float32 again."""
     import torch
 
+    from cps4_monai.vision.checkpoint import read_prompted_vision
     from cps4_monai.vision.stage1_file import holds_prompted_vision
 
     if not holds_prompted_vision(file):
         raise ValueError(
             f"{file}: holds an assistant of templates, which has no class prompts to show; leave it out of the bundle"
         )
-    shipped = folder / BUNDLE_STAGE1
-    shipped.parent.mkdir(parents=True, exist_ok=True)
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in content["weights"].items()}
-    torch.save({**content, "weights": weights}, shipped)
+    content, shipped = read_prompted_vision(file), folder / BUNDLE_STAGE1
+    shutil.rmtree(shipped.parent, ignore_errors=True)  # one that the bundle had
     write_plan(shipped.parent, plan_of(file))
+    torch.save({**content, "weights": _in_half(content["weights"])}, shipped)
 
 
 def _add_onnx(folder: Path) -> None:

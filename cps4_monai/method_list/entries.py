@@ -85,7 +85,7 @@ def method_of(path: Path, bundle_root: Path) -> MethodEntry:
     Raises:
         ValueError: a file that is no JSON object.
     """
-    overlay, own_line = _read(path), _line_of_its_own(path)
+    overlay, own_line = _read(path)
     before = _overlay_before(path, overlay, bundle_root)
     files = [bundle_root / "configs" / "train.json", *before, path]
     base, config = (ConfigParser.load_config_files([str(f) for f in part]) for part in (files[:-1], files))
@@ -107,7 +107,11 @@ def method_of(path: Path, bundle_root: Path) -> MethodEntry:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """An overlay's settings, and what it says of itself where the line of its class would not tell it from others.
+
+    The words stand in ``_meta_``, as the reasons for its settings do: ``{"line": ..., "why": {...}}``.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -118,14 +122,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds a {type(content).__name__}; expected an object of settings, as mean_teacher.json"
         )
-    content.pop(ConfigParser.meta_key, None)  # the reasons for its settings
-    return content
-
-
-def _line_of_its_own(path: Path) -> str | None:
-    """What an overlay says of itself (``_meta_#line``), where the line of its class would not tell it from others."""
-    said = json.loads(path.read_text(encoding="utf-8")).get(ConfigParser.meta_key)
-    return said.get("line") if isinstance(said, Mapping) else None
+    words = content.pop(ConfigParser.meta_key, {})
+    line = words.get("line", "") if isinstance(words, Mapping) else ""
+    if not isinstance(line, str):
+        raise ValueError(f"{path}: 'line' in {ConfigParser.meta_key} is {line!r}; expected a line of text")
+    return content, line
 
 
 def class_of(target: str) -> Any:
@@ -164,7 +165,7 @@ def _overlay_before(path: Path, overlay: Mapping[str, Any], bundle_root: Path) -
     nearest = named_before(path, bundle_root / "configs" / "methods")
     if nearest is None:
         return []
-    content = _read(nearest)
+    content, _ = _read(nearest)
     before = _overlay_before(nearest, content, bundle_root)
     others = [part for part in _parts_named(overlay) if _target(overlay, part) != _target(content, part)]
     files = [bundle_root / "configs" / "train.json", *before, nearest]

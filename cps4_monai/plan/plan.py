@@ -92,6 +92,10 @@ class Plan:
         activation = self.activation if method.needs_prompt_map else None
         return replace(self.with_training(method=type(method).__name__), network=network, activation=activation)
 
+    def of_objective(self, objective: str) -> Plan:
+        """The same plan, which says by which objective stage 1 was trained; one without a name is not said."""
+        return self.with_training(stage_1=objective) if objective else self
+
     def with_training(self, **facts: Any) -> Plan:
         """The same plan with more said about what the weights were trained on."""
         return replace(self, trained_on={**self.trained_on, **facts})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def test_what_holds_no_stage_1_is_told_what_would(tmp_path, given):
 
 def test_a_bundle_ships_the_stage_1_of_its_run_and_shows_the_same_maps(tiny_run: Path, tmp_path: Path) -> None:
     """In half precision: pictures of zip, unpacked folder and run agree but for a shade."""
-    assert exported(tiny_run, tmp_path / "with.zip", "--stage1").exit_code == 0
+    assert exported(tiny_run, tmp_path / "with.zip", "--stage1", str(tiny_run)).exit_code == 0
     with zipfile.ZipFile(tmp_path / "with.zip") as archive:
         archive.extractall(tmp_path)
     scan = scan_at(tmp_path / "a.nii.gz")
@@ -118,18 +117,17 @@ def test_a_bundle_ships_the_stage_1_of_its_run_and_shows_the_same_maps(tiny_run:
         with zipfile.ZipFile(tmp_path / name) as archive:
             assert any(item.endswith(BUNDLE_STAGE1.as_posix()) for item in archive.namelist()) is there
     result = called(scan, "--stage1", tmp_path / "without.zip", "-o", tmp_path / "none")
-    assert result.exit_code == 1 and "export --run RUN --stage1" in result.output
+    assert result.exit_code == 1 and "export --run RUN --stage1 RUN" in result.output
 
 
-def test_a_stage_1_that_is_not_there_or_has_no_prompts_is_not_shipped(tiny_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run / "stage2", tmp_path / "run" / "stage2")
-    result = exported(tmp_path / "run", tmp_path / "a.zip", "--stage1")
-    assert result.exit_code == 1 and "no stage 1 was trained in this folder" in result.output
-    (tmp_path / "run" / "stage1").mkdir()
-    torch.save({"format": ASSISTANT}, tmp_path / "run" / "stage1" / "prompted_vision.pt")
-    result = exported(tmp_path / "run", tmp_path / "a.zip", "--stage1")
-    assert result.exit_code == 1 and "an assistant of templates" in result.output
-    result = CliRunner().invoke(export, ["--stage1", "-o", str(tmp_path / "a.zip")])
+def test_what_has_no_prompts_is_not_shipped(tiny_run: Path, tmp_path: Path) -> None:
+    files = {"assistant": {"format": ASSISTANT}, "other": {"a": torch.zeros(1)}}
+    told = {"assistant": "an assistant of templates", "other": "other.pt"}
+    for name, content in files.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        result = exported(tiny_run, tmp_path / "a.zip", "--stage1", str(tmp_path / f"{name}.pt"))
+        assert result.exit_code == 1 and told[name] in result.output and "Traceback" not in result.output
+    result = CliRunner().invoke(export, ["--stage1", str(tiny_run), "-o", str(tmp_path / "a.zip")])
     assert result.exit_code == 2 and "belongs to --run" in result.output
     assert not (tmp_path / "a.zip").exists()
 

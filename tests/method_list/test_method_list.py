@@ -170,3 +170,12 @@ def test_meanings_end_where_the_next_argument_or_section_begins():
     meanings = meanings_of(class_of("cps4_monai.methods.MCNet"))
     assert meanings["consistency_weight"] == "of the sum over the six pairs."
     assert "batch_statistics" in meanings and not any("Raises" in text for text in meanings.values())
+
+
+def test_an_overlay_may_say_its_own_line_where_its_class_does_not_tell_it_from_others(entries, tmp_path):
+    lines = [entries[name].line for name in ("cps4", "mt_ce", "cps4_plus", "mt_decoded")]
+    assert len(set(lines)) == 4 and lines[1].startswith("Mean Teacher")
+    own = written(tmp_path, "mine", _meta_={"line": "mine in a line"}, **{"train#provider": None})
+    assert method_of(own, ROOT).line == "mine in a line"
+    with pytest.raises(ValueError, match=r"mine.json: 'line' in _meta_ is \['a'\]; expected a line of text"):
+        method_of(written(tmp_path, "mine", _meta_={"line": ["a"]}), ROOT)
