@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from cps4_monai.commands.evaluate import evaluate
-from cps4_monai.commands.export import export
 from cps4_monai.commands.train import train
-from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "methods"
@@ -48,17 +43,6 @@ def test_the_command_trains_both_stages(run):
     assert "loss_text_teacher" in logged["stage2"] and "decoded_val_dice" in logged["stage2"]
     state = torch.load(run / "stage2" / "model.pt", weights_only=True)
     ResUNet(1, 20, features=(4, 8)).load_state_dict(state, strict=True)
-
-
-def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(run, tiny_data, tmp_path):
-    scored = CliRunner().invoke(evaluate, [str(run), "-o", str(tmp_path / "scores"), "--device", "cpu"])
-    assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
-    exported = CliRunner().invoke(export, ["--run", str(run), "-o", str(tmp_path / "spine.zip")])
-    assert exported.exit_code == 0, exported.output
-    path = min((tmp_path / "scores" / "predictions").glob("*.nii.gz"))
-    scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
-    result = segment(scan, weights=tmp_path / "spine.zip", device="cpu", qc=False)
-    np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
 
 
 def test_the_learning_rate_of_stage_1_follows_the_objective_on_validation_slices(run_tiny, tmp_path):

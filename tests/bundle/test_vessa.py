@@ -6,18 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from ignite.engine import Events
 
 from cps4_monai.bench.task import run_task
-from cps4_monai.commands.evaluate import evaluate
-from cps4_monai.commands.export import export
-from cps4_monai.commands.train import train
-from cps4_monai.inference.segment import segment
 from cps4_monai.networks import ResUNet
 from cps4_monai.vessa import assistant as of_assistant
 from cps4_monai.vessa.feedback import feedback_prompts
@@ -44,16 +37,6 @@ def test_both_stages_train_and_leave_an_assistant_and_a_plain_network(vessa):
     assert record["budget_notes"] == list(method.budget_notes) and method.updates == 2
 
 
-def test_cps4_trains_both_stages_with_the_overlay(tiny_data, tiny_overlay, tmp_path):
-    options = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(tmp_path), "--overlay", "vessa"]
-    options += ["--overlay", str(tiny_overlay), "--set", f"cache_dir={tiny_data / 'cache'}"]
-    for name, value in SMALL.items():
-        options += ["--set", f"{name}={value}"]
-    result = CliRunner().invoke(train, ["all", *options])
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / "stage1" / "prompted_vision.pt").is_file() and (tmp_path / "stage2" / "model.pt").is_file()
-
-
 def test_its_metrics_are_logged(vessa):
     folder, _ = vessa
     stage1, stage2 = ((folder / stage / "metrics.csv").read_text() for stage in ("stage1", "stage2"))
@@ -71,18 +54,6 @@ def test_no_parameter_of_the_assistant_has_a_gradient_or_is_in_the_checkpoint_of
     assert set(states["method"]["networks"]) == {"student", "teacher"}
     kept = [v for network in states["method"]["networks"].values() for v in network.values()]
     assert len(sizes) > 5 and not any(tuple(value.shape) in sizes for value in kept)
-
-
-def test_its_run_is_evaluated_and_exported_and_the_bundle_segments_as_was_evaluated(vessa, tiny_data, tmp_path):
-    folder, _ = vessa
-    scored = CliRunner().invoke(evaluate, [str(folder), "-o", str(tmp_path / "scores"), "--device", "cpu"])
-    assert scored.exit_code == 0 and "Dice (b), levels decoded" in scored.output, scored.output
-    exported = CliRunner().invoke(export, ["--run", str(folder), "-o", str(tmp_path / "spine.zip")])
-    assert exported.exit_code == 0, exported.output
-    path = min((tmp_path / "scores" / "predictions").glob("*.nii.gz"))
-    scan = next(tiny_data.rglob(path.name.replace("_dseg", "")))
-    result = segment(scan, weights=tmp_path / "spine.zip", device="cpu", qc=False)
-    np.testing.assert_array_equal(result.labels, np.asarray(nib.load(path).dataobj))
 
 
 @pytest.mark.parametrize(
