@@ -65,6 +65,11 @@ def test_a_scan_gets_a_picture_of_the_named_prompts_and_a_page(run: Path, tmp_pa
     assert page.count("data:image/webp") == 1 and "Whole scans" in page
 
 
+def test_without_a_stage_1_that_of_the_bundle_is_shown(tmp_path: Path) -> None:
+    result = called(scan_at(tmp_path / "a.nii.gz"), "-o", tmp_path / "out", "--prompts", "L5")
+    assert result.exit_code == 0 and (tmp_path / "out" / "a_attention.png").is_file(), result.output
+
+
 def test_a_folder_is_searched_and_its_label_maps_are_passed_over(run: Path, tmp_path: Path) -> None:
     for name in ("x/a_T2w.nii.gz", "y/a_T2w.nii.gz", "y/a_dseg.nii.gz"):
         scan_at(tmp_path / "in" / name)
@@ -95,8 +100,11 @@ def test_what_holds_no_stage_1_is_told_what_would(tmp_path, given):
     assert result.exit_code == 1 and told in result.output
 
 
-def test_a_bundle_ships_the_stage_1_of_its_run_and_shows_the_same_maps(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_bundle_ships_the_stage_1_of_its_run_and_shows_the_same_maps(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In half precision: pictures of zip, unpacked folder and run agree but for a shade."""
+    monkeypatch.setattr("cps4_monai.export.bundle.lay_out", lambda folder: None)  # ten seconds each: test_model_zoo.py
     assert exported(tiny_run, tmp_path / "with.zip", "--stage1", str(tiny_run)).exit_code == 0
     with zipfile.ZipFile(tmp_path / "with.zip") as archive:
         archive.extractall(tmp_path)

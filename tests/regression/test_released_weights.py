@@ -7,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cps4_monai import Segmenter, segment
+from cps4_monai.data.cache import SliceCache
+from cps4_monai.data.in_plane import InPlane
 from cps4_monai.data.volume import read_volume
 from cps4_monai.evaluation.case import evaluate_arrays
-from cps4_monai.inference.bundle import open_bundle
+from cps4_monai.handlers import AttentionLocalisation
+from cps4_monai.inference.bundle import open_bundle, stage1_of_bundle
 from cps4_monai.levels.flag_calibration import FlagCalibration
 from cps4_monai.levels.statistics import Confidence
+from cps4_monai.plan import plan_of
+from cps4_monai.vision import load_prompted_vision
 
 STORE = runpy.run_path(str(Path(__file__).with_name("store_output.py")))
 
@@ -32,6 +38,7 @@ def test_weights_are_small_and_checked():
     root = Path(open_bundle().path)
     model = root / "models" / "model.pt"
     assert model.stat().st_size <= 16e6
+    assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) <= 25e6, "the model zoo's limit"
     assert (root / "models" / "model.pt.sha256").read_text().split()[0] == open_bundle().sha256
 
 
@@ -95,3 +102,22 @@ def test_a_real_t1w_slice_with_s1_is_segmented_with_the_labels_it_has(spider_dir
     assert scores.case["dice_b"] >= 0.92 and scores.case["all_levels_right"] == 1
     assert dice["S"] >= 0.85 and min(dice[name] for name in ("L5", "L4", "L3", "L2", "L1")) >= 0.92
     assert min(dice[name] for name in ("L5/S", "L4/L5", "L3/L4", "L2/L3", "L1/L2")) >= 0.90
+
+
+@pytest.mark.parametrize("scan", ["spider/volumes/sub-052_T2w.nii.gz", "lumbar_t1/slices/sub-0004_T1w.nii.gz"])
+def test_the_prompts_of_the_bundle_point_at_their_structures_on_validation_scans(spider_dir, tmp_path, scan):
+    """The brightest cell of a prompt's map holds its structure in four of five pairs of slice and structure."""
+    image = spider_dir.parent / scan
+    if not image.is_file():
+        pytest.skip("lumbar_t1 is not here, beside the folder of CPS4_SPIDER_DIR")
+    file = stage1_of_bundle(None, tmp_path)
+    assert file is not None
+    model, plan = load_prompted_vision(file), plan_of(file)
+    cache = SliceCache(tmp_path / "cache", InPlane.from_dict(plan.in_plane))
+    stack = cache.image(image)
+    slices = np.stack([stack.slice(index).astype(np.float32) for index in range(stack.shape[0])])
+    label = np.array(cache.label(image.with_name(f"{image.name.rpartition('_')[0]}_dseg.nii.gz"), image).array)
+    score = AttentionLocalisation(plan.anatomy.names, plan.unannotated)
+    with torch.no_grad():
+        score.update(([model(torch.from_numpy(slices)[:, None]).transpose(0, 1)], [torch.from_numpy(label)[None]]))
+    assert score.compute() >= 0.8
