@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cps4_monai.run_folder import STAGE1_WEIGHTS
+
 BUNDLE_WEIGHTS = Path("models") / "model.pt"  # in the folder of a bundle
-BUNDLE_STAGE1 = Path("models") / "stage1" / "prompted_vision.pt"  # likewise: image side and embeddings of the prompts
+BUNDLE_STAGE1 = Path("models") / STAGE1_WEIGHTS  # likewise: image side and embeddings of the prompts
 
 
 def weights_in(place: Path) -> Path:

@@ -331,15 +331,8 @@ LEFT_THERE = (
 SHIPPED = (
     *("LICENSE", "LICENSE-of-others.txt", "docs/README.md", "docs/data_license.txt", "docs/meta_schema_20240725.json"),
     *("configs/metadata.json", "configs/logging.conf", "configs/train.json", "configs/methods/cps4.json"),
-    *(
-        "label_app/main.py",
-        "models/model.pt",
-        "models/model.pt.sha256",
-        "models/plan.json",
-        "models/stage1/plan.json",
-        "models/stage1/prompted_vision.pt",
-        "cps4_monai/cli.py",
-    ),
+    *("label_app/main.py", "models/model.pt", "models/model.pt.sha256", "models/plan.json", "cps4_monai/cli.py"),
+    *("models/stage1/plan.json", "models/stage1/prompted_vision.pt"),
 )
 
 

@@ -30,8 +30,8 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "eval",
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WHOLE_FOLDERS = ("configs", "docs", _PACKAGE.name)  # the package lies in bundles that were exported before
 _MODELS = {
-    *(BUNDLE_WEIGHTS.with_name(name) for name in ("model.pt", "model.pt.sha256", "plan.json")),
-    *(BUNDLE_STAGE1.with_name(name) for name in (BUNDLE_STAGE1.name, "plan.json")),
+    *(BUNDLE_WEIGHTS, BUNDLE_WEIGHTS.with_name("model.pt.sha256"), BUNDLE_WEIGHTS.with_name("plan.json")),
+    *(BUNDLE_STAGE1, BUNDLE_STAGE1.with_name("plan.json")),
 }
 _NAMED_LEFT_BEHIND = 8
 
@@ -146,6 +146,8 @@ def stage_bundle(
         ValueError: the weights have no plan, or one without their network; an evaluation of others; a stage 1 without
             class prompts.
     """
+    if stage1 is not None and weights is None:
+        raise ValueError("stage1 is given without weights; expected both: a bundle's own goes with its own weights")
     plan = None if weights is None else _plan_to_ship(Path(weights))
     _copy_bundle(root, folder)
     if not (folder / _PACKAGE.name).exists():
@@ -162,8 +164,6 @@ def stage_bundle(
         if half:
             _halve(model)
         _sign(folder, model)
-    if stage1 is not None and weights is None:
-        raise ValueError("stage1 is given without weights; expected both: a bundle's own goes with its own weights")
     if stage1 is not None:
         _add_stage1(folder, Path(stage1))
     if onnx:
