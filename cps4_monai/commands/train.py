@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-RUN_IDS = {"stage1": "training_stage1", "stage2": "training_stage2", "all": "run", "finetune": "training_finetune"}
+RUN_IDS = {
+    "pretraining": "pretraining",
+    "stage1": "training_stage1",
+    "stage2": "training_stage2",
+    "all": "run",
+    "finetune": "training_finetune",
+}
 
 
 @click.command()
@@ -50,6 +56,9 @@ def train(
 ) -> None:
     """Train STAGE (stage1, stage2, or all). The same command resumes a run that was stopped.
 
+    pretraining comes before stage1 where it is wanted: the ViT learns from all training slices, labeled or not, by
+    masked autoencoding. stage1 starts from its file by --set stage1#vision_checkpoint=FILE, with the same sizes.
+
     all leaves stage 1 out where the method of stage 2 asks for no prompts (`cps4 methods` says which do).
 
     finetune goes on from trained weights, supervised and by their plan, on the labeled scans. It copies the weights to
@@ -66,15 +75,13 @@ def train(
     """
     from cps4_monai.failure import for_terminal
     from cps4_monai.threads import limit_threads
-    from cps4_monai.workflow import check_settings, parse_settings, run_workflow
+    from cps4_monai.workflow import DEFAULT_CONFIG, check_settings, parse_settings, run_workflow
 
     limit_threads()
     if weights is not None and stage != "finetune":
         raise click.UsageError("--weights goes with finetune; for stage2 use --set finetune_from=WEIGHTS")
-    if tracking is not None and stage == "finetune":
-        raise click.UsageError(
-            "--tracking goes with stage1, stage2 and all: a fine-tuning's log is metrics.csv, and run.log"
-        )
+    if tracking is not None and stage in ("pretraining", "finetune"):
+        raise click.UsageError(f"--tracking goes with stage1, stage2 and all: the log of {stage} is metrics.csv")
     if tracking not in (None, "mlflow") and not Path(tracking).is_file():
         raise click.UsageError(
             f"--tracking is {tracking!r}; expected mlflow, or a file with tracking settings as the bundle's "
@@ -99,6 +106,8 @@ def train(
             check_settings(overlays, given)  # before weights are copied
             further["also_given"] = settings_of_overlays(overlays, weights, output)
             override["finetune#weights"] = str(starting_weights(weights, output))
+        if stage == "pretraining":
+            further["config_file"] = [DEFAULT_CONFIG, "pretraining.json"]
         if rounds > 1:
             from cps4_monai.rounds import train_in_rounds
 

@@ -119,8 +119,30 @@ def test_an_overlay_that_holds_no_settings_is_named(
         assert "expected an object of settings" in last and not (tmp_path / "run" / "models").exists()
 
 
-def test_a_fine_tuning_is_followed_by_no_tracker(tiny_data: Path, tiny_overlay: Path, tmp_path: Path) -> None:
-    result = call(tiny_data, tiny_overlay, tmp_path, "--tracking", "mlflow", stage="finetune")
+def test_a_pretraining_makes_the_encoder_that_stage_1_starts_from(
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+) -> None:
+    few = ("--set", "pretrain#max_epochs=1", "--set", "pretrain#iterations_per_epoch=1")
+    result = call(tiny_data, tiny_overlay, tmp_path, *few, stage="pretraining")
+    encoder = tmp_path / "pretraining" / "vision_encoder.pt"
+    assert result.exit_code == 0 and encoder.is_file(), result.output
+    start = ("--set", f"stage1#vision_checkpoint={encoder}", "--set", "stage1#max_epochs=1")
+    result = call(tiny_data, tiny_overlay, tmp_path, *start, stage="stage1")
+    assert result.exit_code == 0, result.output
+    started = json.loads((tmp_path / "stage1" / "run.json").read_text())["starts"][-1]
+    assert started["settings"]["stage1#vision_checkpoint"] == str(encoder)
+
+
+def test_settings_of_a_pretraining_are_no_settings_of_a_stage(tiny_data: Path, tiny_overlay: Path, tmp_path: Path):
+    result = call(tiny_data, tiny_overlay, tmp_path, "--set", "pretrain#max_epochs=1", stage="stage1")
+    assert result.exit_code == 1 and "pretrain#max_epochs" in result.output
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetune"])
+def test_only_the_stages_are_followed_by_a_tracker(
+    stage: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+) -> None:
+    result = call(tiny_data, tiny_overlay, tmp_path, "--tracking", "mlflow", stage=stage)
     assert result.exit_code == 2 and "--tracking goes with stage1, stage2 and all" in result.output
     assert not list(tmp_path.iterdir())
 
