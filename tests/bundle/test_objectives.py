@@ -28,6 +28,7 @@ OBJECTIVES = {
     "dusss_provider": "DuSSS objective on class prompts",
 }
 EACH = pytest.mark.parametrize("name", OBJECTIVES)
+STAGES = ("stage1", "stage2")
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,9 @@ def test_stage_1_trains_and_says_how_well_its_maps_lie(name, run_of):
 def test_the_file_between_the_stages_names_objective_and_stand_in(name, run_of):
     model = load_prompted_vision(run_of(name) / "stage1" / "prompted_vision.pt")
     assert model.objective == OBJECTIVES[name] and "classes that a labeled slice shows" in model.substitution
-    for stage in ("stage1", "stage2"):
-        plan = json.loads((run_of(name) / stage / "plan.json").read_text())
-        assert plan["trained_on"]["stage_1"] == OBJECTIVES[name]
-    assert plan["trained_on"]["method"] == "CPS4"
+    facts = [json.loads((run_of(name) / stage / "plan.json").read_text())["trained_on"] for stage in STAGES]
+    assert [one["stage_1"] for one in facts] == [OBJECTIVES[name]] * 2 and facts[1]["method"] == "CPS4"
+    assert facts[0]["unlabeled_scans"] == 0 < facts[1]["unlabeled_scans"], "stage 1 reads labeled scans alone"
 
 
 @EACH
