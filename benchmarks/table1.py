@@ -2,6 +2,7 @@
 
     python benchmarks/table1.py RUNS
     python benchmarks/table1.py RUNS --section validation --scores-only --page docs/results/table1_validation.md
+    python benchmarks/table1.py RUNS --peer "nnU-Net v2, 2-D" 5 OUT/nnunet/lumbar_t1_5   # of benchmarks/gpu.sh
 
 Rows stand side by side only on the same seeds, that is on the same labeled patients: a share has a table of the seeds
 that all of its methods have, and one of the methods that have more. Everything between the two marks of the page is
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import isnan
 from pathlib import Path
@@ -24,9 +25,10 @@ from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.comparison import Difference, MethodRow, comparable, differences_to, mean_ranks, method_rows
 from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.prompt_map_section import users_of_stage1
-from cps4_monai.bench.results import LOCALISATION, StudyResults, find_studies, load_results
+from cps4_monai.bench.results import LOCALISATION, CellResult, StudyResults, find_studies, load_results
 from cps4_monai.bench.table_cells import with_interval
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.method_list import list_methods
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "table1.md"
@@ -84,10 +86,31 @@ def lines_of(results: StudyResults, share: str) -> list[Line]:
     ]
 
 
-def tables(
-    results: StudyResults, by_share: Mapping[str, Sequence[Sequence[Line]]], scores_only: bool = False
-) -> Iterator[str]:
-    """Lines of Markdown: the tables of scores for each share, then, unless ``scores_only``, stage 1 and costs."""
+def with_peers(results: StudyResults, peers: Sequence[tuple[str, str, Path]]) -> StudyResults:
+    """The study's scores beside those of systems that have a trainer of their own; of them there is nothing else.
+
+    Args:
+        results: of the study.
+        peers: title, labeled share, and the folder whose ``SECTION/report_argmax`` and ``SECTION/report_decoded`` are
+            reports of `cps4 report` on the study's patients; trained on those that seed 0 labels.
+
+    Raises:
+        ValueError: a report is not there.
+    """
+    cells, entries = [], []
+    for title, share, folder in peers:
+        reports = [Evaluation.load(folder / results.section / f"report_{way}") for way in ("argmax", "decoded")]
+        identity = {"name": title, "method": title, "share": share, "seed": 0, "folder": folder, "stage1": None}
+        scores = {"evaluation": reports[0], "decoded": reports[1]}
+        unknown = {"done": {"seconds": {"training": float("nan")}}, "run": {}, "task": {}}
+        cells.append(CellResult(**identity, **scores, **unknown))
+        entries.append({"method": title, "title": title})
+    manifest = {**results.manifest, "cells": [*results.manifest["cells"], *entries]}
+    return replace(results, manifest=manifest, cells=(*results.cells, *cells))
+
+
+def score_tables(results: StudyResults, by_share: Mapping[str, Sequence[Sequence[Line]]]) -> Iterator[str]:
+    """Lines of Markdown: the tables of scores for each share."""
     for share, parts in by_share.items():
         yield from (f"### {share_name(share)} labeled", "")
         yield (
@@ -108,9 +131,6 @@ def tables(
                     "\\* weakly sourced: what is known is an outline, second-hand, or at odds with its code.",
                 )
         yield ""
-    if not scores_only:
-        yield from stage1_table(results)
-        yield from cost_table(results)
 
 
 @cache
@@ -260,18 +280,25 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--scores-only", action="store_true", help="no tables of stage 1 and of costs, no figure")
     parser.add_argument("--share", default="5", help="of the figure")
+    what = ("TITLE", "SHARE", "FOLDER")
+    parser.add_argument("--peer", nargs=3, action="append", default=[], metavar=what, help="a row from its reports")
     arguments = parser.parse_args()
     results = load_results(find_studies(arguments.runs, ["table1"])[0], arguments.runs, arguments.section)
+    peers = [(title, share, Path(folder)) for title, share, folder in arguments.peer]
     text = arguments.page.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    lines = {share: [lines_of(part, share) for part in comparable(results, share)] for share in results.shares}
-    made = "\n".join(tables(results, lines, arguments.scores_only))
-    arguments.page.write_text(f"{before}{MARKS[0]}\n\n{made}\n{MARKS[1]}{after}", encoding="utf-8")
+    scored = with_peers(results, peers)
+    lines = {share: [lines_of(part, share) for part in comparable(scored, share)] for share in scored.shares}
+    made = list(score_tables(scored, lines))
+    if not arguments.scores_only:
+        made += [*stage1_table(results), *cost_table(results)]
+    content = "\n".join(made)
+    arguments.page.write_text(f"{before}{MARKS[0]}\n\n{content}\n{MARKS[1]}{after}", encoding="utf-8")
     if arguments.scores_only:
         return
-    picture = draw(results.methods, arguments.share, lines[arguments.share][0])
-    arguments.page.with_suffix(".svg").write_text(picture, encoding="utf-8")
+    own = lines_of(comparable(results, arguments.share)[0], arguments.share)
+    arguments.page.with_suffix(".svg").write_text(draw(results.methods, arguments.share, own), encoding="utf-8")
 
 
 if __name__ == "__main__":
