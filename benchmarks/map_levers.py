@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("stage1", type=Path, help="folder of a study's stage 1")
     parser.add_argument("--networks", type=Path, nargs="*", default=[], help="folders of cells of the same slices")
     parser.add_argument("--cache", help="folder of slices; default: the run's own")
+    parser.add_argument("--min-slices", type=int, default=1, help="leave out scans of fewer, that have no neighbours")
     arguments = parser.parse_args()
     from monai.bundle import ConfigParser
 
@@ -150,8 +151,12 @@ def main() -> None:
     def mapper(**changed: Any) -> PromptMapper:
         return PromptMapper(**(options | changed))
 
+    scored = 0
     for entry in data.validation:
         image = cache.image(entry.image)
+        if len(image.array) < arguments.min_slices:
+            continue
+        scored += 1
         slices = torch.from_numpy(np.array(image.array)).float()[:, None]
         label = np.array(cache.label(entry.label, entry.image).array)
         size = label.shape[-2:]
@@ -186,7 +191,7 @@ def main() -> None:
         for name, prediction in made.items():
             row = scores(prediction, label, anatomy.num_classes, codes, by_class.get(name), trained.unannotated)
             rows.setdefault(name, []).append(row)
-    print(f"{len(data.validation)} validation scans")
+    print(f"{scored} validation scans")
     print("| map | Dice (b) | own label | largest of all structures | all levels right |")
     print("|---|---|---|---|---|")
     for name, values in rows.items():
