@@ -2,8 +2,8 @@
 
     python benchmarks/contrast_check.py --datalist SPIDER/splits.json LUMBAR_T1/datalist.json [--weights BUNDLE]
 
-The other contrasts are rendered from the scans and their labels (cps4_monai/transforms/renderings.py). No test subject
-is read. Levels are right where fewer than two labeled structures were missed or got another level.
+The other contrasts are rendered from the scans and their labels (renderings.py). No test subject is read. Levels are
+right where fewer than two labeled structures were missed or got another level.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from renderings import RENDERINGS
 from scored_scans import LabeledScan, labeled_scans, score, segment_scan
 
 from cps4_monai.anatomy import NOT_ANNOTATED
@@ -24,8 +25,6 @@ AS_IT_IS = "as it is"
 
 def rendered(scan: LabeledScan, anatomy: Any) -> dict[str, LabeledScan]:
     """The scan as it is and by each rendering."""
-    from cps4_monai.transforms.renderings import RENDERINGS
-
     kinds = ("vertebra", "sacrum"), ("disc",)
     bodies, discs = ([s.code for s in anatomy.foreground if s.kind in kind] for kind in kinds)
     changed = {

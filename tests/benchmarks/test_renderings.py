@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from cps4_monai.transforms.renderings import RENDERINGS, behind, bright_discs, invert
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from renderings import RENDERINGS, behind, bright_discs, invert
 
 TISSUES = [2, 3, 4], [11, 12]
 
