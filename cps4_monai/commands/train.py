@@ -57,7 +57,7 @@ def train(
     """Train STAGE (stage1, stage2, or all). The same command resumes a run that was stopped.
 
     pretraining comes before stage1 where it is wanted: the ViT learns from all training slices, labeled or not, by
-    masked autoencoding. stage1 starts from its file by --set stage1#vision_checkpoint=FILE, with the same sizes.
+    masked autoencoding. stage1 starts from its file by --set stage1#vision_checkpoint=FILE, with the same model.
 
     all leaves stage 1 out where the method of stage 2 asks for no prompts (`cps4 methods` says which do).
 

@@ -31,7 +31,7 @@ _NEVER_OUTLINED = (
     "; in view, that is background, and the code of a structure that nobody outlined is to be named by --unannotated"
 )
 TEST = 0.2  # share of the labeled patients
-SHARES = (5.0, 10.0, 25.0, 50.0, 100.0)
+SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
 
 
 def build_datalist(

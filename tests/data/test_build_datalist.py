@@ -68,9 +68,12 @@ def test_subsets_are_nested_and_of_the_asked_sizes(tmp_path: Path) -> None:
     folder = make_pairs(tmp_path, 20)
     build_datalist(folder, tmp_path / "d.json", labeled_share=15, val=0, test=0, check_content=False)
     subsets = json.loads((tmp_path / "d.json").read_text())["subsets"]
-    assert {s: len(v) for s, v in subsets.items()} == {"5": 1, "10": 2, "15": 3, "25": 5, "50": 10, "100": 20}
+    assert {s: len(v) for s, v in subsets.items()} == {
+        **{"1": 1, "2": 1, "5": 1},
+        **{"10": 2, "15": 3, "25": 5, "50": 10, "100": 20},
+    }
     nested = [set(subsets[s]) for s in sorted(subsets, key=float)]
-    assert all(a < b for a, b in pairwise(nested))
+    assert all(a <= b for a, b in pairwise(nested))
     assert len(load_datalist(tmp_path / "d.json").labeled) == 3
     assert len(load_datalist(tmp_path / "d.json", labeled_share=25).labeled) == 5
 
