@@ -86,6 +86,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         if number < rounds:
             data = trained.parser.get_parsed_content("data")
             labels = label_unlabeled(folder, data, str(settings.get("device_name", "auto")))
+            del trained  # its networks make room for those of the next round
             stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
             start = {START: str(folder / STAGE1_WEIGHTS)}
 

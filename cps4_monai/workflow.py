@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
 _ALWAYS_BUILT = ("imports", "initialize", "finalize", "evaluation_dir", "rank")
-_OF_STAGE1 = ("@stage1#stage", "@stage1#network", "@training_stage1")
+_OF_STAGE1 = ("@stage1#stage", "@stage1#network", "@training_stage1", "@set_stage1_aside")
 _TRAINING = ("training_", "pretraining")
 _NOT_WARNED_OF = {*PLACES_AND_PACE, "output_root"}
 _FLOAT = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")
@@ -232,7 +232,7 @@ class CPS4Workflow(ConfigWorkflow):
         write_atomically(path, lambda beside: ConfigParser.export_config_file(content, str(beside), "json", indent=1))
         try:
             yield
-        except Exception:
+        except BaseException:  # Ctrl-C among them
             if before is not None and _records(folder) == records:
                 write_atomically(path, before)
             raise

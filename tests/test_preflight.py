@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -117,9 +119,20 @@ def without_the_lowest_disc(content: dict) -> None:
         entry["classes"] = [code for code in entry.get("classes", []) if code != 11]
 
 
-def test_classes_that_no_labeled_subject_shows_are_named(run_tiny, tiny_data, tmp_path, capsys):
-    run_tiny("training_stage1", tmp_path / "run", **edited(tiny_data, tmp_path, without_the_lowest_disc))
+def test_classes_that_no_labeled_subject_shows_are_named(run_tiny, tiny_data_of, tmp_path, capsys):
+    folder = tiny_data_of(tmp_path / "data", lambda codes: np.where(codes == 11, 0, codes))
+    data = {"datalist": str(folder / "datalist.json"), "dataset_dir": str(folder)}
+    run_tiny("training_stage1", tmp_path / "run", **data)
     assert "WARNING - datalist: class 11 (L5/S): no labeled subject shows it" in capsys.readouterr().out
+
+
+def test_structures_that_were_added_after_the_datalist_was_made_are_named(run_tiny, tiny_data, tmp_path):
+    """By its record no labeled subject shows the disc: its prompt would be left out of the map, without a word."""
+    text = message(
+        run_tiny, "training_stage1", tmp_path / "run", **edited(tiny_data, tmp_path, without_the_lowest_disc)
+    )
+    assert "shows 11 (L5/S), and the 'classes' of sub-" in text and "make the datalist again" in text
+    assert not (tmp_path / "run" / "stage1").exists()
 
 
 def test_digests_are_kept_and_read_anew_only_where_a_file_changed(tiny_data, tmp_path, monkeypatch):
@@ -285,12 +298,13 @@ def test_classes_of_the_weights_that_the_new_labels_lack_are_said(
     unannotated: Any,
     named: str,
     run_tiny: Any,
-    tiny_data: Path,
+    tiny_data_of: Any,
     tiny_run: Path,
     tmp_path: Path,
     capsys: Any,
 ) -> None:
-    datalist = edited(tiny_data, tmp_path, without_classes(7, 16, unannotated=unannotated))
+    folder = tiny_data_of(tmp_path / "data", lambda codes: np.where(np.isin(codes, [7, 16]), 0, codes))
+    datalist = edited(folder, tmp_path, without_classes(7, 16, unannotated=unannotated)) | {"dataset_dir": str(folder)}
     weights = started_from(tiny_run, tmp_path / "weights", unknown)
     workflow = run_tiny("training_stage2", tmp_path, ("supervised",), run=False, **datalist, finetune_from=weights)
     workflow.parser.get_parsed_content("check_data")
@@ -301,12 +315,13 @@ def test_classes_of_the_weights_that_the_new_labels_lack_are_said(
         assert "mark them 255" in told and "--unannotated" in told
 
 
-def test_a_training_from_scratch_unlearns_nothing(run_tiny: Any, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
-    datalist = edited(tiny_data, tmp_path, without_classes(7))
+def test_a_training_from_scratch_unlearns_nothing(run_tiny: Any, tiny_data_of: Any, tmp_path: Path, capsys: Any):
+    folder = tiny_data_of(tmp_path / "data", lambda codes: np.where(codes == 7, 0, codes))
+    datalist = {"datalist": str(folder / "datalist.json"), "dataset_dir": str(folder)}
     workflow = run_tiny("training_stage2", tmp_path, ("supervised",), run=False, **datalist)
     workflow.parser.get_parsed_content("check_data")
     said = capsys.readouterr().out
-    assert "class 7 (T12): no labeled subject shows it" in said and "unlearn" not in said
+    assert "7 (T12)" in said and "no labeled subject shows" in said and "unlearn" not in said
 
 
 def test_weights_that_are_not_there_are_told_before_slices_are_made(run_tiny: Any, tmp_path: Path) -> None:
@@ -338,6 +353,8 @@ def test_views_and_pictures_are_checked_before_stage_1(
         ({"ema_decay": 2.0}, "ema_decay"),
         ({"features": [16, 0]}, "features"),
         ({"train#method#text_wieght": 0.5}, "text_wieght"),
+        ({"gradient_clip_norm": 0}, "stage 2: gradient_clip_norm is 0; expected a positive number"),
+        ({"train#lr_scheduler#gama": 0.5}, "gama"),
     ],
 )
 def test_what_stage_2_cannot_be_made_of_is_told_before_stage_1(
@@ -345,6 +362,21 @@ def test_what_stage_2_cannot_be_made_of_is_told_before_stage_1(
 ) -> None:
     assert words in message(run_tiny, "run", tmp_path, **setting)
     assert not (tmp_path / "stage1").exists()
+
+
+def test_an_unlabeled_scan_that_cannot_be_used_is_told_before_stage_1(
+    run_tiny: Callable, tiny_data: Path, tmp_path: Path
+) -> None:
+    def blank(content: dict) -> None:
+        entry = next(e for e in content["training"] if not e["labeled"])
+        image = nib.load(tiny_data / entry["image"])
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), tmp_path / "blank.nii.gz")
+        entry["image"] = str(tmp_path / "blank.nii.gz")
+
+    datalist = edited(tiny_data, tmp_path, blank)
+    run_tiny("training_stage1", tmp_path / "stage1_alone", **datalist)
+    text = message(run_tiny, "run", tmp_path / "run", **datalist)
+    assert "blank.nii.gz" in text and not (tmp_path / "run" / "stage1").exists()
 
 
 def test_stage_1_of_both_stages_starts_as_it_does_by_itself(run_tiny: Callable, tmp_path: Path) -> None:

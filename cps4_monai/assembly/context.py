@@ -19,6 +19,7 @@ from cps4_monai.plan import Plan
 from cps4_monai.precision import Precision
 from cps4_monai.preflight import check_schedule
 
+_SHOWN_OF_HASH = 16  # characters: enough to tell label maps apart
 _BATCH_SIZES = {"stage1": "stage1#batch_size"}  # where a setting has another name than the argument
 
 
@@ -135,12 +136,23 @@ class Context(Setup):
         """What decides a result and stands in files or in the environment, not in the config."""
         return {
             "classes": self.anatomy.to_dict(),
+            "unannotated": list(self.unannotated),
             "labels of": [entry.subject for entry in self.data.labeled],
             "without labels": [entry.subject for entry in self.data.unlabeled],
             "validated on": [entry.subject for entry in self.data.validation],
             "processes": self.world_size,
             "format of slices and labels": CACHE_FORMAT,  # a run does not go on with labels of another rule
         }
+
+    @cached_property
+    def label_maps(self) -> dict[str, list[str]]:
+        """Content of the label maps that a stage goes by, as SHA-256 of their files, by subject."""
+        maps: dict[str, list[str]] = {}
+        for entry in (*self.data.labeled, *self.data.validation):
+            if entry.label is not None:
+                key = self.cache.label(entry.label, entry.image).content_key
+                maps.setdefault(entry.subject, []).append(key[:_SHOWN_OF_HASH])
+        return maps
 
 
 def run_context(
@@ -198,7 +210,8 @@ class Stage:
         decode_first_epoch: the first epoch with decoded pseudo-labels; None: the method has none.
 
     Raises:
-        ValueError: see :func:`cps4_monai.preflight.check_schedule`; decoded pseudo-labels of an anatomy without levels.
+        ValueError: see :func:`cps4_monai.preflight.check_schedule`; a norm that is not above 0; decoded pseudo-labels
+            of an anatomy without levels.
     """
 
     context: Context
@@ -229,6 +242,11 @@ class Stage:
             accumulation_steps=self.accumulation_steps,
             decode_first_epoch=self.decode_first_epoch,
         )
+        if self.gradient_clip_norm is not None and self.gradient_clip_norm <= 0:
+            raise ValueError(
+                f"{self.name}: gradient_clip_norm is {self.gradient_clip_norm}; expected a positive number, or null, "
+                "which does not clip"
+            )
         if self.decode_first_epoch is not None:
             check_order(self.context.anatomy, self.context.unannotated)
 

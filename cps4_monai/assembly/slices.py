@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from cps4_monai.anatomy import Anatomy
+from cps4_monai.anatomy import NOT_ANNOTATED, Anatomy
 from cps4_monai.assembly.context import Context, Stage
 from cps4_monai.data.batches import SemiSupervisedLoader
 from cps4_monai.data.cache import SliceCache
 from cps4_monai.data.datasets import SliceDataset, VolumeDataset
+from cps4_monai.data.entries import DatalistError
 from cps4_monai.data.in_plane import InPlane
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.networks import finetune_from, place
@@ -145,13 +147,37 @@ def check_data(context: Context, volumes: VolumeDataset, weights: str | None = N
     Raises:
         PlanError: these weights are not there.
         LeakError: see :func:`cps4_monai.preflight.check_data`.
+        DatalistError: see :func:`check_recorded_classes`.
         ValueError: see :func:`cps4_monai.preflight.check_validation_labels`.
     """
     if context.writes:
         check_datalist(context.data, context.anatomy, context.image_digests)
+        check_recorded_classes(context)
         if weights:
             file = weights_file(weights)
             unknown = plan_of(file).unannotated if plan_path(file).is_file() else ()
             left_out = (*unknown, *context.unannotated)
             check_unlearned("stage 2", weights, context.data.labeled, context.anatomy, left_out)
     check_validation_labels(volumes, context.unannotated)
+
+
+def check_recorded_classes(context: Context) -> None:
+    """Refuses a datalist whose record of classes is older than a label map: what it leaves out would get no prompt map.
+
+    Raises:
+        DatalistError: names the first such subject and the structures that were added to its label map.
+        InvalidVolumeError: a label map cannot be used.
+    """
+    context.cache.prepare(context.data.labeled)
+    for entry in context.data.labeled:
+        if entry.label is None or entry.classes is None:
+            continue
+        shown = np.unique(context.cache.label(entry.label, entry.image).array)
+        added = [int(code) for code in np.setdiff1d(shown, [0, NOT_ANNOTATED, *context.unannotated, *entry.classes])]
+        if added:
+            names = ", ".join(f"{code} ({context.anatomy.names[code]})" for code in added)
+            raise DatalistError(
+                f"{entry.label}: shows {names}, and the 'classes' of {entry.subject} in the datalist do not have it; "
+                "expected those of the label map as it is now. Fix: make the datalist again (`cps4 datalist`), or "
+                "leave 'classes' out of that entry"
+            )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from ignite.metrics import Metric
 from monai.handlers import LrScheduleHandler, from_engine
 from monai.inferers import Inferer
@@ -21,7 +22,7 @@ from cps4_monai.assembly.validation import Validator, shown, spine_dice, validat
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import AttentionLocalisation, BestWeights, CosineEnd, VolumeLoss, WeightsInUse
 from cps4_monai.handlers.weights_in_use import files_of_checkpoint
-from cps4_monai.methods import AttentionPretraining
+from cps4_monai.methods import AttentionPretraining, SemiSupervisedMethod
 from cps4_monai.networks import unwrap
 from cps4_monai.plan import Plan
 from cps4_monai.run_folder import RESUME, STAGE2
@@ -57,7 +58,7 @@ def best_weights(
     path: str,
     metric: str = METRIC,
     save: Callable[[Path], Any] | None = None,
-    mode: Literal["max", "min"] = "max",
+    mode: Literal["max", "min"] | None = None,
 ) -> BestWeights:
     """Keeps what stage 2 needs of the best epoch: the image side with its prompt embeddings.
 
@@ -67,7 +68,7 @@ def best_weights(
         path: file of stage 1.
         metric: chooses the weights.
         save: writes something else, given the path to write to.
-        mode: "max" where more of the metric is better; "min", as for "loss".
+        mode: "max" where more of the metric is better, "min" where less is; None: by its name, "min" for "loss".
     """
 
     def save_with_score(file: Path) -> None:
@@ -75,6 +76,21 @@ def best_weights(
 
     best = BestWeights(path, metric=metric, mode=mode, save=save or save_with_score)
     return best
+
+
+def set_aside(method: SemiSupervisedMethod) -> None:
+    """Frees what a stage 1 that has ended holds on its device; the stage 2 of the same process reads its file.
+
+    Args:
+        method: trained to its end; afterwards its networks are on the CPU, and its optimisers know nothing.
+    """
+    for optimizer in method.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.state.clear()
+    for network in method.networks.values():
+        network.to("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def evaluator(

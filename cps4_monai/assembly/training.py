@@ -28,6 +28,8 @@ from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.plan import Plan
 from cps4_monai.run_folder import LOG, RESUME
 
+LABEL_MAPS = "label maps"  # in the settings of a checkpoint
+
 
 def make_trainer(
     stage: Stage,
@@ -91,7 +93,7 @@ def of_stage(
     best = chooser.best
     assert best is not None  # the first validator keeps the weights
     early_stop = EarlyStop(chooser, stage.early_stopping_patience, best.metric, best.mode)
-    same = same_experiment(trainer_id, stage.context.identity)
+    same = {**same_experiment(trainer_id, stage.context.identity), LABEL_MAPS: stage.context.label_maps}
     return in_order(
         stage,
         {**same, **stage.context.settings},
@@ -104,7 +106,11 @@ def of_stage(
         shown=[*losses_shown(stage), *pictures],
         added=added,
         checkpoint=ResumeHandler(
-            stage.folder / RESUME, {**states, "best": best, "early_stop": early_stop}, same, files
+            stage.folder / RESUME,
+            {**states, "best": best, "early_stop": early_stop},
+            same,
+            files,
+            since=("unannotated", LABEL_MAPS),
         ),
         restored=restored,
         last=best.require,

@@ -37,6 +37,11 @@ class Validator(SupervisedEvaluator):
         super().__init__(**evaluator)
         if idle:
             self.add_event_handler(Events.GET_BATCH_STARTED, lambda: self.terminate_epoch())
+            self.add_event_handler(Events.EPOCH_COMPLETED, self._end_as_others)
+
+    def _end_as_others(self) -> None:
+        """Ends a pass in which nothing was predicted: ignite ends that of epoch 0 by the count of its batches."""
+        self.state.iteration = self.state.epoch_length * self.state.max_epochs
 
 
 def slice_inferer(precision: Precision, batch_size: int = 16) -> PrecisionInferer:

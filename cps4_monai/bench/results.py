@@ -16,6 +16,7 @@ from cps4_monai.bench.folders import DONE, read_json_or_empty
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.record import ARGMAX
+from cps4_monai.handlers.best_weights import better_when
 from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
@@ -198,7 +199,8 @@ def _kept(stage1: Path) -> pd.Series | None:
     if metric not in table or table[metric].isna().all():
         return None
     scores = table[metric][::-1]
-    return table.loc[scores.idxmin() if settings.get("stage1#validate#best#mode") == "min" else scores.idxmax()]
+    mode = settings.get("stage1#validate#best#mode") or better_when(metric)
+    return table.loc[scores.idxmin() if mode == "min" else scores.idxmax()]
 
 
 def _label_maps(stage1: Path) -> pd.DataFrame:

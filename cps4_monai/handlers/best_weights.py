@@ -42,6 +42,15 @@ def metric_of(engine: Workflow, key: str | None, user: str) -> float:
         raise ValueError(f"metric {key!r} that {user} looks at is no scalar: {metrics[key]!r}") from error
 
 
+def better_when(metric: str | None) -> Literal["max", "min"]:
+    """Whether more of a metric is better, as of a Dice, or less, as of a loss and of classes missed or falsely found.
+
+    >>> better_when("val_dice"), better_when("loss"), better_when("decoded_missed")
+    ('max', 'min', 'min')
+    """
+    return "min" if (metric or "").rpartition("_")[2] in ("loss", "missed", "false") else "max"
+
+
 class BestWeights:
     """Attached to an evaluator: writes the network's weights whenever a metric is the best yet (paper page, row 19).
 
@@ -54,7 +63,7 @@ class BestWeights:
         path: file for the weights, as ``models/model.pt``.
         network: its state dict, unwrapped and nothing else, is what is written.
         metric: name of the metric; by default the evaluator's key metric.
-        mode: "max" if larger is better, "min" for losses.
+        mode: "max" if larger is better, "min" if smaller; None: by the name, see :func:`better_when`.
         save: writes something else instead, given the path to write to (stage 1 saves its prompted ViT this way).
 
     Attributes:
@@ -72,17 +81,17 @@ class BestWeights:
         path: str | Path,
         network: nn.Module | None = None,
         metric: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         save: Callable[[Path], Any] | None = None,
     ) -> None:
-        if mode not in ("max", "min"):
+        if mode not in ("max", "min", None):
             raise ValueError(f"mode is {mode!r}; expected 'max' or 'min'")
         if (network is None) == (save is None):
             raise ValueError("BestWeights needs either a network or a function 'save'; give exactly one")
         self.path = Path(path)
         self.network = network
         self.metric = metric
-        self.mode = mode
+        self.mode = better_when(metric) if mode is None else mode
         self.save = save
         self.best_score: float | None = None
         self.written_score = math.nan

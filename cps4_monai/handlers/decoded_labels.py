@@ -179,12 +179,17 @@ class DecodedLabels:
         engine.state.batch = {**engine.state.batch, "unlabeled": {**unlabeled, "decoded_map": decoded}}
 
     def state_dict(self) -> dict[str, Any]:
-        """The present targets: between two decodings they are part of a run's state."""
-        return {"codes": self.codes}
+        """The present targets, which between two decodings are part of a run's state, and when the first ones came."""
+        return {"codes": self.codes, "first_epoch": self.first_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores them; codes above 127 that an earlier version kept in int8 had become negative."""
+        """Restores them; codes above 127 that an earlier version kept in int8 had become negative.
+
+        Decoding that has begun goes on where a run is made longer, whose `first_epoch` may be a later one.
+        """
         codes = state["codes"]
+        if codes is not None:
+            self.first_epoch = state.get("first_epoch", self.first_epoch)
         if codes is not None and codes.dtype != self.dtype:
             codes = codes.to(self.dtype)
             codes = torch.where(codes < IGNORE, codes + 256, codes)

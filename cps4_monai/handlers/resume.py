@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,7 @@ class ResumeHandler:
             and content.
         files: what the run is trained with beside its data, name -> path: wherever they lie, their content must be the
             same. A checkpoint that does not tell of them yet is taken for one of these.
+        since: settings that checkpoints of earlier versions do not have; there they are not compared.
         or_anew: begin anew where the checkpoint is damaged or of another run, with a warning that says why, and
             replace it; by default such a run is refused.
 
@@ -71,6 +72,7 @@ class ResumeHandler:
         states: Mapping[str, Stateful | None],
         settings: Mapping[str, Any] | None = None,
         files: Mapping[str, str | Path] | None = None,
+        since: Collection[str] = (),
         or_anew: bool = False,
     ) -> None:
         if not states:
@@ -79,7 +81,7 @@ class ResumeHandler:
         self.states = {name: item for name, item in states.items() if item is not None}
         self.settings = plain(by_content(settings or {}), "settings")
         self.files = {name: Path(file) for name, file in (files or {}).items()}
-        self.or_anew = or_anew
+        self.since, self.or_anew = frozenset(since), or_anew
         self._saved: list[int] = self._watched()
 
     def attach(self, engine: Workflow) -> None:
@@ -206,7 +208,7 @@ class ResumeHandler:
             raise CheckpointError(f"{self.path}: not a readable checkpoint ({error}); {self._way_out()}") from error
         changed = [
             _change(key, before.get(key), self.settings.get(key))
-            for key in sorted(before.keys() | self.settings.keys())
+            for key in sorted(before.keys() | self.settings.keys() - (self.since - before.keys()))
             if not is_same_setting(before.get(key), self.settings.get(key))  # older ones have places of files
         ]
         if names != set(self.states):

@@ -103,17 +103,17 @@ class BCP(TeacherStudent):
         In the second phase ``in_logits`` (a labeled patch in an unlabeled picture), ``out_logits`` (the reverse), and
         ``pseudo_label`` (B, 1, H, W) of the unlabeled slices.
         """
-        image = batch["labeled"]["image"]
+        image, unlabeled = batch["labeled"]["image"], self.unlabeled_view(batch)
+        if unlabeled.shape != image.shape and self.pretrain_fraction < 1:  # told in the first phase, for the second
+            raise ValueError(
+                f"unlabeled pictures are {tuple(unlabeled.shape)}, labeled ones {tuple(image.shape)}; expected one "
+                "shape. Fix: set batch_size_labeled and batch_size_unlabeled to one even number, at most that of the "
+                "unlabeled slices there are"
+            )
         patch = rectangles(1, image.shape[2:], self._sides(*image.shape[2:]), image.device)
         first, second = _halves(image, "labeled")
         if self.pretraining:
             return {"patch": patch, "mixed_logits": self._pretrained(mix(first, second, patch))}
-        unlabeled = self.unlabeled_view(batch)
-        if unlabeled.shape != image.shape:
-            raise ValueError(
-                f"unlabeled pictures are {tuple(unlabeled.shape)}, labeled ones {tuple(image.shape)}; expected one "
-                "shape: set batch_size_unlabeled to batch_size_labeled"
-            )
         unlabeled_first, unlabeled_second = _halves(unlabeled, "unlabeled")
         mixed = self._mixed(mix(unlabeled_first, first, patch), mix(second, unlabeled_second, patch))
         return {"patch": patch, **mixed, "pseudo_label": self._pseudo_label(self.teacher_logits(batch))}

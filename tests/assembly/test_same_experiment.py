@@ -23,6 +23,7 @@ TRAINERS = ("stage1#train#trainer", "train#trainer", "finetune#trainer")
 NOT_OF_TRAINING = (
     *("imports", "initialize", "displayable_configs", "finetune_other_geometry", "train#inferer"),
     *("check_output_dir", "check_data", "check_start", "check_stage2", "check_best", "check_unlabeled", "plan"),
+    "set_stage1_aside",
     *("training_stage1", "training_stage2", "training_finetune", "run"),
 )
 NO_SETTING = ("_requires_",)

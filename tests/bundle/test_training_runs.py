@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -103,6 +105,44 @@ def test_a_refused_run_leaves_what_the_run_that_is_there_wrote(run_tiny, tmp_pat
     with pytest.raises(ValueError, match=r"cps4_monai\.methods\.Supervised"):
         run_tiny("training_stage2", tmp_path, ("mean_teacher",))
     assert [path.read_bytes() for path in files] == before
+
+
+def test_a_run_does_not_go_on_with_other_label_maps_or_other_codes_left_out(run_tiny, tiny_data_of, tmp_path):
+    folder = tiny_data_of(tmp_path / "data", lambda codes: codes)
+    data = {"datalist": str(folder / "datalist.json"), "dataset_dir": str(folder)}
+    run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data)
+    content = json.loads((folder / "datalist.json").read_text())
+    (folder / "datalist.json").write_text(json.dumps({**content, "unannotated": [1]}))
+    with pytest.raises(ValueError, match=r"unannotated was \[\], is \[1\]"):
+        run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data, max_epochs=2)
+    (folder / "datalist.json").write_text(json.dumps(content))
+    entry = next(entry for entry in content["training"] if entry["labeled"])
+    label = nib.load(folder / entry["label"])
+    corrected = np.where(np.asarray(label.dataobj) == 11, 0, np.asarray(label.dataobj)).astype(np.uint8)
+    nib.save(nib.Nifti1Image(corrected, label.affine), folder / entry["label"])
+    with pytest.raises(ValueError, match=f"label maps was .*{entry['subject']}.*another output folder"):
+        run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data, max_epochs=2)
+
+
+def test_a_run_that_is_interrupted_before_it_trains_leaves_the_config_of_the_one_that_is_there(
+    run_tiny, tmp_path, monkeypatch
+):
+    run_tiny("training_stage2", tmp_path, ("supervised",))
+    before = (tmp_path / "config.json").read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cps4_monai.assembly.slices.check_datalist", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny("training_stage2", tmp_path, ("supervised",), labeled_share="50")
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_stage_1_is_set_aside_before_stage_2_begins(run_tiny, tmp_path):
+    method = run_tiny("run", tmp_path).parser.get_parsed_content("stage1#method")
+    (optimizer,) = method.optimizers.values()
+    assert not optimizer.state and all(p.grad is None for net in method.networks.values() for p in net.parameters())
 
 
 def test_stage_1_never_replaces_that_of_another_run(run_tiny, tiny_run, tmp_path):

@@ -6,11 +6,27 @@ import pytest
 import torch
 from monai.engines import EnsembleEvaluator
 from monai.handlers import MeanDice, from_engine
+from monai.inferers import SimpleInferer
 
+from cps4_monai.assembly.validation import Validator
 from cps4_monai.handlers import BestWeights
 from cps4_monai.inference.slice_inferer import SliceBatchInferer
 from cps4_monai.methods import CPS4
 from cps4_monai.networks import ResUNet
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_a_process_without_a_volume_ends_its_validation_where_the_others_do(epoch):
+    """One that went on would meet their next exchange in a validation that they do not have."""
+    passes = []
+    for idle in (False, True):
+        volume = {"image": torch.zeros(1, 1, 2, 8, 8), "label": torch.zeros(1, 1, 2, 8, 8)}
+        validator = Validator(
+            device="cpu", val_data_loader=[volume], network=torch.nn.Identity(), inferer=SimpleInferer(), idle=idle
+        )
+        validator.add_event_handler("EPOCH_COMPLETED", lambda engine: passes.append(engine.state.epoch))
+        validator.run(epoch)
+    assert passes == [epoch, epoch]
 
 
 class ReadOnce(list):

@@ -56,7 +56,16 @@ class Run:
     """Everything of one run, wired as the bundle does it."""
 
     def __init__(
-        self, folder, epochs=4, scores=None, handlers=(), patience=None, settings=None, loader=None, files=None
+        self,
+        folder,
+        epochs=4,
+        scores=None,
+        handlers=(),
+        patience=None,
+        settings=None,
+        loader=None,
+        files=None,
+        since=(),
     ):
         torch.manual_seed(0)
         student = ResUNet(1, 3, features=(4, 8))
@@ -75,7 +84,9 @@ class Run:
         if patience is not None:
             states["early_stop"] = EarlyStop(self.evaluator, patience)
             chain.append(states["early_stop"])
-        self.resume = ResumeHandler(folder / "resume.pt", states, {"seed": 7} if settings is None else settings, files)
+        self.resume = ResumeHandler(
+            folder / "resume.pt", states, {"seed": 7} if settings is None else settings, files, since
+        )
         self.trainer = SemiSupervisedTrainer("cpu", epochs, loader or RandomLoader(), self.method, train_handlers=chain)
         self.trainer.add_event_handler("EPOCH_COMPLETED", lambda _: self.scheduler.step())
         self.resume.attach(self.trainer)

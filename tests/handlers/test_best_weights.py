@@ -34,6 +34,13 @@ def test_weights_of_the_best_epoch_stay(tmp_path, mode, best):
     assert set(saved) == {"weight", "bias"} and saved["weight"].item() == best[1] - 1
 
 
+@pytest.mark.parametrize("metric", ["loss", "val_missed", "decoded_false"])
+def test_of_what_is_better_the_less_there_is_the_least_stays(tmp_path, metric):
+    assert BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric=metric).mode == "min"
+    assert BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric=metric, mode="max").mode == "max"
+    assert BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="decoded_val_dice").mode == "max"
+
+
 def test_the_log_names_the_metric_since_monai_has_a_best_of_its_own(tmp_path, caplog):
     caplog.set_level("INFO", "cps4_monai")
     list(validate(BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice"), [0.5]))

@@ -176,6 +176,19 @@ def test_decoding_comes_at_its_epochs_and_before_the_first_there_is_no_loss(monk
     assert at == [2, 4] and losses == [0.0] * 5  # decode() was replaced, so there never was a target
 
 
+@pytest.mark.parametrize(("codes", "epochs"), [(torch.zeros(2, 160, 64, dtype=torch.int8), [3, 5, 7]), (None, [6])])
+def test_a_run_that_is_made_longer_goes_on_decoding_if_it_has_begun(codes, epochs, monkeypatch):
+    """Its first epoch moves with its length: targets that a checkpoint brought would stay as they are until then."""
+    handler = DecodedLabels(dataset(spine()), SPINE, [1], first_epoch=6, every=2)
+    handler.load_state_dict({"codes": codes, "first_epoch": 3})
+    at, state = [], SimpleNamespace(epoch=0, device=CPU)
+    monkeypatch.setattr(handler, "decode", lambda *_: at.append(state.epoch))
+    engine = SimpleNamespace(state=state, method=SimpleNamespace(networks={"teacher": None}), autocast=None)
+    for state.epoch in range(1, 8):
+        handler.refresh(engine)
+    assert at == epochs
+
+
 def test_the_step_runs_no_teacher_and_its_loss_is_the_cross_entropy_with_the_targets():
     handler = decoded(dataset(spine()), first_epoch=99)
     trainer = trainer_with(handler, epochs=1)
@@ -195,7 +208,7 @@ def test_the_step_runs_no_teacher_and_its_loss_is_the_cross_entropy_with_the_tar
 def test_targets_survive_a_resume():
     handler = decoded(dataset(spine()))
     again = DecodedLabels(dataset(spine()), SPINE, [1])
-    assert again.state_dict() == {"codes": None}
+    assert again.state_dict() == {"codes": None, "first_epoch": 4}
     again.load_state_dict(handler.state_dict())
     assert torch.equal(again.codes, handler.codes)
 

@@ -134,6 +134,15 @@ def test_other_settings_are_named(tmp_path, make_run):
         make_run(tmp_path, epochs=2, settings={"classes": 4}).run()
 
 
+def test_a_setting_that_an_earlier_version_did_not_keep_is_compared_from_then_on(tmp_path, make_run):
+    make_run(tmp_path, epochs=1, settings={"seed": 7}).run()
+    make_run(tmp_path, epochs=2, settings={"seed": 7, "left out": [1]}, since=("left out",)).run()
+    with pytest.raises(CheckpointError, match=r"left out was \[1\], is \[\]"):
+        make_run(tmp_path, epochs=3, settings={"seed": 7, "left out": []}, since=("left out",)).run()
+    with pytest.raises(CheckpointError, match=r"left out was \[1\], is None"):
+        make_run(tmp_path, epochs=3, settings={"seed": 7}, since=("left out",)).run()
+
+
 def scans_of(count, digest="0"):
     return [[f"sub-{k:03d}", digest * 64] for k in range(count)]
 

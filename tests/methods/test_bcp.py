@@ -144,8 +144,12 @@ def test_batches_that_cannot_be_halved_or_paired_are_refused(batch):
     method = make()
     with pytest.raises(ValueError, match="set batch_size_labeled"):
         method.forward({**batch, "labeled": {key: value[:3] for key, value in batch["labeled"].items()}})
-    with pytest.raises(ValueError, match="set batch_size_unlabeled to batch_size_labeled"):
+    with pytest.raises(ValueError, match="set batch_size_labeled and batch_size_unlabeled to one even"):
         method.forward({**batch, "unlabeled": {"image": batch["unlabeled"]["image"][:2]}})
+    with pytest.raises(ValueError, match="to one even number, at most"):  # in the first phase, which reads none
+        make(pretrain_fraction=0.5).forward({**batch, "unlabeled": {"image": batch["unlabeled"]["image"][:2]}})
+    only_first = make(pretrain_fraction=1.0)
+    only_first.forward({**batch, "unlabeled": {"image": batch["unlabeled"]["image"][:2]}})
     method.total_updates = None
     with pytest.raises(ValueError, match="counts in shares of the run"):
         method.forward(batch)
