@@ -32,7 +32,8 @@ def score(cell, parser, volumes, anatomy, unannotated) -> list[dict]:
         logits = torch.cat([network(part) for part in slices.split(16)]).float()
         probabilities = mask_unannotated(logits, unannotated).softmax(dim=1)
         argmax = probabilities.argmax(dim=1).numpy()
-        decoded = decode_levels(argmax, probabilities.numpy(), image.spacing_mm, anatomy, unannotated=unannotated)
+        given = {"unannotated": unannotated, "view": image.view}
+        decoded = decode_levels(argmax, probabilities.numpy(), image.spacing_mm, anatomy, **given)
         row = {"subject": subject, "method": cell.method, "share": cell.share, "seed": cell.seed}
         for name, labels in (("argmax", argmax), ("decoded", decoded.labels)):
             prediction = torch.from_numpy(np.ascontiguousarray(labels).astype(np.int64))

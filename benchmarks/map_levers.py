@@ -169,7 +169,7 @@ def main() -> None:
         attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
         by_class = {"as trained": attention}
         for name in ("as trained", "four views, half a patch apart"):
-            result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes)
+            result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes, view=image.view)
             made[f"{name}, levels decoded"] = result.labels
         for name, network in networks.items():
             with torch.no_grad():
@@ -178,14 +178,19 @@ def main() -> None:
             made[f"network of {name}"] = probabilities.argmax(1).numpy()
             by_class[f"network of {name}"] = probabilities.numpy()
             result = decode_levels(
-                made[f"network of {name}"], probabilities.numpy(), image.spacing_mm, anatomy, unannotated=codes
+                made[f"network of {name}"],
+                probabilities.numpy(),
+                image.spacing_mm,
+                anatomy,
+                unannotated=codes,
+                view=image.view,
             )
             made[f"network of {name}, levels decoded"] = result.labels
             for how, target in targets(teacher, codes_of["as trained"], logits, anatomy, model.activation, codes):
                 made[f"{name} {how}"] = target.argmax(1).numpy()
                 by_class[f"{name} {how}"] = target.numpy()
                 result = decode_levels(
-                    made[f"{name} {how}"], target.numpy(), image.spacing_mm, anatomy, unannotated=codes
+                    made[f"{name} {how}"], target.numpy(), image.spacing_mm, anatomy, unannotated=codes, view=image.view
                 )
                 made[f"{name} {how}, levels decoded"] = result.labels
         for name, prediction in made.items():

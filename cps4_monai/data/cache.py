@@ -18,6 +18,7 @@ import numpy as np
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.in_plane import InPlane
+from cps4_monai.data.resampling import AxisMap, field_of_view
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_slices import label_to_slices, network_spacing_mm, scan_to_slices
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_same_grid, read_volume
@@ -66,6 +67,14 @@ class CachedSlices:
     def grid(self) -> SagittalGrid:
         """How the source's voxel axes lie in (D, H0, W0)."""
         return SagittalGrid.from_affine(self.source_shape, self.affine)
+
+    @property
+    def view(self) -> tuple[int, int, int, int]:
+        """(first H, end H, first W, end W) of the slices that shows the source: beyond it they are padded."""
+        grid = self.grid
+        pairs = zip(grid.slices_shape[1:], self.shape[1:], self.spacing_mm[1:], grid.spacing_mm[1:], strict=True)
+        height, width = (AxisMap.about_the_centre(n, size, mm / of_source) for n, size, mm, of_source in pairs)
+        return field_of_view(height, width) or (0, self.shape[1], 0, self.shape[2])
 
     def slice(self, index: int) -> np.ndarray:
         """(H, W) copy of one slice, read from disk."""

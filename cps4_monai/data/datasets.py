@@ -118,8 +118,9 @@ class SliceDataset(_CachedScans):
 class VolumeDataset(_CachedScans):
     """Whole volumes on the network's grid, for validation.
 
-    An item holds ``image`` (1, D, H, W) float32, ``label`` (1, D, H, W) uint8 where the entry has one, ``subject`` and
-    ``spacing_mm`` (3,) float32 along D, H and W.
+    An item holds ``image`` (1, D, H, W) float32, ``label`` (1, D, H, W) uint8 where the entry has one, ``subject``,
+    ``spacing_mm`` (3,) float32 along D, H and W, and ``view`` (4,) int64: first and end row, first and end column that
+    show the scan.
 
     Args:
         data: volumes, see :class:`SliceDataset`.
@@ -141,6 +142,7 @@ class VolumeDataset(_CachedScans):
             "image": _whole(image).float(),
             "subject": self.entries[index].subject,
             "spacing_mm": torch.tensor(image.spacing_mm),
+            "view": torch.tensor(image.view),
         }
         if self.labels is not None:
             item["label"] = _whole(self.labels[index])

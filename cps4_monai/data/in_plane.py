@@ -102,7 +102,7 @@ class InPlane:
         else:
             step = 1.0 if self.spacing_mm is None else self.spacing_mm / source_mm
             target = max(1, round(source / step)) if self.size is None else self.size[axis]
-        return AxisMap(source, target, (source - 1) / 2 - step * (target - 1) / 2, step)
+        return AxisMap.about_the_centre(source, target, step)
 
     def network_spacing_mm(self, original_hw: Sequence[int], spacing_mm_hw: Sequence[float]) -> tuple[float, float]:
         """Pixel distance of the network's slices along H and W, in mm."""

@@ -29,6 +29,11 @@ class AxisMap:
     start: float
     step: float
 
+    @classmethod
+    def about_the_centre(cls, source_size: int, target_size: int, step: float) -> AxisMap:
+        """The map under which the centres of both axes meet."""
+        return cls(source_size, target_size, (source_size - 1) / 2 - step * (target_size - 1) / 2, step)
+
     def inverse(self) -> AxisMap:
         """The same line, asked the other way round."""
         return AxisMap(self.target_size, self.source_size, -self.start / self.step, 1.0 / self.step)
@@ -87,3 +92,9 @@ def _hat_integral(x: torch.Tensor) -> torch.Tensor:
     """Integral from minus infinity to x of the hat function max(0, 1 - |t|)."""
     x = x.clamp(-1.0, 1.0)
     return torch.where(x < 0, (1 + x) ** 2 / 2, 1 - (1 - x) ** 2 / 2)
+
+
+def field_of_view(height: AxisMap, width: AxisMap) -> tuple[int, int, int, int] | None:
+    """(first H, end H, first W, end W) of the target grid that shows the source; None where they do not meet."""
+    rows, columns = (axis.inside().nonzero()[:, 0].tolist() for axis in (height, width))
+    return (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if rows and columns else None

@@ -126,6 +126,7 @@ class DecodedLabels:
                 image.spacing_mm,
                 self.anatomy,
                 unannotated=self.unannotated,
+                view=image.view,
                 thresholds=self.thresholds,
             )
             target = torch.from_numpy(result.labels).to(self.dtype)

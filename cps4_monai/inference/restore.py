@@ -10,7 +10,7 @@ import numpy as np
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.data.in_plane import InPlane
-from cps4_monai.data.resampling import AxisMap
+from cps4_monai.data.resampling import field_of_view
 from cps4_monai.data.sagittal import SagittalGrid
 from cps4_monai.data.scan_labels import ScanScores, labels_on_scan
 from cps4_monai.data.scan_slices import network_spacing_mm
@@ -71,19 +71,13 @@ def restore_labels(
             anatomy,
             from_logits=True,
             unannotated=unannotated,
-            view=_view(height, width),
+            view=field_of_view(height, width),
             thresholds=thresholds,
         )
         labels, confidence = result.labels, result.confidence
     decoded = time.perf_counter()
     slices = labels_on_scan(scores, labels, grid, in_plane)
     seconds = {"levels": decoded - started, "restore": time.perf_counter() - decoded}
-    view = _view(height.inverse(), width.inverse())
+    view = field_of_view(height.inverse(), width.inverse())
     whole = view is None or view == (0, slices.shape[1], 0, slices.shape[2])
     return RestoredLabels(slices, result, confidence, None if whole else view, seconds)
-
-
-def _view(height: AxisMap, width: AxisMap) -> View | None:
-    """The part of the target grid that shows the source; None where they do not meet."""
-    rows, columns = (axis.inside().nonzero()[:, 0].tolist() for axis in (height, width))
-    return (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if rows and columns else None

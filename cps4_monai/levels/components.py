@@ -46,8 +46,8 @@ class Components:
         return (self.box[0].start, self.box[1].start, self.box[2].start)
 
     def typical_volume_mm3(self, kind: str) -> float:
-        """Volume-weighted median of a kind's volumes: that of the structures, however many crumbs lie about."""
-        volumes = self.moments.volume_mm3[self.kinds == kind]
+        """Volume-weighted median of a kind's volumes in the chain: of structures, however many crumbs lie about."""
+        volumes = self.moments.volume_mm3[(self.kinds == kind) & (self.fixed_code == 0)]
         return weighted_median(volumes, volumes)
 
     def renumbered(self, new_id: np.ndarray, count: int, kinds: np.ndarray, fixed_code: np.ndarray) -> Components:
@@ -169,7 +169,7 @@ def _without_islands(components: Components, thresholds: LevelThresholds) -> Com
     count = len(components)
     volumes = components.moments.volume_mm3
     small = np.zeros(count, dtype=bool)
-    for kind in np.unique(components.kinds):
+    for kind in np.unique(components.kinds[components.fixed_code == 0]):
         of_kind = (components.kinds == kind) & (components.fixed_code == 0)
         limit = max(thresholds.island_mm3, thresholds.island_share * components.typical_volume_mm3(kind))
         small |= of_kind & (volumes < limit)

@@ -78,8 +78,10 @@ def _by_label(components: Components, labels: np.ndarray) -> Components:
     parents = np.array(parent)
     volume = np.bincount(ids.reshape(-1), minlength=len(parents) + 1)[1:].astype(float)
     kinds = components.kinds[parents]
-    whole = {k: weighted_median(volume[kinds == k], volume[kinds == k]) for k in np.unique(kinds).tolist()}
-    crumb = volume < _CRUMB_SHARE * np.array([whole[k] for k in kinds.tolist()])
+    movable = components.fixed_code[parents] == 0
+    of_kind = {k: volume[movable & (kinds == k)] for k in np.unique(kinds[movable]).tolist()}
+    whole = {k: weighted_median(volumes, volumes) for k, volumes in of_kind.items()}
+    crumb = volume < _CRUMB_SHARE * np.array([whole.get(k, 0.0) for k in kinds.tolist()])
     crumb &= np.isin(parents, parents[count:])
     new_id = _join_crumbs(ids, parents, crumb, volume)
     used = np.unique(new_id[1:][volume > 0])

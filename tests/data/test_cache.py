@@ -68,6 +68,12 @@ def test_slices_are_small_memory_maps_in_zero_to_one(tmp_path, entries):
     assert image.grid.slices_shape == (4, 24, 20)
 
 
+@pytest.mark.parametrize(("size", "view"), [((20, 16), (4, 16, 3, 13)), ((8, 6), (0, 8, 0, 6))])
+def test_what_of_the_slices_shows_the_scan_and_what_is_padding(tmp_path, entries, size, view):
+    """24 x 20 mm are 12 x 10 pixels of 2 mm, in the middle of the slices."""
+    assert SliceCache(tmp_path / "cache", InPlane(size, 2.0)).image(entries[0].image).view == view
+
+
 def test_other_slices_of_the_same_file_need_another_format(tmp_path):
     """Where this digest changes, CACHE_FORMAT has to, or old caches go on giving the old slices."""
     image, label = tmp_path / "a_T2w.nii.gz", tmp_path / "a_dseg.nii.gz"

@@ -68,7 +68,9 @@ def spine(bottom: int = 20) -> np.ndarray:
 
 
 def dataset(*volumes: np.ndarray, with_grid: bool = True) -> SimpleNamespace:
-    images = [SimpleNamespace(array=(v / 32).astype(np.float16), spacing_mm=(4.0, 2.0, 2.0)) for v in volumes]
+    images = [
+        SimpleNamespace(array=(v / 32).astype(np.float16), spacing_mm=(4.0, 2.0, 2.0), view=None) for v in volumes
+    ]
     return SimpleNamespace(images=images, with_grid=with_grid)
 
 
@@ -104,6 +106,13 @@ def test_doubtful_volumes_have_no_targets_and_cut_ones_only_where_that_is_allowe
     assert (decoded(dataset(truth), min_margin=9.0).codes == -1).all()  # nothing is that sure: log(0.01) caps it
     assert (decoded(dataset(wrong[:, :100]), anchored_only=True).codes == -1).all()
     assert (decoded(dataset(wrong[:, :100])).codes >= 0).any()
+
+
+def test_padding_below_a_scan_is_no_view_to_count_from():
+    data = dataset(np.pad(spine(bottom=0), ((0, 0), (0, 60), (0, 0))))  # what is called L5/S ends where the scan does
+    assert (decoded(data, anchored_only=True).codes >= 0).all(), "were all of it view, there would be room below"
+    data.images[0].view = (0, 160, 0, 64)
+    assert (decoded(data, anchored_only=True).codes == -1).all()
 
 
 def test_thresholds_of_the_run_count_in_training_as_in_validation():
@@ -241,7 +250,7 @@ def many_classes() -> tuple[DecodedLabels, np.ndarray]:
     for level in range(4):
         row = 140 - 30 * level
         labels[:, row - 20 : row, 22:42] = 140 + level
-    image = SimpleNamespace(array=(labels / 256).astype(np.float32), spacing_mm=(4.0, 2.0, 2.0))
+    image = SimpleNamespace(array=(labels / 256).astype(np.float32), spacing_mm=(4.0, 2.0, 2.0), view=None)
     handler = DecodedLabels(
         SimpleNamespace(images=[image], with_grid=True), anatomy_of(150, 10), first_epoch=99, min_margin=-99.0
     )

@@ -181,6 +181,28 @@ def test_another_anatomy_of_vertebrae_alone():
     np.testing.assert_array_equal(decode_levels(wrong, None, (4.0, 1.0, 1.0), anatomy).labels, labels)
 
 
+def test_a_large_structure_without_an_order_is_no_measure_of_those_in_the_chain():
+    """Posterior elements, labeled as one structure of the kind of the bodies, are larger than any of them."""
+    levels = [Structure(1, "S", "sacrum", "sacrum", 0)]
+    for place in range(5):
+        levels += [
+            Structure(2 * place + 2, f"D{place}", f"disc {place}", "disc", 2 * place + 1),
+            Structure(2 * place + 3, f"L{5 - place}", f"vertebra {5 - place}", "vertebra", 2 * place + 2),
+        ]
+    arches = Structure(12, "arches", "posterior elements", "vertebra")
+    anatomy = Anatomy([Structure(0, "background", "background", "background"), *levels, arches])
+    labels = np.zeros((10, 300, 140), np.uint8)
+    row = 285
+    for level in levels:
+        thick = {"sacrum": 30, "disc": 8, "vertebra": 28}[level.kind]
+        labels[1:9, row - thick : row, 40:70] = level.code
+        labels[:, row - thick : row, 82:122] = arches.code if level.kind == "vertebra" else 0
+        row -= thick + 1
+    result = decode_levels(labels, None, (4.0, 1.0, 1.0), anatomy)
+    np.testing.assert_array_equal(result.labels, labels)
+    assert result.dropped == 0 and np.isfinite(result.score)
+
+
 def test_an_anatomy_without_order_is_left_alone():
     anatomy = Anatomy(
         [
