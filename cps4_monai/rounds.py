@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pydoc import locate
@@ -74,7 +74,7 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
     shared = {"cache_dir": str(output / "cache"), **settings}
     workflow = {"also_read_by": ("training_stage1", "training_stage2"), **workflow}
     if "datalist" in settings:
-        _require_unlabeled(_data_of(**{**workflow, **shared, "output_dir": str(output), "tracking": None}))
+        _check_settings(**{**workflow, **shared, "output_dir": str(output), "tracking": None})
     stage1_data: dict[str, Any] = {}
     start: dict[str, Any] = {}
     for number in range(1, rounds + 1):
@@ -85,13 +85,17 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
         if number < rounds:
             data = trained.parser.get_parsed_content("data")
-            labels = label_unlabeled(folder, data, str(settings.get("device_name", "auto")))
+            cache = trained.parser.get_parsed_content("cache")
+            device = str(settings.get("device_name", "auto"))
+            labels = label_unlabeled(folder, data, device, cache.assume_spacing)
             del trained  # its networks make room for those of the next round
             stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
             start = {START: str(folder / STAGE1_WEIGHTS)}
 
 
-def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
+def label_unlabeled(
+    run: Path, data: Datalist, device: str = "auto", assume_spacing: Sequence[float] | None = None
+) -> Path:
     """Label maps of the unlabeled training scans by a run's best weights, levels decoded, and their datalist.
 
     Scans whose result raises an alarm (`cps4 segment`) are left out, with a line that says how many. Structures that no
@@ -103,6 +107,7 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
             ``unlabeled_scans``, the label maps in ``pseudo_labels``, and the datalist.
         data: what the run trained on.
         device: "auto", "cpu", "cuda:N" or "mps".
+        assume_spacing: in mm, of scans whose header has none, as the run assumed it.
 
     Returns:
         The datalist, ``pseudo_labels.json``: scans labeled by people as they are, the others with these label maps.
@@ -118,7 +123,8 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
         return _unchanged(path, sha256)
     bundle = export_bundle(find_bundle_root(), run / WEIGHTS, weights)
     scans = {entry.image.resolve(): entry for entry in data.unlabeled}
-    result = _segmented_by(sha256, list(scans), run / SEGMENTED, weights=bundle, device=device, qc=False)
+    options = {"weights": bundle, "device": device, "assume_spacing": assume_spacing, "qc": False}
+    result = _segmented_by(sha256, list(scans), run / SEGMENTED, **options)
     made = [(scans[one.source.resolve()], one.label) for one in result.segmented if one.label and not one.alarms]
     if not made:
         raise DatalistError(
@@ -142,11 +148,12 @@ def label_unlabeled(run: Path, data: Datalist, device: str = "auto") -> Path:
     return write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
-def _data_of(**workflow: Any) -> Datalist:
-    """The scans that a run would train on, once both of its stages could be set up; nothing is trained or written.
+def _check_settings(**workflow: Any) -> None:
+    """Refuses what a round would refuse, or learn nothing new from: both stages are set up, and nothing is trained.
 
     Raises:
         ValueError: a setting or a datalist that cannot be used, or a method without prompts.
+        DatalistError: no unlabeled scans.
     """
     try:
         stage2 = CPS4Workflow(run_id="training_stage2", **workflow)
@@ -156,12 +163,11 @@ def _data_of(**workflow: Any) -> Datalist:
                 "stage 1 (train#provider is null). Fix: leave --rounds out, or choose another method (cps4, cps4_plus)"
             )
         _require_class_prompts(stage2.parser.get("stage1#method#_target_"))
-        data: Datalist = stage2.parser.get_parsed_content("data")
+        _require_unlabeled(stage2.parser.get_parsed_content("data"))
         for part in ("stage1#stage", "train#stage", "check_stage2"):
             stage2.parser.get_parsed_content(part)
     except RuntimeError as error:  # what MONAI's parser makes of any error
         raise cause_of(error) from None
-    return data
 
 
 def _require_class_prompts(method: str | None) -> None:

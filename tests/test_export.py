@@ -27,7 +27,7 @@ from cps4_monai.commands.evaluate import evaluate as evaluate_command
 from cps4_monai.commands.export import export as export_command
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.record import read_record, write_record
-from cps4_monai.export import BUNDLE_NAME, export_bundle, stage_bundle
+from cps4_monai.export import BUNDLE_NAME, export_bundle, stage_bundle, weights_of_run
 from cps4_monai.export.as_trained import as_trained, settings_as_trained
 from cps4_monai.export.card import card_of_weights
 from cps4_monai.export.facts import WeightsFacts, figures_of
@@ -84,6 +84,17 @@ def test_the_zip_trains_from_its_own_folder(
     isolated("-m", "monai.bundle", "run", "training_stage2", "--config_file", overlays, "--dataset_dir",
              str(tiny_data), "--output_dir", str(tmp_path), "--iterations_per_epoch", "1", cwd=unzipped)  # fmt: skip
     assert (tmp_path / "stage2" / "model.pt").is_file()
+
+
+def test_weights_of_a_training_that_has_not_ended_are_told(tiny_run: Path, tmp_path: Path, caplog: Any) -> None:
+    shutil.copytree(tiny_run / "stage2", tmp_path / "stage2")
+    weights_of_run(tmp_path)
+    assert not caplog.records
+    record = json.loads((tmp_path / "stage2" / "run.json").read_text())
+    record["starts"][-1]["epochs"] = 300
+    (tmp_path / "stage2" / "run.json").write_text(json.dumps(record))
+    assert weights_of_run(tmp_path) == tmp_path / "stage2" / "model.pt"
+    assert "the training has done 1 of 300 epochs" in caplog.text
 
 
 def test_the_plan_of_the_run_lies_beside_its_weights(unzipped: Path, tiny_run: Path) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cps4_monai.assembly.context import Stage
+from cps4_monai.assembly.context import Context, Stage
 from cps4_monai.assembly.running_config import same_experiment
 from cps4_monai.assembly.training import in_order
 from cps4_monai.data.datasets import SliceDataset
 from cps4_monai.data.image_batches import ImageLoader
+from cps4_monai.data.leaks import check_patients
 from cps4_monai.engines import PrecisionTrainer
 from cps4_monai.handlers import CosineEnd, ResumeHandler
 from cps4_monai.inference.precision_inferer import PrecisionInferer
+from cps4_monai.preflight import check_images
 from cps4_monai.run_folder import RESUME
 from cps4_monai.transforms.augmentation import labeled_augmentation
 from cps4_monai.vision import MaskedAutoencoder, save_image_encoder
@@ -88,6 +90,17 @@ def trainer(
         precision=context.precision,
         train_handlers=order,
     )
+
+
+def check_sides(context: Context) -> None:
+    """Refuses patients and images that are in training and elsewhere; labels are not read, and need not be there.
+
+    Raises:
+        LeakError: see :func:`cps4_monai.preflight.check_images`.
+    """
+    if context.writes:
+        check_patients(context.data.sides)
+        check_images(context.data.sides, context.image_digests)
 
 
 def mean_of(losses: Tensor, image: Tensor) -> Tensor:

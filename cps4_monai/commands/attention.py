@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cps4_monai.commands.spacing import parse_spacing
+
 if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
+
+DICOM = "DICOM files; `cps4 attention` reads NIfTI"
 
 
 @click.command()
@@ -27,11 +31,22 @@ if TYPE_CHECKING:
     "-p", "--prompts", help="Structures in the pictures; default: L5/S,L5,L3,L1, or the first four of another anatomy."
 )
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-def attention(inputs: tuple[Path, ...], stage1: Path | None, output: Path, prompts: str | None, device: str) -> None:
+@click.option(
+    "--assume-spacing", callback=parse_spacing, metavar="MM or X,Y,Z", help="Spacing of scans whose header has none."
+)
+def attention(
+    inputs: tuple[Path, ...],
+    stage1: Path | None,
+    output: Path,
+    prompts: str | None,
+    device: str,
+    assume_spacing: list[float] | None,
+) -> None:
     """Show where class prompts attend to on SCANs (NIfTI files, or folders of them).
 
     A picture of each scan's middle slice with the maps of some prompts (figure 5 of the paper), and attention.html, in
-    which whole scans are looked through with the map of any prompt. The stage 1 of this package's bundle is a small one
+    which whole scans (the first twenty) are looked through with the map of any prompt. A scan that cannot be read is
+    named and left out; the exit code is 1 then. The stage 1 of this package's bundle is a small one
     for this command; the released weights of stage 2 were made without class prompts.
 
     \b
@@ -45,7 +60,7 @@ def attention(inputs: tuple[Path, ...], stage1: Path | None, output: Path, promp
     from cps4_monai.data.cache import SliceCache
     from cps4_monai.data.in_plane import InPlane
     from cps4_monai.device import select_device
-    from cps4_monai.inference.folder_search import search_folder
+    from cps4_monai.inference.folder_search import Search, search_folder
     from cps4_monai.plan import plan_of
     from cps4_monai.report.attention_page import write_attention
     from cps4_monai.threads import limit_threads
@@ -54,19 +69,29 @@ def attention(inputs: tuple[Path, ...], stage1: Path | None, output: Path, promp
     try:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = _checkpoint(stage1, Path(folder))
-            scans = [
-                scan for path in inputs for scan in (search_folder(path, output).scans if path.is_dir() else [path])
-            ]
+            scans, passed_over = list[Path](), list[tuple[Path, str]]()
+            for path in inputs:
+                search = search_folder(path, output) if path.is_dir() else Search([path])
+                scans += search.scans
+                passed_over += [*search.failures, *search.skipped, *((file, DICOM) for file in search.dicom)]
             if not scans:
                 raise ValueError(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")
             plan = plan_of(checkpoint)
             names = _names(prompts, plan.anatomy)
             lower, upper = plan.percentiles
-            cache = SliceCache(folder, InPlane.from_dict(plan.in_plane), lower=lower, upper=upper)
-            page = write_attention(checkpoint, scans, output, cache, plan.anatomy, names, select_device(device))
+            in_plane = InPlane.from_dict(plan.in_plane)
+            cache = SliceCache(folder, in_plane, lower=lower, upper=upper, assume_spacing=assume_spacing)
+            page, failures = write_attention(
+                checkpoint, scans, output, cache, plan.anatomy, names, select_device(device)
+            )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    for path, reason in passed_over:
+        click.echo(f"passed over: {path}: {reason}", err=True)
     click.echo(f"page: {page}")
+    if failures:
+        told = "\n".join(failures.values())
+        raise click.ClickException(f"{len(failures)} of {len(scans)} scans could not be read:\n{told}")
 
 
 def _checkpoint(stage1: Path | None, unpacked: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 
 @click.command()
@@ -17,7 +18,7 @@ import click
     show_default=True,
     help="Percentage of the labeled training patients whose labels are used.",
 )
-@click.option("--labeled", type=click.IntRange(min=1), help="Their number, instead of the share.")
+@click.option("--labeled", type=click.IntRange(min=1), help="Their number, in place of the share.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Validation patients: a share or a number.")
 @click.option(
@@ -72,6 +73,9 @@ def datalist(
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.data.build_datalist import build_datalist
 
+    given = click.get_current_context().get_parameter_source("labeled_share")
+    if labeled is not None and given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--labeled and --labeled-share say the same thing in two ways; give one of them")
     try:
         built = build_datalist(
             folder,

@@ -7,6 +7,17 @@ from typing import Any
 
 import click
 
+from cps4_monai.commands.own_options import refuse_own_options
+
+OPTIONS = {
+    "output_dir": "RUN",
+    "section": "--section",
+    "evaluation_dir": "--output",
+    "device_name": "--device",
+    "datalist": "--datalist",
+    "dataset_dir": "--dataset-dir",
+}
+
 
 @click.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
@@ -65,7 +76,9 @@ def evaluate(
     folder = output or run_dir / "evaluation"
     override["evaluation_dir"] = str(folder.resolve())
     try:
-        workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **parse_settings(settings)})
+        given = parse_settings(settings)
+        refuse_own_options(given, override, OPTIONS)
+        workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **given})
         workflow.initialize()
         report = next(result for result in workflow.run() if isinstance(result, PredictionReport))
         stage1 = workflow.parser.get_parsed_content("evaluate#stage1") or {}

@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cps4_monai.commands.spacing import parse_spacing
+
 if TYPE_CHECKING:
     from cps4_monai.inference.batch import SegmentationRun
 
 SHOWN = 5
-
-
-def _spacing(context: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
-    if value is None:
-        return None
-    try:
-        numbers = [float(part) for part in value.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 3) or not all(0 < n < float("inf") for n in numbers):
-        raise click.BadParameter(f"{value!r}; expected one or three positive numbers of mm, e.g. 4,0.6,0.6")
-    return numbers
 
 
 @click.command()
@@ -57,7 +47,7 @@ def _spacing(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--tta", is_flag=True, help="Average over five views of each slice; five times slower.")
 @click.option("--raw", is_flag=True, help="The plain argmax: levels are not decoded, islands stay.")
 @click.option(
-    "--assume-spacing", callback=_spacing, metavar="MM or X,Y,Z", help="Spacing of scans whose header has none."
+    "--assume-spacing", callback=parse_spacing, metavar="MM or X,Y,Z", help="Spacing of scans whose header has none."
 )
 @click.option(
     "--series",

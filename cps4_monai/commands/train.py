@@ -7,6 +7,15 @@ from typing import Any
 
 import click
 
+from cps4_monai.commands.own_options import refuse_own_options
+
+OPTIONS = {
+    "datalist": "--datalist",
+    "dataset_dir": "--dataset-dir",
+    "output_dir": "--output",
+    "device_name": "--device",
+    "labeled_share": "--labeled-share",
+}
 RUN_IDS = {
     "pretraining": "pretraining",
     "stage1": "training_stage1",
@@ -98,6 +107,7 @@ def train(
     }
     try:
         given = parse_settings(settings)
+        refuse_own_options(given, override, OPTIONS)
         further: dict[str, Any] = {}
         if stage == "finetune":
             from cps4_monai.finetune_start import refuse_of_weights, settings_of_overlays, starting_weights

@@ -20,7 +20,7 @@ from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.plan import Plan, plan_of, write_plan
-from cps4_monai.run_folder import STAGE2_WEIGHTS
+from cps4_monai.run_folder import RECORD, RESUME, STAGE2_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -100,15 +100,32 @@ def export_bundle(
 
 
 def weights_of_run(run_dir: str | Path) -> Path:
-    """Best weights of a training run; their plan lies beside them.
+    """Best weights of a training run so far; their plan lies beside them. Of one that has not ended a warning says so.
 
     Raises:
-        ValueError: the folder holds no finished stage 2.
+        ValueError: the folder holds no weights of stage 2.
     """
     weights = Path(run_dir) / STAGE2_WEIGHTS
     if not weights.is_file():
-        raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 has ended")
+        raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 was validated")
+    _warn_of_unfinished(weights)
     return weights
+
+
+def _warn_of_unfinished(weights: Path) -> None:
+    """Says how far the training is that these weights are of, if it has not ended; nothing where its files are gone."""
+    import torch
+
+    checkpoint, record = weights.with_name(RESUME), weights.with_name(RECORD)
+    if not (checkpoint.is_file() and record.is_file()):
+        return
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["trainer"]
+        epochs = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["epochs"]
+    except Exception:  # torch.load answers damage by nearly any of them; the weights are whole
+        return
+    if state["epoch"] < epochs and not state["stopped"]:
+        logger.warning("%s: the training has done %d of %d epochs", weights, state["epoch"], epochs)
 
 
 def evaluation_of_run(run_dir: str | Path) -> Path | None:

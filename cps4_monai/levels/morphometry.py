@@ -108,10 +108,11 @@ def morphometry(
         plates[structure.code] = both = _fit(points, up, moments.spacing_mm)
         if both is not None:
             sizes[structure.code] = _sizes(both, structure)
-    lordosis = _lordosis(labels, boxes, moments, cut_at, plates, anatomy)
-    for structure in anatomy.foreground:
-        if structure.kind == "sacrum" and lordosis is not None:
-            sizes[structure.code] = Morphometry(lordosis_deg=lordosis)
+    sacra = [s.code for s in anatomy.along_spine() if s.kind == "sacrum" and boxes[s.code - 1] is not None]
+    if sacra:  # of several segments the topmost one bears the end plate
+        lordosis = _lordosis(labels, sacra[-1], boxes, moments, cut_at, plates, anatomy)
+        if lordosis is not None:
+            sizes[sacra[-1]] = Morphometry(lordosis_deg=lordosis)
     return sizes
 
 
@@ -123,6 +124,7 @@ def _sizes(plates: _Plates, structure: Structure) -> Morphometry:
 
 def _lordosis(
     labels: np.ndarray,
+    sacrum: int,
     boxes: Sequence[tuple[slice, ...] | None],
     moments: Moments,
     cut_at: Mapping[int, Sequence[str]],
@@ -131,16 +133,16 @@ def _lordosis(
 ) -> float | None:
     """Angle between the superior end plates of L1 and S1; None where one of them, or what lies on S1, is not seen."""
     by_name = {s.name: s.code for s in anatomy.foreground}
-    sacra = [s for s in anatomy.along_spine() if s.kind == "sacrum" and boxes[s.code - 1] is not None]
     top = plates.get(by_name.get("L1", 0))
-    if top is None or not sacra or set(cut_at.get(sacra[0].code, ())) - {"inferior"}:
+    if top is None or set(cut_at.get(sacrum, ())) - {"inferior"}:
         return None
-    above = [s.code for s in anatomy.along_spine() if (s.order or 0) > (sacra[0].order or 0)][:2]
+    codes = [s.code for s in anatomy.along_spine()]
+    above = codes[codes.index(sacrum) + 1 :][:2]
     on_it = next((plates[code] for code in above if plates.get(code) is not None), None)
     if on_it is None:
         return None
-    row = sacra[0].code - 1
-    points = _section(labels, boxes[row], sacra[0].code, moments, row)
+    row = sacrum - 1
+    points = _section(labels, boxes[row], sacrum, moments, row)
     s1 = _fit(points, on_it.up_hw, moments.spacing_mm, below=on_it)
     return None if s1 is None else s1.upper_angle_deg - top.upper_angle_deg
 

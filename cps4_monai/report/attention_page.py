@@ -27,7 +27,7 @@ def write_attention(
     anatomy: Anatomy,
     names: Sequence[str],
     device: torch.device | str = "cpu",
-) -> Path:
+) -> tuple[Path, dict[Path, str]]:
     """Writes ``NAME_attention.png`` of each scan's middle slice (paper, figure 5), and a page with the whole scans.
 
     Args:
@@ -40,13 +40,19 @@ def write_attention(
         device: where the network runs.
 
     Returns:
-        The page.
+        The page, and the scans that could not be read with the reason.
 
     Raises:
-        ValueError: a checkpoint without class prompts, an unknown name, or a scan that cannot be read.
+        ValueError: a checkpoint without class prompts, an unknown name, or no scan that can be read.
     """
-    entries = [Entry(path, None, name) for name, path in named(scans).items()]
-    shown = attention_pictures(checkpoint, entries, cache, anatomy, names, device, limit=len(entries))
+    entries, failures = [Entry(path, None, name) for name, path in named(scans).items()], dict[Path, str]()
+
+    def failed(entry: Entry, error: ValueError) -> None:
+        failures[entry.image] = str(error)
+
+    shown = attention_pictures(checkpoint, entries, cache, anatomy, names, device, limit=len(entries), failed=failed)
+    if not shown.pictures and failures:
+        raise ValueError("; ".join(failures.values()))
     if not shown.pictures:
         raise ValueError(
             f"{checkpoint}: holds an assistant of templates, which has no attention maps; expected a stage 1 with "
@@ -54,9 +60,10 @@ def write_attention(
         )
     for name, picture in shown.pictures.items():
         write_atomically(Path(output) / f"{name}_attention.png", picture)
-    return write_page(
+    page = write_page(
         Path(output) / PAGE, "Attention to class prompts", str(Path(checkpoint).name), _sections(shown, anatomy)
     )
+    return page, failures
 
 
 def named(scans: Sequence[Path]) -> Mapping[str, Path]:
@@ -71,9 +78,9 @@ def named(scans: Sequence[Path]) -> Mapping[str, Path]:
 def _sections(shown: Attention, anatomy: Anatomy) -> list[Section]:
     told = "A of eq. 1 from 0 to 1: where the network finds what a prompt names. Nobody's label is drawn."
     blocks: list[Block] = [Gallery([Figure(picture, name) for name, picture in shown.pictures.items()], wide=True)]
+    first = f" The first {len(shown.views)} of {len(shown.pictures)} scans." * (len(shown.views) < len(shown.pictures))
+    viewer = [*viewer_blocks(shown.views, anatomy, linked=False)]
     return [
         Section("Middle slices", blocks, told),
-        Section(
-            "Whole scans", [*viewer_blocks(shown.views, anatomy, linked=False)], "A prompt is chosen from the list."
-        ),
+        Section("Whole scans", viewer, f"A prompt is chosen from the list.{first}"),
     ]

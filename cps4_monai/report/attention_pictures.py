@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from cps4_monai.data.datalist import Entry
 from cps4_monai.report.attention import attention_figure, upsampled
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.slab import Slab
-from cps4_monai.report.viewer import View, view_of_slab
+from cps4_monai.report.viewer import MAX_IN_PAGE, View, view_of_slab
 from cps4_monai.vision import PromptedVision, holds_prompted_vision, load_prompted_vision
 
 OUTLINES = "outline of the label"
@@ -44,6 +44,8 @@ def attention_pictures(
     names: Sequence[str],
     device: torch.device | str = "cpu",
     limit: int = 4,
+    viewed: int = MAX_IN_PAGE,
+    failed: Callable[[Entry, ValueError], None] | None = None,
 ) -> Attention:
     """A picture and a view per scan, of A as it is made of the logits that stage 1 trained.
 
@@ -55,6 +57,8 @@ def attention_pictures(
         names: short names of the structures whose prompts are shown in the pictures.
         device: where the network runs.
         limit: how many scans are shown at most.
+        viewed: how many of them the viewer has at most.
+        failed: told of a scan that cannot be read, which is then left out; None: its error ends all.
 
     Returns:
         Nothing where stage 1 left an assistant, which has no attention maps.
@@ -65,9 +69,15 @@ def attention_pictures(
     if not holds_prompted_vision(checkpoint):
         return Attention()
     model = load_prompted_vision(checkpoint, anatomy=anatomy, map_location=device)
-    pictures, views = {}, []
+    pictures, views = dict[str, bytes](), list[View]()
     for entry in scans[:limit]:
-        image = cache.image(entry.image)
+        try:
+            image = cache.image(entry.image)
+        except ValueError as error:
+            if failed is None:
+                raise
+            failed(entry, error)
+            continue
         label = None if entry.label is None else np.array(cache.label(entry.label, entry.image).array)
         slices = np.stack([image.slice(index).astype(np.float32) for index in range(image.shape[0])])
         attention = _attention(model, slices, device)
@@ -81,6 +91,8 @@ def attention_pictures(
             spacing_mm=image.spacing_mm[1:],
             title=f"{entry.subject}, slice {index + 1} of {len(slices)}",
         )
+        if len(views) == viewed:
+            continue
         shown = np.zeros(slices.shape, np.uint8) if label is None else label
         slab = Slab(slices, {OUTLINES: shown}, image.spacing_mm, (0.0, 1.0))
         trained = [s.code for s in anatomy.foreground if s.code not in model.unannotated]

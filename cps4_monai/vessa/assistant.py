@@ -96,11 +96,6 @@ class Assistant(nn.Module):
         return self.image_encoder.image_size
 
     @property
-    def prompts_centred(self) -> bool:
-        """Whether what the prompts have in common is taken away; of stored ones nothing is left to take away."""
-        return bool(getattr(self.prompts, "centred", False))
-
-    @property
     def arguments(self) -> dict[str, Any]:
         """Plain values of which, with the weights and the bank, the same assistant is built."""
         return {

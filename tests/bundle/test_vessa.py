@@ -159,7 +159,7 @@ def test_a_stage_2_killed_while_the_assistant_listens_ends_as_one_that_was_not_s
 def test_the_small_overlay_and_that_of_studies_may_follow(run_tiny, tmp_path):
     for name in ("small", "study"):
         workflow = run_tiny("training_stage1", tmp_path / name, ("vessa", name), run=False, **SMALL)
-        assert workflow.parser.get_parsed_content("stage1#network_def").prompts_centred
+        assert workflow.parser.get_parsed_content("stage1#network_def").prompts.centred
 
 
 def test_its_stage_1_has_no_prompt_map_for_a_study_to_score(vessa, tmp_path):

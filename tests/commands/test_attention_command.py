@@ -80,6 +80,36 @@ def test_a_folder_is_searched_and_its_label_maps_are_passed_over(run: Path, tmp_
     assert list(named([Path("b.nii"), Path("c.nii.gz")])) == ["b", "c"]
 
 
+def test_one_scan_that_cannot_be_read_does_not_lose_the_others(run: Path, tmp_path: Path) -> None:
+    scan_at(tmp_path / "in" / "a_T2w.nii.gz")
+    (tmp_path / "in" / "b_T2w.nii.gz").write_bytes(b"no scan")
+    (tmp_path / "in" / "c.mha").write_bytes(b"of another format")
+    result = called(tmp_path / "in", "-s", run, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "1 of 2 scans could not be read" in result.output, result.output
+    assert "b_T2w.nii.gz" in result.output and "passed over" in result.output and "c.mha" in result.output
+    assert (tmp_path / "out" / "a_T2w_attention.png").is_file() and (tmp_path / "out" / "attention.html").is_file()
+
+
+def test_scans_without_geometry_are_shown_by_the_spacing_that_is_assumed(run: Path, tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    image = nib.Nifti1Image(np.random.default_rng(0).integers(0, 200, (1, 48, 96)).astype(np.uint8), None, header)
+    image.set_qform(None, 0)
+    image.set_sform(None, 0)
+    nib.save(image, tmp_path / "a.nii.gz")
+    refused = called(tmp_path / "a.nii.gz", "-s", run, "-o", tmp_path / "out")
+    assert refused.exit_code == 1 and "--assume-spacing" in refused.output
+    shown = called(tmp_path / "a.nii.gz", "-s", run, "-o", tmp_path / "out", "--assume-spacing", "4,3,3")
+    assert shown.exit_code == 0, shown.output
+
+
+def test_the_viewer_has_the_first_scans_and_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cps4_monai.report.attention_pictures.attention_pictures.__defaults__", ("cpu", 4, 1, None))
+    scans = [scan_at(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
+    assert called(*scans, "-s", run, "-o", tmp_path / "out").exit_code == 0
+    page = (tmp_path / "out" / "attention.html").read_text(encoding="utf-8")
+    assert "The first 1 of 2 scans." in page and (tmp_path / "out" / "b_attention.png").is_file()
+
+
 def test_what_cannot_be_shown_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
     scan = scan_at(tmp_path / "a.nii.gz")
     result = called(scan, "-s", run, "-o", tmp_path / "out", "--prompts", "L7")

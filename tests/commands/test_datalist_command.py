@@ -44,6 +44,12 @@ def test_writes_a_datalist_and_warns_of_classes_that_cannot_be_learned(tmp_path:
     assert load_datalist(out, labeled_share=50).unannotated == (1,)
 
 
+def test_a_share_and_a_number_of_labeled_patients_are_not_given_together(tmp_path: Path) -> None:
+    given = [str(tmp_path), "-o", str(tmp_path / "d.json"), "--labeled", "2", "--labeled-share", "50"]
+    result = CliRunner().invoke(datalist, given)
+    assert result.exit_code == 2 and "--labeled and --labeled-share say the same" in result.output
+
+
 def test_a_folder_without_scans_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(datalist, [str(tmp_path), "-o", str(tmp_path / "d.json")])
     assert result.exit_code == 1 and "no scan found" in result.output

@@ -57,6 +57,12 @@ def test_another_spacing_than_the_weights_is_refused(tiny_run: Path, tmp_path: P
     assert result.exit_code == 1 and "spacing_mm is 0.6, of the weights 7.5" in result.output.splitlines()[-1]
 
 
+def test_what_an_option_sets_is_not_set_in_another_way(tiny_run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(tmp_path / "a"), "--set", "evaluation_dir=b"])
+    assert result.exit_code == 1 and "--set evaluation_dir and --output set the same" in result.output
+    assert not (tmp_path / "a").exists()
+
+
 def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     arguments = [str(tiny_run), "--datalist", str(tiny_data / "datalist.json"), "--section", "validation"]
     result = CliRunner().invoke(evaluate, [*arguments, "-o", str(tmp_path), "--set", "report_title=Mine"])

@@ -152,6 +152,15 @@ def test_a_tracker_that_is_none_is_refused_by_name(tiny_data: Path, tiny_overlay
     assert result.exit_code == 2 and "--tracking is 'foo'; expected mlflow" in result.output
 
 
+@pytest.mark.parametrize("setting", ["output_dir=elsewhere", "device_name=cpu", "datalist=other.json"])
+def test_what_an_option_sets_is_not_set_in_another_way(
+    setting: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
+) -> None:
+    result = call(tiny_data, tiny_overlay, tmp_path / "run", "--set", setting)
+    assert result.exit_code == 1 and f"--set {setting.partition('=')[0]} and --" in result.output, result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_misspelt_setting_of_a_fine_tuning_leaves_no_weights_behind(tiny_data: Path, tmp_path: Path) -> None:
     """They would be taken for those of a fine-tuning, and other weights be refused there."""
     given = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(tmp_path / "run"), "--set", "max_epoch=1"]

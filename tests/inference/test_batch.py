@@ -226,6 +226,13 @@ def test_copies_and_picture_of_old_labels_never_stay_beside_new_ones(run, make_s
     assert run([path], out, overwrite=True).outcomes[0].lacking == "" and copy.read_bytes() == b"not ours"
 
 
+def test_a_series_is_not_chosen_among_scans_of_which_none_is_dicom(run, make_scan, tmp_path):
+    make_scan().save(tmp_path / "in/a_T2w.nii.gz")
+    with pytest.raises(ValueError, match="series is 't2 sag', and none of the 1 scans is DICOM"):
+        run([tmp_path / "in"], tmp_path / "out", series="t2 sag")
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_a_label_map_of_weights_with_another_anatomy_is_not_named_by_these(run, make_scan, tmp_path, edited_bundle):
     """Its codes mean other levels: kept, its tables, picture and copies would name them wrongly."""
     make_scan().save(tmp_path / "in/a_T2w.nii.gz")

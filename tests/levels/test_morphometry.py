@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, load_anatomy
 from cps4_monai.data.phantom import subject
 from cps4_monai.data.phantom.spine import draw_spine
 from cps4_monai.data.sagittal import SagittalGrid
@@ -62,6 +62,20 @@ def test_a_turned_wedge_has_its_heights_and_a_disc_its_mean(wedges):
 def test_lordosis_is_the_angle_between_both_plates(wedges):
     wedge = np.degrees(np.arctan2(3.0, 35.0))  # how far the upper plate of L1 is turned against its middle line
     assert sizes(wedges)["S"].lordosis_deg == pytest.approx(38.0 + 12.0 + wedge, abs=0.7)
+
+
+def test_of_several_sacral_segments_the_topmost_bears_the_plate(wedges):
+    table = MRSPINESEG.to_dict()
+    for structure in table["structures"][1:]:
+        structure["order"] += 1
+    second = {"code": 20, "name": "S2", "long_name": "second sacral segment", "kind": "sacrum", "order": 0}
+    anatomy = load_anatomy({**table, "structures": [*table["structures"], second]})
+    plane = np.zeros(wedges.shape[1:], np.uint8)
+    trapezoid(plane, "L5", (226.0, 112.0), 60.0, 18.0, 18.0, 24.0)
+    labels = np.where((plane > 0) & (wedges == 0), 20, wedges).astype(np.uint8)
+    found = {s.name: s.morphometry for s in structure_statistics(labels, AFFINE, anatomy)}
+    assert found["S"].lordosis_deg == pytest.approx(sizes(wedges)["S"].lordosis_deg, abs=0.1)
+    assert found["S2"].lordosis_deg is None
 
 
 def test_lordosis_needs_l1_s1_and_what_lies_between(wedges):

@@ -200,7 +200,7 @@ def test_a_frozen_copy_answers_alike_without_text_encoder_and_cannot_be_trained(
     apart = EncodedPrompts(Words(), ["a", "b", "c", "d"]), EncodedPrompts(Words(), ["a", "b", "c", "d"], centred=False)
     likeness = [F.cosine_similarity(made()[:1], made()[1:]).abs().mean() for made in apart]
     torch.testing.assert_close(apart[0]().var(dim=1, unbiased=False), torch.ones(4), atol=1e-3, rtol=0)
-    assert likeness[0] < 0.6 and likeness[1] > 0.9 and assistant.prompts_centred
+    assert likeness[0] < 0.6 and likeness[1] > 0.9 and assistant.prompts.centred
     frozen, (image, _) = assistant.freeze(), bands(1, 2)
     assert not any(p.requires_grad for p in frozen.parameters()) and not frozen.train().training
     assert not any("text_encoder" in name for name in frozen.state_dict())
