@@ -19,6 +19,8 @@ from cps4_monai.plan import Plan
 from cps4_monai.precision import Precision
 from cps4_monai.preflight import check_schedule
 
+# What a checkpoint of 0.4.0 and before does not tell of its run; "unannotated" by itself is the setting.
+UNANNOTATED, LABEL_MAPS = "unannotated codes", "label maps"
 _SHOWN_OF_HASH = 16  # characters: enough to tell label maps apart
 _BATCH_SIZES = {"stage1": "stage1#batch_size"}  # where a setting has another name than the argument
 
@@ -136,7 +138,7 @@ class Context(Setup):
         """What decides a result and stands in files or in the environment, not in the config."""
         return {
             "classes": self.anatomy.to_dict(),
-            "unannotated": list(self.unannotated),
+            UNANNOTATED: list(self.unannotated),
             "labels of": [entry.subject for entry in self.data.labeled],
             "without labels": [entry.subject for entry in self.data.unlabeled],
             "validated on": [entry.subject for entry in self.data.validation],

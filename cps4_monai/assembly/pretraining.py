@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cps4_monai.assembly.context import Context, Stage
+from cps4_monai.assembly.context import UNANNOTATED, Context, Stage
 from cps4_monai.assembly.running_config import same_experiment
 from cps4_monai.assembly.training import in_order
 from cps4_monai.data.datasets import SliceDataset
@@ -73,7 +73,7 @@ def trainer(
         {**same, **context.settings},
         lr_scheduler=lr_scheduler,
         added=handlers,
-        checkpoint=ResumeHandler(stage.folder / RESUME, states, same),
+        checkpoint=ResumeHandler(stage.folder / RESUME, states, same, since=(UNANNOTATED,)),
         restored=[CosineEnd(lr_scheduler)],
         last=lambda: save_image_encoder(checkpoint, network.image_encoder),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, from_engine
 
-from cps4_monai.assembly.context import Stage
+from cps4_monai.assembly.context import LABEL_MAPS, UNANNOTATED, Stage
 from cps4_monai.assembly.running_config import same_experiment
 from cps4_monai.assembly.validation import Validator
 from cps4_monai.data.batches import SemiSupervisedLoader
@@ -27,8 +27,6 @@ from cps4_monai.handlers import (
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.plan import Plan
 from cps4_monai.run_folder import LOG, RESUME
-
-LABEL_MAPS = "label maps"  # in the settings of a checkpoint
 
 
 def make_trainer(
@@ -110,7 +108,7 @@ def of_stage(
             {**states, "best": best, "early_stop": early_stop},
             same,
             files,
-            since=("unannotated", LABEL_MAPS),
+            since=(UNANNOTATED, LABEL_MAPS),
         ),
         restored=restored,
         last=best.require,

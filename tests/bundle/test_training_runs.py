@@ -113,15 +113,21 @@ def test_a_run_does_not_go_on_with_other_label_maps_or_other_codes_left_out(run_
     run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data)
     content = json.loads((folder / "datalist.json").read_text())
     (folder / "datalist.json").write_text(json.dumps({**content, "unannotated": [1]}))
-    with pytest.raises(ValueError, match=r"unannotated was \[\], is \[1\]"):
+    with pytest.raises(ValueError, match=r"unannotated codes was \[\], is \[1\]"):
         run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data, max_epochs=2)
     (folder / "datalist.json").write_text(json.dumps(content))
+    checkpoint = weights(tmp_path / "run" / "stage2" / "resume.pt")
+    told = {key: checkpoint["settings"].pop(key) for key in ("unannotated codes", "label maps")}
+    torch.save(checkpoint, tmp_path / "run" / "stage2" / "resume.pt")  # as 0.4.0 wrote it
+    run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data, max_epochs=2)
+    after = weights(tmp_path / "run" / "stage2" / "resume.pt")
+    assert after["trainer"]["epoch"] == 2 and told.items() <= after["settings"].items()
     entry = next(entry for entry in content["training"] if entry["labeled"])
     label = nib.load(folder / entry["label"])
     corrected = np.where(np.asarray(label.dataobj) == 11, 0, np.asarray(label.dataobj)).astype(np.uint8)
     nib.save(nib.Nifti1Image(corrected, label.affine), folder / entry["label"])
     with pytest.raises(ValueError, match=f"label maps was .*{entry['subject']}.*another output folder"):
-        run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data, max_epochs=2)
+        run_tiny("training_stage2", tmp_path / "run", ("supervised",), **data, max_epochs=3)
 
 
 def test_a_run_that_is_interrupted_before_it_trains_leaves_the_config_of_the_one_that_is_there(
