@@ -12,6 +12,7 @@ from cps4_monai.commands.spacing import parse_spacing
 if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
 
+SHOWN = 5
 DICOM = "DICOM files; `cps4 attention` reads NIfTI"
 
 
@@ -46,8 +47,8 @@ def attention(
 
     A picture of each scan's middle slice with the maps of some prompts (figure 5 of the paper), and attention.html, in
     which whole scans (the first twenty) are looked through with the map of any prompt. A scan that cannot be read is
-    named and left out; the exit code is 1 then. The stage 1 of this package's bundle is a small one
-    for this command; the released weights of stage 2 were made without class prompts.
+    named and left out; the exit code is 1 then. The stage 1 of this package's bundle is a small one for this command;
+    the released weights of stage 2 were made without class prompts.
 
     \b
     Examples:
@@ -86,8 +87,10 @@ def attention(
             )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    for path, reason in passed_over:
+    for path, reason in passed_over[:SHOWN]:
         click.echo(f"passed over: {path}: {reason}", err=True)
+    if len(passed_over) > SHOWN:
+        click.echo(f"passed over: {len(passed_over) - SHOWN} more", err=True)
     click.echo(f"page: {page}")
     if failures:
         told = "\n".join(failures.values())
