@@ -216,7 +216,10 @@ def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> 
     return {name: text for name, text in told.items() if text}
 
 
-_FIX = "give the file that training_stage1 wrote (RUN/stage1/prompted_vision.pt), or run training_stage1 first"
+_FIX = (
+    "give the file that training_stage1 wrote, RUN/stage1/prompted_vision.pt (for stage 2 as stage1_checkpoint), or run "
+    "training_stage1 first"
+)
 
 
 def _read(path: str | Path, map_location: str | torch.device) -> Any:
