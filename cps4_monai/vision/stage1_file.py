@@ -217,8 +217,8 @@ def objective_of(path: str | Path, content: Mapping[str, Any] | None = None) -> 
 
 
 _FIX = (
-    "give the file that training_stage1 wrote, RUN/stage1/prompted_vision.pt (for stage 2 as stage1_checkpoint), or run "
-    "training_stage1 first"
+    "give the file that training_stage1 wrote, RUN/stage1/prompted_vision.pt (to stage 2 as stage1_checkpoint), or "
+    "run training_stage1 first"
 )
 
 
