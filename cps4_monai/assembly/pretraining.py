@@ -66,14 +66,15 @@ def trainer(
         iterations_per_epoch=stage.iterations_per_epoch,
         pin_memory=context.on_gpu,
     )
-    same = same_experiment(TRAINER, context.identity)
+    of_labels = UNANNOTATED  # no label is opened
+    same = same_experiment(TRAINER, {key: value for key, value in context.identity.items() if key != of_labels})
     states = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
     order = in_order(
         stage,
         {**same, **context.settings},
         lr_scheduler=lr_scheduler,
         added=handlers,
-        checkpoint=ResumeHandler(stage.folder / RESUME, states, same, since=(UNANNOTATED,)),
+        checkpoint=ResumeHandler(stage.folder / RESUME, states, same),
         restored=[CosineEnd(lr_scheduler)],
         last=lambda: save_image_encoder(checkpoint, network.image_encoder),
     )

@@ -76,7 +76,8 @@ def attention(
                 scans += search.scans
                 passed_over += [*search.failures, *search.skipped, *((file, DICOM) for file in search.dicom)]
             if not scans:
-                raise ValueError(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz")
+                told = "".join(f"; {path}: {reason}" for path, reason in passed_over[:SHOWN])
+                raise ValueError(f"{inputs[0]}: no NIfTI scan in it; expected files that end in .nii or .nii.gz{told}")
             plan = plan_of(checkpoint)
             names = _names(prompts, plan.anatomy)
             lower, upper = plan.percentiles

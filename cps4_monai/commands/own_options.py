@@ -1,4 +1,4 @@
-"""Settings that a command has an option for: given in both ways, one of them would count without a word."""
+"""Settings that a command has an option for: set in another way, they would count without a word in its place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 
 def refuse_own_options(settings: Collection[str], by_options: Collection[str], options: Mapping[str, str]) -> None:
-    """Refuses what ``--set`` and an option of the command both set.
+    """Refuses ``--set`` of what an option of the command sets, by what was given or by its default.
 
     Args:
         settings: ids that ``--set`` gives.
@@ -17,4 +17,4 @@ def refuse_own_options(settings: Collection[str], by_options: Collection[str], o
         ValueError: names both.
     """
     for name in sorted(set(settings) & set(by_options) & set(options)):
-        raise ValueError(f"--set {name} and {options[name]} set the same. Fix: give {options[name]} alone")
+        raise ValueError(f"--set {name}: the command has an option for it. Fix: give {options[name]} in its place")

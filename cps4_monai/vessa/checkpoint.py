@@ -37,7 +37,8 @@ def save_assistant(path: str | Path, assistant: Assistant, anatomy: Anatomy, pla
         OSError: the folder cannot be written or the disk is full; the earlier file is still whole.
     """
     bank = {"slice_ids": list(assistant.bank.slice_ids), "digest": assistant.bank.digest}
-    write_stage1_file(path, ASSISTANT, assistant, anatomy, plan, bank=bank)
+    own = None if plan is None else plan.with_training(unlabeled_scans=0)  # it learns from labeled slices alone
+    write_stage1_file(path, ASSISTANT, assistant, anatomy, own, bank=bank)
 
 
 def load_assistant(

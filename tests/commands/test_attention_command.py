@@ -117,6 +117,10 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run: Path, tmp_path: Path) ->
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no NIfTI scan in it" in called(empty, "-s", run, "-o", tmp_path / "out").output
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "c.mha").write_bytes(b"of another format")
+    told = called(tmp_path / "other", "-s", run, "-o", tmp_path / "out").output
+    assert "no NIfTI scan in it" in told and "c.mha" in told
     result = called(scan, "-s", empty, "-o", tmp_path / "out")
     assert result.exit_code == 1 and "holds no stage1/prompted_vision.pt" in result.output
 

@@ -157,7 +157,8 @@ def test_what_an_option_sets_is_not_set_in_another_way(
     setting: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path
 ) -> None:
     result = call(tiny_data, tiny_overlay, tmp_path / "run", "--set", setting)
-    assert result.exit_code == 1 and f"--set {setting.partition('=')[0]} and --" in result.output, result.output
+    said = f"--set {setting.partition('=')[0]}: the command has an option for it. Fix: give --"
+    assert result.exit_code == 1 and said in result.output, result.output
     assert not (tmp_path / "run").exists()
 
 
