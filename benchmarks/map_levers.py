@@ -151,12 +151,13 @@ def main() -> None:
     def mapper(**changed: Any) -> PromptMapper:
         return PromptMapper(**(options | changed))
 
-    scored = 0
-    for entry in data.validation:
+    def decoded(labels: np.ndarray, by_class: np.ndarray, image: Any) -> np.ndarray:
+        given = {"unannotated": codes, "view": image.view}
+        return decode_levels(labels, by_class, image.spacing_mm, anatomy, **given).labels
+
+    entries = [entry for entry in data.validation if cache.image(entry.image).shape[0] >= arguments.min_slices]
+    for entry in entries:
         image = cache.image(entry.image)
-        if len(image.array) < arguments.min_slices:
-            continue
-        scored += 1
         slices = torch.from_numpy(np.array(image.array)).float()[:, None]
         label = np.array(cache.label(entry.label, entry.image).array)
         size = label.shape[-2:]
@@ -169,34 +170,23 @@ def main() -> None:
         attention = F.interpolate(activate(logits, model.activation), size=size, mode="bilinear").numpy()
         by_class = {"as trained": attention}
         for name in ("as trained", "four views, half a patch apart"):
-            result = decode_levels(made[name], attention, image.spacing_mm, anatomy, unannotated=codes, view=image.view)
-            made[f"{name}, levels decoded"] = result.labels
+            made[f"{name}, levels decoded"] = decoded(made[name], attention, image)
         for name, network in networks.items():
             with torch.no_grad():
                 teacher = network(slices).float()
             probabilities = mask_unannotated(teacher, codes).softmax(1)
             made[f"network of {name}"] = probabilities.argmax(1).numpy()
             by_class[f"network of {name}"] = probabilities.numpy()
-            result = decode_levels(
-                made[f"network of {name}"],
-                probabilities.numpy(),
-                image.spacing_mm,
-                anatomy,
-                unannotated=codes,
-                view=image.view,
-            )
-            made[f"network of {name}, levels decoded"] = result.labels
+            own = made[f"network of {name}"]
+            made[f"network of {name}, levels decoded"] = decoded(own, probabilities.numpy(), image)
             for how, target in targets(teacher, codes_of["as trained"], logits, anatomy, model.activation, codes):
                 made[f"{name} {how}"] = target.argmax(1).numpy()
                 by_class[f"{name} {how}"] = target.numpy()
-                result = decode_levels(
-                    made[f"{name} {how}"], target.numpy(), image.spacing_mm, anatomy, unannotated=codes, view=image.view
-                )
-                made[f"{name} {how}, levels decoded"] = result.labels
+                made[f"{name} {how}, levels decoded"] = decoded(made[f"{name} {how}"], target.numpy(), image)
         for name, prediction in made.items():
             row = scores(prediction, label, anatomy.num_classes, codes, by_class.get(name), trained.unannotated)
             rows.setdefault(name, []).append(row)
-    print(f"{scored} validation scans")
+    print(f"{len(entries)} validation scans")
     print("| map | Dice (b) | own label | largest of all structures | all levels right |")
     print("|---|---|---|---|---|")
     for name, values in rows.items():

@@ -14,7 +14,6 @@ from cps4_monai.assembly.running_config import same_experiment
 from cps4_monai.assembly.training import in_order
 from cps4_monai.data.datasets import SliceDataset
 from cps4_monai.data.image_batches import ImageLoader
-from cps4_monai.data.leaks import check_patients
 from cps4_monai.engines import PrecisionTrainer
 from cps4_monai.handlers import CosineEnd, ResumeHandler
 from cps4_monai.inference.precision_inferer import PrecisionInferer
@@ -94,13 +93,12 @@ def trainer(
 
 
 def check_sides(context: Context) -> None:
-    """Refuses patients and images that are in training and elsewhere; labels are not read, and need not be there.
+    """Refuses images that are in training and elsewhere; labels are not read, and need not be there.
 
     Raises:
         LeakError: see :func:`cps4_monai.preflight.check_images`.
     """
     if context.writes:
-        check_patients(context.data.sides)
         check_images(context.data.sides, context.image_digests)
 
 

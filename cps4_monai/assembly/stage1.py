@@ -24,17 +24,11 @@ from cps4_monai.handlers import AttentionLocalisation, BestWeights, CosineEnd, V
 from cps4_monai.handlers.weights_in_use import files_of_checkpoint
 from cps4_monai.methods import AttentionPretraining, SemiSupervisedMethod
 from cps4_monai.networks import unwrap
-from cps4_monai.plan import Plan
 from cps4_monai.run_folder import RESUME, STAGE2
 from cps4_monai.vision import save_prompted_vision
 
 METRIC = "prompt_map_dice"
 TRAINER = "stage1#train#trainer"
-
-
-def _plan(context: Context) -> Plan:
-    """What the weights of stage 1 depend on: labeled slices alone."""
-    return context.plan.with_training(unlabeled_scans=0)
 
 
 def parameter_groups(
@@ -72,7 +66,8 @@ def best_weights(
     """
 
     def save_with_score(file: Path) -> None:
-        save_prompted_vision(file, method.freeze(), context.anatomy, _plan(context), {metric: best.written_score})
+        plan = context.plan.of_labeled_scans()
+        save_prompted_vision(file, method.freeze(), context.anatomy, plan, {metric: best.written_score})
 
     best = BestWeights(path, metric=metric, mode=mode, save=save or save_with_score)
     return best
@@ -194,7 +189,7 @@ def trainer(
     slices = labeled_slices(stage.context, data, geometry, strong_views=method.labeled_strong_views)
     order = of_stage(
         stage,
-        _plan(stage.context).of_objective(getattr(method, "objective", "")),
+        stage.context.plan.of_labeled_scans().of_objective(getattr(method, "objective", "")),
         {"": evaluator},
         {"method": method, "lr_scheduler": lr_scheduler},
         TRAINER,

@@ -53,7 +53,7 @@ def deployed_plan(context: Context, method: SemiSupervisedMethod, provider: Any 
         provider: that is asked for the prompt map; one from a stage-1 file says by which objective that was trained.
     """
     plan = context.plan.of_stage2(describe(method.deployed), method).of_objective(getattr(provider, "objective", ""))
-    return plan if method.needs_unlabeled else plan.with_training(unlabeled_scans=0)
+    return plan if method.needs_unlabeled else plan.of_labeled_scans()
 
 
 def stage1_model(context: Context, path: str, **compared: Any) -> PromptedVision:

@@ -105,10 +105,15 @@ def weights_of_run(run_dir: str | Path) -> Path:
     Raises:
         ValueError: the folder holds no weights of stage 2.
     """
+    weights = _validated(run_dir)
+    _warn_of_unfinished(weights)
+    return weights
+
+
+def _validated(run_dir: str | Path) -> Path:
     weights = Path(run_dir) / STAGE2_WEIGHTS
     if not weights.is_file():
         raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 was validated")
-    _warn_of_unfinished(weights)
     return weights
 
 
@@ -134,7 +139,7 @@ def evaluation_of_run(run_dir: str | Path) -> Path | None:
     if not folder.is_dir():
         return None
     try:
-        figures_of(folder, file_sha256(weights_of_run(run_dir)))
+        figures_of(folder, file_sha256(_validated(run_dir)))
     except ValueError as error:
         logger.warning("the bundle states no figures: %s", error)
         return None

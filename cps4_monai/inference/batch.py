@@ -128,11 +128,6 @@ def segment_scans(
     run_files.check(FILES if data_sets else ())
     hand_on = HandOn(dicom_seg, seg_nrrd)
     hand_on.check(sources)
-    if series is not None and sources.scans and all(source.kind != "dicom" for source in sources.scans):
-        raise ValueError(
-            f"series is {series!r}, and none of the {len(sources.scans)} scans is DICOM; expected a DICOM study, in "
-            "which it chooses. Fix: leave --series out, or name the folder of the DICOM files"
-        )
     work_options = {"output": output, "overwrite": overwrite, "qc": qc, "hand_on": hand_on, "identify": identify}
     with _engine(segmenter, address, segmenter_options, work_options, jobs) as engine:
         outcomes = _outcomes(engine, sources, on_scan)

@@ -76,7 +76,7 @@ def find_sources(
         be used.
 
     Raises:
-        ValueError: ``series`` has no letter and no digit.
+        ValueError: ``series`` has no letter and no digit, or none of the scans is DICOM.
     """
     sources = Sources()
     paths = [Path(given) for given in inputs]
@@ -105,6 +105,11 @@ def find_sources(
     if not sources.scans and not sources.failures:  # nothing but what was skipped: the user is told why
         reasons = "; ".join(reason for _, reason in sources.skipped)
         sources.failures += [(path, f"nothing to segment: {reasons}") for path in paths]
+    if series is not None and sources.scans and all(source.kind != "dicom" for source in sources.scans):
+        raise ValueError(
+            f"series is {series!r}, and none of the {len(sources.scans)} scans is DICOM; expected a DICOM study, in "
+            "which it chooses. Fix: leave --series out, or name the folder of the DICOM files"
+        )
     sources.scans = _each_once(sources.scans)
     _name(sources)
     return sources

@@ -96,6 +96,10 @@ class Plan:
         """The same plan, which says by which objective stage 1 was trained; one without a name is not said."""
         return self.with_training(stage_1=objective) if objective else self
 
+    def of_labeled_scans(self) -> Plan:
+        """The same plan for weights that learned from the labeled scans alone."""
+        return self.with_training(unlabeled_scans=0)
+
     def with_training(self, **facts: Any) -> Plan:
         """The same plan with more said about what the weights were trained on."""
         return replace(self, trained_on={**self.trained_on, **facts})

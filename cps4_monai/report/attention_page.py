@@ -45,14 +45,17 @@ def write_attention(
     Raises:
         ValueError: a checkpoint without class prompts, an unknown name, or no scan that can be read.
     """
-    entries, failures = [Entry(path, None, name) for name, path in named(scans).items()], dict[Path, str]()
-
-    def failed(entry: Entry, error: ValueError) -> None:
-        failures[entry.image] = str(error)
-
-    shown = attention_pictures(checkpoint, entries, cache, anatomy, names, device, limit=len(entries), failed=failed)
-    if not shown.pictures and failures:
+    entries, failures = list[Entry](), dict[Path, str]()
+    for name, path in named(scans).items():
+        try:
+            cache.image(path)  # which keeps the slices
+        except ValueError as error:
+            failures[path] = str(error)
+        else:
+            entries.append(Entry(path, None, name))
+    if not entries:
         raise ValueError("; ".join(failures.values()))
+    shown = attention_pictures(checkpoint, entries, cache, anatomy, names, device, limit=len(entries))
     if not shown.pictures:
         raise ValueError(
             f"{checkpoint}: holds an assistant of templates, which has no attention maps; expected a stage 1 with "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +45,6 @@ def attention_pictures(
     device: torch.device | str = "cpu",
     limit: int = 4,
     viewed: int = MAX_IN_PAGE,
-    failed: Callable[[Entry, ValueError], None] | None = None,
 ) -> Attention:
     """A picture and a view per scan, of A as it is made of the logits that stage 1 trained.
 
@@ -58,7 +57,6 @@ def attention_pictures(
         device: where the network runs.
         limit: how many scans are shown at most.
         viewed: how many of them the viewer has at most.
-        failed: told of a scan that cannot be read, which is then left out; None: its error ends all.
 
     Returns:
         Nothing where stage 1 left an assistant, which has no attention maps.
@@ -71,13 +69,7 @@ def attention_pictures(
     model = load_prompted_vision(checkpoint, anatomy=anatomy, map_location=device)
     pictures, views = dict[str, bytes](), list[View]()
     for entry in scans[:limit]:
-        try:
-            image = cache.image(entry.image)
-        except ValueError as error:
-            if failed is None:
-                raise
-            failed(entry, error)
-            continue
+        image = cache.image(entry.image)
         label = None if entry.label is None else np.array(cache.label(entry.label, entry.image).array)
         slices = np.stack([image.slice(index).astype(np.float32) for index in range(image.shape[0])])
         attention = _attention(model, slices, device)

@@ -37,7 +37,7 @@ def save_assistant(path: str | Path, assistant: Assistant, anatomy: Anatomy, pla
         OSError: the folder cannot be written or the disk is full; the earlier file is still whole.
     """
     bank = {"slice_ids": list(assistant.bank.slice_ids), "digest": assistant.bank.digest}
-    own = None if plan is None else plan.with_training(unlabeled_scans=0)  # it learns from labeled slices alone
+    own = None if plan is None else plan.of_labeled_scans()
     write_stage1_file(path, ASSISTANT, assistant, anatomy, own, bank=bank)
 
 

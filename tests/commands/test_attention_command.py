@@ -103,7 +103,7 @@ def test_scans_without_geometry_are_shown_by_the_spacing_that_is_assumed(run: Pa
 
 
 def test_the_viewer_has_the_first_scans_and_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cps4_monai.report.attention_pictures.attention_pictures.__defaults__", ("cpu", 4, 1, None))
+    monkeypatch.setattr("cps4_monai.report.attention_pictures.attention_pictures.__defaults__", ("cpu", 4, 1))
     scans = [scan_at(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
     assert called(*scans, "-s", run, "-o", tmp_path / "out").exit_code == 0
     page = (tmp_path / "out" / "attention.html").read_text(encoding="utf-8")
