@@ -47,6 +47,7 @@ def main() -> None:
     model = VisionLanguageModel(vision, text, MRSPINESEG.prompts).to(device).train()
     optimizer = torch.optim.Adam(model.parameter_groups(), fused=device.type == "cuda")
     precision, loss_function = Precision(device, arguments.amp, arguments.amp_dtype), AttentionLoss()
+    scaler = precision.new_scaler()
     image = torch.rand(arguments.batch, 1, *arguments.size, device=device)
     label = torch.randint(0, MRSPINESEG.num_classes, (arguments.batch, 1, *arguments.size), device=device)
     seconds = []
@@ -56,12 +57,12 @@ def main() -> None:
         with precision.autocast():
             logits = model(image)
         loss = loss_function(logits, label)
-        (loss if precision.scaler is None else precision.scaler.scale(loss)).backward()
-        if precision.scaler is None:
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is None:
             optimizer.step()
         else:
-            precision.scaler.step(optimizer)
-            precision.scaler.update()
+            scaler.step(optimizer)
+            scaler.update()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)

@@ -284,6 +284,8 @@ def main() -> None:
     parser.add_argument("--peer", nargs=3, action="append", default=[], metavar=what, help="a row from its reports")
     arguments = parser.parse_args()
     results = load_results(find_studies(arguments.runs, ["table1"])[0], arguments.runs, arguments.section)
+    if not arguments.scores_only and arguments.share not in results.shares:
+        parser.error(f"--share is {arguments.share}; expected one of {results.shares}, or --scores-only")
     peers = [(title, share, Path(folder)) for title, share, folder in arguments.peer]
     text = arguments.page.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])

@@ -17,7 +17,7 @@ _X86, _ARM = ("x86_64", "amd64", "i686", "x86"), ("aarch64", "arm64")
 
 
 class Precision:
-    """In which type networks compute on a device, with the gradient scaler that this type needs.
+    """In which type networks compute on a device, and whether their gradients are scaled.
 
     ``amp`` asks for reduced precision where the hardware computes it natively (:func:`reduced_dtype`); elsewhere it is
     slower than float32, on CPUs without bfloat16 by a factor of 80, and all stays float32.
@@ -29,7 +29,7 @@ class Precision:
 
     Attributes:
         dtype: of the autocast; None: all is float32, and autocast is off.
-        scaler: of float16 gradients; None where nothing needs scaling.
+        scaled: whether gradients need a scaler, as those of float16 do.
 
     Raises:
         ValueError: an unknown dtype.
@@ -48,12 +48,16 @@ class Precision:
                 logger.info(
                     "amp is on, but %s does not compute bfloat16 natively: float32 is used, as the faster", device
                 )
-        self.scaler = torch.amp.GradScaler(device.type) if self.dtype == torch.float16 else None
+        self.scaled = self.dtype == torch.float16
 
     @property
     def name(self) -> str:
         """ "float32", "float16" or "bfloat16"."""
         return "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
+
+    def new_scaler(self) -> torch.amp.GradScaler | None:
+        """A gradient scaler at its start, of which each training has its own; None where nothing needs scaling."""
+        return torch.amp.GradScaler(self.device_type) if self.scaled else None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context for the forward pass and the losses."""

@@ -242,7 +242,16 @@ class CPS4Workflow(ConfigWorkflow):
         parsed = self.parser.get_parsed_content
         if self.workflow_type != "train" or ("rank" in self.parser and parsed("rank") > 0):
             return None
-        return check_output_dir(parsed("evaluation_dir" if "evaluation_dir" in self.parser else "output_dir"), 0)
+        if "evaluation_dir" not in self.parser:
+            return check_output_dir(parsed("output_dir"), 0)
+        folder = Path(parsed("evaluation_dir"))
+        if trainings := sorted(str(path.relative_to(folder)) for path in _records(folder)):
+            raise ValueError(
+                f"evaluation_dir {folder} holds a training ({', '.join(trainings)}), whose {RUN_CONFIG} would be "
+                "replaced; expected a folder for results. Fix: choose another one (-o), or leave it out: results then "
+                "go to a folder of their own within the run"
+            )
+        return check_output_dir(folder, 0)
 
 
 def _records(folder: Path) -> dict[Path, bytes]:

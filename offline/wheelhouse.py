@@ -109,10 +109,10 @@ def run(command: Sequence[str], failed: str) -> None:
 
 
 def pins_for(constraints: str, torch: str | None) -> str:
-    """The pins, those of torch, torchvision and triton left out where another torch is asked for."""
+    """The pins, those of torch, torchvision and what comes with one build of it (triton, CUDA) left out for another."""
     if torch is None:
         return constraints
-    return re.sub(r"^(?:torch|torchvision|triton)==.*\n", "", constraints, flags=re.M)
+    return re.sub(r"^(?:torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==.*\n", "", constraints, flags=re.M)
 
 
 def name_and_version(wheel: Path) -> tuple[str, str]:

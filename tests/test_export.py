@@ -169,6 +169,28 @@ def test_an_evaluation_of_these_weights_is_stated_and_one_of_others_is_not(
     assert result.exit_code == 1 and "an evaluation of other weights" in result.output
 
 
+def test_the_card_speaks_of_the_stage_1_that_is_shipped_and_of_no_other(tiny_run: Path, tmp_path: Path) -> None:
+    weights, stage1 = tiny_run / "stage2" / "model.pt", tiny_run / "stage1" / "prompted_vision.pt"
+    for name, shipped in (("without", None), ("with", stage1)):
+        stage_bundle(find_bundle_root(), tmp_path / name, weights, stage1=shipped)
+        text = texts_of(tmp_path / name)
+        assert not [told for told in ("two blocks of a ViT-S", "81 of 100") if told in text]
+        assert ("#### **Class prompts**" in text) == (shipped is not None) == ("Its stage 1 (models/stage1/" in text)
+    assert "trained on: data set: datalist; labeled subjects: 2" in text.split("#### **Class prompts**")[1]
+
+
+def test_figures_of_weights_that_are_halved_say_when_they_were_measured(
+    unzipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"mean_dice": 0.9, "conditions": "2 test subjects"}
+    monkeypatch.setattr("cps4_monai.export.bundle.figures_of", lambda folder, sha256: dict(figures))
+    for half in (False, True):
+        folder = tmp_path / str(half)
+        stage_bundle(find_bundle_root(), folder, unzipped / "models" / "model.pt", half=half, evaluation=tmp_path)
+        conditions = said_by(folder / "configs" / "metadata.json")["eval_metrics"]["conditions"]  # type: ignore[index]
+        assert ("before the weights were stored in half precision" in conditions) == half
+
+
 def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     """Where no structure counts, the means are NaN, which JSON does not have."""
 

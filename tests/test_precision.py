@@ -75,7 +75,7 @@ def test_without_native_bfloat16_autocast_is_off_and_one_line_says_so(monkeypatc
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
     with caplog.at_level(logging.INFO):
         plain = Precision("cpu", amp=True)
-    assert (plain.dtype, plain.scaler, plain.name) == (None, None, "float32")
+    assert (plain.dtype, plain.new_scaler(), plain.name) == (None, None, "float32")
     assert [record.message for record in caplog.records] == [
         "amp is on, but cpu does not compute bfloat16 natively: float32 is used, as the faster"
     ]
@@ -90,9 +90,9 @@ def test_without_amp_nothing_is_said_and_a_type_forces_nothing(caplog):
 
 
 def test_float16_is_scaled_and_bfloat16_is_not():
-    assert Precision("cpu", amp=True, dtype="float16").scaler is not None
-    assert Precision("cpu", amp=True, dtype="bfloat16").scaler is None
-    assert Precision("cpu", amp=False, dtype="float16").scaler is None
+    assert Precision("cpu", amp=True, dtype="float16").new_scaler() is not None
+    assert Precision("cpu", amp=True, dtype="bfloat16").new_scaler() is None
+    assert Precision("cpu", amp=False, dtype="float16").new_scaler() is None
 
 
 def test_a_forced_type_is_computed_in():

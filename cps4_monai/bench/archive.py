@@ -15,9 +15,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_json_or_empty
+from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_json_or_empty, settings_digest
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
-from cps4_monai.bench.results import find_studies
+from cps4_monai.bench.results import find_studies, starts_of
 from cps4_monai.evaluation.folder import FILES
 from cps4_monai.file_hash import by_content
 from cps4_monai.run_folder import RECORD
@@ -48,12 +48,14 @@ def archive_results(
         archive once one of them has it done, and is waited for as long as the other has not.
 
     Raises:
-        ValueError: another ending, no study there, none of a given name, or a pattern that no cell matches.
+        ValueError: another ending, no study there, none of a given name, a pattern that no cell matches, or a job that
+            is done without a record of its training.
     """
     if not archive.name.endswith(SUFFIX):
         raise ValueError(f"{archive.name}: expected a name that ends in {SUFFIX}")
     manifests = find_studies(runs, studies)
-    files = {f"{one['study']}.study.json": json_text(_named(one)).encode() for one in manifests}
+    files: dict[str, bytes] = {}
+    digests: dict[str, str] = {}
     kept, left = 0, 0
     for folder, asked in sorted(_folders(manifests, only).items()):
         done = set(read_json_or_empty(runs / folder / DONE).get("seconds", {}))
@@ -62,7 +64,9 @@ def archive_results(
         if not any(finished):
             continue
         kept += 1
+        digests[folder] = settings_digest(_settings(runs / folder))
         files.update((f"{folder}/{name}", content) for name, content in _files_of(runs / folder))
+    files |= {f"{one['study']}.study.json": json_text(_named(_signed(one, digests))).encode() for one in manifests}
     write_atomically(archive, _packed(files))
     return kept, left
 
@@ -81,12 +85,24 @@ def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dic
     return folders
 
 
+def _signed(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """A manifest with the digests of the archived jobs' settings: another archive may have other trainings of these
+    names, and be unpacked over them.
+    """
+
+    def signed(entry: Mapping[str, Any]) -> dict[str, Any]:
+        own = {kind: digests[entry[kind]] for kind in ("folder", "stage1") if entry[kind] in digests}
+        return {**entry, "settings_sha256": own} if own else dict(entry)
+
+    return {**manifest, "cells": [signed(entry) for entry in manifest["cells"]]}
+
+
 def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     yield DONE, (folder / DONE).read_bytes()
-    yield SETTINGS, json_text(_settings(read_json_or_empty(folder / SETTINGS))).encode()
+    yield SETTINGS, json_text(_settings(folder)).encode()
     yield TASK, json_text(_without_places(read_json_or_empty(folder / TASK))).encode()
     for record in sorted(folder.glob(f"*/{RECORD}")):
-        starts = read_json_or_empty(record)["starts"]
+        starts = starts_of(record)
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
         yield record.relative_to(folder).as_posix(), json_text({"starts": _named(own)}).encode()
     places = [
@@ -101,8 +117,9 @@ def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield table.relative_to(folder).as_posix(), content
 
 
-def _settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(folder: Path) -> dict[str, Any]:
     """Settings as studies record them now; in older records a folder stands with its place, which may be gone."""
+    recorded = read_json_or_empty(folder / SETTINGS)
     placed = {key: value for key, value in recorded.items() if _is_place(value)}
     return {**recorded, **_named(by_content(placed))}
 

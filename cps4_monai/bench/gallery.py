@@ -14,6 +14,7 @@ from cps4_monai.anatomy import Anatomy
 from cps4_monai.bench.charts import share_name
 from cps4_monai.bench.results import CellResult, StudyResults
 from cps4_monai.evaluation.record import ARGMAX
+from cps4_monai.failure import cause_of
 from cps4_monai.report.attention import attention_figure
 from cps4_monai.report.overlay import mid_slice
 from cps4_monai.report.page import Figure
@@ -21,16 +22,22 @@ from cps4_monai.report.pictures import side_by_side
 from cps4_monai.report.predictions import case_slab, find_cases
 from cps4_monai.run_folder import STAGE1_WEIGHTS
 from cps4_monai.vision import holds_prompted_vision, load_prompted_vision
+from cps4_monai.workflow import RUN_CONFIG
 
 logger = logging.getLogger(__name__)
 ATTENTION_SUBJECTS = 3
+_NOT_DRAWN = (ValueError, OSError, RuntimeError)  # data that were moved, or are damaged; MONAI's parser raises the last
 
 
 def parsed_config(cell: CellResult) -> ConfigParser:
     """The config that a cell was run with; its objects are built when they are asked for."""
     parser = ConfigParser()
-    parser.read_config(str(cell.folder / "config.json"))
+    parser.read_config(str(_config(cell)))
     return parser
+
+
+def _config(cell: CellResult) -> Path:
+    return cell.folder / RUN_CONFIG
 
 
 def worst_cases(results: StudyResults) -> list[Figure]:
@@ -44,8 +51,8 @@ def worst_cases(results: StudyResults) -> list[Figure]:
         (cell,) = [c for c in results.cells if c.identity == {k: worst[k] for k in ("method", "share", "seed")}]
         try:
             picture = _picture(cell, str(worst["case"]), results.section)
-        except (ValueError, OSError) as error:
-            logger.warning("no picture of %s of %s: %s", worst["case"], cell.name, error)
+        except _NOT_DRAWN as error:
+            logger.warning("no picture of %s of %s: %s", worst["case"], cell.name, cause_of(error))
             continue
         missed, labeled = int(worst["num_missed"]), int(worst["num_labeled"])
         caption = (
@@ -84,10 +91,14 @@ def attention_gallery(results: StudyResults) -> list[Figure]:
         cells = [c for c in cells if c.seed == min(c.seed for c in cells)]
         by_stage1: dict[Path | None, CellResult] = {}
         for cell in cells:
-            if cell.stage1 is not None and _has_attention(cell.stage1 / STAGE1_WEIGHTS):
+            # A cell out of an archive has no config, though its stage 1 may have been trained again.
+            if cell.stage1 is not None and _config(cell).is_file() and _has_attention(cell.stage1 / STAGE1_WEIGHTS):
                 by_stage1.setdefault(cell.stage1, cell)
         if by_stage1:
-            figures += _attention(results, list(by_stage1.values()), share)
+            try:
+                figures += _attention(results, list(by_stage1.values()), share)
+            except _NOT_DRAWN as error:
+                logger.warning("no picture of the attention at %s labeled: %s", share_name(share), cause_of(error))
     return figures
 
 

@@ -109,7 +109,7 @@ def make_cells(study: Study, data: Data) -> list[Cell]:
     for block in study.matrix:
         for name in block.methods:
             for suffix, more in block.overlays.items():
-                variant = _Variant(study, block, study.methods[name], f"+{suffix}" if suffix else "", more)
+                variant = _Variant(study, block, study.methods[name], suffix, more)
                 for share in block.shares:
                     for seed in block.seeds:
                         cell = variant.cell(share, seed, data)

@@ -26,10 +26,13 @@ from cps4_monai.bench.folders import (
 )
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
 from cps4_monai.bench.study import Study, StudyError
+from cps4_monai.data.labeled_subsets import has_labels
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.fingerprint import differences, node_of
 from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
 WEIGHTS = {"stage1": STAGE1_WEIGHTS, "cell": STAGE2_WEIGHTS}
+OWN_SHA256 = {"stage1": "stage1_sha256", "cell": "weights_sha256"}  # in `done.json`: of these weights
 TRAINING = "training"
 ATTRIBUTION = ("dataset", "license")  # of a datalist; a report states them
 
@@ -51,7 +54,7 @@ class Job:
         config: the merged config, as it was when the study was planned.
         older: folders of the same name with other settings, and what is different in them.
         again: all of it is run again, because what is left needs weights that are gone: results that came out of an
-            archive (:mod:`cps4_monai.bench.archive`) have none.
+            archive (:mod:`cps4_monai.bench.archive`) have none, or those of a training that was under way there.
     """
 
     name: str
@@ -69,8 +72,17 @@ class Job:
 
     @property
     def without_weights(self) -> bool:
-        """Whether it was trained and its weights are gone."""
-        return TRAINING in self.seconds and not (self.folder / WEIGHTS[self.kind]).is_file()
+        """Whether it was trained and its weights are gone, or are others than those that the training ended with."""
+        if TRAINING not in self.seconds:
+            return False
+        weights, recorded = self.folder / WEIGHTS[self.kind], self._recorded_sha256
+        return not weights.is_file() or (recorded is not None and file_sha256(weights) != recorded)
+
+    @property
+    def _recorded_sha256(self) -> str | None:
+        """Hash of the weights that the training ended with; None of a cell of versions that did not record it."""
+        own: str | None = read_json_or_empty(self.folder / DONE).get(OWN_SHA256[self.kind])
+        return own
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -138,7 +150,7 @@ class StudyPlan:
         for job in wanted:
             job.again = bool(job.left) and job.without_weights
             if job.after is not None:
-                job.after.again = job.after.without_weights and bool(job.after.left or TRAINING in job.left)
+                job.after.again = bool(job.after.left or TRAINING in job.left) and job.after.without_weights
         ids = {id(needed) for job in wanted for needed in (job.after, job)}
         return [job for job in self.jobs if job.left and id(job) in ids]
 
@@ -216,9 +228,15 @@ def make_plan(study: Study, data: Data, runs: Path, device: str | None = None) -
         device: "auto", "cpu", "cuda:N" or "mps"; None: as the configs say.
 
     Raises:
-        StudyError: unequal budgets, two cells that are the same training, and as
-            :func:`cps4_monai.bench.matrix.make_cells`.
+        StudyError: a section to score on without a labeled scan, unequal budgets, two cells that are the same training,
+            and as :func:`cps4_monai.bench.matrix.make_cells`.
     """
+    for section in study.evaluate:
+        if not has_labels(data.content, section):
+            raise StudyError(
+                f"{data.datalist}: {section!r} has no labeled scan, which study {study.name} scores; expected some: "
+                "take another datalist, or leave the section out of 'evaluate'"
+            )
     cells = make_cells(study, data)
     check_equal_budgets(cells, study.may_differ)
     runs = runs.resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from cps4_monai.anatomy import load_anatomy
-from cps4_monai.bench.folders import DONE, read_json_or_empty
+from cps4_monai.bench.folders import DONE, SETTINGS, read_json_or_empty, settings_digest
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.record import ARGMAX
@@ -20,6 +21,8 @@ from cps4_monai.handlers.best_weights import better_when
 from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
 from cps4_monai.run_folder import LOG, RECORD, STAGE1, STAGE2
+
+logger = logging.getLogger(__name__)
 
 IDENTITY = ("method", "share", "seed")
 MAP_DICE = "prompt_map_dice"
@@ -254,7 +257,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     for entry in manifest["cells"]:
         folder = runs / entry["folder"]
         done = read_json_or_empty(folder / DONE)
-        if not {TRAINING, section} <= set(done.get("seconds", {})):
+        if not {TRAINING, section} <= set(done.get("seconds", {})) or _is_anothers(entry, runs):
             missing.append(entry["name"])
             continue
         argmax, decoded = _evaluations(folder / section)
@@ -269,7 +272,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
                 evaluation=argmax,
                 decoded=decoded,
                 done=done,
-                run=_last_start(folder / STAGE2 / RECORD),
+                run=starts_of(folder / STAGE2 / RECORD)[-1],
                 task=read_json_or_empty(folder / "task.json"),
             )
         )
@@ -278,15 +281,34 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     return StudyResults(manifest, runs, section, tuple(cells), tuple(missing))
 
 
-def _last_start(record: Path) -> dict[str, Any]:
-    starts = read_json_or_empty(record).get("starts")
+def _is_anothers(entry: Mapping[str, Any], runs: Path) -> bool:
+    """Whether a folder holds another training than the archive had in it that the manifest came out of; says so."""
+    for kind, expected in entry.get("settings_sha256", {}).items():
+        folder = runs / entry[kind]
+        if settings_digest(read_json_or_empty(folder / SETTINGS)) != expected:
+            logger.warning(
+                "%s: left out, since %s holds a training of other settings than this study's archive had, as after a "
+                "second archive with the same names. Fix: unpack each archive into a folder of its own, or start "
+                "`cps4 bench` with this study again, which finds each training its folder",
+                *(entry["name"], folder),
+            )
+            return True
+    return False
+
+
+def starts_of(record: Path) -> list[dict[str, Any]]:
+    """Starts of a training that is done, the last one last.
+
+    Raises:
+        ValueError: no record, or one that was cut off.
+    """
+    starts: list[dict[str, Any]] = read_json_or_empty(record).get("starts") or []
     if not starts:
         raise ValueError(
             f"{record}: not there, or cut off; expected the record of a training that is done. Fix: copy the whole "
             f"folder of the cell again, or delete {record.parent.parent} and run the study again"
         )
-    last: dict[str, Any] = starts[-1]
-    return last
+    return starts
 
 
 def _evaluations(folder: Path) -> tuple[Evaluation, Evaluation | None]:

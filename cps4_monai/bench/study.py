@@ -47,7 +47,7 @@ class Block:
         methods: names of the study's methods.
         shares: labeled shares, as datalists write them, or "all".
         seeds: of the training.
-        overlays: suffix of the cells' names -> overlays; one entry "" where the block crosses with none.
+        overlays: suffix of the methods' names (``+small``) -> overlays; one entry "" where it crosses with none.
         settings: id -> value for the cells of this block.
     """
 
@@ -137,11 +137,19 @@ def parse_study(content: Any, where: str) -> Study:
     sections = read.names(raw.get("evaluate", ["validation"]), "evaluate")
     if not sections or not set(sections) <= set(SECTIONS):
         raise StudyError(f"{where}: 'evaluate' is {list(sections)}; expected one or both of {list(SECTIONS)}")
-    baseline, gap = str(raw.get("baseline") or next(iter(used))), str(raw.get("gap") or "")
+    compared = dict.fromkeys(name + suffix for block in blocks for name in block.methods for suffix in block.overlays)
+    baseline, gap = str(raw.get("baseline") or next(iter(compared))), str(raw.get("gap") or "")
     for key, value in (("baseline", baseline), ("gap", gap or baseline)):
-        if value not in methods:
-            raise StudyError(f"{where}: {key!r} is {value!r}; expected one of the methods {list(methods)}")
+        if value not in compared:
+            raise StudyError(f"{where}: {key!r} is {value!r}; expected one of the methods {list(compared)}")
     rotate = read.mapping(raw.get("rotate_labeled") or {}, "rotate_labeled")
+    rotated = frozenset(read.share(key, "rotate_labeled") for key, value in rotate.items() if value)
+    shares = dict.fromkeys(share for block in blocks for share in block.shares if share != ALL)
+    if wrong := sorted(rotated - shares.keys()):
+        raise StudyError(
+            f"{where}: 'rotate_labeled' has {wrong}; expected some of the shares {list(shares)} of the blocks in "
+            "'matrix', of which a datalist records subsets: take the others out"
+        )
     phantom = raw.get("phantom")
     return Study(
         name=read.folder_name(raw["name"], "name"),
@@ -149,7 +157,7 @@ def parse_study(content: Any, where: str) -> Study:
         phantom=None if phantom is None else read.mapping(phantom, "phantom"),
         overlays=read.names(raw.get("overlays", []), "overlays"),
         settings=read.mapping(raw.get("settings") or {}, "settings"),
-        rotate_labeled=frozenset(read.share(key, "rotate_labeled") for key, value in rotate.items() if value),
+        rotate_labeled=rotated,
         evaluate=tuple(s for s in SECTIONS if s in sections),
         baseline=baseline,
         gap=gap,
@@ -226,6 +234,6 @@ class _Reader:
             methods=self.names(self.sequence(raw.get("methods"), f"{key}: methods"), f"{key}: methods"),
             shares=tuple(self.share(v, f"{key}: shares") for v in self.sequence(raw.get("shares"), f"{key}: shares")),
             seeds=tuple(self.integers(raw["seeds"], f"{key}: seeds")) if "seeds" in raw else seeds,
-            overlays={str(k): self.names(v, f"{key}: overlays: {k}") for k, v in axis.items()},
+            overlays={f"+{k}" if k else "": self.names(v, f"{key}: overlays: {k}") for k, v in axis.items()},
             settings=self.mapping(raw.get("settings") or {}, f"{key}: settings"),
         )

@@ -32,7 +32,7 @@ from cps4_monai.bench.folders import (
     write_json,
 )
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.run_folder import RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
+from cps4_monai.run_folder import RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2, STAGE2_WEIGHTS
 
 logger = logging.getLogger(__name__)
 RESUME_FILES = {"stage1": STAGE1 / RESUME, "cell": STAGE2 / RESUME}
@@ -57,7 +57,7 @@ def run_task(folder: Path, sections: list[str]) -> None:
         if "training" not in _seconds(folder):
             spent, started = _spent(folder, checkpoint), time.monotonic()
             _workflow(task, [str(folder / PLANNED)], task["run_id"], {})
-            _record(folder, "training", spent + time.monotonic() - started, stage1_sha256=_stage1_of(task, folder))
+            _record(folder, "training", spent + time.monotonic() - started, **_hashes_of(task, folder))
         checkpoint.unlink(missing_ok=True)  # a kill may have left it behind when the training was done
         for section in sections:
             if section not in _seconds(folder):
@@ -117,17 +117,22 @@ def _spent(folder: Path, checkpoint: Path) -> float:
     return spent
 
 
-def _stage1_of(task: dict[str, Any], folder: Path) -> str | None:
-    """SHA-256 of the stage 1 that a job made or trained with: one that is trained again is another one."""
-    own = folder / STAGE1_WEIGHTS if task["kind"] == "stage1" else task["places"].get("stage1_checkpoint")
-    return None if own is None else file_sha256(own)
+def _hashes_of(task: dict[str, Any], folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights that a job made, and of the stage 1 that it made or trained with.
+
+    A stage 1 that is trained again is another one.
+    """
+    if task["kind"] == "stage1":
+        return {"stage1_sha256": file_sha256(folder / STAGE1_WEIGHTS)}
+    own, stage1 = {"weights_sha256": file_sha256(folder / STAGE2_WEIGHTS)}, task["places"].get("stage1_checkpoint")
+    return own if stage1 is None else {**own, "stage1_sha256": file_sha256(stage1)}
 
 
 def _record(folder: Path, step: str, seconds: float, **more: Any) -> None:
     """Notes a step as done, and more of it, in ``done.json``."""
     from cps4_monai.handlers.run_record import versions
 
-    done = {**read_json_or_empty(folder / DONE), **{key: value for key, value in more.items() if value is not None}}
+    done = {**read_json_or_empty(folder / DONE), **more}
     done["seconds"] = {**done.get("seconds", {}), step: round(seconds, 2)}
     done["finished"] = {**done.get("finished", {}), step: datetime.now(timezone.utc).isoformat(timespec="seconds")}
     if step == "training":  # what the report states; a section may be scored elsewhere, later

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.entries import SIDES, DatalistError, chosen_subset, share_size
 from cps4_monai.encoding import path_text
-from cps4_monai.scan_names import identify
+from cps4_monai.scan_names import identify, patient_of
 
 # What other programs call the sides; a list that nobody reads would be lost in silence.
 _OTHERS_NAMES = {"train": "training", "val": "validation", "valid": "validation"}
@@ -146,10 +146,11 @@ def labeled_order(content: Mapping[str, Any], path: Path) -> list[str]:
 
 
 def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int) -> list[str]:
-    """As many labeled subjects as the recorded share has, further along :func:`labeled_order` with each turn.
+    """As many labeled patients as the recorded share has, further along :func:`labeled_order` with each turn.
 
-    Turn 0 is the recorded subset itself where the subsets are nested. The subsets of two turns share no subject as long
-    as their sizes add up to no more than all subjects; after that the order starts over.
+    Turn 0 is the recorded subset itself where the subsets are nested and hold their patients whole. A patient comes
+    with all scans that have a label. The subsets of two turns share no patient as long as their sizes add up to no more
+    than all patients; after that the order starts over.
 
     Args:
         content: of the datalist.
@@ -160,9 +161,29 @@ def rotated_subset(content: Mapping[str, Any], path: Path, share: str, turn: int
     Raises:
         DatalistError: the share is not recorded.
     """
-    order = labeled_order(content, path)
-    size = len(chosen_subset(_subsets(content, path), share, path))
-    return [order[(turn * size + place) % len(order)] for place in range(size)]
+    patients = _patients(content)
+    scans: dict[str, list[str]] = {}
+    for name in labeled_order(content, path):
+        scans.setdefault(patients(name), []).append(name)
+    order = list(scans)
+    size = len(set(map(patients, chosen_subset(_subsets(content, path), share, path))))
+    return [name for place in range(size) for name in scans[order[(turn * size + place) % len(order)]]]
+
+
+def has_labels(content: Mapping[str, Any], side: str) -> bool:
+    """Whether a side of a datalist, or the list of a ``splits.json`` for it, has a labeled entry."""
+    if is_splits(content):
+        return bool(content.get({"training": "train", "validation": "val"}.get(side, side)))
+    return any(isinstance(raw, Mapping) and raw.get("label") for raw in content.get(side) or [])
+
+
+def _patients(content: Mapping[str, Any]) -> Callable[[str], str]:
+    """Subject -> patient, as the entries of ``training`` say, or its own name does."""
+    entries = [] if is_splits(content) else content.get("training", [])
+    known = {
+        str(raw["subject"]): str(raw["patient"]) for raw in entries if isinstance(raw, Mapping) and raw.get("patient")
+    }
+    return lambda name: known.get(name) or patient_of(name)
 
 
 def _subsets(content: Mapping[str, Any], path: Path) -> dict[str, Sequence[str]]:

@@ -17,7 +17,7 @@ class PrecisionTrainer(SupervisedTrainer):
     scaler alone: the type follows the device, the loss is computed in float32.
 
     Args:
-        precision: where its scaler is None, nothing is scaled; None: float32.
+        precision: where it is not ``scaled``, gradients are not either; None: float32.
         **trainer: as ``SupervisedTrainer``, without ``amp`` and ``amp_kwargs``.
 
     Raises:
@@ -26,9 +26,8 @@ class PrecisionTrainer(SupervisedTrainer):
 
     def __init__(self, *, precision: Precision | None = None, **trainer: Any) -> None:
         self.precision = Precision() if precision is None else precision  # handlers may look at it when attached
-        scaled = self.precision.scaler is not None
-        super().__init__(amp=scaled, amp_kwargs={"enabled": False}, **trainer)
-        self.scaler = self.precision.scaler  # MONAI knows CUDA's only
+        super().__init__(amp=self.precision.scaled, amp_kwargs={"enabled": False}, **trainer)
+        self.scaler = self.precision.new_scaler()  # MONAI knows CUDA's only
 
     def run(self) -> None:
         """Trains until ``max_epochs``; unlike MONAI's, keeps the scaler that fits the device."""

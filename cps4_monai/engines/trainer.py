@@ -108,7 +108,7 @@ class SemiSupervisedTrainer(Trainer):
             decollate=False,
             to_kwargs=to_kwargs,
         )
-        self.scaler = self.precision.scaler  # MONAI knows CUDA's only
+        self.scaler = self.precision.new_scaler()  # MONAI knows CUDA's only
         if self.state.epoch_length:
             groups = -(-self.state.epoch_length // accumulation_steps)
             method.total_updates = max_epochs * groups * method.steps_per_batch

@@ -182,7 +182,9 @@ def stage_bundle(
         write_plan(model.parent, plan)
     if model.is_file():
         _fit_configs(folder / "configs", plan_of(model), given=weights is not None)
-        _describe(folder, model, evaluation, given=weights is not None)
+        _describe(
+            folder, model, evaluation, None if stage1 is None else plan_of(stage1), half, given=weights is not None
+        )
         if half:
             _halve(model)
         _sign(folder, model)
@@ -224,15 +226,20 @@ def _is_of_bundle(path: Path, place: tuple[str, ...]) -> bool:
     return Path(*place) in _MODELS or (top == "label_app" and path.suffix == ".py")
 
 
-def _describe(folder: Path, model: Path, evaluation: str | Path | None, given: bool) -> None:
-    """What the texts say of weights: kept where it is about these, else written from their plan and evaluation."""
+def _describe(
+    folder: Path, model: Path, evaluation: str | Path | None, stage1: Plan | None, half: bool, given: bool
+) -> None:
+    """What the texts say of weights: kept where it is about these, else written from their plans and evaluation."""
     configs, docs = folder / "configs", folder / "docs"
     metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
     sha256, plan = file_sha256(model), plan_of(model)
     if not given and SHA256 not in metadata:
         logger.warning("%s: metadata.json has no %s; its figures are taken to be of these weights", folder.name, SHA256)
     elif not speaks_of(metadata, sha256):
-        facts = WeightsFacts(plan, {} if evaluation is None else figures_of(evaluation, sha256))
+        figures = {} if evaluation is None else figures_of(evaluation, sha256)
+        if half and figures:
+            figures["conditions"] += "; measured before the weights were stored in half precision"
+        facts = WeightsFacts(plan, figures, stage1)
         _write_json(configs / "metadata.json", metadata_of_weights(metadata, facts))
         card = card_of_weights((docs / "README.md").read_text(encoding="utf-8"), facts)
         (docs / "README.md").write_text(card, encoding="utf-8")

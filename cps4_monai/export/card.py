@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-from cps4_monai.export.facts import NAME, WeightsFacts
+from cps4_monai.bundle_root import BUNDLE_STAGE1
+from cps4_monai.export.facts import NAME, WeightsFacts, in_words
+from cps4_monai.plan import Plan
 
-_DROPPED = "How these weights were made"
+_OF_OTHERS = ("How these weights were made", "Class prompts")
 _HEADING = re.compile(r"^#+ .*$")
 _NOTE = (
     "This page is about the weights of a training run, exported with `cps4 export`. They are not the weights that the "
@@ -34,8 +36,10 @@ def card_of_weights(text: str, facts: WeightsFacts) -> str:
         )
     written = [f"# {NAME}\n\n{_NOTE}\n\n"]
     for heading, title, body in sections[1:]:
-        if title != _DROPPED:
+        if title not in _OF_OTHERS:
             written.append(f"{heading}\n{bodies[title]}\n\n" if title in bodies else f"{heading}\n{body}")
+        if title == "Performance" and facts.stage1 is not None:
+            written.append(f"#### **Class prompts**\n{_class_prompts(facts.stage1)}\n\n")
     return "".join(written)
 
 
@@ -43,8 +47,25 @@ def licence_of_data(facts: WeightsFacts) -> str:
     """``docs/data_license.txt``: that nobody has named it yet."""
     return (
         f"The bundle's weights (models/model.pt) were trained by a run of cps4_monai, on: {facts.training}.\n\n"
+        f"{'' if facts.stage1 is None else _licence_of_stage1(facts.stage1)}"
         "The licence of these data is not recorded. Name the data and their licence here before you share the bundle:\n"
         "weights carry what they were trained on.\n"
+    )
+
+
+def _licence_of_stage1(stage1: Plan) -> str:
+    return (
+        f"Its stage 1 ({BUNDLE_STAGE1.as_posix()}) was trained on: {in_words(stage1.trained_on)}. It holds\n"
+        "the weights of the image encoder that it started from; their licence is not recorded either.\n\n"
+    )
+
+
+def _class_prompts(stage1: Plan) -> str:
+    return (
+        f"`{BUNDLE_STAGE1.as_posix()}` is the image side of stage 1 with the embeddings of the prompts, in half "
+        "precision: `cps4 attention scan.nii.gz -o out` shows where each prompt attends to. The segmentation does not "
+        f"use it. It was trained on: {in_words(stage1.trained_on)}. How well its prompts find their structures is not "
+        "recorded."
     )
 
 

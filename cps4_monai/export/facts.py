@@ -31,19 +31,17 @@ class WeightsFacts:
     Attributes:
         plan: of the weights.
         figures: ``eval_metrics`` of the metadata; empty: not evaluated.
+        stage1: plan of the stage 1 that is shipped beside them; None: none is.
     """
 
     plan: Plan
     figures: Mapping[str, Any] = field(default_factory=dict)
+    stage1: Plan | None = None
 
     @property
     def training(self) -> str:
         """What they were trained on, in words."""
-        facts = [
-            f"{key.replace('_', ' ')}: {'; '.join(value) if isinstance(value, list) else value}"
-            for key, value in self.plan.trained_on.items()
-        ]
-        return "; ".join(facts) or "not recorded"
+        return in_words(self.plan.trained_on)
 
     @property
     def network(self) -> str:
@@ -77,6 +75,15 @@ class WeightsFacts:
                 interval = "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
                 rows.append((words, f"{self.figures[key]:.3f}", interval))
         return rows
+
+
+def in_words(trained_on: Mapping[str, Any]) -> str:
+    """What a plan says of a training: ``data set: SPIDER; labeled subjects: 18``."""
+    facts = [
+        f"{key.replace('_', ' ')}: {'; '.join(value) if isinstance(value, list) else value}"
+        for key, value in trained_on.items()
+    ]
+    return "; ".join(facts) or "not recorded"
 
 
 def figures_of(folder: str | Path, weights_sha256: str) -> dict[str, Any]:

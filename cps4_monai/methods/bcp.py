@@ -84,8 +84,8 @@ class BCP(TeacherStudent):
 
     @property
     def pretraining(self) -> bool:
-        """Whether the coming step belongs to the first phase."""
-        return self.updates < self.share_of_run(self.pretrain_fraction)
+        """Whether the coming step belongs to the first phase; with a fraction of 1 in a run made longer, too."""
+        return self.pretrain_fraction >= 1 or self.updates < self.share_of_run(self.pretrain_fraction)
 
     @property
     def updates_of_ramp(self) -> int:
@@ -139,7 +139,7 @@ class BCP(TeacherStudent):
     def after_step(self) -> None:
         """Moves the teacher; at the end of the first phase it becomes a copy of the student."""
         super().after_step()
-        if self.updates == self.share_of_run(self.pretrain_fraction):
+        if self.pretrain_fraction < 1 and self.updates == self.share_of_run(self.pretrain_fraction):
             ema_update(self.teacher, self.student, 0.0)
 
     def _part(self, logits: Tensor, codes: Tensor, where: Tensor) -> Tensor:

@@ -153,12 +153,22 @@ class MGCA(PromptedPretraining):
             )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What :class:`PrototypeHeads` gives, ``occurs``, the scores of both modalities, and the mean cosine."""
+        """What :class:`PrototypeHeads` gives, ``occurs``, and the scores of both modalities.
+
+        Raises:
+            ValueError: a single slice for heads with BatchNorm.
+        """
+        heads: Any = unwrap(self.networks["model"]).image_head
+        if len(batch["labeled"]["image"]) == 1 and any(isinstance(one, nn.BatchNorm1d) for one in heads.modules()):
+            raise ValueError(
+                "the batch has one labeled slice, and the heads of projection 'mlp' normalise over a batch; expected 2 "
+                "or more. Fix: raise stage1#batch_size, label more slices, or set stage1#network_def#projection to linear"
+            )
         outputs = self._compare(self.networks["model"], batch["labeled"]["image"], batch["labeled"]["label"])
         counted = outputs["occurs"].flatten(1).any(1, keepdim=True)
         scores = [outputs["image_scores"], outputs["caption_scores"], counted.float()]
         self._pairs.append(idist.all_gather(torch.cat(scores, dim=1).detach()))
-        self._cosines.append(self._mean_cosine(outputs))
+        self._cosines.append(self._cosines_of(outputs))
         return outputs
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -166,14 +176,18 @@ class MGCA(PromptedPretraining):
         return self._losses(outputs, torch.cat([self._pairs[-1], self.queue]), idist.get_rank())
 
     def after_step(self) -> None:
-        """Moves the pairs of the step into the queue, and b so that the mean attention logit becomes 0."""
+        """Moves the pairs of the step into the queue, and b so that the mean attention logit becomes 0.
+
+        A step of slices that nobody annotated leaves b where it is.
+        """
         decay = ema_decay(self.updates, 0.99)
         super().after_step()
         with torch.no_grad():
             self.queue.copy_(torch.cat([*reversed(self._pairs), self.queue])[: self.queue_length])
-            mean = idist.all_reduce(torch.stack(self._cosines).mean()) / idist.get_world_size()
+            total, number = idist.all_reduce(torch.stack(self._cosines).sum(0))
             model: Any = self.deployed
-            model.logit_bias.lerp_(-mean / self.token_temperature, 1 - decay)
+            mean = total / number.clamp(min=1)
+            model.logit_bias.lerp_(-mean / self.token_temperature, (1 - decay) * (number > 0))
         self._pairs.clear()
         self._cosines.clear()
 
@@ -227,10 +241,11 @@ class MGCA(PromptedPretraining):
         return swapped_prediction(*scores, targets, counted, self.prototype_temperature)
 
     @torch.no_grad()
-    def _mean_cosine(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Mean cosine of annotated cells and annotated classes, a float32 scalar."""
+    def _cosines_of(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Sum and number of the cosines of annotated cells and annotated classes, (2,) float32."""
         with torch.autocast(outputs["words"].device.type, enabled=False):
             cosines = (outputs["words"].float() @ outputs["patches"].float()).flatten(1)  # (B, C * P)
         kept = annotated_classes(len(outputs["words"]), self.unannotated, cosines.device)
         cells = outputs["occurs"].any(1).flatten(1)
-        return mean_where(cosines.flatten(), (kept[:, None] & cells[:, None]).flatten())
+        counted = (kept[:, None] & cells[:, None]).flatten(1)
+        return torch.stack([cosines.masked_fill(~counted, 0.0).sum(), counted.sum().float()])

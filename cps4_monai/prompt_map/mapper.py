@@ -31,7 +31,8 @@ class PromptMapper(nn.Module):
     Args:
         activation: "sigmoid" or "softmax" over the annotated classes, as in stage 1; what makes A of the logits.
         stacking: "masked_argmax", "argmax" or "ignore_empty", see :func:`stack_prompt_maps`.
-        presence_threshold: drop a structure whose maximum of A over the slice is below this, in [0, 1]; None: no gate.
+        presence_threshold: drop a structure whose maximum of A over the slice (with a grid: over the cells that some
+            pixel is taken from) is below this, in [0, 1]; None: no gate.
             The background is never dropped.
         upsampling: "bilinear" (align_corners false), "nearest" or "bicubic".
         of: what is upsampled, thresholded and compared between classes: "sigmoid", A; "similarity".
@@ -115,7 +116,8 @@ class PromptMapper(nn.Module):
             scores = self._upsample(attention if self.of == "sigmoid" else logits, size, grid)
             thresholds = otsu_threshold(scores, self.bins)
             if self.presence_threshold is not None:
-                absent = attention.amax((2, 3)) < self.presence_threshold
+                shown = attention if grid is None else attention * _cells_in_view(grid, attention.shape[2:])
+                absent = shown.amax((2, 3)) < self.presence_threshold
                 absent[:, 0] = False
                 thresholds = thresholds.masked_fill(absent, torch.inf)
             index = stack_prompt_maps(scores, thresholds, self.stacking)
@@ -142,3 +144,12 @@ class PromptMapper(nn.Module):
         if self.upsampling == "nearest":
             return F.interpolate(maps, size=size, mode="nearest")
         return F.interpolate(maps, size=size, mode=self.upsampling, align_corners=False)
+
+
+def _cells_in_view(grid: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
+    """(B, 1, h, w) bool: cells that a place of a grid (B, H, W, 2) lies in; places outside [-1, 1] are nowhere."""
+    x, y = ((grid[..., axis].flatten(1) + 1) * (size / 2) for axis, size in ((0, cells[1]), (1, cells[0])))
+    column, row = x.long().clamp(0, cells[1] - 1), y.long().clamp(0, cells[0] - 1)
+    inside = (grid.abs() <= 1).all(-1).flatten(1)
+    seen = torch.zeros(len(grid), cells[0] * cells[1], device=grid.device)
+    return seen.scatter_add_(1, row * cells[1] + column, inside.float()).view(-1, 1, *cells) > 0

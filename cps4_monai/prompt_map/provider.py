@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -171,9 +172,18 @@ class CachedVLMProvider(VLMProvider):
         logits = self.fill(images.device).index_select(0, ids).float()
         prompt_map = self.mapper(logits, images.shape[2:], grid)
         outside = (grid.abs() > 1).any(-1).unsqueeze(1)  # (B, 1, H, W)
-        coarse = F.adaptive_avg_pool2d(grid.movedim(-1, 1), self.model.grid_size).movedim(1, -1)  # (B, h, w, 2)
+        coarse = _coarse_grid(grid, outside, self.model.grid_size)
         warped = F.grid_sample(logits, coarse, mode="bilinear", padding_mode="border", align_corners=False)
         return {"prompt_map": prompt_map.masked_fill(outside, 0), "attention_logits": warped}
+
+
+def _coarse_grid(grid: torch.Tensor, outside: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
+    """(B, h, w, 2): mean place of each cell's pixels in the slice, of all its pixels where none lies in it."""
+    pool = functools.partial(F.adaptive_avg_pool2d, output_size=(cells[0], cells[1]))
+    places, within = grid.movedim(-1, 1), (~outside).to(grid.dtype)
+    share = pool(within)  # (B, 1, h, w)
+    mean = pool(places * within) / share.clamp(min=torch.finfo(grid.dtype).tiny)
+    return torch.where(share > 0, mean, pool(places)).movedim(1, -1)
 
 
 def make_provider(

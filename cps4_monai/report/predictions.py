@@ -150,6 +150,23 @@ def _draw(evaluation: Evaluation, limit: int, anatomy: Anatomy, jobs: int) -> li
         return [drawn for drawn in pool.map(drawn_case, chosen_cases(evaluation, limit)) if drawn is not None]
 
 
+def check_tables(output: str | Path, anatomy: Anatomy, argmax: bool = False, protect: bool = False) -> RunFiles:
+    """The tables and pages of a report at the top of its folder, once it is sure that they may be written.
+
+    Args:
+        output: folder to write into.
+        anatomy: the classes.
+        argmax: whether the plain argmax is compared.
+        protect: see :func:`report_predictions`.
+
+    Raises:
+        ForeignFileError: the folder holds results of other commands; with ``protect``, a file that is not ours.
+    """
+    files = RunFiles(output, SCORES, own=not protect)
+    files.check((*FILES.values(), *label_tables(anatomy), PAGE, *((COMPARISON,) if argmax else ())))
+    return files
+
+
 def report_predictions(
     predictions: str | Path,
     labels: str | Path,
@@ -205,8 +222,7 @@ def report_predictions(
             ``protect``, a file that is not ours.
     """
     output = Path(output)
-    files = RunFiles(output, SCORES, own=not protect)
-    files.check((*FILES.values(), *label_tables(anatomy), PAGE, *(() if argmax is None else (COMPARISON,))))
+    files = check_tables(output, anatomy, argmax is not None, protect)
     curves = None if metrics is None else read_metrics(metrics)
     matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
     matching = _with_scans(matching, Path(predictions), images)

@@ -8,7 +8,7 @@ by a local folder: by default it is trained from scratch on the labeled slices.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ class Assistant(nn.Module):
         self._kept: tuple[Tensor, Tensor] | None = None
 
     features: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Assistant:
+        """Moves the bank along, and lets go what was kept of it: neither is a tensor of the module."""
+        self._kept = None
+        super()._apply(fn, recurse)
+        self.bank.to(self.features.device)
+        return self
 
     @property
     def num_classes(self) -> int:

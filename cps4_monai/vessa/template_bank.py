@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cps4_monai.anatomy import NOT_ANNOTATED
+
 CHUNK = 8
 
 
@@ -75,6 +77,8 @@ class TemplateBank:
     ) -> TemplateBank:
         """The bank of a labeled data set, read without its augmentation.
 
+        Slices that nobody annotated (255 alone) show nothing, and are no templates.
+
         Args:
             dataset: :class:`cps4_monai.data.datasets.SliceDataset` with labels.
             num_classes: C.
@@ -82,14 +86,17 @@ class TemplateBank:
             max_templates: of a larger data set, this many evenly spaced slices.
 
         Raises:
-            ValueError: fewer than one template asked for.
+            ValueError: fewer than one template asked for, or not one annotated slice.
         """
         if max_templates < 1:
             raise ValueError(f"max_templates is {max_templates}; expected 1 or more. Fix: raise it")
         plain = copy.copy(dataset)
         plain.transform, plain.with_grid = None, False
-        count = min(len(plain), max_templates)
-        ids = [position * len(plain) // count for position in range(count)]
+        annotated = [index for index in range(len(plain)) if (plain[index]["label"] != NOT_ANNOTATED).any()]
+        if not annotated:
+            raise ValueError("no labeled slice has an annotated pixel; expected some. Fix: check the label maps")
+        count = min(len(annotated), max_templates)
+        ids = [annotated[position * len(annotated) // count] for position in range(count)]
         items = [plain[index] for index in ids]
         people = [plain.entries[plain.place(index)[0]].patient for index in range(len(plain))]
         codes = {patient: code for code, patient in enumerate(dict.fromkeys(people))}

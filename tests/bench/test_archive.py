@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -38,6 +39,10 @@ def runs(write_runs) -> Path:
             (job / heavy).parent.mkdir(parents=True, exist_ok=True)
             (job / heavy).write_bytes(b"\0" * 4096)
     return folder
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -129,6 +134,30 @@ def test_only_keeps_some_cells_with_their_stage_1_and_archives_go_into_one_folde
     assert results.missing == ("ours-5pct-seed1",)
 
 
+def test_a_second_archive_with_the_same_names_for_other_trainings_gives_the_first_study_no_scores(
+    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive_results(runs, tmp_path / "first.tar.xz")
+    manifest = json.loads((runs / "made_up.study.json").read_text())
+    (runs / "made_up.study.json").unlink()
+    write_json(runs / "other.study.json", {**manifest, "study": "other"})
+    write_json(runs / "cells" / "base-5pct-seed0" / SETTINGS, {"name": "base-5pct-seed0", "learning_rate": 0.1})
+    archive_results(runs, tmp_path / "second.tar.xz")
+    elsewhere = unpack(tmp_path / "second.tar.xz", unpack(tmp_path / "first.tar.xz", tmp_path / "elsewhere"))
+    results = {one["study"]: load_results(one, elsewhere, "test") for one in find_studies(elsewhere)}
+    assert "base-5pct-seed0" in [cell.name for cell in results["other"].cells]
+    assert [cell.name for cell in results["made_up"].cells] == ["ours-5pct-seed0"]
+    assert "base-5pct-seed0" in results["made_up"].missing
+    assert "base-5pct-seed0: left out" in caplog.text and "unpack each archive into a folder of its own" in caplog.text
+
+
+def test_a_job_without_a_record_of_its_training_is_named(runs: Path, tmp_path: Path) -> None:
+    record = runs / "cells" / "base-5pct-seed0" / "stage2" / "run.json"
+    record.write_text("{")
+    result = CliRunner().invoke(main, ["bench", "archive", str(runs), "-o", str(tmp_path / "a.tar.xz")])
+    assert result.exit_code == 1 and f"{record}: not there, or cut off" in result.output
+
+
 def test_a_job_that_two_studies_share_is_kept_once_one_of_them_has_it(runs: Path, tmp_path: Path) -> None:
     other = json.loads((runs / "made_up.study.json").read_text())
     shared = [entry for entry in other["cells"] if entry["name"] == "base-5pct-seed0"]
@@ -165,6 +194,27 @@ def test_a_stage_1_without_weights_is_trained_again_for_a_cell_that_is_left(tiny
     assert (stage1.kind, stage1.left) == ("stage1", (TRAINING, *stage1.sections)) and cell.after is stage1
     stage1.prepare()
     assert not (stage1.folder / DONE).exists(), "the scores are of the weights that are gone"
+
+
+def test_an_archive_over_a_training_under_way_does_not_make_its_weights_the_ones_that_were_scored(
+    tiny_data, write_study, tmp_path
+) -> None:
+    study = load_study(write_study(["cps4"], [50], seeds=[0], evaluate=["validation"]))
+    (cell,) = make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu").cells.values()
+    stage1 = cell.after
+    stage1.prepare()
+    weights = stage1.folder / WEIGHTS["stage1"]
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"of the first epoch")
+    done = {"seconds": dict.fromkeys((TRAINING, "validation"), 1.0), "stage1_sha256": sha256_of(b"of the last epoch")}
+    write_json(stage1.folder / DONE, done)
+
+    def planned() -> StudyPlan:
+        return make_plan(study, Data.read(tiny_data / "datalist.json"), tmp_path / "runs", "cpu")
+
+    assert [(job.kind, job.left[0]) for job in planned().open_jobs()] == [("stage1", TRAINING), ("cell", TRAINING)]
+    weights.write_bytes(b"of the last epoch")
+    assert [job.kind for job in planned().open_jobs()] == ["cell"]
 
 
 def test_a_section_more_trains_a_cell_without_weights_again(tiny_data, write_study, tmp_path) -> None:

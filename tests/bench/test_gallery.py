@@ -47,3 +47,24 @@ def test_the_picture_is_of_the_label_map_that_has_the_score(write_runs, tmp_path
 class _Config:
     def get_parsed_content(self, name: str):
         return {"anatomy": MRSPINESEG}[name]
+
+
+@pytest.fixture
+def with_stage1(write_runs, monkeypatch):
+    """A study whose stage 1 has attention to show."""
+    monkeypatch.setattr(gallery, "_has_attention", lambda weights: True)
+    runs = write_runs({("ours", "5", 0): {"sub-001": 0.3}})
+    (study,) = find_studies(runs)
+    return load_results(study, runs, "test")
+
+
+def test_a_cell_out_of_an_archive_has_no_config_to_draw_attention_by(with_stage1) -> None:
+    assert gallery.attention_gallery(with_stage1) == []
+
+
+def test_attention_that_cannot_be_drawn_costs_its_picture_and_not_the_report(with_stage1, caplog) -> None:
+    """As where the data were moved: MONAI's parser raises a RuntimeError from the datalist's own."""
+    config = {"anatomy": None, "cache": None, "data": "$open('gone/datalist.json')", "pictured_structures": []}
+    (with_stage1.cells[0].folder / "config.json").write_text(json.dumps(config))
+    assert gallery.attention_gallery(with_stage1) == []
+    assert "no picture of the attention at 5 % labeled" in caplog.text and "gone/datalist.json" in caplog.text

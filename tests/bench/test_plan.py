@@ -376,3 +376,11 @@ def test_commands_in_parallel_may_write_one_file(tmp_path: Path, monkeypatch) ->
     write_json(tmp_path / "tiny.study.json", {"of": "this command"})
     assert json.loads((tmp_path / "tiny.study.json").read_text()) == {"of": "this command"}
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.study.json"]
+
+
+def test_a_section_without_labeled_scans_is_told_before_the_trainings(write_study, tiny_data: Path, tmp_path) -> None:
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    (tmp_path / "d.json").write_text(json.dumps({**content, "test": [{"image": content["test"][0]["image"]}]}))
+    study = load_study(write_study(["supervised"], [25], evaluate=["validation", "test"]))
+    with pytest.raises(StudyError, match="'test' has no labeled scan, which study tiny scores"):
+        make_plan(study, Data.read(tmp_path / "d.json", tiny_data), tmp_path / "runs", "cpu")

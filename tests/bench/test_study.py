@@ -47,6 +47,8 @@ def test_variants_name_their_method_overlays_and_settings() -> None:
         ({"baseline": "z"}, "'baseline' is 'z'"),
         ({"gap": "z"}, "'gap' is 'z'"),
         ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"rotate_labeled": {50: True}}, r"'rotate_labeled' has \['50'\]; expected some of .*\['5', '10', '25'\]"),
+        ({"rotate_labeled": {"all": True}}, "'rotate_labeled' has"),
         ({"name": "a/b"}, "part of folder names"),
         ({"overlays": "study"}, "expected a list of names"),
     ],
@@ -54,6 +56,17 @@ def test_variants_name_their_method_overlays_and_settings() -> None:
 def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         parse_study(content(**change), "x.yaml")
+
+
+def test_the_baseline_is_one_of_the_names_that_the_report_compares() -> None:
+    """A block that crosses with overlays alone has no method of the plain name."""
+    crossed = {"matrix": [{"methods": ["a", "b"], "shares": [5], "overlays": {"small": [], "large": ["large"]}}]}
+    assert parse_study(content(**crossed), "x.yaml").baseline == "a+small"
+    assert parse_study(content(**crossed, baseline="b+large"), "x.yaml").baseline == "b+large"
+    with pytest.raises(
+        StudyError, match=r"'baseline' is 'a'; expected one of the methods \['a\+small', 'a\+large', 'b"
+    ):
+        parse_study(content(**crossed, baseline="a"), "x.yaml")
 
 
 def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ def test_what_an_option_sets_is_not_set_in_another_way(tiny_run: Path, tmp_path:
     assert not (tmp_path / "a").exists()
 
 
+def test_a_folder_that_holds_a_training_or_somebodys_table_is_refused_before_any_work(
+    run: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    config = (run / "config.json").read_bytes()
+    result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(run), "--device", "cpu"])
+    assert result.exit_code == 1 and f"{run} holds a training (stage1/run.json, stage2/run.json)" in result.output
+    assert (run / "config.json").read_bytes() == config and not (run / "predictions").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "summary.csv").write_text("my own table\n")
+    result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(tmp_path / "mine"), "--device", "cpu"])
+    assert result.exit_code == 1 and "summary.csv" in result.output
+    assert (tmp_path / "mine" / "summary.csv").read_text() == "my own table\n"
+    assert not (tmp_path / "mine" / "predictions").exists()
+
+
 def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     arguments = [str(tiny_run), "--datalist", str(tiny_data / "datalist.json"), "--section", "validation"]
     result = CliRunner().invoke(evaluate, [*arguments, "-o", str(tmp_path), "--set", "report_title=Mine"])

@@ -74,6 +74,22 @@ def test_rotation_starts_at_the_recorded_subset_stays_disjoint_and_comes_round(t
         rotated_subset(content, path, "33", 0)
 
 
+def test_rotation_keeps_the_scans_of_a_patient_together(tmp_path: Path) -> None:
+    """Two contrasts each: seeds that cut a patient in two would share one, and use his other scan without its label."""
+    patients = [f"p{number}" for number in range(5)]
+    scans = {patient: [f"{patient}_T1w", f"{patient}_T2w"] for patient in patients}
+    entries = [
+        {"image": f"{scan}.nii", "label": f"{scan}_dseg.nii", "subject": scan, "patient": patient}
+        for patient, own in scans.items()
+        for scan in own
+    ]
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({"training": entries, "subsets": {"40": [*scans["p3"], *scans["p0"]]}}))
+    turns = [rotated_subset(read_json(path), path, "40", turn) for turn in range(3)]
+    expected = [("p3", "p0"), ("p1", "p2"), ("p4", "p3")]
+    assert turns == [[scan for patient in turn for scan in scans[patient]] for turn in expected]
+
+
 def test_rotation_on_the_real_split(spider_dir: Path) -> None:
     path = spider_dir / "splits.json"
     content = read_json(path)

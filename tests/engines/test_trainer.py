@@ -145,6 +145,15 @@ def test_scaled_float16_steps_agree_with_float32_ones():
     torch.testing.assert_close(scaled.method.student.weight, exact.method.student.weight, atol=2e-3, rtol=2e-2)
 
 
+def test_each_training_has_a_scaler_of_its_own():
+    """Both stages of a run have one precision; the second begins as it does by itself."""
+    precision = Precision("cpu", True, "float16")
+    first, second = (trainer_of(batches(2), network=linear(), precision=precision) for _ in range(2))
+    first.run()
+    first.scaler.update(8.0)
+    assert second.scaler is not None and second.scaler.get_scale() != 8.0
+
+
 def test_clipping_sees_unscaled_gradients():
     trainer = trainer_of(
         batches(1), lr=0.0, precision=Precision("cpu", True, "float16"), gradient_clip_norm=1e-3, network=linear()

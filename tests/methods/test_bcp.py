@@ -179,3 +179,10 @@ def test_a_rectangle_of_the_full_width_keeps_its_area_and_one_rectangle_serves_t
     plain, wide = (make(full_width=full).forward(batch)["patch"] for full in (False, True))
     assert plain.shape == wide.shape == (1, 1, 12, 12)
     assert plain.sum() == 8 * 8 and wide.any(3).sum() == int(4 / 9 * 12) and wide.all(3).sum() == wide.any(3).sum()
+
+
+def test_a_first_phase_to_the_end_stays_one_in_a_run_made_longer(batch):
+    """A checkpoint brings the length of the run that it is of, and shares of the run count in that."""
+    method = make(pretrain_fraction=1.0)
+    method.total_updates, method.updates = 4, 4
+    assert method.pretraining and set(method.forward(batch)) == {"patch", "mixed_logits"}

@@ -51,6 +51,32 @@ def test_w_is_the_inverse_of_the_temperature_and_b_makes_the_mean_attention_logi
     )
 
 
+def test_slices_that_nobody_annotated_leave_b_where_it_is(stage1):
+    method, (batch,) = make(stage1), stage1.batches(1)
+    method.deployed.logit_bias.data.fill_(-1.5)
+    unannotated = {**batch["labeled"], "label": torch.full_like(batch["labeled"]["label"], 255)}
+    stage1.train(method, [{"labeled": unannotated}])
+    assert method.deployed.logit_bias.item() == -1.5
+
+
+def test_the_mean_of_accumulated_batches_is_over_their_annotated_cells(stage1):
+    """A batch of two annotated slices counts twice as much as one of which half is 255."""
+    method, (batch,) = make(stage1), stage1.batches(1)
+    image, label = batch["labeled"]["image"], batch["labeled"]["label"].clone()
+    label[len(label) // 2 :] = 255
+    parts = [method._cosines_of(method.forward({"labeled": {"image": image, "label": one}})) for one in (label, label)]
+    whole = method._cosines_of(method.forward(batch))
+    assert parts[0][1] == parts[1][1] and 2 * parts[0][1] == whole[1]
+
+
+def test_heads_with_batch_norm_refuse_a_single_slice_by_the_setting_that_says_so(stage1):
+    method, (batch,) = make(stage1), stage1.batches(1)
+    method.networks["model"].image_head = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    one = {key: value[:1] for key, value in batch["labeled"].items()}
+    with pytest.raises(ValueError, match=r"one labeled slice.*Fix: raise stage1#batch_size"):
+        method.forward({"labeled": one})
+
+
 def test_the_queue_holds_the_last_pairs_the_newest_first(stage1):
     method, loader = make(stage1, queue_length=6), stage1.batches(2)
     loader[1]["labeled"]["label"][2] = 255

@@ -126,6 +126,18 @@ def test_grid_moves_the_map_with_the_image():
     assert (flipped == PromptMapper()(logits, (64, 32)).flip(3)).double().mean() > 0.999
 
 
+@pytest.mark.parametrize("of", ["sigmoid", "similarity"])
+def test_a_structure_that_a_grid_takes_out_of_view_is_not_present(of):
+    """As a model would say that is asked about the moved slice; one that stays in view is kept."""
+    logits = torch.full((1, 3, 8, 4), -6.0)
+    logits[0, 0], logits[0, 1, 0], logits[0, 2, 5, 1:3] = 0.0, 6.0, 6.0  # class 1 at the top, class 2 further down
+    mapper = PromptMapper(presence_threshold=0.5, of=of)
+    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, 64, 32], align_corners=False)
+    assert mapper(logits, (64, 32), grid).unique().tolist() == [0, 1, 2]
+    grid[..., 1] += 16 / 32  # 16 pixels up: the upper quarter is gone, the lower one comes from outside
+    assert mapper(logits, (64, 32), grid).unique().tolist() == [0, 2]
+
+
 def test_gpu_path_never_asks_the_host(monkeypatch):
     from cps4_monai.prompt_map import otsu
 

@@ -79,6 +79,18 @@ def test_what_comes_from_outside_the_slice_is_background(model, slices):
     assert not result["prompt_map"][:, :, 16:].any()
 
 
+def test_logits_of_a_cell_that_is_partly_cut_away_are_of_the_part_that_is_left(model, slices):
+    """A mean with the mark of what is outside would be a place elsewhere in the slice."""
+    grid, ids = identity_grid(1), torch.tensor([0])
+    whole = cached(model, slices)(slices[:1], slice_id=ids, grid=grid)["attention_logits"]
+    cut = grid.clone()
+    cut[:, :3] = 3.0  # three of the four rows of pixels of the first cells
+    left = cached(model, slices)(slices[:1], slice_id=ids, grid=cut)["attention_logits"]
+    torch.testing.assert_close(left[:, :, 1:], whole[:, :, 1:])
+    rows = (whole[:, :, 0] * (1 - 0.375) + whole[:, :, 1] * 0.375).detach()  # the fourth pixel lies 1.5 of 4 below
+    torch.testing.assert_close(left[:, :, 0], rows, rtol=1e-3, atol=1e-3)
+
+
 def test_every_slice_is_asked_for_once(model, slices):
     asked: list[int] = []
 

@@ -128,6 +128,16 @@ def test_in_evaluation_the_best_match_is_the_picture_itself_and_the_bank_is_read
     assert torch.equal(templates.images[:, 0], images) and assistant.known() is kept
 
 
+def test_moving_the_assistant_moves_its_bank_and_lets_go_what_was_kept_of_it(make):
+    """As when stage 1 is set aside: a plain attribute would stay on the device."""
+    assistant = make().eval()
+    assistant.known()
+    moved = []
+    assistant.bank.to = moved.append
+    assert assistant.to("cpu") is assistant and assistant._kept is None
+    assert [torch.device(device) for device in moved] == [assistant.features.device]
+
+
 def test_between_the_volumes_of_a_validation_the_bank_is_not_read_again(make):
     """MONAI's evaluator puts the network into evaluation mode for each volume, and back."""
     assistant = make().train()

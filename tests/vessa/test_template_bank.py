@@ -80,6 +80,21 @@ def test_a_data_set_gives_its_slices_unaugmented_and_the_patient_of_each():
     with pytest.raises(ValueError, match="max_templates is 0"):
         TemplateBank.from_slices(Slices(), 4, (2, 1), max_templates=0)
 
+    class Sparse(Slices):
+        """Of each patient the second slice is annotated, of the last none."""
+
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return item if index in (1, 3) else {**item, "label": torch.full((1, 8, 4), 255, dtype=torch.uint8)}
+
+    sparse = TemplateBank.from_slices(Sparse(), 4, (2, 1))
+    assert sparse.slice_ids == (1, 3) and sparse.patients.tolist() == [0, 1]
+    assert sparse.patient_of_slice.tolist() == [0, 0, 1, 1, 0, 0]
+    blank = Slices()
+    blank.entries, Slices.__getitem__ = blank.entries[:1], lambda self, index: {"label": torch.tensor([255])}
+    with pytest.raises(ValueError, match="no labeled slice has an annotated pixel"):
+        TemplateBank.from_slices(blank, 4, (2, 1))
+
 
 def test_features_are_of_length_one():
     torch.testing.assert_close(pooled_feature(torch.rand(2, 5, 3, 3)).norm(dim=1), torch.ones(2))
