@@ -20,7 +20,7 @@ from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_
 from cps4_monai.data.entries import SIDES, Entry
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans, told_of
-from cps4_monai.data.volume import read_volume
+from cps4_monai.data.volume import InvalidVolumeError, read_volume
 from cps4_monai.encoding import json_bytes
 from cps4_monai.scan_names import patient_of, relative_path
 
@@ -72,7 +72,8 @@ def build_datalist(
         The datalist as read back, with the warnings.
 
     Raises:
-        DatalistError: no scans, too few patients with labels, or settings out of range.
+        DatalistError: no scans, too few patients with labels, settings out of range, or several label maps that cannot
+            be used.
         LeakError: the same patient or the same image content on two sides.
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
         FileExistsError: ``out`` is a file that was not made here, or was edited since.
@@ -85,7 +86,7 @@ def build_datalist(
     scans = in_folder.scans
     if not corrected:
         _require_label_maps(folder, in_folder)
-    classes = {s.subject: _classes_of(s.label, anatomy.num_classes) for s in scans if s.label is not None}
+    classes = _classes_by_subject(scans, anatomy.num_classes)
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=TEST if test is None else test, rng=rng)
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
@@ -102,6 +103,28 @@ def build_datalist(
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
     aside = [*_reserved(scans, test), *_set_aside(scans, sides)]
     return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
+
+
+def _classes_by_subject(scans: Sequence[Scan], num_classes: int, shown: int = 5) -> dict[str, tuple[int, ...]]:
+    """Classes that the label map of each labeled scan shows.
+
+    Raises:
+        InvalidVolumeError: one label map cannot be used.
+        DatalistError: several cannot; names all.
+    """
+    classes, wrong = {}, []
+    for scan in scans:
+        try:
+            if scan.label is not None:
+                classes[scan.subject] = _classes_of(scan.label, num_classes)
+        except InvalidVolumeError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        more = f"; and {len(wrong) - shown} more" if len(wrong) > shown else ""
+        raise DatalistError(f"{len(wrong)} label maps cannot be used: {'; '.join(map(str, wrong[:shown]))}{more}")
+    return classes
 
 
 def _reserved(scans: Sequence[Scan], test: float | None) -> list[str]:

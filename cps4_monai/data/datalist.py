@@ -135,6 +135,7 @@ def _entry(
     _refuse_misspelt(raw, ["label"], f"{path}: {side!r} has, for {raw['image']},")
     _refuse_misspelt(raw, ["labeled"], f"{path}: {side!r} has, for {raw['image']},", likeness=0.9)
     label = raw.get("label")
+    label = None if label == "" else label  # as tables export what is not there
     if label is None and raw.get("labeled") and side == "training":
         raise DatalistError(
             f"{path}: {side!r} has 'labeled' true for {raw['image']}, and no 'label'; expected the label map's file "

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from cps4_monai.atomic_file import write_atomically
 
@@ -96,7 +97,7 @@ def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
     try:
         header: nib.Nifti1Header = kind(binaryblock=content[: kind.template_dtype.itemsize], check=False)
         header.get_data_dtype()
-    except (HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, KeyError) as error:
         raise InvalidVolumeError(path, f"a damaged header ({error})", expected, REEXPORT) from error
     dims = header["dim"]
     # Some writers leave 0 in axes beyond the third that hold nothing.

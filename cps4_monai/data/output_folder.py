@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from pathlib import Path
 
 GIBIBYTE = 1024**3
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_output_dir(output_dir: str | Path, min_free_gib: float = 1.0) -> Path:

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from cps4_monai.data.entries import DatalistError
 from cps4_monai.data.label_review import without_predictions
+from cps4_monai.data.nifti_file import read_header
+from cps4_monai.data.volume import InvalidVolumeError, looks_like_label_map, read_volume
 from cps4_monai.scan_names import (
+    BIDS_OUTSIDE,
     FileName,
     find_nifti,
     further_channels,
@@ -17,6 +22,7 @@ from cps4_monai.scan_names import (
     is_nifti,
     pair_files,
     without_date,
+    without_sequence,
 )
 
 LABEL_FOLDERS = ("label", "labels", "mask", "masks", "segmentation", "segmentations", "derivatives")
@@ -25,6 +31,7 @@ _PREDICTIONS = (
     "accepts one)"
 )
 _BROKEN = "links lead to no file and are left out ('datalad get' fetches files of DataLad)"
+_FEW_BITS = 0.25  # bytes a voxel; images compress to 0.5 to 1.5, label maps to 0.02
 MANY_IN_A_FOLDER = 10  # scans; a folder of more is no patient's
 
 
@@ -84,7 +91,9 @@ def _pairs(folder: Path) -> FoundScans:
     files = find_nifti(folder, broken)
     called_labels = [path for path in files if _is_label_map(path, folder)]
     labels, predictions = without_predictions(called_labels)
-    known = set(called_labels)
+    bids = (folder / "dataset_description.json").is_file()
+    outside = [path for path in files if bids and path.relative_to(folder).parts[0] in BIDS_OUTSIDE]
+    known = {*called_labels, *outside}  # derivatives may hold the label maps, and images made from the scans
     others = [path for path in files if path not in known]
     channels = _channels_without_label(others, labels)
     images = [path for path in others if FileName.of(path).stem.endswith("_T2w")]
@@ -101,6 +110,8 @@ def _pairs(folder: Path) -> FoundScans:
         Scan(image, chosen.get(image), who.subject, who.patient)
         for image, who in zip(images, identify([p.relative_to(folder) for p in images]), strict=True)
     )
+    masks = _masks(scans)
+    scans = tuple(scan for scan in scans if scan.image not in masks)
     several = [f"{file} (fits {', '.join(map(str, fits))})" for file, fits in pairing.ambiguous.items()]
     named_otherwise = set(labels) - set(dseg)
     trained_on = {*images, *channels}
@@ -112,14 +123,38 @@ def _pairs(folder: Path) -> FoundScans:
         ),
         *told_of("label maps fit several scans and are left out: mirror the scans' folders", several),
         *told_of("label maps are not called dseg and are left out", sorted(named_otherwise)),
+        *told_of(
+            f"images below {', '.join(BIDS_OUTSIDE)} are no scans of this BIDS data set and are left out",
+            [path for path in outside if path not in set(called_labels)],
+        ),
+        *told_of("files hold whole numbers, few of them, beside a labeled scan: label maps, and are left out", masks),
         *told_of("files are further channels and are left out: one channel is trained on", sorted(channels)),
         *told_of("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
         *told_of(_BROKEN, broken),
         *_repeated(scans),
-        *_dated(scans),
+        *_by_endings(scans),
         *_together(scans),
     ]
     return FoundScans(scans, tuple(warnings))
+
+
+def _masks(scans: Sequence[Scan]) -> list[Path]:
+    """Images beside a labeled scan that are label maps by their voxels."""
+    labeled = {scan.image.parent for scan in scans if scan.label is not None}
+    beside = [scan.image for scan in scans if scan.label is None and scan.image.parent in labeled]
+    return [image for image in beside if _is_mask(image)]
+
+
+def _is_mask(image: Path) -> bool:
+    """Whether an image is a label map; read where it takes a byte a voxel at most, or compressed a few bits."""
+    try:
+        voxels = int(np.prod(np.maximum(read_header(image)["dim"][1:4], 1), dtype=np.int64))
+        usual = _FEW_BITS if image.name.lower().endswith(".gz") else 1.1
+        return image.stat().st_size <= usual * voxels and looks_like_label_map(
+            read_volume(image, assume_spacing=(1, 1, 1)).array
+        )
+    except InvalidVolumeError:
+        return False  # told when it is used
 
 
 def _one_of(fitting: Sequence[Path], image: Path) -> Path:
@@ -182,6 +217,11 @@ def _nnunet(folder: Path) -> FoundScans:
         warnings += told_of(_PREDICTIONS, predictions)
         orphans = [*pairing.unmatched, *pairing.ambiguous]
         warnings += told_of(f"label maps of {labels} belong to no scan of {images} and are left out", orphans)
+    if not scans and (numbered := sorted(path.name for path in _files(folder / "imagesTr", []))):
+        raise DatalistError(
+            f"{folder}: imagesTr holds {numbered[0]} and {len(numbered) - 1} more, of which none ends in _0000: four "
+            "digits at the end are nnU-Net's channel; expected CASE_0000.nii.gz for each case. Fix: rename the files"
+        )
     warnings += told_of(_BROKEN, broken)
     warnings += told_of("test scans have no label map in labelsTs and are left out", without_label)
     scans = _by_contrast(scans)
@@ -193,7 +233,7 @@ def _nnunet(folder: Path) -> FoundScans:
         )
     identities = identify([scan.image for scan in scans])
     scans = [replace(scan, patient=who.patient) for scan, who in zip(scans, identities, strict=True)]
-    return FoundScans(tuple(scans), (*warnings, *_dated(scans)))
+    return FoundScans(tuple(scans), (*warnings, *_by_endings(scans)))
 
 
 def _by_contrast(scans: Sequence[Scan]) -> list[Scan]:
@@ -230,16 +270,24 @@ def told_of(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
     return [f"{len(files)} {what}: {names}{more}"] if files else []
 
 
-def _dated(scans: Sequence[Scan]) -> list[str]:
-    """What was made of scans whose names end in a date."""
-    dated = [scan for scan in scans if scan.patient == without_date(scan.subject) != scan.subject]
-    if not dated:
-        return []
-    patients = len({scan.patient for scan in dated})
-    return [
-        f"{len(dated)} names end in a date and count as {patients} patients (scan {dated[0].subject}: patient "
-        f"{dated[0].patient}): check that, and otherwise name the files sub-PATIENT_..._T2w.nii.gz"
-    ]
+def _by_endings(scans: Sequence[Scan]) -> list[str]:
+    """What was made of scans whose names end in a date, or in words for the sequence."""
+    scans = [scan for scan in scans if not FileName.of(scan.image).bids_patient]  # the others say who it is
+    dated = {scan.subject for scan in scans if scan.patient == without_date(scan.subject) != scan.subject}
+    plain = {scan.subject: without_sequence(without_date(scan.subject)).casefold() for scan in scans}
+    words = {
+        scan.subject for scan in scans if scan.patient.casefold() == plain[scan.subject] != scan.subject.casefold()
+    }
+    told = []
+    for ending, subjects in (("a date", dated), ("words for the sequence", words - dated)):
+        named = [scan for scan in scans if scan.subject in subjects]
+        if named:
+            count, first = len({scan.patient for scan in named}), named[0]
+            told.append(
+                f"{len(named)} names end in {ending} and count as {count} patients (scan {first.subject}: patient "
+                f"{first.patient}): check that, and otherwise name the files sub-PATIENT_..._T2w.nii.gz"
+            )
+    return told
 
 
 def _repeated(scans: Sequence[Scan]) -> list[str]:

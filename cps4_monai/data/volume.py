@@ -21,6 +21,7 @@ __all__ = [
     "Volume",
     "check_pair",
     "check_same_grid",
+    "looks_like_label_map",
     "read_volume",
     "volume_from_array",
     "volume_from_nifti",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 AFFINE_TOLERANCE = 1e-3
+MAX_LABEL_VALUES = 50
 
 
 @dataclass(frozen=True)
@@ -307,3 +309,12 @@ def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | 
             f"at most {AFFINE_TOLERANCE:g}",
             "resample the label map to the image's grid, or correct its header",
         )
+
+
+def looks_like_label_map(array: np.ndarray) -> bool:
+    """Whether a volume holds whole numbers, and only a few different ones."""
+    sample = array.reshape(-1)[:: max(1, array.size // 20000)]
+    if len(np.unique(sample)) > MAX_LABEL_VALUES:
+        return False
+    values = np.unique(array)
+    return len(values) <= MAX_LABEL_VALUES and bool((values == np.round(values)).all()) and float(values[0]) >= 0

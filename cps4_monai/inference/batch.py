@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cps4_monai.cluster.address import SchedulerAddress
-from cps4_monai.data.output_folder import check_output_dir
+from cps4_monai.data.output_folder import FULL_DISK, check_output_dir
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.scan_labels import ScanScores
 from cps4_monai.inference.bids import FILES, derivative_files
@@ -160,12 +160,21 @@ def _engine(
     """What does the scans: the threads of this process, or the workers of a cluster."""
     if address is None:
         assert segmenter is not None
-        yield _Batch(ScanWork(segmenter, **work_options), jobs)
+        yield _Batch(ScanWork(segmenter, **work_options, passed_on=_end_on_full_disk), jobs)
         return
     from cps4_monai.inference.on_cluster import cluster_engine
 
     with cluster_engine(address, segmenter_options, work_options) as engine:
         yield engine
+
+
+def _end_on_full_disk(error: Exception) -> None:
+    """No scan's fault: the others would be computed for nothing."""
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        raise ValueError(
+            f"the disk is full, or a quota is reached ({error}); expected room for the results. Fix: free some, and "
+            "start the same command again: scans that are done are kept"
+        ) from error
 
 
 class Engine(Protocol):

@@ -75,7 +75,7 @@ def read_corrections(path: str | Path) -> list[Correction]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # with a byte-order mark, too, as editors add
     except (OSError, ValueError) as error:
         raise CorrectionsError(f"{path}: cannot be read as JSON ({error}). Fix: save it from the page again") from error
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:

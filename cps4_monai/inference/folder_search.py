@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from cps4_monai.data.label_ownership import record_beside
 from cps4_monai.inference.dicom import holds_dicom
 from cps4_monai.inference.scan_files import ScanFiles
-from cps4_monai.scan_names import NIFTI_ENDINGS, FileName, SearchedFolders, is_nifti, stem_of
+from cps4_monai.scan_names import BIDS_OUTSIDE, NIFTI_ENDINGS, FileName, SearchedFolders, is_nifti, stem_of
 
-BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")
-MAX_LABEL_VALUES = 50
 _NO_DICOM = (
     ".json",
     ".tsv",
@@ -97,7 +93,7 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
             named = FileName.of(path)
             if named.is_label_map:
                 search.skipped.append((path, "its name says label map"))
-            elif named.channel:
+            elif named.channel and _first_channel_of(named) in visible:
                 search.skipped.append(
                     (path, f"channel {named.channel} of {named.scan} in nnU-Net's layout, whose channel 0 is segmented")
                 )
@@ -109,6 +105,11 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
             search.dicom.append(here)
         _add_other_formats(here, visible, search)
     return search
+
+
+def _first_channel_of(named: FileName) -> str:
+    """File name of the channel 0 beside a further one; elsewhere than nnU-Net's, digits number the scans."""
+    return named.path.name.replace(f"_{named.channel:04d}.", "_0000.")
 
 
 def _add_other_formats(here: Path, visible: Sequence[str], search: Search) -> None:
@@ -143,15 +144,6 @@ def _not_of_bids(stem: str, beside: Sequence[str]) -> str:
     if not stem.endswith("_T1w"):
         return "neither a T2w nor a T1w scan"
     return "a T1w scan beside a T2w one" if any(stem_of(n).endswith("_T2w") for n in beside if is_nifti(n)) else ""
-
-
-def looks_like_label_map(array: np.ndarray) -> bool:
-    """Whether a volume holds whole numbers, and only a few different ones."""
-    sample = array.reshape(-1)[:: max(1, array.size // 20000)]
-    if len(np.unique(sample)) > MAX_LABEL_VALUES:
-        return False
-    values = np.unique(array)
-    return len(values) <= MAX_LABEL_VALUES and bool((values == np.round(values)).all()) and float(values[0]) >= 0
 
 
 def _sample(names: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,13 +11,13 @@ from typing import Any, TypeVar
 from cps4_monai.cluster.address import ClusterError, SchedulerAddress
 from cps4_monai.cluster.session import Session
 from cps4_monai.cluster.worker import GivenUp, MachineError, RunInWorker
+from cps4_monai.data.output_folder import FULL_DISK
 from cps4_monai.inference.outcome import ScanOutcome, StoredRecord
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_work import ScanWork, Tally
 from cps4_monai.inference.segment import Segmenter
 from cps4_monai.inference.sources import Source
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 R = TypeVar("R")
 

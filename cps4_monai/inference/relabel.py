@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from cps4_monai.inference.hand_on import copies_again, write_copies
 from cps4_monai.inference.masks import draw_mask
 from cps4_monai.inference.scan_files import ScanFiles, original_of
 from cps4_monai.inference.segmentation import plain
+
+logger = logging.getLogger(__name__)
 
 
 class RelabelError(ValueError):
@@ -77,7 +80,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     if made.renumbered or made.edited:
         copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
     # The label map is written last: where it is, the others are, and a correction that was applied needs nothing more.
-    _draw_again(path, replace(label, array=made.labels), made.record, anatomy)
+    _draw_again(path, replace(label, array=made.labels), made.record, anatomy, made.renumbered or made.edited)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}
     write_copies(copies)
     changed = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
@@ -115,7 +118,7 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, anatomy)
     copies = copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record)
-    _draw_again(path, label, record, anatomy)
+    _draw_again(path, label, record, anatomy, True)
     write_copies(copies)
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
@@ -217,12 +220,16 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
     return file_sha256(kept) in (begun or [file_sha256(path)])
 
 
-def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy) -> None:
-    """The picture of a label map that had one."""
+def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, changed: bool) -> None:
+    """The picture of a label map that had one; without its scan it stays as it is, on black where labels changed."""
     picture = ScanFiles.beside(path).picture
     if not picture.exists():
         return
     scan, name = scans_of([path], path.parent).get(path), picture.name.removesuffix("_qc.png")
+    if scan is None:
+        if not changed:
+            return
+        logger.warning("%s: the scan of %s is not there any more, so that it is drawn on black", picture, path.name)
     try:
         draw_mask(picture, label, scan, record, anatomy, name)
     except InvalidVolumeError as error:

@@ -14,8 +14,7 @@ import torch
 
 from cps4_monai.data.label_ownership import assumed_spacing_of, check_anatomy_of
 from cps4_monai.data.scan_labels import ScanScores
-from cps4_monai.data.volume import read_volume
-from cps4_monai.inference.folder_search import looks_like_label_map
+from cps4_monai.data.volume import looks_like_label_map, read_volume
 from cps4_monai.inference.hand_on import HandOn
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key

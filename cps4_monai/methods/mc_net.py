@@ -27,8 +27,9 @@ SHARPENING = ("binary", "softmax")
 class MCNet(SemiSupervisedMethod):
     """Three decoders, each of which follows the sharpened predictions of the two others.
 
-    L_sup + weight * ramp * sum over i != j of MSE(p_i, sharpen(p_j)), on the weak views of labeled and unlabeled
-    slices. There is no teacher. The first decoder, the network's own, is deployed with the encoder.
+    L_sup + weight * ramp * sum over i != j of MSE(p_i, sharpen(p_j)), on labeled slices, whose intensities are changed
+    as for all methods, and on the weak views of unlabeled ones. There is no teacher. The first decoder, the network's
+    own, is deployed with the encoder.
 
     Args:
         student: :class:`cps4_monai.networks.MutualDecoders`.

@@ -162,7 +162,8 @@ class MGCA(PromptedPretraining):
         if len(batch["labeled"]["image"]) == 1 and any(isinstance(one, nn.BatchNorm1d) for one in heads.modules()):
             raise ValueError(
                 "the batch has one labeled slice, and the heads of projection 'mlp' normalise over a batch; expected 2 "
-                "or more. Fix: raise stage1#batch_size, label more slices, or set stage1#network_def#projection to linear"
+                "or more. Fix: raise stage1#batch_size, label more slices, or set stage1#network_def#projection to "
+                "'linear'"
             )
         outputs = self._compare(self.networks["model"], batch["labeled"]["image"], batch["labeled"]["label"])
         counted = outputs["occurs"].flatten(1).any(1, keepdim=True)

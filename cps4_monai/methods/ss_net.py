@@ -30,11 +30,12 @@ MEMORY_ORDERS = ("best", "worst")
 class SSNet(SemiSupervisedMethod):
     """Predictions that withstand the worst small change of the picture, and features pulled to class memories.
 
-    L_sup + weight * ramp * (L_vat + separation_weight * (L_c of labeled + L_c of unlabeled slices)), on weak views.
-    L_vat is the distance of the prediction to that on the picture moved by an adversarial perturbation, found by one
-    step of gradient ascent (Miyato et al., TPAMI 2018). L_c is 1 - cosine of drawn features and the remembered features
-    of their class, weighed by selectors, mean over the classes that have both; there are no negative pairs. There is no
-    teacher; heads, selectors and memory are not deployed.
+    L_sup + weight * ramp * (L_vat + separation_weight * (L_c of labeled + L_c of unlabeled slices)), on the weak views
+    of the unlabeled slices; labeled ones have their intensities changed, as for all methods. L_vat is the distance of
+    the prediction to that on the picture moved by an adversarial perturbation, found by one step of gradient ascent
+    (Miyato et al., TPAMI 2018). L_c is 1 - cosine of drawn features and the remembered features of their class, weighed
+    by selectors, mean over the classes that have both; there are no negative pairs. There is no teacher; heads,
+    selectors and memory are not deployed.
 
     Args:
         student: :class:`cps4_monai.networks.ClassMemory`.

@@ -2,6 +2,7 @@
 
 from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import (
+    BIDS_OUTSIDE,
     NIFTI_ENDINGS,
     FileName,
     find_nifti,
@@ -10,11 +11,19 @@ from cps4_monai.scan_names.file_name import (
     relative_path,
     stem_of,
 )
-from cps4_monai.scan_names.identity import ScanIdentity, identify, patient_of, subject_of, without_date
+from cps4_monai.scan_names.identity import (
+    ScanIdentity,
+    identify,
+    patient_of,
+    subject_of,
+    without_date,
+    without_sequence,
+)
 from cps4_monai.scan_names.linked_folders import SearchedFolders
 from cps4_monai.scan_names.pairing import Pairing, only_label_maps, pair_files
 
 __all__ = [
+    "BIDS_OUTSIDE",
     "NIFTI_ENDINGS",
     "FileName",
     "Pairing",
@@ -32,4 +41,5 @@ __all__ = [
     "stem_of",
     "subject_of",
     "without_date",
+    "without_sequence",
 ]

@@ -16,6 +16,7 @@ _ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd", ".dcm", ".json")
 _LABEL_WORDS = ("dseg", "seg", "segmentation", "mask", "label", "labels", "pred", "prediction")
 _PASSED_OVER = (*_LABEL_WORDS, "trans")
 _CONTRASTS = ("t1w", "t2w", "pdw", "flair", "stir", "t2starw", "unit1")  # BIDS suffixes
+BIDS_OUTSIDE = ("derivatives", "sourcedata", "code", "stimuli")  # folders of a data set whose images are no scans of it
 _OF_LABELS = ("label", "seg", "atlas")  # BIDS entities that say what a label map shows
 _CHANNEL = re.compile(r"\d{4}")
 _CHANNEL_FOLDER = re.compile(r"images(Tr|Ts|Val)", re.IGNORECASE)
@@ -46,13 +47,20 @@ def find_nifti(folder: str | Path, broken: list[Path] | None = None) -> list[Pat
         broken: gets the links that lead to no file, as those of DataLad do before ``datalad get``.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, or one in it that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one with NIfTI files (.nii, .nii.gz)")
     found, searched = [], SearchedFolders(folder)
-    for place, subfolders, files in os.walk(folder, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        raise ValueError(
+            f"{error.filename}: a folder that cannot be read ({error.strerror}); expected to search all of {folder}. "
+            "Fix: change its permissions, or move it elsewhere"
+        ) from error
+
+    for place, subfolders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(place)
         visible = sorted(name for name in subfolders if not name.startswith("."))
         subfolders[:] = [name for name in visible if searched.add(here / name)]

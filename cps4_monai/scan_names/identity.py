@@ -14,6 +14,11 @@ from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import PATIENT, FileName
 
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
+_SEQUENCE_WORDS = (
+    *("t1", "t2", "t1w", "t2w", "t2star", "pd", "pdw", "flair", "stir", "tirm", "dixon", "space", "tse", "fse", "gre"),
+    *("fs", "fatsat", "gd", "sag", "sagittal", "ax", "axial", "tra", "cor", "coronal"),
+)
+_SEQUENCE = re.compile(rf"(?:[_ -](?:{'|'.join(_SEQUENCE_WORDS)}))+$", re.IGNORECASE)
 _DATE = re.compile(r"[_-](?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])$")
 
 
@@ -47,6 +52,11 @@ def without_date(subject: str) -> str:
     return _DATE.sub("", subject)
 
 
+def without_sequence(subject: str) -> str:
+    """A scan's name without the words for contrast, sequence and plane that it ends in: ``7_t2_SPACE`` -> ``7``."""
+    return _SEQUENCE.sub("", subject)
+
+
 def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     """Names of all scans of a data set, in the order given.
 
@@ -55,7 +65,8 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     folder is the patient where there are at least as many folders as different names in them, as with one folder per
     patient; with fewer (``train/case1``, ``test/case1``, ...) every scan is a patient. The same rule decides between a
     folder and the one around it (``p1/baseline/t2``). Channels of one scan (:func:`further_channels`) are one patient,
-    and so are names that differ in a date at their end (:func:`without_date`), unless all of them would be one.
+    and so are names that differ in a date (:func:`without_date`) or in words for the sequence
+    (:func:`without_sequence`) at their end, unless all of them would be one.
 
     Args:
         images: paths, absolute or relative to one folder.
@@ -87,9 +98,23 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     undated = [without_date(subject) for subject in told]
     if len({short for subject, short in zip(told, undated, strict=True) if short != subject}) < 2:
         undated = told
+    plain = _without_sequences(undated)
     return [
-        ScanIdentity(subject, name.bids_patient or owners.get(index) or patient_of(undated[index]))
+        ScanIdentity(subject, name.bids_patient or owners.get(index) or patient_of(plain[index]))
         for index, (name, subject) in enumerate(zip(names, subjects, strict=True))
+    ]
+
+
+def _without_sequences(names: Sequence[str]) -> list[str]:
+    """Names without words for the sequence where that makes several of them one; as they are where all would be one."""
+    plain = [without_sequence(name) for name in names]
+    count = Counter(name.casefold() for name in plain)
+    if len(count) < 2:
+        return list(names)
+    spelt = {name.casefold(): name for name in plain}  # one spelling for all scans of a patient
+    return [
+        spelt[short.casefold()] if count[short.casefold()] > 1 else name
+        for name, short in zip(names, plain, strict=True)
     ]
 
 

@@ -88,7 +88,7 @@ class Assistant(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Assistant:
         """Moves the bank along, and lets go what was kept of it: neither is a tensor of the module."""
         self._kept = None
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.bank.to(self.features.device)
         return self
 

@@ -156,6 +156,16 @@ def test_dates(tmp_path):
     assert [len(side) for side in made.sides.values()] == [4, 2, 2]
 
 
+@row("names that differ in contrast, sequence or plane alone (`1_t1`, `1_t2`, `1_t2_SPACE`, `p1-sag-stir`)")
+def test_sequences(tmp_path):
+    names = [f"{n}_{sequence}.nii.gz" for n in range(4) for sequence in ("t1", "t2_SPACE")]
+    make_data(tmp_path, names, label=lambda name: name.replace(".nii", "_seg.nii"))
+    told, made = listed(tmp_path, "--val", "1", "--test", "1")
+    assert people(made) == {name.removesuffix(".nii.gz"): name[0] for name in names}
+    assert "8 names end in words for the sequence and count as 4 patients" in told
+    assert [len(side) for side in made.sides.values()] == [4, 2, 2]
+
+
 @row("label map of another tool: `_T2w_dseg`, `_T2w_label-spine_dseg`, `seg.nii.gz` beside one scan")
 def test_labels_of_other_tools(tmp_path):
     forms = ("{}_T2w_dseg.nii.gz", "{}_dseg.nii.gz", "{}_T2w_label-spine_dseg.nii.gz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -255,6 +256,69 @@ def test_links_that_lead_to_no_file_are_told(layout: str, tmp_path: Path) -> Non
     assert [scan.label is not None for scan in found.scans] == [True, False, True]
     (told,) = [warning for warning in found.warnings if "links lead to no file" in warning]
     assert told.startswith("1 ") and "datalad get" in told and told.endswith(f": {lost}")
+
+
+def test_a_bids_data_set_gives_its_own_scans_and_the_label_maps_of_its_derivatives(tmp_path: Path) -> None:
+    """Images that were made from the scans, or copied, would be unlabeled copies of the labeled ones."""
+    for k in range(3):
+        place = f"sub-{k}/anat/sub-{k}_T2w.nii.gz"
+        for folder, array in (("", image(k)), ("sourcedata", image(k)), ("derivatives/n4", image(k) + 1)):
+            save(tmp_path / folder / place, array)
+        save(tmp_path / "derivatives" / "labels" / place.replace("_T2w", "_T2w_dseg"), label(2))
+    assert len(find_scans(tmp_path).scans) == 9, "without the file that says BIDS, folders have no meaning"
+    (tmp_path / "dataset_description.json").write_text("{}")
+    found = find_scans(tmp_path)
+    assert [(scan.subject, scan.label is not None) for scan in found.scans] == [(f"sub-{k}", True) for k in range(3)]
+    assert all(scan.image.parent.parent.parent == tmp_path for scan in found.scans)
+    (told,) = [warning for warning in found.warnings if "no scans of this BIDS data set" in warning]
+    assert told.startswith("6 images below derivatives, sourcedata")
+
+
+def test_a_label_map_without_the_name_of_one_is_no_unlabeled_scan(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    mask = np.zeros((4, 64, 64), np.uint8)
+    mask[1:3, 10:30, 10:30] = 2
+    for k in range(3):
+        save(tmp_path / f"p{k}" / "T2.nii.gz", generator.integers(0, 900, (4, 64, 64)).astype(np.int16))
+        save(tmp_path / f"p{k}" / "T2_seg.nii.gz", mask)
+        save(tmp_path / f"p{k}" / "discs.nii.gz", mask)
+        save(tmp_path / f"p{k}" / "T1.nii.gz", generator.integers(0, 900, (4, 64, 64)).astype(np.int16))
+    found = find_scans(tmp_path)
+    assert sorted(scan.image.name for scan in found.scans) == ["T1.nii.gz"] * 3 + ["T2.nii.gz"] * 3
+    (told,) = [warning for warning in found.warnings if "whole numbers, few of them" in warning]
+    assert told.startswith("3 files") and "discs.nii.gz" in told
+
+
+def test_numbers_of_four_digits_in_imagestr_without_a_channel_0_are_told(tmp_path: Path) -> None:
+    for k in range(1, 4):
+        save(tmp_path / "imagesTr" / f"spine_{k:04d}.nii.gz", image(k))
+        save(tmp_path / "labelsTr" / f"spine_{k:04d}.nii.gz", label(2))
+    with pytest.raises(
+        DatalistError, match=r"imagesTr holds spine_0001\.nii\.gz and 2 more, of which none ends in _0000"
+    ):
+        find_scans(tmp_path)
+
+
+def test_all_label_maps_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path, 6)
+    for k in (2, 4):
+        save(folder / f"sub-{k:03d}_dseg.nii.gz", label(77))
+    with pytest.raises(DatalistError, match=r"2 label maps cannot be used: .*sub-002_dseg.*sub-004_dseg"):
+        build_datalist(folder, tmp_path / "datalist.json")
+
+
+def test_a_folder_that_cannot_be_read_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, scandir = make_pairs(tmp_path / "data", 3), os.scandir
+    (folder / "locked").mkdir()
+
+    def refused(place):  # root, as whom tests may run, reads every folder
+        if str(place).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(ValueError, match="locked: a folder that cannot be read"):
+        find_scans(folder)
 
 
 def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: Path) -> None:

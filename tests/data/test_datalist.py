@@ -103,6 +103,12 @@ def test_wrong_forms_are_refused(scans: Path, content: dict, message: str) -> No
         load_datalist(write(scans, **content))
 
 
+def test_an_empty_label_is_none(scans: Path) -> None:
+    """As tables export what is not there."""
+    datalist = load_datalist(write(scans, training=[entry(1), {"image": "sub-002_T2w.nii.gz", "label": ""}]))
+    assert [e.label is None for e in datalist.training] == [False, True]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": []}'])
 def test_files_that_are_no_datalist_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"

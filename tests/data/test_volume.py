@@ -382,3 +382,11 @@ def test_any_volume_and_header_gives_a_volume_or_a_clear_error(data):
 def test_real_scans_are_read_without_warning(spider_dir):
     volume = read_volume(sorted((spider_dir / "volumes").glob("*_T2w.nii.gz"))[0])
     assert nib.aff2axcodes(volume.affine) == ("L", "P", "I") and volume.warnings == ()
+
+
+def test_a_nifti_2_file_that_is_cut_within_its_header_is_named(tmp_path):
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti2Image(np.zeros((2, 3, 4), np.int16), np.eye(4)), path)
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(InvalidVolumeError, match=r"a\.nii"):
+        read_volume(path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from cps4_monai import segment, segment_scans
 from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.label_ownership import ForeignFileError, is_ours
 from cps4_monai.data.run_files import LOCK
+from cps4_monai.inference import scan_work
 from cps4_monai.inference.run_tables import TABLES
 from cps4_monai.transforms.label_saving import SaveLabelsd
 
@@ -39,6 +41,27 @@ def _rows(path):
 
 def _stamps(folder):
     return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.rglob("*_T2w_*") if p.is_file()}
+
+
+def test_a_full_disk_ends_the_run_and_what_is_done_is_kept(run, make_scan, tmp_path, monkeypatch):
+    """It is no scan's fault, and the others would be computed for nothing."""
+    for name in "abc":
+        make_scan().save(tmp_path / "in" / f"{name}_T2w.nii.gz")
+    write, begun = scan_work.write_segmentation, []
+
+    def write_until_full(result, files, **options):
+        begun.append(files.label.name)
+        if len(begun) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(result, files, **options)
+
+    monkeypatch.setattr(scan_work, "write_segmentation", write_until_full)
+    with pytest.raises(ValueError, match=r"the disk is full.*start the same command again"):
+        run([tmp_path / "in"], tmp_path / "out", jobs=1)
+    assert len(begun) == 2
+    monkeypatch.undo()
+    result = run([tmp_path / "in"], tmp_path / "out")
+    assert [outcome.status for outcome in result.outcomes] == ["kept", "done", "done"]
 
 
 def test_one_bad_scan_is_recorded_and_the_rest_goes_on(run, make_scan, tmp_path):

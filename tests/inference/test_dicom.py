@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import pytest
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.volume import volume_from_nifti
 from cps4_monai.inference.dicom import list_series, read_dicom, series_key
+from cps4_monai.inference.dicom import series as series_module
 
 
 @pytest.fixture()
@@ -318,6 +320,30 @@ def test_a_file_that_cannot_be_parsed_is_an_error_that_names_it(save, slices, si
     bad.write_bytes(bad.read_bytes()[:size])
     with pytest.raises(InvalidVolumeError, match=r"1 file that cannot be read \(IM0004\.dcm: "):
         read_dicom(folder)
+
+
+def test_links_that_lead_to_no_file_are_named_and_the_series_is_not_read_without_them(save, slices, tmp_path):
+    """As DataLad leaves files that are not fetched: the last slice, without which the distances would be even."""
+    folder = save(slices())
+    assert list_series(folder)
+    (folder / "IM0004.dcm").unlink()
+    (folder / "IM0004.dcm").symlink_to(tmp_path / "not-there.dcm")
+    (folder / "notes.txt").symlink_to(tmp_path / "not-there.txt")
+    with pytest.raises(InvalidVolumeError, match=r"1 file that cannot be read \(IM0004\.dcm: not readable"):
+        read_dicom(folder)
+
+
+def test_headers_are_read_once_for_all_series_of_a_folder_as_long_as_no_file_changes(save, slices, monkeypatch):
+    folder = save(slices())
+    read: list[str] = []
+    header_of = series_module._header_of
+    monkeypatch.setattr(series_module, "_header_of", lambda path: read.append(path.name) or header_of(path))
+    (first,), (again,) = list_series(folder), list_series(folder)
+    assert len(read) == len(set(read)) > 1 and again == first
+    count = len(read)
+    os.utime(folder / "IM0001.dcm", ns=(1, 1))
+    list_series(folder)
+    assert len(read) == 2 * count
 
 
 def test_files_that_are_cut_off_in_their_pixels_are_all_named(save, slices):

@@ -484,6 +484,24 @@ def test_a_picture_that_cannot_follow_refuses_the_correction(out, tmp_path, undo
     assert call(mask, *(["--undo"] if undo else ["--shift", "1"])).exit_code == 0
 
 
+def test_a_file_of_corrections_may_have_the_mark_that_editors_of_windows_write(tmp_path):
+    path = tmp_path / "c.json"
+    content = {"format": "cps4_monai.corrections", "version": 1, "scans": [{"scan": "a_T2w", "shift": 1}]}
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    assert [correction.scan for correction in read_corrections(path)] == ["a_T2w"]
+
+
+def test_without_its_scan_a_picture_stays_where_the_labels_do_and_is_drawn_on_black_where_not(out, tmp_path, caplog):
+    """As on another machine, to which the results were copied."""
+    mask, picture = out / "a_T2w_dseg.nii.gz", out / "a_T2w_qc.png"
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    before = picture.read_bytes()
+    assert call(mask, "--accept").exit_code == 0
+    assert picture.read_bytes() == before and "drawn on black" not in caplog.text
+    assert call(mask, "--shift", "1").exit_code == 0
+    assert picture.read_bytes() != before and "the scan of a_T2w_dseg.nii.gz is not there any more" in caplog.text
+
+
 def test_settings_that_a_sidecar_leaves_open_are_the_defaults(out):
     mask, sidecar = out / "a_T2w_dseg.nii.gz", out / "a_T2w_dseg.json"
     told, unset = record(out), {"LevelThresholds": None, "FlagCalibration": None}

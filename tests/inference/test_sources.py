@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from cps4_monai.inference.folder_search import looks_like_label_map, search_folder
+from cps4_monai.data.volume import looks_like_label_map
+from cps4_monai.inference.folder_search import search_folder
 from cps4_monai.inference.items import inference_items
 from cps4_monai.inference.sources import find_sources
 
@@ -88,6 +89,11 @@ def test_dicom_files_behind_many_images_in_other_formats_are_found(touch):
 def test_a_file_that_is_named_is_taken_whatever_its_name(touch):
     root = touch("s_dseg.nii.gz")
     assert _names(find_sources([root / "s_dseg.nii.gz"])) == ["s_dseg"]
+
+
+def test_four_digits_without_a_channel_0_beside_them_number_the_scans(touch):
+    found = search_folder(touch("imagesTs/spine_0001.nii.gz", "imagesTs/spine_0002.nii.gz"))
+    assert [path.name for path in found.scans] == ["spine_0001.nii.gz", "spine_0002.nii.gz"] and not found.skipped
 
 
 def test_further_channels_of_nnunet_are_skipped_and_said_so(touch):

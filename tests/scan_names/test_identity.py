@@ -64,6 +64,17 @@ def test_names_that_differ_in_a_date_are_one_patient_unless_that_would_be_all():
     assert [patient for _, patient in who("mr_20200131.nii", "mr_20210207.nii")] == ["mr_20200131", "mr_20210207"]
 
 
+def test_names_that_differ_in_the_sequence_are_one_patient_unless_that_would_be_all():
+    """SPIDER's own names; two contrasts of one spine on two sides of a split would be a leak."""
+    scans = who("1_t1.nii", "1_t2.nii", "1_t2_SPACE.nii", "2_t1.nii", "2_T2.nii", "10_t1.nii", "st2.nii")
+    assert [patient for _, patient in scans] == ["1", "1", "1", "2", "2", "10_t1", "st2"]
+    assert len({subject for subject, _ in scans}) == len(scans)
+    assert [patient for _, patient in who("a_T1w.nii", "A_T2w.nii", "b-sag-stir.nii", "b.nii")] == ["A", "A", "b", "b"]
+    assert [patient for _, patient in who("mr_t1.nii", "mr_t2.nii", "mr_pd.nii")] == ["mr_t1", "mr_t2", "mr_pd"]
+    visits = who("p1_t1_20200131.nii", "p1_t2_20210207.nii", "p2_t1_20200131.nii")
+    assert [patient for _, patient in visits] == ["p1", "p1", "p2_t1"]
+
+
 def test_two_contrasts_in_one_folder_get_names_of_their_own():
     assert who("sub-1_T1w.nii", "sub-1_T2w.nii") == [("sub-1_T1w", "sub-1"), ("sub-1_T2w", "sub-1")]
 

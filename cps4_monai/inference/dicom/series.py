@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cps4_monai.data.nifti_file import InvalidVolumeError
@@ -87,13 +88,23 @@ class DicomSeries:
 def list_series(folder: str | Path) -> list[DicomSeries]:
     """All series of a folder, subfolders left out, by number; headers only are read.
 
+    The folder that was listed last is not read again as long as its files are the same: reports, pictures and copies
+    ask for one series of it at a time.
+
     Raises:
         ImportError: pydicom is not installed.
         InvalidVolumeError: no DICOM file in the folder, or none that can be parsed.
     """
     folder = Path(folder)
     pydicom_module()
-    headers = _headers(folder)
+    names, state = _files_of(folder)
+    return list(_list_series(folder, names, state))
+
+
+@lru_cache(maxsize=1)
+def _list_series(folder: Path, names: tuple[str, ...], state: tuple[tuple[int, int], ...]) -> list[DicomSeries]:
+    """Series of these files, which are the same as long as their sizes and times (``state``) are."""
+    headers = [header for name in names if (header := _header_of(folder / name)) is not None]
     damaged = [(h.path, h.unreadable) for h in headers if h.unreadable]
     by_uid: dict[str, list[DicomHeader]] = {}
     for header in headers:
@@ -162,21 +173,28 @@ def holds_dicom(path: str | Path) -> bool:
     return start[128:] == _MARK or start[:4] in _FIRST_TAGS
 
 
-def _headers(folder: Path) -> list[DicomHeader]:
-    headers = []
+def _files_of(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Names of the files that may be DICOM, sorted, with size and time of change of each.
+
+    Raises:
+        InvalidVolumeError: the folder cannot be read.
+    """
     try:
-        entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        entries = sorted(
+            (e for e in os.scandir(folder) if e.is_file() or _is_broken_link(e)), key=lambda entry: entry.name
+        )
     except OSError as error:
         raise InvalidVolumeError(
             folder, f"a folder that cannot be read ({error})", EXPECTED, "correct the path or its permissions"
         ) from error
-    for name in entries:
-        if name.startswith(".") or name.upper() == "DICOMDIR":
-            continue
-        header = _header_of(folder / name)
-        if header is not None:
-            headers.append(header)
-    return headers
+    entries = [e for e in entries if not e.name.startswith(".") and e.name.upper() != "DICOMDIR"]
+    states = [e.stat(follow_symlinks=os.path.exists(e.path)) for e in entries]
+    return tuple(e.name for e in entries), tuple((one.st_size, one.st_mtime_ns) for one in states)
+
+
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry has a DICOM file's name and leads nowhere, as a link of DataLad before ``datalad get``."""
+    return entry.is_symlink() and not os.path.exists(entry.path) and _should_be_dicom(entry.name, b"")
 
 
 def _header_of(path: Path) -> DicomHeader | None:
