@@ -28,6 +28,16 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def known_sha256(path: str | Path) -> str:
+    """:func:`file_sha256`, read again only where size or time of the file have changed.
+
+    Raises:
+        OSError: not readable.
+    """
+    state = Path(path).stat()
+    return _sha256(str(path), state.st_mtime_ns, state.st_size)
+
+
 def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with files and folders (weights to start from) by name and content, in place of where they lie.
 
@@ -61,9 +71,7 @@ def _digest_of(path: Path) -> str:
         seen = {name: file for name, file in sorted(inner.items()) if not any(p.startswith(".") for p in name.parts)}
         lines = [f"{name.as_posix()} {_digest_of(file)}" for name, file in seen.items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    file = weights_in(path)
-    state = file.stat()
-    return _sha256(str(file), state.st_mtime_ns, state.st_size)
+    return known_sha256(weights_in(path))
 
 
 @functools.lru_cache(maxsize=1024)

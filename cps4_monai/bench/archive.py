@@ -15,12 +15,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_json_or_empty, settings_digest
+from cps4_monai.bench.folders import DONE, SETTINGS, TASK, json_text, read_json_or_empty
 from cps4_monai.bench.plan import TRAINING, check_patterns, is_chosen
 from cps4_monai.bench.results import find_studies, starts_of
 from cps4_monai.evaluation.folder import FILES
 from cps4_monai.file_hash import by_content
-from cps4_monai.run_folder import RECORD
+from cps4_monai.run_folder import RECORD, STAGE2
 
 SUFFIX = ".tar.xz"
 _QUOTED_PLACE = re.compile(r'(?<=")(?:/|[A-Za-z]:\\)[^"]+(?=")')
@@ -55,7 +55,7 @@ def archive_results(
         raise ValueError(f"{archive.name}: expected a name that ends in {SUFFIX}")
     manifests = find_studies(runs, studies)
     files: dict[str, bytes] = {}
-    digests: dict[str, str] = {}
+    settings: dict[str, dict[str, Any]] = {}
     kept, left = 0, 0
     for folder, asked in sorted(_folders(manifests, only).items()):
         done = set(read_json_or_empty(runs / folder / DONE).get("seconds", {}))
@@ -64,9 +64,9 @@ def archive_results(
         if not any(finished):
             continue
         kept += 1
-        digests[folder] = settings_digest(_settings(runs / folder))
+        settings[folder] = _settings(runs / folder)
         files.update((f"{folder}/{name}", content) for name, content in _files_of(runs / folder))
-    files |= {f"{one['study']}.study.json": json_text(_named(_signed(one, digests))).encode() for one in manifests}
+    files |= {f"{one['study']}.study.json": json_text(_named(_signed(one, settings))).encode() for one in manifests}
     write_atomically(archive, _packed(files))
     return kept, left
 
@@ -85,23 +85,23 @@ def _folders(manifests: Sequence[Mapping[str, Any]], only: Sequence[str]) -> dic
     return folders
 
 
-def _signed(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
-    """A manifest with the digests of the archived jobs' settings: another archive may have other trainings of these
-    names, and be unpacked over them.
+def _signed(manifest: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A manifest with the settings of its jobs in the archive, by folder.
+
+    Another archive may have other trainings in folders of these names, and be unpacked over them. What an archive said
+    from which these runs came stands.
     """
-
-    def signed(entry: Mapping[str, Any]) -> dict[str, Any]:
-        own = {kind: digests[entry[kind]] for kind in ("folder", "stage1") if entry[kind] in digests}
-        return {**entry, "settings_sha256": own} if own else dict(entry)
-
-    return {**manifest, "cells": [signed(entry) for entry in manifest["cells"]]}
+    folders = {entry[kind] for entry in manifest["cells"] for kind in ("folder", "stage1")}
+    own = {folder: settings[folder] for folder in sorted(folders & settings.keys())}
+    return {**manifest, "settings": {**own, **manifest.get("settings", {})}}
 
 
 def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     yield DONE, (folder / DONE).read_bytes()
     yield SETTINGS, json_text(_settings(folder)).encode()
     yield TASK, json_text(_without_places(read_json_or_empty(folder / TASK))).encode()
-    for record in sorted(folder.glob(f"*/{RECORD}")):
+    records = {*folder.glob(f"*/{RECORD}"), *([folder / STAGE2 / RECORD] if folder.parent.name == "cells" else [])}
+    for record in sorted(records):
         starts = starts_of(record)
         own = [{key: value for key, value in start.items() if key != "command"} for start in starts]
         yield record.relative_to(folder).as_posix(), json_text({"starts": _named(own)}).encode()

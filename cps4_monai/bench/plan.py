@@ -27,7 +27,7 @@ from cps4_monai.bench.folders import (
 from cps4_monai.bench.matrix import STAGE1, STAGE2, Cell, Data, make_cells
 from cps4_monai.bench.study import Study, StudyError
 from cps4_monai.data.labeled_subsets import has_labels
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import known_sha256
 from cps4_monai.fingerprint import differences, node_of
 from cps4_monai.run_folder import STAGE1_WEIGHTS, STAGE2_WEIGHTS
 
@@ -76,7 +76,7 @@ class Job:
         if TRAINING not in self.seconds:
             return False
         weights, recorded = self.folder / WEIGHTS[self.kind], self._recorded_sha256
-        return not weights.is_file() or (recorded is not None and file_sha256(weights) != recorded)
+        return not weights.is_file() or (recorded is not None and known_sha256(weights) != recorded)
 
     @property
     def _recorded_sha256(self) -> str | None:

@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 
 from cps4_monai.anatomy import load_anatomy
-from cps4_monai.bench.folders import DONE, SETTINGS, read_json_or_empty, settings_digest
+from cps4_monai.bench.folders import DONE, SETTINGS, read_json_or_empty
 from cps4_monai.bench.plan import TRAINING
 from cps4_monai.evaluation.folder import Evaluation
 from cps4_monai.evaluation.record import ARGMAX
+from cps4_monai.fingerprint import same_result
 from cps4_monai.handlers.best_weights import better_when
 from cps4_monai.handlers.metrics_log import SECONDS
 from cps4_monai.report.curves import read_metrics
@@ -257,7 +258,7 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     for entry in manifest["cells"]:
         folder = runs / entry["folder"]
         done = read_json_or_empty(folder / DONE)
-        if not {TRAINING, section} <= set(done.get("seconds", {})) or _is_anothers(entry, runs):
+        if not {TRAINING, section} <= set(done.get("seconds", {})) or _is_anothers(entry, manifest, runs):
             missing.append(entry["name"])
             continue
         argmax, decoded = _evaluations(folder / section)
@@ -281,16 +282,16 @@ def load_results(manifest: Mapping[str, Any], runs: Path, section: str) -> Study
     return StudyResults(manifest, runs, section, tuple(cells), tuple(missing))
 
 
-def _is_anothers(entry: Mapping[str, Any], runs: Path) -> bool:
+def _is_anothers(entry: Mapping[str, Any], manifest: Mapping[str, Any], runs: Path) -> bool:
     """Whether a folder holds another training than the archive had in it that the manifest came out of; says so."""
-    for kind, expected in entry.get("settings_sha256", {}).items():
-        folder = runs / entry[kind]
-        if settings_digest(read_json_or_empty(folder / SETTINGS)) != expected:
+    for folder in filter(None, (entry["folder"], entry["stage1"])):
+        expected = manifest.get("settings", {}).get(folder)
+        if expected is not None and not same_result(read_json_or_empty(runs / folder / SETTINGS), expected):
             logger.warning(
                 "%s: left out, since %s holds a training of other settings than this study's archive had, as after a "
                 "second archive with the same names. Fix: unpack each archive into a folder of its own, or start "
                 "`cps4 bench` with this study again, which finds each training its folder",
-                *(entry["name"], folder),
+                *(entry["name"], runs / folder),
             )
             return True
     return False

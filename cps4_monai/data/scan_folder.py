@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ _PREDICTIONS = (
     "accepts one)"
 )
 _BROKEN = "links lead to no file and are left out ('datalad get' fetches files of DataLad)"
-_FEW_BITS = 0.25  # bytes a voxel; images compress to 0.5 to 1.5, label maps to 0.02
+_FEW_BITS = 0.25  # in bytes a voxel; images compress to 0.5 to 1.5, label maps to 0.02
 MANY_IN_A_FOLDER = 10  # scans; a folder of more is no patient's
 
 
@@ -82,6 +82,7 @@ def find_scans(folder: str | Path) -> FoundScans:
         raise DatalistError(
             f"{folder}: no scan found; expected *_T2w.nii.gz with *_dseg.nii.gz (BIDS or plain pairs), or nnU-Net's "
             "imagesTr and labelsTr: rename the files, or convert them with 'cps4 convert'"
+            + "".join(f"; {told}" for told in in_folder.warnings)
         )
     return FoundScans(tuple(sorted(in_folder.scans, key=lambda s: s.subject)), in_folder.warnings)
 
@@ -106,15 +107,15 @@ def _pairs(folder: Path) -> FoundScans:
     alone = _only_ones([image for image in images if image not in chosen], others, pairing.unmatched, dseg)
     chosen |= alone
     paired = set(alone.values())
+    masks = _masks(images, chosen)
+    images = [path for path in images if path not in masks]  # nor do they say who is a patient
     scans = tuple(
         Scan(image, chosen.get(image), who.subject, who.patient)
         for image, who in zip(images, identify([p.relative_to(folder) for p in images]), strict=True)
     )
-    masks = _masks(scans)
-    scans = tuple(scan for scan in scans if scan.image not in masks)
     several = [f"{file} (fits {', '.join(map(str, fits))})" for file, fits in pairing.ambiguous.items()]
     named_otherwise = set(labels) - set(dseg)
-    trained_on = {*images, *channels}
+    taken = {*images, *channels, *masks}
     warnings = [
         *told_of(_PREDICTIONS, predictions),
         *told_of("label maps belong to no scan and are left out", [p for p in pairing.unmatched if p not in paired]),
@@ -125,11 +126,13 @@ def _pairs(folder: Path) -> FoundScans:
         *told_of("label maps are not called dseg and are left out", sorted(named_otherwise)),
         *told_of(
             f"images below {', '.join(BIDS_OUTSIDE)} are no scans of this BIDS data set and are left out",
-            [path for path in outside if path not in set(called_labels)],
+            sorted(set(outside) - set(called_labels)),
         ),
-        *told_of("files hold whole numbers, few of them, beside a labeled scan: label maps, and are left out", masks),
+        *told_of(
+            "files hold whole numbers, few of them, beside a labeled scan: label maps, and are left out", sorted(masks)
+        ),
         *told_of("files are further channels and are left out: one channel is trained on", sorted(channels)),
-        *told_of("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in trained_on]),
+        *told_of("NIfTI files are no *_T2w scans and are left out", [p for p in others if p not in taken]),
         *told_of(_BROKEN, broken),
         *_repeated(scans),
         *_by_endings(scans),
@@ -138,21 +141,21 @@ def _pairs(folder: Path) -> FoundScans:
     return FoundScans(scans, tuple(warnings))
 
 
-def _masks(scans: Sequence[Scan]) -> list[Path]:
-    """Images beside a labeled scan that are label maps by their voxels."""
-    labeled = {scan.image.parent for scan in scans if scan.label is not None}
-    beside = [scan.image for scan in scans if scan.label is None and scan.image.parent in labeled]
-    return [image for image in beside if _is_mask(image)]
+def _masks(images: Sequence[Path], labels: Mapping[Path, Path]) -> set[Path]:
+    """Images beside a labeled scan that are label maps by their voxels, and no contrast by their names."""
+    labeled = {image.parent for image in labels}
+    beside = [image for image in images if image not in labels and image.parent in labeled]
+    return {image for image in beside if not FileName.of(image).contrast and _is_mask(image)}
 
 
 def _is_mask(image: Path) -> bool:
-    """Whether an image is a label map; read where it takes a byte a voxel at most, or compressed a few bits."""
+    """Whether an image is a label map; a compressed one is read where it takes a few bits a voxel, as these do."""
     try:
-        voxels = int(np.prod(np.maximum(read_header(image)["dim"][1:4], 1), dtype=np.int64))
-        usual = _FEW_BITS if image.name.lower().endswith(".gz") else 1.1
-        return image.stat().st_size <= usual * voxels and looks_like_label_map(
-            read_volume(image, assume_spacing=(1, 1, 1)).array
-        )
+        if image.name.lower().endswith(".gz"):
+            voxels = int(np.prod(np.maximum(read_header(image)["dim"][1:4], 1), dtype=np.int64))
+            if image.stat().st_size > _FEW_BITS * voxels:
+                return False
+        return looks_like_label_map(read_volume(image, assume_spacing=(1, 1, 1)).array)
     except InvalidVolumeError:
         return False  # told when it is used
 
@@ -272,15 +275,12 @@ def told_of(what: str, files: Sequence[object], shown: int = 5) -> list[str]:
 
 def _by_endings(scans: Sequence[Scan]) -> list[str]:
     """What was made of scans whose names end in a date, or in words for the sequence."""
-    scans = [scan for scan in scans if not FileName.of(scan.image).bids_patient]  # the others say who it is
-    dated = {scan.subject for scan in scans if scan.patient == without_date(scan.subject) != scan.subject}
-    plain = {scan.subject: without_sequence(without_date(scan.subject)).casefold() for scan in scans}
-    words = {
-        scan.subject for scan in scans if scan.patient.casefold() == plain[scan.subject] != scan.subject.casefold()
-    }
+    unsaid = [scan for scan in scans if not FileName.of(scan.image).bids_patient]  # the others' names say who it is
     told = []
-    for ending, subjects in (("a date", dated), ("words for the sequence", words - dated)):
-        named = [scan for scan in scans if scan.subject in subjects]
+    for ending, shorter in (("a date", without_date), ("words for the sequence", without_sequence)):
+        named = [scan for scan in unsaid if scan.patient.casefold() == shorter(scan.subject).casefold()]
+        named = [scan for scan in named if shorter(scan.subject) != scan.subject]
+        unsaid = [scan for scan in unsaid if scan not in named]
         if named:
             count, first = len({scan.patient for scan in named}), named[0]
             told.append(

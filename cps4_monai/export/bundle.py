@@ -182,11 +182,10 @@ def stage_bundle(
         write_plan(model.parent, plan)
     if model.is_file():
         _fit_configs(folder / "configs", plan_of(model), given=weights is not None)
-        _describe(
-            folder, model, evaluation, None if stage1 is None else plan_of(stage1), half, given=weights is not None
-        )
-        if half:
-            _halve(model)
+        shown = None if stage1 is None else plan_of(stage1)
+        _describe(folder, model, evaluation, shown, given=weights is not None)
+        if half and _halve(model):
+            _note_halved(folder)
         _sign(folder, model)
     if stage1 is not None:
         _add_stage1(folder, Path(stage1))
@@ -226,9 +225,7 @@ def _is_of_bundle(path: Path, place: tuple[str, ...]) -> bool:
     return Path(*place) in _MODELS or (top == "label_app" and path.suffix == ".py")
 
 
-def _describe(
-    folder: Path, model: Path, evaluation: str | Path | None, stage1: Plan | None, half: bool, given: bool
-) -> None:
+def _describe(folder: Path, model: Path, evaluation: str | Path | None, stage1: Plan | None, given: bool) -> None:
     """What the texts say of weights: kept where it is about these, else written from their plans and evaluation."""
     configs, docs = folder / "configs", folder / "docs"
     metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
@@ -236,10 +233,7 @@ def _describe(
     if not given and SHA256 not in metadata:
         logger.warning("%s: metadata.json has no %s; its figures are taken to be of these weights", folder.name, SHA256)
     elif not speaks_of(metadata, sha256):
-        figures = {} if evaluation is None else figures_of(evaluation, sha256)
-        if half and figures:
-            figures["conditions"] += "; measured before the weights were stored in half precision"
-        facts = WeightsFacts(plan, figures, stage1)
+        facts = WeightsFacts(plan, {} if evaluation is None else figures_of(evaluation, sha256), stage1)
         _write_json(configs / "metadata.json", metadata_of_weights(metadata, facts))
         card = card_of_weights((docs / "README.md").read_text(encoding="utf-8"), facts)
         (docs / "README.md").write_text(card, encoding="utf-8")
@@ -309,10 +303,29 @@ def _plan_to_ship(weights: Path) -> Plan:
     return plan
 
 
-def _halve(model: Path) -> None:
+def _halve(model: Path) -> bool:
+    """Stores the weights in half precision; whether that changed them."""
     import torch
 
-    torch.save(_in_half(torch.load(model, map_location="cpu", weights_only=True)), model)
+    weights = torch.load(model, map_location="cpu", weights_only=True)
+    halved = _in_half(weights)
+    torch.save(halved, model)
+    return any(halved[name].dtype != value.dtype for name, value in weights.items())
+
+
+def _note_halved(folder: Path) -> None:
+    """Says of the figures, in metadata and card, that they are of the weights before."""
+    path, page = folder / "configs" / "metadata.json", folder / "docs" / "README.md"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    figures = metadata.get("eval_metrics") or {}
+    conditions = figures.get("conditions")
+    if not conditions:
+        if figures:
+            logger.warning("%s: eval_metrics has no conditions that say the figures are of full precision", folder.name)
+        return
+    told = f"{conditions}; measured before the weights were stored in half precision"
+    _write_json(path, {**metadata, "eval_metrics": {**figures, "conditions": told}})
+    page.write_text(page.read_text(encoding="utf-8").replace(conditions, told), encoding="utf-8")
 
 
 def _in_half(weights: dict[str, Any]) -> dict[str, Any]:

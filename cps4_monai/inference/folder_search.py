@@ -88,12 +88,13 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
         search.skipped += [(here / name, "a link to a folder that is searched elsewhere") for name in again]
         subfolders[:] = [name for name in subfolders if name not in again]
         visible = sorted(name for name in files if not name.startswith("."))
+        channels = any(FileName.of(here / n).channel == 0 for n in visible)  # without any, four digits number the scans
         for name in (n for n in visible if is_nifti(n)):
             path = here / name
             named = FileName.of(path)
             if named.is_label_map:
                 search.skipped.append((path, "its name says label map"))
-            elif named.channel and _first_channel_of(named) in visible:
+            elif named.channel and channels:
                 search.skipped.append(
                     (path, f"channel {named.channel} of {named.scan} in nnU-Net's layout, whose channel 0 is segmented")
                 )
@@ -105,11 +106,6 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
             search.dicom.append(here)
         _add_other_formats(here, visible, search)
     return search
-
-
-def _first_channel_of(named: FileName) -> str:
-    """File name of the channel 0 beside a further one; elsewhere than nnU-Net's, digits number the scans."""
-    return named.path.name.replace(f"_{named.channel:04d}.", "_0000.")
 
 
 def _add_other_formats(here: Path, visible: Sequence[str], search: Search) -> None:

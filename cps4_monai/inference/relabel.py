@@ -80,7 +80,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     if made.renumbered or made.edited:
         copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
     # The label map is written last: where it is, the others are, and a correction that was applied needs nothing more.
-    _draw_again(path, replace(label, array=made.labels), made.record, anatomy, made.renumbered or made.edited)
+    _draw_again(path, replace(label, array=made.labels), made.record, anatomy, changed=made.renumbered or made.edited)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}
     write_copies(copies)
     changed = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
@@ -118,7 +118,7 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, anatomy)
     copies = copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record)
-    _draw_again(path, label, record, anatomy, True)
+    _draw_again(path, label, record, anatomy, changed=True)
     write_copies(copies)
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
@@ -220,7 +220,7 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
     return file_sha256(kept) in (begun or [file_sha256(path)])
 
 
-def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, changed: bool) -> None:
+def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, *, changed: bool) -> None:
     """The picture of a label map that had one; without its scan it stays as it is, on black where labels changed."""
     picture = ScanFiles.beside(path).picture
     if not picture.exists():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from cps4_monai.scan_names.linked_folders import SearchedFolders
+
+logger = logging.getLogger(__name__)
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 _ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd", ".dcm", ".json")
@@ -40,14 +43,15 @@ def stem_of(path: str | PurePath) -> str:
 def find_nifti(folder: str | Path, broken: list[Path] | None = None) -> list[Path]:
     """NIfTI files in a folder and below, sorted; hidden files (being written, too) and hidden folders are left out.
 
-    Links to folders are followed, each folder once (:class:`~cps4_monai.scan_names.linked_folders.SearchedFolders`).
+    Links to folders are followed, each folder once (:class:`~cps4_monai.scan_names.linked_folders.SearchedFolders`). A
+    warning names folders that cannot be read.
 
     Args:
         folder: to search; it may be hidden itself.
         broken: gets the links that lead to no file, as those of DataLad do before ``datalad get``.
 
     Raises:
-        ValueError: no such folder, or one in it that cannot be read.
+        ValueError: no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -55,10 +59,7 @@ def find_nifti(folder: str | Path, broken: list[Path] | None = None) -> list[Pat
     found, searched = [], SearchedFolders(folder)
 
     def unreadable(error: OSError) -> None:
-        raise ValueError(
-            f"{error.filename}: a folder that cannot be read ({error.strerror}); expected to search all of {folder}. "
-            "Fix: change its permissions, or move it elsewhere"
-        ) from error
+        logger.warning("%s: a folder that cannot be read (%s), and is left out", error.filename, error.strerror)
 
     for place, subfolders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(place)

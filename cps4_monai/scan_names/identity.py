@@ -14,11 +14,10 @@ from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import PATIENT, FileName
 
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
-_SEQUENCE_WORDS = (
-    *("t1", "t2", "t1w", "t2w", "t2star", "pd", "pdw", "flair", "stir", "tirm", "dixon", "space", "tse", "fse", "gre"),
-    *("fs", "fatsat", "gd", "sag", "sagittal", "ax", "axial", "tra", "cor", "coronal"),
-)
-_SEQUENCE = re.compile(rf"(?:[_ -](?:{'|'.join(_SEQUENCE_WORDS)}))+$", re.IGNORECASE)
+_CONTRAST = "t1|t2|t1w|t2w|t2star|pdw|flair|stir|tirm|dixon"
+_WITH_CONTRAST = "pd|space|tse|fse|gre|fs|fatsat|gd|sag|sagittal|ax|axial|tra|cor|coronal"  # some are initials, too
+_SEQUENCE = re.compile(rf"(?:[_ -](?:{_CONTRAST}|{_WITH_CONTRAST}))+$", re.IGNORECASE)
+_SAYS_CONTRAST = re.compile(rf"[_ -](?:{_CONTRAST})(?![a-z0-9])", re.IGNORECASE)
 _DATE = re.compile(r"[_-](?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])$")
 
 
@@ -53,8 +52,9 @@ def without_date(subject: str) -> str:
 
 
 def without_sequence(subject: str) -> str:
-    """A scan's name without the words for contrast, sequence and plane that it ends in: ``7_t2_SPACE`` -> ``7``."""
-    return _SEQUENCE.sub("", subject)
+    """A scan's name without words for contrast, sequence and plane, and dates, at its end: ``7_t2_SPACE`` -> ``7``."""
+    shorter = without_date(_SEQUENCE.sub("", subject))
+    return subject if shorter == subject else without_sequence(shorter)
 
 
 def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
@@ -65,7 +65,7 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     folder is the patient where there are at least as many folders as different names in them, as with one folder per
     patient; with fewer (``train/case1``, ``test/case1``, ...) every scan is a patient. The same rule decides between a
     folder and the one around it (``p1/baseline/t2``). Channels of one scan (:func:`further_channels`) are one patient,
-    and so are names that differ in a date (:func:`without_date`) or in words for the sequence
+    and so are names that differ in a date (:func:`without_date`) or in contrast and sequence
     (:func:`without_sequence`) at their end, unless all of them would be one.
 
     Args:
@@ -106,16 +106,21 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
 
 
 def _without_sequences(names: Sequence[str]) -> list[str]:
-    """Names without words for the sequence where that makes several of them one; as they are where all would be one."""
-    plain = [without_sequence(name) for name in names]
-    count = Counter(name.casefold() for name in plain)
-    if len(count) < 2:
+    """Names without their words for the sequence where these make one name of several, and some of them say a contrast;
+    as they are where all would be one.
+    """
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)  # by name without words: that name, and its words
+    for name in names:
+        short = without_sequence(name)
+        groups[short.casefold()].append((short, name[len(short) :]))
+    if len(groups) < 2:
         return list(names)
-    spelt = {name.casefold(): name for name in plain}  # one spelling for all scans of a patient
-    return [
-        spelt[short.casefold()] if count[short.casefold()] > 1 else name
-        for name, short in zip(names, plain, strict=True)
-    ]
+    spelt = {
+        key: group[0][0]  # one spelling for all scans of a patient
+        for key, group in groups.items()
+        if len(group) > 1 and any(_SAYS_CONTRAST.search(words) for _, words in group)
+    }
+    return [spelt.get(without_sequence(name).casefold(), name) for name in names]
 
 
 def _below_common(folders: Sequence[PurePath]) -> list[tuple[str, ...]]:

@@ -148,12 +148,27 @@ def test_a_second_archive_with_the_same_names_for_other_trainings_gives_the_firs
     assert "base-5pct-seed0" in [cell.name for cell in results["other"].cells]
     assert [cell.name for cell in results["made_up"].cells] == ["ours-5pct-seed0"]
     assert "base-5pct-seed0" in results["made_up"].missing
+    archive_results(elsewhere, tmp_path / "third.tar.xz", ["made_up"])
+    again = unpack(tmp_path / "third.tar.xz", tmp_path / "again")
+    assert "base-5pct-seed0" in load_results(find_studies(again)[0], again, "test").missing, "nor by a third one"
     assert "base-5pct-seed0: left out" in caplog.text and "unpack each archive into a folder of its own" in caplog.text
 
 
-def test_a_job_without_a_record_of_its_training_is_named(runs: Path, tmp_path: Path) -> None:
+def test_settings_that_a_later_version_records_make_no_other_training(runs: Path, tmp_path: Path) -> None:
+    """As where one study of an archive goes on, and trains the stage 1 again that another one shares."""
+    archive_results(runs, tmp_path / "a.tar.xz")
+    elsewhere = unpack(tmp_path / "a.tar.xz", tmp_path / "elsewhere")
+    record = elsewhere / "stage1" / "own-0" / SETTINGS
+    write_json(record, {**json.loads(record.read_text()), "a_new_option": None})
+    assert "ours-5pct-seed0" in [
+        cell.name for cell in load_results(find_studies(elsewhere)[0], elsewhere, "test").cells
+    ]
+
+
+@pytest.mark.parametrize("left", ["{", None])
+def test_a_job_without_a_record_of_its_training_is_named(runs: Path, tmp_path: Path, left: str | None) -> None:
     record = runs / "cells" / "base-5pct-seed0" / "stage2" / "run.json"
-    record.write_text("{")
+    record.unlink() if left is None else record.write_text(left)
     result = CliRunner().invoke(main, ["bench", "archive", str(runs), "-o", str(tmp_path / "a.tar.xz")])
     assert result.exit_code == 1 and f"{record}: not there, or cut off" in result.output
 

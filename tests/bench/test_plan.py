@@ -378,6 +378,20 @@ def test_commands_in_parallel_may_write_one_file(tmp_path: Path, monkeypatch) ->
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.study.json"]
 
 
+def test_weights_are_hashed_once_for_all_cells_of_a_stage_1(plan, monkeypatch) -> None:
+    methods = {"no_text": {"method": "cps4", "settings": {"train#method#text_weight": 0.0}}}
+    made = plan(["cps4", "no_text"], [25], methods=methods)
+    stage1 = made.cells["cps4-25pct-seed0"].after
+    weights = stage1.folder / "stage1" / "prompted_vision.pt"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    write_json(stage1.folder / DONE, {"seconds": {"training": 1.0}, "stage1_sha256": "of others"})
+    read = []
+    monkeypatch.setattr("cps4_monai.file_hash.file_sha256", lambda path: read.append(path) or "of these")
+    assert "training" in stage1.left or (made.open_jobs() and "training" in stage1.left)
+    assert [stage1.left for _ in range(3)] and len(read) == 1
+
+
 def test_a_section_without_labeled_scans_is_told_before_the_trainings(write_study, tiny_data: Path, tmp_path) -> None:
     content = json.loads((tiny_data / "datalist.json").read_text())
     (tmp_path / "d.json").write_text(json.dumps({**content, "test": [{"image": content["test"][0]["image"]}]}))

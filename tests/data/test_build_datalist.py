@@ -270,6 +270,11 @@ def test_a_bids_data_set_gives_its_own_scans_and_the_label_maps_of_its_derivativ
     found = find_scans(tmp_path)
     assert [(scan.subject, scan.label is not None) for scan in found.scans] == [(f"sub-{k}", True) for k in range(3)]
     assert all(scan.image.parent.parent.parent == tmp_path for scan in found.scans)
+    only_made = tmp_path / "derivatives" / "alone"
+    save(only_made / "derivatives" / "n4" / "sub-9_T2w.nii.gz", image(9))
+    (only_made / "dataset_description.json").write_text("{}")
+    with pytest.raises(DatalistError, match=r"no scan found.*1 images below derivatives"):
+        find_scans(only_made)
     (told,) = [warning for warning in found.warnings if "no scans of this BIDS data set" in warning]
     assert told.startswith("6 images below derivatives, sourcedata")
 
@@ -281,12 +286,14 @@ def test_a_label_map_without_the_name_of_one_is_no_unlabeled_scan(tmp_path: Path
     for k in range(3):
         save(tmp_path / f"p{k}" / "T2.nii.gz", generator.integers(0, 900, (4, 64, 64)).astype(np.int16))
         save(tmp_path / f"p{k}" / "T2_seg.nii.gz", mask)
-        save(tmp_path / f"p{k}" / "discs.nii.gz", mask)
+        for name in ("discs.nii.gz", "L1.nii.gz", "L2.nii", "L3.nii.gz"):
+            save(tmp_path / f"p{k}" / name, mask.astype(np.int16))
         save(tmp_path / f"p{k}" / "T1.nii.gz", generator.integers(0, 900, (4, 64, 64)).astype(np.int16))
     found = find_scans(tmp_path)
     assert sorted(scan.image.name for scan in found.scans) == ["T1.nii.gz"] * 3 + ["T2.nii.gz"] * 3
+    assert {scan.patient for scan in found.scans} == {"p0", "p1", "p2"}, "label maps do not say who is a patient"
     (told,) = [warning for warning in found.warnings if "whole numbers, few of them" in warning]
-    assert told.startswith("3 files") and "discs.nii.gz" in told
+    assert told.startswith("12 files") and "L1.nii.gz" in told
 
 
 def test_numbers_of_four_digits_in_imagestr_without_a_channel_0_are_told(tmp_path: Path) -> None:
@@ -307,9 +314,11 @@ def test_all_label_maps_that_cannot_be_used_are_named_at_once(tmp_path: Path) ->
         build_datalist(folder, tmp_path / "datalist.json")
 
 
-def test_a_folder_that_cannot_be_read_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, scandir = make_pairs(tmp_path / "data", 3), os.scandir
-    (folder / "locked").mkdir()
+    (folder / "locked").mkdir()  # as lost+found is, at the top of a disk
 
     def refused(place):  # root, as whom tests may run, reads every folder
         if str(place).endswith("locked"):
@@ -317,8 +326,8 @@ def test_a_folder_that_cannot_be_read_ends_the_search(tmp_path: Path, monkeypatc
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(ValueError, match="locked: a folder that cannot be read"):
-        find_scans(folder)
+    assert len(find_scans(folder).scans) == 3
+    assert "locked: a folder that cannot be read (Permission denied), and is left out" in caplog.text
 
 
 def test_identical_voxels_on_two_sides_are_refused_and_leave_no_file(tmp_path: Path) -> None:

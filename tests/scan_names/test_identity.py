@@ -69,10 +69,19 @@ def test_names_that_differ_in_the_sequence_are_one_patient_unless_that_would_be_
     scans = who("1_t1.nii", "1_t2.nii", "1_t2_SPACE.nii", "2_t1.nii", "2_T2.nii", "10_t1.nii", "st2.nii")
     assert [patient for _, patient in scans] == ["1", "1", "1", "2", "2", "10_t1", "st2"]
     assert len({subject for subject, _ in scans}) == len(scans)
-    assert [patient for _, patient in who("a_T1w.nii", "A_T2w.nii", "b-sag-stir.nii", "b.nii")] == ["A", "A", "b", "b"]
+    assert [patient for _, patient in who("a_T1w.nii", "A_T2w.nii", "b-sag-stir.nii", "b.nii")] == ["a", "a", "b", "b"]
     assert [patient for _, patient in who("mr_t1.nii", "mr_t2.nii", "mr_pd.nii")] == ["mr_t1", "mr_t2", "mr_pd"]
     visits = who("p1_t1_20200131.nii", "p1_t2_20210207.nii", "p2_t1_20200131.nii")
     assert [patient for _, patient in visits] == ["p1", "p1", "p2_t1"]
+    visits = who("p1_20200131_t2.nii", "p1_20200131_t1.nii", "p1_20210207_t2.nii", "p2_20200131_t2.nii")
+    assert [patient for _, patient in visits] == ["p1", "p1", "p1", "p2_20200131_t2"]
+
+
+@pytest.mark.parametrize(
+    "names", [["site1_PD", "site1_FS", "site1_AB"], ["Ab1", "aB1", "c"], ["cor_001", "cor_002", "x"]]
+)
+def test_words_that_may_be_initials_and_spellings_alone_make_nobody_one_patient(names):
+    assert [patient for _, patient in who(*(f"{name}.nii" for name in names))] == names
 
 
 def test_two_contrasts_in_one_folder_get_names_of_their_own():

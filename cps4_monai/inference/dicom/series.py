@@ -188,8 +188,16 @@ def _files_of(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...
             folder, f"a folder that cannot be read ({error})", EXPECTED, "correct the path or its permissions"
         ) from error
     entries = [e for e in entries if not e.name.startswith(".") and e.name.upper() != "DICOMDIR"]
-    states = [e.stat(follow_symlinks=os.path.exists(e.path)) for e in entries]
-    return tuple(e.name for e in entries), tuple((one.st_size, one.st_mtime_ns) for one in states)
+    return tuple(entry.name for entry in entries), tuple(map(_state_of, entries))
+
+
+def _state_of(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """Size and time of change; zeros of what is not there any more or cannot be asked, which reading it will tell."""
+    try:
+        state = entry.stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
