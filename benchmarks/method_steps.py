@@ -96,12 +96,20 @@ def main() -> None:
     where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads, processor time"
     print(f"{where}; torch {torch.__version__}; amp {options.amp}")
     print(f"{options.batch} + {options.batch} slices of {tuple(options.size)}; features {tuple(options.features)}")
-    measured = {name: measure(name, options) for name in METHODS}
+    measured, waits = {}, []
+    for name in METHODS:
+        try:
+            measured[name] = measure(name, options)
+        except RuntimeError as error:  # in strict mode a step that waits for the device
+            torch.cuda.set_sync_debug_mode("default")
+            waits.append(f"{name}: {error}")
     yardstick = statistics.median(measured["mean_teacher"][0])
     print(f"{'method':14} {'ms/batch':>10} {'of mean_teacher':>16} {'peak GiB':>10}")
     for name, (seconds, peak) in measured.items():
         median = statistics.median(seconds)
         print(f"{name:14} {1000 * median:10.1f} {median / yardstick:16.2f} {peak:10.2f}")
+    if waits:
+        raise SystemExit("not measured: " + "; ".join(waits))
 
 
 if __name__ == "__main__":

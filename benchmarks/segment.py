@@ -91,7 +91,7 @@ def main() -> None:
         command = [sys.executable, "-m", "cps4_monai.cli", "segment", str(folder / "in"), "-o", str(folder / "out")]
         command += ["-w", str(weights), "-d", arguments.device, "-j", str(arguments.jobs)]
         started = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         total = time.perf_counter() - started
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         records = [json.loads(path.read_text("utf-8")) for path in sorted((folder / "out").glob("*_dseg.json"))]

@@ -53,7 +53,10 @@ CHANGES_ON_THE_WAY: dict[str, str] = dict.fromkeys(
     "a run may be made longer: schedules go on as they began",
 )
 STAGE1_RESULT = "stage1_checkpoint"
-_WATCHERS = {"MLFlowHandler", "StatsHandler", "TensorBoardStatsHandler", "TensorBoardImageHandler"}
+_WATCHERS = {
+    *("MLFlowHandler", "ResumedMLFlowHandler"),
+    *("StatsHandler", "TensorBoardStatsHandler", "TensorBoardImageHandler"),
+}
 _NO_ARGUMENTS = ("_requires_", "_desc_", "pin_memory")
 _FREELY_NAMED = ("learning_rate_factors",)  # a mapping by names of the user's: an entry that is not there is no 0
 _MISSING = object()

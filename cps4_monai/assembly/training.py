@@ -28,6 +28,8 @@ from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.plan import Plan
 from cps4_monai.run_folder import LOG, RESUME
 
+_BATCHES_HELD = 20  # at most, until the finiteness of their losses is looked at
+
 
 def make_trainer(
     stage: Stage,
@@ -157,7 +159,8 @@ def in_order(
         EpochSeed(context.seed),
         *on_batch,
         None if lr_scheduler is None else LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=True),
-        StopOnNonFinite(stage.output_dir, context.log_every),  # before weights of NaN could be the best so far
+        # Before weights of NaN could be the best so far; whole batches wait on the device for it.
+        StopOnNonFinite(stage.output_dir, min(context.log_every, _BATCHES_HELD)),
         validation,
         early_stop,
         ProgressHandler(context.log_every, stage.name, disable=not bar),

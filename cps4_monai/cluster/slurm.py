@@ -34,10 +34,7 @@ def slurm_cluster(file: Path) -> Any:
         cluster = SLURMCluster(**arguments)
     except (TypeError, ValueError) as error:
         raise ClusterError(f"{file}: dask-jobqueue refuses it: {error}. Fix: see {HOW_TO}") from error
-    if least == most:
-        cluster.scale(jobs=most)
-    else:
-        cluster.adapt(minimum_jobs=least, maximum_jobs=most)
+    cluster.adapt(minimum_jobs=least, maximum_jobs=most)  # a plain number, too: jobs whose time is over are replaced
     return cluster
 
 

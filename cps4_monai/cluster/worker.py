@@ -20,6 +20,7 @@ from cps4_monai import __version__
 from cps4_monai.cluster.address import ClusterError
 
 GIVE_UP_SECONDS = 20.0
+_AT_WORK: dict[int, Path] = {}  # of this worker process: the folder of each run that lives in it
 _POLL_SECONDS = 0.05
 Tenant = TypeVar("Tenant", bound="RunInWorker")
 
@@ -50,7 +51,11 @@ class RunInWorker(WorkerPlugin):
 
     Attributes:
         ended: set when the run is over; tasks look at it and give up.
+        fault: why the worker cannot work for the run; "" where it can. Dask gives tasks to a worker that joined late
+            though its setup failed, and these go to another one.
     """
+
+    fault = ""
 
     def __init__(self, folder: Path, *, own_workers: bool) -> None:
         self.folder, self.own_workers, self.version = Path(folder), own_workers, __version__
@@ -59,10 +64,19 @@ class RunInWorker(WorkerPlugin):
         """Called by Dask, in the worker's main thread, which is free for Dask while things are opened.
 
         Raises:
-            ClusterError: the worker runs another version of this package, or does not see the command's folder.
+            ClusterError: the worker runs another version of this package, does not see the command's folder, or works
+                for a command in another one: a process has one working folder.
         """
         self.address, self.ended = worker.address, threading.Event()
         self._lock, self._tasks = threading.Lock(), 0
+        try:
+            await self._set_up()
+        except Exception as error:
+            self.fault = str(error)
+            _AT_WORK.pop(id(self), None)
+            raise
+
+    async def _set_up(self) -> None:
         if self.own_workers:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a scheduler that ends before them
@@ -76,6 +90,14 @@ class RunInWorker(WorkerPlugin):
                 f"worker {self.address}: found no folder {self.folder}, in which the command was given; expected a "
                 "file system that all workers share. Fix: give the command in a shared folder"
             )
+        others = sorted({str(folder) for folder in _AT_WORK.values() if folder != self.folder})
+        if others:
+            raise ClusterError(
+                f"worker {self.address}: works for a command that was given in {others[0]}; expected all commands that "
+                f"share workers to be given in one folder, this one in {self.folder}. Fix: give it there, wait for the "
+                "other one (or restart the workers, if it was killed), or start workers of your own"
+            )
+        _AT_WORK[id(self)] = self.folder
         os.chdir(self.folder)
         await asyncio.to_thread(self.begin)
 
@@ -88,8 +110,11 @@ class RunInWorker(WorkerPlugin):
 
         Raises:
             GivenUp: the run is over.
+            MachineError: the worker could not be set up.
         """
         self.go_on()
+        if self.fault:
+            raise MachineError(self.address, self.fault)
         with self._lock:
             self._tasks += 1
         try:
@@ -110,6 +135,7 @@ class RunInWorker(WorkerPlugin):
     async def teardown(self, worker: Any) -> None:
         """Called by Dask when the run is over or the worker closes: tells the tasks, and waits until they are gone."""
         self.ended.set()
+        _AT_WORK.pop(id(self), None)
         deadline = time.monotonic() + GIVE_UP_SECONDS
         while self._tasks and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)

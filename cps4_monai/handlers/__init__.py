@@ -20,6 +20,7 @@ from cps4_monai.handlers.run_record import RunRecord
 from cps4_monai.handlers.spread_slice_loss import SpreadSliceLoss
 from cps4_monai.handlers.stage1_metrics import PromptMapd, VolumeLoss
 from cps4_monai.handlers.tensorboard import PictureHandler
+from cps4_monai.handlers.tracking import ResumedMLFlowHandler
 from cps4_monai.handlers.weights_in_use import WeightsInUse, WeightsInUseError
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "PromptMapHandler",
     "PromptMapd",
     "ResumeHandler",
+    "ResumedMLFlowHandler",
     "RunRecord",
     "SpreadSliceLoss",
     "StopOnNonFinite",

@@ -139,6 +139,7 @@ class ResumeHandler:
         Raises:
             CheckpointError: it is damaged, or belongs to a run with other settings or with other files.
         """
+        self.hashes  # noqa: B018 (read now: a file may be another one by the end of the first epoch)
         if not self.path.is_file():
             return
         try:
@@ -157,7 +158,11 @@ class ResumeHandler:
         self._saved = self._watched()
         logger.info("resumed from %s: %d of %d epochs done", self.path, trainer["epoch"], engine.state.max_epochs)
         if trainer["stopped"]:
-            logger.info("that run was stopped early; nothing is left to train")
+            logger.warning(
+                "%s: that run was stopped early, and nothing is left to train, whatever max_epochs is. Fix, to train "
+                "on: choose another output_dir, and start from its weights with finetune_from",
+                self.path,
+            )
             engine.terminate()
 
     def forget(self) -> None:

@@ -97,7 +97,9 @@ class RunRecord:
             check_plan(self.output_dir, self.plan)
         self._written = False
         if self._file is None:
-            self._file = logging.FileHandler(self.output_dir / "run.log", encoding="utf-8", errors=ESCAPED)
+            for earlier in [one for one in logging.getLogger().handlers if isinstance(one, _RunLog)]:
+                _close(earlier)  # of a run that ended by an error, in a process that goes on
+            self._file = _RunLog(self.output_dir / "run.log", encoding="utf-8", errors=ESCAPED)
             self._file.setLevel(logging.INFO)
             self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             logging.getLogger().addHandler(self._file)
@@ -133,6 +135,14 @@ class RunRecord:
     def stop(self, engine: Workflow) -> None:
         """Closes ``run.log``."""
         if self._file is not None:
-            logging.getLogger().removeHandler(self._file)
-            self._file.close()
+            _close(self._file)
             self._file = None
+
+
+class _RunLog(logging.FileHandler):
+    """The log of the run that trains in this process; one at a time."""
+
+
+def _close(log: logging.Handler) -> None:
+    logging.getLogger().removeHandler(log)
+    log.close()

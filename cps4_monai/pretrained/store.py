@@ -30,7 +30,8 @@ def find_weights(name_or_path: str | Path, kind: str) -> Path | None:
         The folder, or None where the value is no name of the catalogue.
 
     Raises:
-        ValueError: an encoder of the other kind, or one that was not fetched; says the command that fetches it.
+        ValueError: an encoder of the other kind, or one that was not fetched, is damaged or of an earlier catalogue;
+            says the command that fetches it.
     """
     encoder = CATALOGUE.get(str(name_or_path))
     if encoder is None:
@@ -42,9 +43,9 @@ def find_weights(name_or_path: str | Path, kind: str) -> Path | None:
             f"{names_of(kind)}, or a path"
         )
     folder = weights_folder() / encoder.name
-    if not (folder / RECORD).is_file():
+    if (state := state_of(encoder)) != HERE:
         raise ValueError(
-            f"the weights {encoder.name!r} are not in {folder}: fetch them once with `cps4 weights {encoder.name}` "
+            f"the weights {encoder.name!r} in {folder} are {state}: fetch them once with `cps4 weights {encoder.name}` "
             "(which, without a network, says what to copy), or set CPS4_CACHE_DIR to the folder in which they were put"
         )
     return folder

@@ -20,6 +20,8 @@ from cps4_monai.bench.matrix import Data
 from cps4_monai.bench.plan import StudyPlan, make_plan
 from cps4_monai.bench.study import StudyError, load_study
 from cps4_monai.file_hash import by_content
+from cps4_monai.pretrained import CATALOGUE
+from cps4_monai.pretrained.store import write_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -261,7 +263,7 @@ def test_encoders_that_are_not_here_are_told_before_the_first_job_that_starts_fr
     check_encoders(made.open_jobs())
     for name in named.values():
         (tmp_path / "cache" / "weights" / name).mkdir(parents=True)
-        (tmp_path / "cache" / "weights" / name / "weights.json").touch()
+        write_record(tmp_path / "cache" / "weights" / name, {"source": {"sha256": CATALOGUE[name].sha256}})
     (stage1.folder / DONE).unlink()
     check_encoders(made.open_jobs())
 

@@ -7,9 +7,10 @@ import logging
 
 import pytest
 import torch
+from ignite.engine import Events
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.handlers import PictureHandler, ProgressHandler, RunRecord
+from cps4_monai.handlers import PictureHandler, ProgressHandler, ResumedMLFlowHandler, RunRecord
 from cps4_monai.handlers.progress import scalars_of
 from cps4_monai.handlers.run_record import versions
 from cps4_monai.palette import structure_colours
@@ -129,3 +130,35 @@ def test_bad_settings_are_refused():
         ProgressHandler(every=0)
     with pytest.raises(ValueError, match="interval is 0"):
         PictureHandler(interval=0, summary_writer=Writer())
+
+
+def test_the_log_of_a_run_that_failed_gets_nothing_of_the_next_one(tmp_path, make_run, caplog):
+    """In a process that goes on, as a notebook's."""
+    caplog.set_level(logging.INFO)
+
+    def failing(engine) -> None:
+        raise RuntimeError("in the middle")
+
+    failed = make_run(tmp_path / "a", epochs=1, handlers=[RunRecord(tmp_path / "a")])
+    failed.trainer.add_event_handler(Events.EPOCH_STARTED, failing)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        failed.run()
+    before = (tmp_path / "a" / "run.log").read_text()
+    make_run(tmp_path / "b", epochs=1, handlers=[RunRecord(tmp_path / "b")]).run()
+    assert before and (tmp_path / "a" / "run.log").read_text() == before
+    assert "run of 1 epochs" in (tmp_path / "b" / "run.log").read_text()
+
+
+def test_a_run_that_goes_on_keeps_the_settings_that_its_first_start_tracked(tmp_path, make_run):
+    """MLflow refuses to change a parameter; another precision on another machine is allowed."""
+    mlflow = pytest.importorskip("mlflow")
+    from monai.utils import path_to_sqlite_uri
+
+    uri = path_to_sqlite_uri(str(tmp_path / "mlruns.db"))
+    for precision in ("float32", "bfloat16"):
+        own = {"tracking_uri": uri, "experiment_name": "x", "run_name": "stage2", "close_on_complete": False}
+        handler = ResumedMLFlowHandler(**own, iteration_log=False, epoch_log=False, experiment_param={"amp": precision})
+        handler.start(make_run(tmp_path / precision).trainer)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs(client.get_experiment_by_name("x").experiment_id)
+    assert run.data.params["amp"] == "float32"

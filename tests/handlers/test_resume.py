@@ -111,13 +111,29 @@ def test_best_score_survives_so_worse_epochs_do_not_overwrite_better_weights(tmp
     assert (tmp_path / "model.pt").read_bytes() == best
 
 
-def test_early_stop_is_counted_across_a_resume_and_stays_stopped(tmp_path, make_run):
+def test_early_stop_is_counted_across_a_resume_and_stays_stopped(tmp_path, make_run, caplog):
     settings = {"epochs": 6, "scores": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "patience": 3}
     kill_at(make_run(tmp_path, **settings), 8)
     resumed = make_run(tmp_path, **settings).run()
     assert resumed.trainer.data_loader.epochs == [3, 4]
-    again = make_run(tmp_path, **settings).run()
+    assert "nothing is left to train" not in caplog.text
+    again = make_run(tmp_path, **{**settings, "epochs": 9}).run()
     assert again.trainer.data_loader.epochs == [] and again.trainer.state.epoch == 4
+    assert "stopped early, and nothing is left to train, whatever max_epochs is" in caplog.text
+
+
+def test_files_are_hashed_as_they_are_when_training_starts(tmp_path, make_run):
+    """A stage 1 that still trains may have written a better epoch by the end of the first one here."""
+    file = tmp_path / "prompted_vision.pt"
+    file.write_bytes(b"read by this run")
+    network = torch.nn.Linear(1, 1)
+    handler = ResumeHandler(tmp_path / "resume.pt", {"network": network}, files={"stage1": file})
+    trainer = make_run(tmp_path / "run").trainer
+    handler.restore(trainer)
+    expected = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(b"written meanwhile")
+    handler.save(trainer)
+    assert torch.load(tmp_path / "resume.pt", weights_only=True)["files"] == {"stage1": expected}
 
 
 def test_checkpoint_loads_with_weights_only_and_holds_everything(tmp_path, make_run):

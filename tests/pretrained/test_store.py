@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cps4_monai.pretrained import CATALOGUE, find_weights, state_of
-from cps4_monai.pretrained.store import ABSENT
+from cps4_monai.pretrained.store import ABSENT, write_record
 from cps4_monai.text import TextEncoder
 from cps4_monai.vision import VisionEncoder
 
@@ -27,6 +27,26 @@ def test_weights_that_are_not_here_name_the_command(tmp_path):
     assert str(tmp_path / "weights" / "vit-s-focus") in str(raised.value)
     with pytest.raises(ValueError, match="cps4 weights minilm-l6"):
         TextEncoder("minilm-l6")
+
+
+def test_weights_that_are_damaged_or_of_another_catalogue_are_refused(tmp_path):
+    folder = tmp_path / "weights" / "vit-s-focus"
+    folder.mkdir(parents=True)
+    (folder / "model.pt").write_bytes(b"whole")
+    for sha256, content, state in (
+        (CATALOGUE["vit-s-focus"].sha256, b"whole", None),
+        (CATALOGUE["vit-s-focus"].sha256, b"cut", "damaged"),
+        ("0" * 64, b"cut", "of another package"),
+    ):
+        if state is None or sha256 == "0" * 64:
+            (folder / "weights.json").unlink(missing_ok=True)
+            write_record(folder, {"source": {"sha256": sha256}})
+        (folder / "model.pt").write_bytes(content)
+        if state is None:
+            assert find_weights("vit-s-focus", "vision") == folder
+        else:
+            with pytest.raises(ValueError, match=rf"are {state}: fetch them once with `cps4 weights vit-s-focus`"):
+                find_weights("vit-s-focus", "vision")
 
 
 def test_an_encoder_of_the_other_kind_is_refused_with_the_setting_that_takes_it():
