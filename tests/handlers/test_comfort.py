@@ -143,10 +143,9 @@ def test_the_log_of_a_run_that_failed_gets_nothing_of_the_next_one(tmp_path, mak
     failed.trainer.add_event_handler(Events.EPOCH_STARTED, failing)
     with pytest.raises(RuntimeError, match="in the middle"):
         failed.run()
-    before = (tmp_path / "a" / "run.log").read_text()
     make_run(tmp_path / "b", epochs=1, handlers=[RunRecord(tmp_path / "b")]).run()
-    assert before and (tmp_path / "a" / "run.log").read_text() == before
-    assert "run of 1 epochs" in (tmp_path / "b" / "run.log").read_text()
+    for folder in "ab":
+        assert (tmp_path / folder / "run.log").read_text().count("run of 1 epochs") == 1
 
 
 def test_a_run_that_goes_on_keeps_the_settings_that_its_first_start_tracked(tmp_path, make_run):
