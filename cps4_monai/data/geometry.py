@@ -27,13 +27,16 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 
 def header_affine(
-    header: nib.Nifti1Header, path: str | Path, assume_spacing: Sequence[float] | float | None = None
+    header: nib.Nifti1Header,
+    path: str | Path,
+    assume_spacing: Sequence[float] | float | None = None,
+    fix: str = ASSUME,
 ) -> tuple[np.ndarray, list[str]]:
     """The affine (4 x 4, RAS+ mm) that a header means, and warnings.
 
     The sform wins over the qform; a form counts where its code is above 0 and its spacing is usable. Metres and
     micrometres (``xyzt_units``) become millimetres. ``assume_spacing`` is used only where no form is left; axes are
-    then taken along those of a form, or as R, A, S, with a warning that says so.
+    then taken along those of a form, or as R, A, S, with a warning that says so. ``fix`` is what to do without it.
 
     Raises:
         InvalidVolumeError: no form, or spacing 0, negative or not finite, and no ``assume_spacing``; a unit in which
@@ -62,7 +65,7 @@ def header_affine(
         if assumed is None:
             raise InvalidVolumeError(path, problem, "a unit quaternion, or a set sform", CORRECT_QFORM)
     if assumed is None:
-        raise InvalidVolumeError(path, problem, "positive, finite spacing and a set sform or qform", ASSUME)
+        raise InvalidVolumeError(path, problem, "positive, finite spacing and a set sform or qform", fix)
     directions = _directions(forms)
     axes = f", and axes that {ASSUMED_AXES}" if directions is None else ""
     return _with_spacing(directions, assumed), [f"{problem}; spacing {_numbers(assumed)} mm was assumed{axes}"]

@@ -278,9 +278,9 @@ def _by_endings(scans: Sequence[Scan]) -> list[str]:
     unsaid = [scan for scan in scans if not FileName.of(scan.image).bids_patient]  # the others' names say who it is
     told = []
     for ending, shorter in (("a date", without_date), ("words for the sequence", without_sequence)):
-        named = [scan for scan in unsaid if scan.patient.casefold() == shorter(scan.subject).casefold()]
-        named = [scan for scan in named if shorter(scan.subject) != scan.subject]
-        unsaid = [scan for scan in unsaid if scan not in named]
+        ends = [scan for scan in unsaid if shorter(scan.subject) != scan.subject]
+        named = [scan for scan in ends if scan.patient.casefold() == shorter(scan.subject).casefold()]
+        unsaid = sorted(set(unsaid) - set(named), key=lambda scan: scan.subject)
         if named:
             count, first = len({scan.patient for scan in named}), named[0]
             told.append(

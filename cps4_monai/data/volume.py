@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from cps4_monai.anatomy import NOT_ANNOTATED
-from cps4_monai.data.geometry import FORM_TOLERANCE, check_axes, header_affine, spacing_of
+from cps4_monai.data.geometry import ASSUME, FORM_TOLERANCE, check_axes, header_affine, spacing_of
 from cps4_monai.data.label_file import write_label_volume
 from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti
 
@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 AFFINE_TOLERANCE = 1e-3
+COPY_HEADER = "copy the header of its image to it"
+OF_LABEL = f"{COPY_HEADER}; where that image has no geometry either, {ASSUME}"
 MAX_LABEL_VALUES = 50
 
 
@@ -129,7 +131,7 @@ def volume_from_nifti(
     if content_key is None:
         content_key = hashlib.sha256(content).hexdigest()
     header, raw = decode_voxels(content, path)
-    affine, warnings = header_affine(header, path, assume_spacing)
+    affine, warnings = header_affine(header, path, assume_spacing, OF_LABEL if is_label else ASSUME)
     check_axes(affine, path)
     if is_label:
         array = _label_codes(raw, path, num_classes, partly_annotated)
@@ -307,7 +309,7 @@ def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | 
             label.path,
             f"an affine that is {apart:g} apart from that of its image {image_path}",
             f"at most {AFFINE_TOLERANCE:g}",
-            "resample the label map to the image's grid, or correct its header",
+            f"resample the label map to the image's grid, or {COPY_HEADER}",
         )
 
 

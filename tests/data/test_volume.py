@@ -390,3 +390,13 @@ def test_a_nifti_2_file_that_is_cut_within_its_header_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(InvalidVolumeError, match=r"a\.nii"):
         read_volume(path)
+
+
+def test_a_label_map_without_geometry_is_told_where_to_take_it_from(tmp_path):
+    """A spacing that is assumed for it would lay it elsewhere than its image."""
+    path = tmp_path / "a_dseg.nii"
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4), np.uint8), None), path)
+    with pytest.raises(
+        InvalidVolumeError, match="Fix: copy the header of its image to it; where that image has no geometry"
+    ):
+        read_volume(path, is_label=True)
