@@ -171,6 +171,7 @@ def stage_bundle(
     if stage1 is not None and weights is None:
         raise ValueError("stage1 is given without weights; expected both: a bundle's own goes with its own weights")
     plan = None if weights is None else _plan_to_ship(Path(weights))
+    prompts = None if stage1 is None else _plan_of_stage1(Path(stage1))
     _copy_bundle(root, folder)
     if not (folder / _PACKAGE.name).exists():
         shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=_code_only)
@@ -182,13 +183,12 @@ def stage_bundle(
         write_plan(model.parent, plan)
     if model.is_file():
         _fit_configs(folder / "configs", plan_of(model), given=weights is not None)
-        shown = None if stage1 is None else plan_of(stage1)
-        _describe(folder, model, evaluation, shown, given=weights is not None)
+        _describe(folder, model, evaluation, prompts, given=weights is not None)
         if half and _halve(model):
             _note_halved(folder)
         _sign(folder, model)
-    if stage1 is not None:
-        _add_stage1(folder, Path(stage1))
+    if stage1 is not None and prompts is not None:
+        _add_stage1(folder, Path(stage1), prompts)
     if onnx:
         _add_onnx(folder)
     lay_out(folder)
@@ -332,20 +332,25 @@ def _in_half(weights: dict[str, Any]) -> dict[str, Any]:
     return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def _add_stage1(folder: Path, file: Path) -> None:
-    """The image side of stage 1 in half precision, its plan beside it; loading makes it float32 again."""
-    import torch
-
-    from cps4_monai.vision.checkpoint import read_prompted_vision
+def _plan_of_stage1(file: Path) -> Plan:
     from cps4_monai.vision.stage1_file import holds_prompted_vision
 
     if not holds_prompted_vision(file):
         raise ValueError(
             f"{file}: holds an assistant of templates, which has no class prompts to show; leave it out of the bundle"
         )
+    return plan_of(file)
+
+
+def _add_stage1(folder: Path, file: Path, plan: Plan) -> None:
+    """The image side of stage 1 in half precision, its plan beside it; loading makes it float32 again."""
+    import torch
+
+    from cps4_monai.vision.checkpoint import read_prompted_vision
+
     content, shipped = read_prompted_vision(file), folder / BUNDLE_STAGE1
     shutil.rmtree(shipped.parent, ignore_errors=True)  # one that the bundle had
-    write_plan(shipped.parent, plan_of(file))
+    write_plan(shipped.parent, plan)
     torch.save({**content, "weights": _in_half(content["weights"])}, shipped)
 
 
