@@ -101,9 +101,10 @@ def main() -> None:
         try:
             measured[name] = measure(name, options)
         except RuntimeError as error:  # in strict mode a step that waits for the device
-            torch.cuda.set_sync_debug_mode("default")
+            if cuda:
+                torch.cuda.set_sync_debug_mode("default")
             waits.append(f"{name}: {error}")
-    yardstick = statistics.median(measured["mean_teacher"][0])
+    yardstick = statistics.median(measured["mean_teacher"][0]) if "mean_teacher" in measured else float("nan")
     print(f"{'method':14} {'ms/batch':>10} {'of mean_teacher':>16} {'peak GiB':>10}")
     for name, (seconds, peak) in measured.items():
         median = statistics.median(seconds)

@@ -88,10 +88,9 @@ def search_folder(folder: str | Path, leave_out: str | Path | None = None) -> Se
         search.skipped += [(here / name, "a link to a folder that is searched elsewhere") for name in again]
         subfolders[:] = [name for name in subfolders if name not in again]
         visible = sorted(name for name in files if not name.startswith("."))
-        channels = any(FileName.of(here / n).channel == 0 for n in visible)  # without any, four digits number the scans
-        for name in (n for n in visible if is_nifti(n)):
-            path = here / name
-            named = FileName.of(path)
+        nifti = {here / n: FileName.of(here / n) for n in visible if is_nifti(n)}
+        channels = any(named.channel == 0 for named in nifti.values())  # without any, four digits number the scans
+        for path, named in nifti.items():
             if named.is_label_map:
                 search.skipped.append((path, "its name says label map"))
             elif named.channel and channels:
