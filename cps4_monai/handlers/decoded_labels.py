@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +97,7 @@ class DecodedLabels:
         self.thresholds = thresholds
         self.codes: Tensor | None = None  # (N, H, W) of self.dtype, N slices of the data set
         self.dtype = torch.int8 if anatomy.num_classes <= _MOST_IN_INT8 else torch.int16
+        self._packed: dict[str, Any] | None = None  # the codes as a checkpoint holds them, once asked for
         self._attention: dict[int, Tensor] = {}  # of each volume, once asked for
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
@@ -134,7 +136,7 @@ class DecodedLabels:
             used += bool(sure)
             target[torch.from_numpy((labels > 0) & (result.labels == 0))] = IGNORE
             maps.append(target if sure else torch.full_like(target, IGNORE))
-        self.codes = torch.cat(maps).to(device)
+        self.codes, self._packed = torch.cat(maps).to(device), None
         if used:
             logger.info("decoded pseudo-labels of %d volumes; the levels of %d are sure enough", len(maps), used)
         else:
@@ -180,18 +182,42 @@ class DecodedLabels:
         engine.state.batch = {**engine.state.batch, "unlabeled": {**unlabeled, "decoded_map": decoded}}
 
     def state_dict(self) -> dict[str, Any]:
-        """The present targets, which between two decodings are part of a run's state, and when the first ones came."""
-        return {"codes": self.codes, "first_epoch": self.first_epoch}
+        """The present targets, which between two decodings are part of a run's state, and when the first ones came.
+
+        Compressed, once for each decoding: label maps of thousands of slices are a gigabyte, and go into a checkpoint
+        after each epoch.
+        """
+        if self._packed is None and self.codes is not None:
+            self._packed = _packed(self.codes)
+        return {"codes": self._packed, "first_epoch": self.first_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores them; codes above 127 that an earlier version kept in int8 had become negative.
+        """Restores them, from a tensor as well, as earlier versions kept them; codes above 127 of the first ones, all
+        in int8, had become negative.
 
         Decoding that has begun goes on where a run is made longer, whose `first_epoch` may be a later one.
         """
         codes = state["codes"]
         if codes is not None:
             self.first_epoch = state.get("first_epoch", self.first_epoch)
+            codes = codes if isinstance(codes, Tensor) else _unpacked(codes)
         if codes is not None and codes.dtype != self.dtype:
             codes = codes.to(self.dtype)
             codes = torch.where(codes < IGNORE, codes + 256, codes)
-        self.codes = codes
+        self.codes, self._packed = codes, None
+
+
+def _packed(codes: Tensor) -> dict[str, Any]:
+    """Label maps as a zlib stream, their shape and type: tensors and plain types."""
+    content = zlib.compress(codes.cpu().contiguous().numpy().data, level=1)
+    return {
+        "zlib": torch.frombuffer(bytearray(content), dtype=torch.uint8),
+        "shape": list(codes.shape),
+        "dtype": codes.dtype,
+    }
+
+
+def _unpacked(packed: Mapping[str, Any]) -> Tensor:
+    """The label maps again."""
+    content = bytearray(zlib.decompress(packed["zlib"].numpy()))
+    return torch.frombuffer(content, dtype=packed["dtype"]).reshape(packed["shape"])

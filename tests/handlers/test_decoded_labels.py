@@ -20,8 +20,9 @@ from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.bundle_root import find_bundle_root
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.handlers import DecodedLabels
+from cps4_monai.handlers.files import save_plain
 from cps4_monai.losses.attention_prior import AttentionPrior
-from cps4_monai.losses.semi_supervised import text_cross_entropy
+from cps4_monai.losses.semi_supervised import IGNORE, text_cross_entropy
 from cps4_monai.methods import DecodedPseudoLabels, MeanTeacher
 from cps4_monai.networks import ResUNet
 
@@ -222,6 +223,23 @@ def test_targets_survive_a_resume():
     assert torch.equal(again.codes, handler.codes)
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["int8", "int16"])
+def test_a_checkpoint_holds_the_latest_targets_compressed(many, tmp_path):
+    """Label maps of thousands of slices are a gigabyte, and are written after each epoch."""
+    handler = many_classes()[0] if many else decoded(dataset(spine()))
+    before = handler.state_dict()
+    assert handler.state_dict() is not before and handler.state_dict()["codes"] is before["codes"], "packed once"
+    size = save_plain(tmp_path / "resume.pt", before).stat().st_size
+    assert size < handler.codes.nbytes / 4
+    again = DecodedLabels(dataset(spine()), SPINE, [1])
+    again.dtype = handler.dtype
+    again.load_state_dict(torch.load(tmp_path / "resume.pt", weights_only=True))
+    assert torch.equal(again.codes, handler.codes) and again.codes.dtype == handler.dtype
+    again.codes[0] = IGNORE  # what is loaded can be written to
+    handler.decode(Codes(150) if many else Reads(), CPU, contextlib.nullcontext)
+    assert handler.state_dict()["codes"] is not before["codes"], "decoded again, packed again"
+
+
 def anatomy_of(classes: int, ordered: int) -> Anatomy:
     """So many classes, the last ones vertebrae in an order."""
     first = classes - ordered
@@ -261,7 +279,7 @@ def many_classes() -> tuple[DecodedLabels, np.ndarray]:
 def test_codes_above_127_are_kept_and_reach_the_batch():
     handler, labels = many_classes()
     np.testing.assert_array_equal(handler.codes.numpy(), labels)
-    assert handler.codes.min() == 0 and handler.state_dict()["codes"].max() == 143
+    assert handler.codes.min() == 0 and handler.codes.max() == 143
     grid = F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), [2, 1, 160, 64], align_corners=False)
     batch = {"unlabeled": {"grid": grid, "slice_id": torch.tensor([0, 1])}}
     engine = SimpleNamespace(state=SimpleNamespace(batch=batch, device=CPU))
