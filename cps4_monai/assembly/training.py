@@ -28,7 +28,7 @@ from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.plan import Plan
 from cps4_monai.run_folder import LOG, RESUME
 
-_BATCHES_HELD = 20  # at most, until the finiteness of their losses is looked at
+_BATCHES_HELD = 5  # at most, until the finiteness of their losses is looked at; of 24 + 24 slices half a gigabyte
 
 
 def make_trainer(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 
 from cps4_monai.anatomy import NOT_ANNOTATED
@@ -155,6 +156,8 @@ class SliceCache:
     def prepare(self, entries: Iterable[Any], *, labels: bool = True, workers: int | None = None) -> None:
         """Makes everything that is missing, several volumes at once, and logs the progress.
 
+        Of several processes, each begins with a share of its own and then finds what the others have made.
+
         Args:
             entries: objects with ``image`` and ``label`` paths; None for a missing label.
             labels: False leaves label files unopened.
@@ -164,6 +167,8 @@ class SliceCache:
             InvalidVolumeError: at least one file cannot be used; all such files are in the message.
         """
         pairs = list(dict.fromkeys((Path(e.image), Path(e.label) if labels and e.label else None) for e in entries))
+        rank, world_size = idist.get_rank(), idist.get_world_size()
+        pairs = [pair for share in range(world_size) for pair in pairs[(rank + share) % world_size :: world_size]]
         workers = workers or min(8, whole_cores())
         started, step = time.monotonic(), max(1, len(pairs) // 10)
         failures: list[InvalidVolumeError] = []

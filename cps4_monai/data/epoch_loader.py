@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -131,7 +132,7 @@ class EpochLoader:
         self.schedule = _Schedule(lengths, sizes, iterations, seed, rank, world_size)
         if num_workers > 0:
             batch = sum(bytes_of(sources[name].draw(0, 0)) * size for name, size in sizes.items())
-            num_workers = workers_that_fit(num_workers, batch)
+            num_workers = workers_that_fit(num_workers, batch, processes=min(idist.get_nproc_per_node(), world_size))
         self.loader = DataLoader(
             _Sources(sources),
             batch_sampler=self.schedule,
@@ -148,6 +149,10 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.loader)
+
+    def close(self) -> None:
+        """Ends the workers and lets go of what they have fetched ahead; the next pass starts new ones."""
+        self.loader._iterator = None  # torch's own place of workers that stay, which end with it
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the draws of the next pass.

@@ -74,7 +74,7 @@ class AxisMap:
         return low, (positions - low).float()
 
 
-@lru_cache(maxsize=8)  # two axes of a scan; four scans of different geometry at a time
+@lru_cache(maxsize=32)  # two axes of a scan, of as many scans of different geometry as are read at a time
 def _linear_matrix(axis: AxisMap) -> torch.Tensor:
     source = torch.arange(axis.source_size, dtype=torch.float64)
     away = axis.positions().clamp(0.0, axis.source_size - 1.0)[:, None] - source[None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 AFFINE_TOLERANCE = 1e-3
+GRID_TOLERANCE = 0.25  # of the smallest edge of a voxel
 COPY_HEADER = "copy the header of its image to it"
 OF_LABEL = f"{COPY_HEADER}; where that image has no geometry either, {ASSUME}"
 MAX_LABEL_VALUES = 50
@@ -285,7 +287,8 @@ def check_pair(image: Volume, label: Volume) -> None:
     """Checks that a label map lies on its image's grid.
 
     Raises:
-        InvalidVolumeError: another shape, or affines apart by more than 1e-3 in any element.
+        InvalidVolumeError: another shape, affines apart by more than 1e-3 in any element, or voxels of one index by
+            more than a quarter of the smallest edge of a voxel: another voxel size adds up over a scan.
     """
     check_same_grid(image.shape, image.affine, image.path, label)
 
@@ -303,12 +306,17 @@ def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | 
             f"{tuple(shape)}, the shape of its image {image_path}",
             "resample the label map to the image's grid (nearest neighbour), or correct the datalist",
         )
-    apart = float(np.abs(label.affine - affine).max())
-    if apart > AFFINE_TOLERANCE:
+    difference = np.asarray(label.affine) - np.asarray(affine)
+    corners = np.array([[*index, 1.0] for index in itertools.product(*((0, size - 1) for size in shape))])
+    apart_mm = float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())
+    most_mm = GRID_TOLERANCE * float(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).min())
+    apart = float(np.abs(difference).max())
+    if apart > AFFINE_TOLERANCE or apart_mm > most_mm:
         raise InvalidVolumeError(
             label.path,
-            f"an affine that is {apart:g} apart from that of its image {image_path}",
-            f"at most {AFFINE_TOLERANCE:g}",
+            f"an affine that is {apart:g} apart from that of its image {image_path}: its voxels lie up to "
+            f"{apart_mm:.3g} mm from those of the image",
+            f"at most {AFFINE_TOLERANCE:g}, and a quarter of a voxel ({most_mm:.3g} mm) everywhere",
             f"resample the label map to the image's grid, or {COPY_HEADER}",
         )
 

@@ -81,7 +81,8 @@ def match_entries(predictions: str | Path, entries: Sequence[tuple[Path, Path, s
     images, labels = [Path(image) for image, _, _ in entries], [Path(label) for _, label, _ in entries]
     paths = _predictions(root, labels)
     by_image = _one_each(pair_files(images, _common(images), paths, root))
-    rest = [path for path in paths if path not in set(by_image.values())]
+    named_by_image = set(by_image.values())
+    rest = [path for path in paths if path not in named_by_image]
     by_label = _one_each(pair_files(labels, _common(labels), rest, root))
     cases = [
         Case(who.subject, patient, label, by_image.get(image) or by_label.get(label), image)

@@ -63,7 +63,7 @@ class BestWeights:
         path: file for the weights, as ``models/model.pt``.
         network: its state dict, unwrapped and nothing else, is what is written.
         metric: name of the metric; by default the evaluator's key metric.
-        mode: "max" if larger is better, "min" if smaller; None: by the name, see :func:`better_when`.
+        mode: "max" if larger is better, "min" if smaller; None: by the metric's name, see :func:`better_when`.
         save: writes something else instead, given the path to write to (stage 1 saves its prompted ViT this way).
 
     Attributes:
@@ -91,7 +91,7 @@ class BestWeights:
         self.path = Path(path)
         self.network = network
         self.metric = metric
-        self.mode = better_when(metric) if mode is None else mode
+        self.mode: Literal["max", "min"] | None = better_when(metric) if mode is None and metric else mode
         self.save = save
         self.best_score: float | None = None
         self.written_score = math.nan
@@ -111,8 +111,9 @@ class BestWeights:
             ValueError: the metric does not exist or is no scalar.
         """
         score = metric_of(engine, self.metric, "BestWeights")
+        mode = self.mode or better_when(getattr(engine.state, "key_metric_name", None))
         self.last_epoch = int(engine.state.epoch)
-        if self.best_score is not None and (score < self.best_score if self.mode == "max" else score > self.best_score):
+        if self.best_score is not None and (score < self.best_score if mode == "max" else score > self.best_score):
             return
         if score != score:  # NaN: no class of the validation set was there to be measured
             logger.warning("%s: the validation score is not a number; weights not kept", self.path.name)

@@ -9,7 +9,7 @@ from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from monai.engines.workflow import Workflow
 
-from cps4_monai.handlers.best_weights import metric_of
+from cps4_monai.handlers.best_weights import better_when, metric_of
 
 
 class EarlyStop:
@@ -23,7 +23,7 @@ class EarlyStop:
         evaluator: whose metric is read, after each of its runs.
         patience: validations without improvement until the run stops; None: it never does.
         metric: by default the evaluator's key metric.
-        mode: "max" if larger is better, "min" for losses.
+        mode: "max" if larger is better, "min" if smaller; None: by the metric's name, see :func:`better_when`.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class EarlyStop:
         evaluator: Workflow,
         patience: int | None,
         metric: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.patience = patience
@@ -39,7 +39,7 @@ class EarlyStop:
             patience=1 if patience is None else patience,
             score_function=lambda _: metric_of(evaluator, metric, "EarlyStop"),
             trainer=evaluator,
-            mode=mode,
+            mode=mode or better_when(metric or getattr(evaluator.state, "key_metric_name", None)),
         )
 
     def attach(self, engine: Workflow) -> None:

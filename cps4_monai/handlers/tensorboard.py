@@ -77,8 +77,8 @@ class PictureHandler:
         engine.add_event_handler(Events.COMPLETED, self.close)
 
     def close(self, engine: SemiSupervisedTrainer) -> None:
-        """Puts what is written so far on the disk."""
-        self.writer.flush()
+        """Puts what is written on the disk and ends the writer's thread; a run that goes on opens it again."""
+        self.writer.close()
 
     def __call__(self, engine: SemiSupervisedTrainer) -> None:
         """Draws the first labeled and the first unlabeled slice of the batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,8 @@ def read_corrections(path: str | Path) -> list[Correction]:
     if not isinstance(scans, list):
         raise CorrectionsError(f"{path}: 'scans' is {scans!r}; expected a list of objects")
     corrections = [_entry(raw, content, f"{path}: scans[{row}]") for row, raw in enumerate(scans)]
-    names = [correction.scan for correction in corrections]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    names = Counter(correction.scan for correction in corrections)
+    twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise CorrectionsError(f"{path}: {', '.join(twice)} named twice; expected each scan once: leave one entry")
     return corrections

@@ -40,12 +40,12 @@ def run_network(
             try:
                 logits = network(batch).float()
             except torch.OutOfMemoryError as error:
-                if batch_size == 1:
+                if len(batch) == 1:
                     raise RuntimeError(
                         f"the memory of {device} does not hold one slice of {tuple(slices.shape[1:])} pixels; use "
                         "--device cpu"
                     ) from error
-                batch_size = max(1, batch_size // 2)
+                batch_size = len(batch) // 2  # of those that were tried: a scan may have fewer than asked for
                 continue
             num_classes = _check(logits, batch)
             part = scores_of(logits, unannotated)

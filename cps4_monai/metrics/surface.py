@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.surface_distance import compute_average_surface_distance
+from monai.metrics.utils import get_edge_surface_distance
 from scipy.ndimage import find_objects
 
 from cps4_monai.metrics.annotated import within_annotated
@@ -70,8 +69,8 @@ def surface_distances(
         if in_pred is None or in_label is None or code in skipped:
             continue
         box = tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(in_pred, in_label, strict=True))
-        y_pred, y = (torch.from_numpy(volume[box] == code)[None, None] for volume in (pred, label))
-        options = {"include_background": True, "spacing": spacing.tolist()}
-        hd95[code] = float(compute_hausdorff_distance(y_pred, y, percentile=95, **options))
-        assd[code] = float(compute_average_surface_distance(y_pred, y, symmetric=True, **options))
+        y_pred, y = (torch.from_numpy(volume[box] == code) for volume in (pred, label))
+        _, distances, _ = get_edge_surface_distance(y_pred, y, spacing=spacing.tolist(), symmetric=True)
+        hd95[code] = max(float(torch.quantile(of_one, 0.95)) for of_one in distances)
+        assd[code] = float(torch.cat(list(distances)).mean())
     return SurfaceDistances(hd95, assd)

@@ -18,7 +18,7 @@ from cps4_monai.preflight import check_data
 row = pytest.mark.row
 
 
-@row("image and label: other shape, or affines apart by more than 1e-3")
+@row("image and label: other shape, affines apart by more than 1e-3, or voxels by more than a quarter of one")
 def test_label_on_another_grid(inputs, tmp_path):
     from cps4_monai.data.cache import SliceCache
     from cps4_monai.data.in_plane import InPlane

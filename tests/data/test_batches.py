@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -46,6 +47,18 @@ def test_workers_epochs_and_resuming_change_nothing():
     assert all(torch.equal(flat(pass_over(many, epoch)), epochs[epoch]) for epoch in (0, 1, 2, 1))
     assert torch.equal(flat(pass_over(loader(0), 2)), epochs[2])
     assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(flat(pass_over(loader(0, seed=2), 0)), epochs[0])
+
+
+def test_workers_end_when_the_loader_is_closed_and_the_next_pass_is_the_same():
+    loader = SemiSupervisedLoader(Slices(5), Slices(11, False), 2, 3, num_workers=2)
+    before, children = flat(pass_over(loader, 1)), set(active_children())
+    assert len(children) >= 2
+    loader.close()
+    for child in children:
+        child.join(20)
+    assert not children & set(active_children())
+    assert torch.equal(flat(pass_over(loader, 1)), before)
+    loader.close()
 
 
 def test_an_epoch_is_one_pass_over_the_unlabeled_slices_with_labeled_ones_cycling():

@@ -18,6 +18,11 @@ def test_as_many_workers_as_fit_with_three_batches_each(tmp_path, monkeypatch, c
     assert ("shm-size" in caplog.text) == (workers < 4)
 
 
+def test_processes_of_one_machine_share_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=13_000_000))
+    assert [workers_that_fit(4, 1_000_000, tmp_path, processes=n) for n in (1, 2, 4, 8)] == [4, 2, 1, 0]
+
+
 def test_no_shared_memory_folder_or_no_workers_ask_for_nothing(tmp_path):
     assert workers_that_fit(4, 10**15, tmp_path / "none") == 4
     assert workers_that_fit(0, 10**15, tmp_path) == 0

@@ -320,6 +320,15 @@ def test_pairs_must_share_shape_and_affine(tmp_path):
         check_pair(image, read_volume(save(tmp_path / "d.nii", scan((3, 8, 5)) % 3), is_label=True))
 
 
+def test_a_voxel_size_that_differs_a_little_adds_up_over_a_scan(tmp_path):
+    image, wider = np.diag([4.0, 0.55, 0.55, 1.0]), np.diag([4.0, 0.5509, 0.55, 1.0])
+    volume = read_volume(save(tmp_path / "a.nii", scan((3, 512, 5)), image))
+    with pytest.raises(InvalidVolumeError, match=r"up to 0\.46 mm .* a quarter of a voxel \(0\.138 mm\)"):
+        check_pair(volume, read_volume(save(tmp_path / "b.nii", scan((3, 512, 5)) % 3, wider), is_label=True))
+    small = read_volume(save(tmp_path / "c.nii", scan((3, 100, 5)), image))
+    check_pair(small, read_volume(save(tmp_path / "d.nii", scan((3, 100, 5)) % 3, wider), is_label=True))
+
+
 @pytest.mark.parametrize("endianness", ["<", ">"])
 def test_written_label_maps_copy_the_geometry_bit_for_bit(tmp_path, endianness):
     header = nib.Nifti1Header(endianness=endianness)

@@ -41,6 +41,25 @@ def test_of_what_is_better_the_less_there_is_the_least_stays(tmp_path, metric):
     assert BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="decoded_val_dice").mode == "max"
 
 
+@pytest.mark.parametrize(("key", "best"), [("val_loss", (0.2, 2)), ("val_dice", (1.5, 3))])
+def test_by_the_key_metric_less_is_better_where_its_name_says_so(tmp_path, key, best):
+    handler, evaluator = BestWeights(tmp_path / "m.pt", nn.Linear(1, 1)), Engine(lambda engine, batch: None)
+    evaluator.state.key_metric_name, trainer = key, Engine(lambda engine, batch: None)
+    EarlyStop(evaluator, patience=1).attach(trainer)
+    handler.attach(evaluator)
+    values = [0.9, 0.2, 1.5]
+    evaluator.add_event_handler(Events.STARTED, lambda e: None)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def _(engine):
+        evaluator.state.metrics = {key: values[engine.state.epoch - 1]}
+        evaluator.state.epoch = engine.state.epoch
+        handler(evaluator)
+
+    trainer.run([0], max_epochs=3)
+    assert (handler.best_score, handler.best_epoch) == best
+
+
 def test_the_log_names_the_metric_since_monai_has_a_best_of_its_own(tmp_path, caplog):
     caplog.set_level("INFO", "cps4_monai")
     list(validate(BestWeights(tmp_path / "m.pt", nn.Linear(1, 1), metric="dice"), [0.5]))

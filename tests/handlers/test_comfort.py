@@ -27,7 +27,7 @@ class Writer:
     def add_image(self, tag, image, step):
         self.images.append((tag, image, step))
 
-    def flush(self):
+    def close(self):
         self.flushed = True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -374,6 +375,19 @@ def test_values_that_break_the_standard_warn_nobody(save, slices, scan):
         volume = read_dicom(folder)
     assert_equals_nifti(volume, scan)
     assert not caught and not volume.warnings
+
+
+def test_warnings_of_others_are_left_alone_by_readers_in_several_threads(save, slices):
+    """One list of filters serves all threads: who puts another one there for a while takes it from everybody."""
+    folder = save(slices())
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("always")
+        filters, shown = warnings.filters, warnings.showwarning
+        for reading in [pool.submit(read_dicom, folder) for _ in range(8)]:
+            reading.result()
+        assert warnings.filters is filters and warnings.showwarning is shown
+        warnings.warn("of somebody else", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in caught] == ["of somebody else"]
 
 
 def test_a_folder_without_dicom_is_told(tmp_path):

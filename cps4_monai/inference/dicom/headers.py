@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,7 @@ _TAGS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
-_quiet_lock = threading.Lock()
+_WARNERS = r"(pydicom|highdicom)(\.|$)"
 
 
 @dataclass(frozen=True)
@@ -66,23 +63,17 @@ class DicomHeader:
 
 
 def pydicom_module() -> Any:
-    """The package pydicom.
+    """The package pydicom; its warnings of values that break the standard are not shown from now on, nor highdicom's.
+
+    Python has one list of filters for all threads: one that is put in and taken out again for each file (as by
+    ``warnings.catch_warnings``) would take those of other threads with it.
 
     Raises:
         MissingExtraError: it is not installed.
     """
+    if not any(getattr(entry[3], "pattern", None) == _WARNERS for entry in tuple(warnings.filters)):
+        warnings.filterwarnings("ignore", module=_WARNERS)
     return require("pydicom", "DICOM")
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Sends pydicom's warnings about values that break the standard to our log instead of the screen."""
-    # Python keeps one list of filters for all threads.
-    with _quiet_lock, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        logger.debug("%s", warning.message)
 
 
 def read_header(path: Path, *, force: bool = False) -> DicomHeader:
@@ -96,13 +87,12 @@ def read_header(path: Path, *, force: bool = False) -> DicomHeader:
         With ``unreadable`` or ``no_image`` set where it gives no image.
     """
     pydicom = pydicom_module()
-    with quiet_pydicom():
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=force)
-            return _header(path, dataset)
-        except Exception as error:  # damaged bytes make the parser fail in any way
-            logger.debug("%s cannot be parsed", path, exc_info=error)
-            return DicomHeader(path, unreadable=f"no DICOM file that can be parsed ({_first_line(error)})")
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=force)
+        return _header(path, dataset)
+    except Exception as error:  # damaged bytes make the parser fail in any way
+        logger.debug("%s cannot be parsed", path, exc_info=error)
+        return DicomHeader(path, unreadable=f"no DICOM file that can be parsed ({_first_line(error)})")
 
 
 def _header(path: Path, dataset: Any) -> DicomHeader:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.extras import missing
-from cps4_monai.inference.dicom.headers import pydicom_module, quiet_pydicom
+from cps4_monai.inference.dicom.headers import pydicom_module
 from cps4_monai.inference.dicom.images import DicomImage
 from cps4_monai.inference.dicom.series import unreadable_files
 
@@ -77,17 +77,16 @@ def _decode(content: bytes, shape: tuple[int, int]) -> np.ndarray:
         ValueError: there are none, or fewer values than rows and columns need.
     """
     pydicom = pydicom_module()
-    with quiet_pydicom():
-        dataset: Any = pydicom.dcmread(io.BytesIO(content), force=True)
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise ValueError("cut off: no pixels")
-        _check_length(pydicom, dataset, syntax)
-        try:
-            pixels = dataset.pixel_array
-        except Exception as error:
-            name = f"{syntax.name}, {syntax}" if syntax else "no TransferSyntaxUID"
-            raise ValueError(f"pixels that cannot be decoded ({name}): {error}") from error
+    dataset: Any = pydicom.dcmread(io.BytesIO(content), force=True)
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ValueError("cut off: no pixels")
+    _check_length(pydicom, dataset, syntax)
+    try:
+        pixels = dataset.pixel_array
+    except Exception as error:
+        name = f"{syntax.name}, {syntax}" if syntax else "no TransferSyntaxUID"
+        raise ValueError(f"pixels that cannot be decoded ({name}): {error}") from error
     frames: np.ndarray = pixels if pixels.ndim == 3 else pixels[None]
     if frames.ndim != 3 or frames.shape[1:] != shape:
         raise ValueError(f"pixels of shape {pixels.shape}, in a header {shape}")

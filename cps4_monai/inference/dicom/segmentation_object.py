@@ -15,7 +15,7 @@ from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.data.label_ownership import GENERATOR
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.extras import require
-from cps4_monai.inference.dicom.headers import pydicom_module, quiet_pydicom
+from cps4_monai.inference.dicom.headers import pydicom_module
 from cps4_monai.inference.dicom.images import DicomImage
 from cps4_monai.inference.dicom.series import DicomSeries
 from cps4_monai.inference.dicom.stack import Stack, build_stack, missing_geometry
@@ -80,30 +80,29 @@ def segmentation_object(
     sources = _source_headers(series.folder, images, float(np.linalg.norm(stack.affine[:3, 0])))
     pixels = _frames(_in_stack(labels, stack), images, codes)
     colours = structure_colours(anatomy)
-    with quiet_pydicom():
-        made = highdicom.seg.Segmentation(
-            source_images=sources,
-            pixel_array=pixels,
-            segmentation_type="BINARY",
-            segment_descriptions=[
-                _segment(highdicom, number, anatomy[code], weights, colours[code], by_a_person)
-                for number, code in enumerate(codes, 1)
-            ],
-            series_instance_uid=highdicom.UID(),
-            series_number=_NUMBERED_AFTER + (series.number or 0),
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer=GENERATOR,
-            manufacturer_model_name=weights["Name"],
-            software_versions=__version__,
-            device_serial_number=weights["Sha256"][:16],
-            content_label="SPINE",
-            content_description="Vertebrae and discs; research use only",
-            series_description="Spine segmentation, research use only",
-            specific_character_set=_UTF_8,  # the series' own may be one that highdicom refuses, as ISO_IR 6
-        )
-        file = io.BytesIO()
-        made.save_as(file, enforce_file_format=True)
+    made = highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=pixels,
+        segmentation_type="BINARY",
+        segment_descriptions=[
+            _segment(highdicom, number, anatomy[code], weights, colours[code], by_a_person)
+            for number, code in enumerate(codes, 1)
+        ],
+        series_instance_uid=highdicom.UID(),
+        series_number=_NUMBERED_AFTER + (series.number or 0),
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=GENERATOR,
+        manufacturer_model_name=weights["Name"],
+        software_versions=__version__,
+        device_serial_number=weights["Sha256"][:16],
+        content_label="SPINE",
+        content_description="Vertebrae and discs; research use only",
+        series_description="Spine segmentation, research use only",
+        specific_character_set=_UTF_8,  # the series' own may be one that highdicom refuses, as ISO_IR 6
+    )
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
@@ -170,8 +169,7 @@ def _source_headers(folder: Path, images: Sequence[DicomImage], step_mm: float) 
             "for a DICOM SEG one multi-frame file, or one file for each image",
             "leave --dicom-seg (dicom_seg) out",
         )
-    with quiet_pydicom():
-        headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
+    headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     missing = [name for name in _NEEDED if any(not header.get(name) for header in headers)]
     if missing:
         raise InvalidVolumeError(
