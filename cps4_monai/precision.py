@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cps4_monai.true_or_false import true_or_false
+
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -41,7 +43,7 @@ class Precision:
         device = torch.device(device)
         self.device_type = device.type
         self.dtype: torch.dtype | None = None
-        if amp:
+        if true_or_false(amp, "amp"):
             native = dtype is None and computes_bfloat16(device)
             self.dtype = reduced_dtype(device.type, native, dtype)
             if self.dtype is None:

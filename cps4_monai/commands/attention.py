@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
 from cps4_monai.commands.spacing import parse_spacing
 
 if TYPE_CHECKING:
@@ -17,17 +18,15 @@ DICOM = "DICOM files; `cps4 attention` reads NIfTI"
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="SCAN...")
+@click.argument("inputs", nargs=-1, required=True, type=GivenPath(exists=True), metavar="SCAN...")
 @click.option(
     "-s",
     "--stage1",
-    type=click.Path(path_type=Path, exists=True),
+    type=GivenPath(exists=True),
     help="Folder of a training with class prompts, its prompted_vision.pt, or a bundle that ships one; default: the "
     "package's own.",
 )
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of results."
-)
+@click.option("-o", "--output", required=True, type=GivenPath(file_okay=False), help="Folder of results.")
 @click.option(
     "-p", "--prompts", help="Structures in the pictures; default: L5/S,L5,L3,L1, or the first four of another anatomy."
 )

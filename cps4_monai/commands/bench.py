@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -42,10 +44,10 @@ def bench() -> None:
 
 
 @bench.command()
-@click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--datalist", type=click.Path(path_type=Path), help="Datalist JSON; not for a study with a phantom.")
-@click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the scans; default: the datalist's.")
+@click.argument("study_file", metavar="STUDY", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder of the runs.")
+@click.option("--datalist", type=GivenPath(), help="Datalist JSON; not for a study with a phantom.")
+@click.option("--dataset-dir", type=GivenPath(), help="Folder of the scans; default: the datalist's.")
 @click.option("-j", "--jobs", default="auto", show_default=True, help="Jobs at a time: a number, or auto.")
 @click.option(
     "--only",
@@ -112,8 +114,8 @@ def run(
 
 
 @bench.command()
-@click.argument("runs", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for page and pictures.")
+@click.argument("runs", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder for page and pictures.")
 @click.option(
     "--section",
     type=click.Choice(["validation", "test"]),
@@ -160,8 +162,8 @@ def report(
 
 
 @bench.command()
-@click.argument("runs", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write, *.tar.xz.")
+@click.argument("runs", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="File to write, *.tar.xz.")
 @click.option("--study", "studies", multiple=True, help="Name of a study in RUNS; repeatable; default: all.")
 @click.option("--only", metavar="PATTERN", multiple=True, help="Cells to keep, as for `cps4 bench run`; repeatable.")
 def archive(runs: Path, output: Path, studies: tuple[str, ...], only: tuple[str, ...]) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 if TYPE_CHECKING:
     from cps4_monai.data.convert import Conversion
 
-SOURCE = click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False))
-OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+SOURCE = click.argument("source", type=GivenPath(exists=True, file_okay=False))
+OUT = click.argument("out", type=GivenPath(file_okay=False))
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from cps4_monai.commands.paths import GivenPath
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON file to write.")
+@click.argument("folder", type=GivenPath(exists=True, file_okay=False))
+@click.option("-o", "--out", type=GivenPath(dir_okay=False), required=True, help="JSON file to write.")
 @click.option(
     "--labeled-share",
     type=float,
@@ -38,7 +40,7 @@ from click.core import ParameterSource
 @click.option(
     "--anatomy",
     "anatomy_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=GivenPath(exists=True, dir_okay=False),
     help="Anatomy JSON; default: the 20 structures of MRSpineSeg.",
 )
 @click.option(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo_output"), show_default=True)
+@click.option("-o", "--output", type=GivenPath(), default=Path("demo_output"), show_default=True)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cps4_monai.commands.own_options import refuse_own_options
+from cps4_monai.commands.paths import GivenPath
 
 OPTIONS = {
     "output_dir": "RUN",
@@ -20,13 +21,11 @@ OPTIONS = {
 
 
 @click.command()
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--datalist", type=click.Path(path_type=Path), help="Datalist JSON; default: the one of the training.")
-@click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the scans; default: the datalist's.")
+@click.argument("run_dir", metavar="RUN", type=GivenPath())
+@click.option("--datalist", type=GivenPath(), help="Datalist JSON; default: the one of the training.")
+@click.option("--dataset-dir", type=GivenPath(), help="Folder of the scans; default: the datalist's.")
 @click.option("--section", type=click.Choice(["test", "validation", "training"]), default="test", show_default=True)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder for the results; default: RUN/evaluation."
-)
+@click.option("-o", "--output", type=GivenPath(), help="Folder for the results; default: RUN/evaluation.")
 @click.option("--set", "settings", multiple=True, metavar="ID=VALUE", help="One setting, e.g. report_title=Spines.")
 @click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
 def evaluate(
@@ -58,7 +57,11 @@ def evaluate(
     limit_threads()
     config = run_dir / RUN_CONFIG
     if not config.is_file():
-        raise click.ClickException(f"{config} is not there; expected the output folder of `cps4 train` as RUN")
+        raise click.ClickException(
+            f"{config} is not there; expected the output folder of `cps4 train` as RUN. Fix: "
+            "name it; a run of plain `python -m monai.bundle` is evaluated by configs/evaluate.json, with "
+            f"--output_dir {run_dir}"
+        )
     override: dict[str, Any] = {"output_dir": str(run_dir.resolve()), "section": section}
     if device is not None:
         override["device_name"] = device

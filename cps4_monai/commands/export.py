@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 
 @click.command()
-@click.option("--run", "run_dir", type=click.Path(path_type=Path), help="Training run whose best weights are shipped.")
-@click.option(
-    "--evaluation", type=click.Path(path_type=Path), help="`cps4 evaluate` folder to state; default: RUN/evaluation."
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Zip to write.")
-@click.option("--bundle-root", type=click.Path(path_type=Path), help="Bundle folder; default: the package's own.")
+@click.option("--run", "run_dir", type=GivenPath(), help="Training run whose best weights are shipped.")
+@click.option("--evaluation", type=GivenPath(), help="`cps4 evaluate` folder to state; default: RUN/evaluation.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Zip to write.")
+@click.option("--bundle-root", type=GivenPath(), help="Bundle folder; default: the package's own.")
 @click.option("--name", default=None, help="Name of the folder inside the zip.")
 @click.option("--half/--full", default=False, show_default=True, help="Weights in half precision, or as they are.")
 @click.option("--onnx", is_flag=True, help="With the network as models/model.onnx, too (extra 'onnx').")
 @click.option(
     "--stage1",
-    type=click.Path(path_type=Path, exists=True),
+    type=GivenPath(exists=True),
     help="A stage 1 to ship, too, in half precision: the folder of its run, or its prompted_vision.pt. `cps4 "
     "attention` shows its prompts.",
 )

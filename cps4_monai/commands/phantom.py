@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("out", type=GivenPath(file_okay=False))
 @click.option("--subjects", type=click.IntRange(min=1), default=20, show_default=True, help="Number of subjects.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data set.")
 @click.option("--labeled", type=click.IntRange(min=1), help="Labeled training subjects; default: a quarter of them.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
     from cps4_monai.inference.corrections import Correction
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="OUT or MASK")
+@click.argument("path", type=GivenPath(), metavar="OUT or MASK")
 @click.option(
     "-c",
     "--corrections",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=GivenPath(exists=True, dir_okay=False),
     help="corrections.json, which the page of a run saves; with OUT.",
 )
 @click.option("--shift", type=int, help="Vertebral levels; 1: every structure one level higher (L5 becomes L4).")
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--undo", is_flag=True, help="Take all corrections of MASK back.")
 @click.option("--by", default="", help="Who says so; default: as the corrections say, or the user's name.")
 @click.option("--comment", default="", help="Kept in the JSON.")
-@click.option("--anatomy", type=click.Path(path_type=Path), help="Anatomy JSON; default: MRSpineSeg's 20 classes.")
+@click.option("--anatomy", type=GivenPath(), help="Anatomy JSON; default: MRSpineSeg's 20 classes.")
 def relabel(
     path: Path,
     corrections: Path | None,

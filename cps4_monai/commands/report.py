@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from cps4_monai.commands.paths import GivenPath
+
 if TYPE_CHECKING:
     from cps4_monai.anatomy import Anatomy
     from cps4_monai.evaluation.folder import Evaluation
@@ -20,25 +22,25 @@ OF_SCORES = (*OF_DATALISTS, "metrics", "compare", "attribution", "max_pictures")
 
 
 @click.command()
-@click.argument("masks", type=click.Path(path_type=Path), required=False)
-@click.option("-p", "--predictions", type=click.Path(path_type=Path), help="Folder of label maps; the same as MASKS.")
-@click.option("-l", "--labels", type=click.Path(path_type=Path), help="Folder of labels, or a datalist JSON, to score.")
+@click.argument("masks", type=GivenPath(), required=False)
+@click.option("-p", "--predictions", type=GivenPath(), help="Folder of label maps; the same as MASKS.")
+@click.option("-l", "--labels", type=GivenPath(), help="Folder of labels, or a datalist JSON, to score.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=GivenPath(),
     help="Folder for tables and report; default without labels: MASKS.",
 )
 @click.option(
     "--images",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=GivenPath(exists=True, file_okay=False),
     help="Folder of the scans, for pictures; default: what the JSONs name, or beside MASKS or labels.",
 )
 @click.option("--section", default="test", show_default=True, help="Of the datalist: test, validation or training.")
-@click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the datalist's scans.")
+@click.option("--dataset-dir", type=GivenPath(), help="Folder of the datalist's scans.")
 @click.option("--unannotated", help="Names of structures in view but never labeled, e.g. S; default: the datalist's.")
-@click.option("--anatomy", type=click.Path(path_type=Path), help="Anatomy JSON; default: MRSpineSeg's 20 classes.")
-@click.option("--metrics", type=click.Path(path_type=Path), help="metrics.csv or TensorBoard folder of the training.")
+@click.option("--anatomy", type=GivenPath(), help="Anatomy JSON; default: MRSpineSeg's 20 classes.")
+@click.option("--metrics", type=GivenPath(), help="metrics.csv or TensorBoard folder of the training.")
 @click.option(
     "--compare", multiple=True, metavar="NAME=FOLDER", help="Another report's folder, shown side by side; repeatable."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
 from cps4_monai.commands.spacing import parse_spacing
 
 if TYPE_CHECKING:
@@ -16,18 +17,18 @@ SHOWN = 5
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=GivenPath(), metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(file_okay=False),
     help="Folder for all results; subfolders of the inputs are mirrored.",
 )
 @click.option(
     "-w",
     "--weights",
-    type=click.Path(path_type=Path),
+    type=GivenPath(),
     help="Bundle folder or zip ('cps4 export'), or a training's folder; default: the bundle of this package.",
 )
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cps4_monai.commands.own_options import refuse_own_options
+from cps4_monai.commands.paths import GivenPath
 
 OPTIONS = {
     "datalist": "--datalist",
@@ -27,9 +28,9 @@ RUN_IDS = {
 
 @click.command()
 @click.argument("stage", type=click.Choice(list(RUN_IDS)))
-@click.option("--datalist", type=click.Path(path_type=Path), required=True, help="Datalist JSON (see `cps4 datalist`).")
-@click.option("--dataset-dir", type=click.Path(path_type=Path), help="Folder of the scans; default: the datalist's.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--datalist", type=GivenPath(), required=True, help="Datalist JSON (see `cps4 datalist`).")
+@click.option("--dataset-dir", type=GivenPath(), help="Folder of the scans; default: the datalist's.")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder of the run.")
 @click.option("--labeled-share", help="Subset of the datalist that counts as labeled, e.g. 10.")
 @click.option(
     "--overlay", "overlays", multiple=True, help="Config merged over train.json: a name or a path; repeatable."
@@ -39,7 +40,7 @@ RUN_IDS = {
 @click.option(
     "-w",
     "--weights",
-    type=click.Path(path_type=Path),
+    type=GivenPath(),
     help="finetune: bundle folder, zip, or weights beside their plan; default: the bundle of this package.",
 )
 @click.option(

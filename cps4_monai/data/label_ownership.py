@@ -32,6 +32,12 @@ class ForeignFileError(ValueError):
             changed: it may be one of ours that was changed since.
         """
         since = " (or that was changed since)" if changed else ""
+        if changed and record_beside(path):  # a label map of ours
+            return cls(
+                f"{path}: found a label map of {writer} that was changed since; expected none, or one as it was "
+                f"written: edits are never overwritten. Fix: 'cps4 relabel {path} --accept' takes it over as a "
+                "person's, 'cps4 report' shows it; move or delete it to have it made anew"
+            )
         return cls(
             f"{path}: found a file that {writer} did not write{since}; expected none or one of ours, as it is never "
             "overwritten. Fix: choose another output folder, or move the file away"

@@ -24,7 +24,7 @@ def check_output_dir(output_dir: str | Path, min_free_gib: float = 1.0) -> Path:
     Raises:
         ValueError: the folder cannot be made or written, or its disk has less free space than asked for.
     """
-    folder = Path(output_dir)
+    folder = Path(str(output_dir))  # MONAI takes "2025" for a number
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):

@@ -317,8 +317,16 @@ def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | 
             f"an affine that is {apart:g} apart from that of its image {image_path}: its voxels lie up to "
             f"{apart_mm:.3g} mm from those of the image",
             f"at most {AFFINE_TOLERANCE:g}, and a quarter of a voxel ({most_mm:.3g} mm) everywhere",
-            f"resample the label map to the image's grid, or {COPY_HEADER}",
+            _same_grid_by(label.affine, affine),
         )
+
+
+def _same_grid_by(of_label: np.ndarray, of_image: np.ndarray) -> str:
+    """How a label map gets onto its image's grid; a header of other axes put on it would turn it upside down."""
+    axes = ["".join(nib.orientations.aff2axcodes(affine)) for affine in (of_label, of_image)]
+    if axes[0] != axes[1]:
+        return f"its axes run {axes[0]}, those of the image {axes[1]}: reorient the label map, not its header alone"
+    return f"resample the label map to the image's grid, or {COPY_HEADER} if the header alone is wrong"
 
 
 def looks_like_label_map(array: np.ndarray) -> bool:

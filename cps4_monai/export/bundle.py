@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 import zipfile
@@ -19,6 +20,7 @@ from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.file_hash import file_sha256
+from cps4_monai.networks.weights import check_recorded
 from cps4_monai.plan import Plan, plan_of, write_plan
 from cps4_monai.run_folder import RECORD, RESUME, STAGE2_WEIGHTS
 
@@ -89,6 +91,7 @@ def export_bundle(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
         folder = Path(staging) / name
         stage_bundle(root, folder, weights, half, onnx, evaluation, stage1)
+        _rename(folder / "docs" / "README.md", name)
         for file in too_large_for_the_zoo(folder):
             logger.warning(
                 "%s is larger than %d MB: the model zoo takes it by its address in large_files.yml only",
@@ -171,6 +174,8 @@ def stage_bundle(
     if stage1 is not None and weights is None:
         raise ValueError("stage1 is given without weights; expected both: a bundle's own goes with its own weights")
     plan = None if weights is None else _plan_to_ship(Path(weights))
+    if weights is None and (root / BUNDLE_WEIGHTS).is_file():
+        check_recorded(root / BUNDLE_WEIGHTS)
     prompts = None if stage1 is None else _plan_of_stage1(Path(stage1))
     _copy_bundle(root, folder)
     if not (folder / _PACKAGE.name).exists():
@@ -271,6 +276,17 @@ def _set(config: Path, values: dict[str, Any]) -> None:
 def _plain_node(node: Any) -> Any:
     """Without MONAI's marks, whose order and presence say nothing of the object."""
     return {key: value for key, value in node.items() if key != "_requires_"} if isinstance(node, dict) else node
+
+
+def _rename(page: Path, name: str) -> None:
+    """The bundle's name in the commands of its page, where MONAI is told it."""
+    if page.is_file():
+        text = page.read_text(encoding="utf-8")
+        named = re.sub(
+            r"(?<=--name )\S+(?= --url)|(?<=load\(')[^']+(?=', )|(?<=--conf models )\S+", lambda _: name, text
+        )
+        if named != text:
+            page.write_text(named, encoding="utf-8")
 
 
 def _sign(folder: Path, model: Path) -> None:

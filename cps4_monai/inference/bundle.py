@@ -227,13 +227,9 @@ def _check_digest(root: _Root, digest: str) -> None:
         if root.model == MODEL:
             logger.warning("%s has no %s.sha256: the weights could not be checked", root.path, MODEL)
         return
-    expected = recorded.decode("ascii", errors="replace").split()
-    if not expected or expected[0].lower() != digest:
-        raise ValueError(
-            f"{root.path}: {root.model} has SHA-256 {digest}, but its .sha256 says "
-            f"{' '.join(expected[:1]) or 'nothing'}: the weights are damaged or were changed: download or export the "
-            "bundle again"
-        )
+    from cps4_monai.networks.weights import check_digest
+
+    check_digest(f"{root.path}: {root.model}", digest, recorded)
 
 
 def _plan(root: _Root) -> Plan:

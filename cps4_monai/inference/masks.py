@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from cps4_monai.data.label_ownership import (
     record_beside,
 )
 from cps4_monai.data.label_review import ACCEPTED, REVIEW, review_state
+from cps4_monai.data.owned_picture import check_picture, write_picture
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, check_pair, read_volume
-from cps4_monai.encoding import readable
+from cps4_monai.encoding import path_text, readable
 from cps4_monai.inference.corrected_record import limits_of, measured_again
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
-from cps4_monai.inference.run_tables import TABLES, run_tables
-from cps4_monai.inference.scan_files import check_picture, series_uid, write_picture
+from cps4_monai.inference.run_tables import FAILURES, SCANS, SKIPPED, TABLES, rows_of, run_tables
+from cps4_monai.inference.scan_files import series_uid
 from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.levels import level_flags
@@ -70,12 +71,15 @@ def report_masks(
         What became of each label map, and the path of the page.
 
     Raises:
-        ValueError: no label map is found, or one was made with another anatomy.
+        ValueError: no label map is found, one was made with another anatomy, or the tables in the folder of a single
+            one are of others, too.
         ForeignFileError: a table or report that is not ours is in the output folder.
     """
     masks = Path(masks)
     root = masks.parent if masks.is_file() else masks
     paths = _label_maps(masks)
+    if masks.is_file() and output is None:
+        _refuse_one_of_many(masks)
     output = root if output is None else Path(output)
     run_files = RunFiles(output)
     run_files.check((*TABLES, REPORT))
@@ -96,10 +100,35 @@ def report_masks(
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         outcomes = list(pool.map(looked_at, paths))
+    outcomes += [
+        outcome
+        for outcome in unsegmented_before(output, {outcome.name for outcome in outcomes})
+        if outcome.source.exists() or root not in outcome.source.parents  # else a label map that was taken away
+    ]
     run_files.write(run_tables(outcomes, anatomy, output))
     for files in report_files(outcomes, anatomy, title=title, views=qc, spread=spread_over_threads(jobs)):
         run_files.write(files)
     return outcomes, output / REPORT
+
+
+def _refuse_one_of_many(mask: Path) -> None:
+    """Tables of a folder with other label maps would be left with this one alone."""
+    others = [row for row in rows_of(mask.parent / SCANS) if row.get("label") not in ("", None, mask.name)]
+    if others:
+        raise ValueError(
+            f"{mask}: the tables in {mask.parent} are of {len(others)} other label maps, too, and those of this one "
+            f"would replace them. Fix: name that folder, or another one for the results with -o"
+        )
+
+
+def unsegmented_before(output: Path, names: Container[str]) -> list[ScanOutcome]:
+    """What the tables of a run say of scans that failed or were passed over, and have no label map now."""
+    return [
+        ScanOutcome(Path(path_text(row["source"])), row["scan"], status, row["reason"])
+        for table, status in ((FAILURES, "failed"), (SKIPPED, "skipped"))
+        for row in rows_of(output / table)
+        if row["scan"] not in names
+    ]
 
 
 def _label_maps(masks: Path) -> list[Path]:

@@ -29,13 +29,14 @@ from cps4_monai.data.label_ownership import (
 )
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.scans_of_labels import scans_of
-from cps4_monai.data.volume import InvalidVolumeError, Volume, read_volume
+from cps4_monai.data.volume import InvalidVolumeError, Volume, check_pair, read_volume
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrected_record import corrected
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.hand_on import copies_again, write_copies
 from cps4_monai.inference.masks import draw_mask
-from cps4_monai.inference.scan_files import ScanFiles, original_of
+from cps4_monai.inference.prepared import load_scan
+from cps4_monai.inference.scan_files import ScanFiles, original_of, series_uid
 from cps4_monai.inference.segmentation import plain
 
 logger = logging.getLogger(__name__)
@@ -155,10 +156,13 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
 def _was_applied(correction: Correction, record: Mapping[str, Any], digest: str) -> bool:
     """Whether the last correction is this one: a file of corrections may be applied again after a kill."""
     entries = record.get(CORRECTIONS, [])
-    if not entries or correction.label_sha256 is None or record.get("Sha256") != digest:
+    if not entries or record.get("Sha256") != digest or entries[-1]["Said"] != correction.said:
         return False
     last = entries[-1]
-    return bool(last["Before"]["Sha256"] == correction.label_sha256 and last["Said"] == correction.said)
+    if correction.label_sha256 is not None:
+        return bool(last["Before"]["Sha256"] == correction.label_sha256)
+    # Of no label map that is named: the same words of the same person at the same time.
+    return bool(correction.made) and (last["Date"], last["By"]) == (correction.made, correction.by or last["By"])
 
 
 def _of_these_labels(path: Path, record: dict[str, Any], digest: str) -> dict[str, Any]:
@@ -223,9 +227,11 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
 def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, *, changed: bool) -> None:
     """The picture of a label map that had one; without its scan it stays as it is, on black where labels changed."""
     picture = ScanFiles.beside(path).picture
-    if not picture.exists():
-        return
     scan, name = scans_of([path], path.parent).get(path), picture.name.removesuffix("_qc.png")
+    if not picture.exists():
+        if scan is not None:
+            _check_grid(path, label, scan, record)
+        return
     if scan is None:
         if not changed:
             return
@@ -237,3 +243,20 @@ def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: A
             f"{picture}: has to follow the label map, but {error}. Fix: put the scan back as it was, or take this "
             "picture away and make it again later with 'cps4 report'"
         ) from error
+
+
+def _check_grid(path: Path, label: Volume, scan: Path, record: Mapping[str, Any]) -> None:
+    """Checks that a label map lies on its scan, as drawing does; a scan that cannot be read any more says nothing.
+
+    Raises:
+        RelabelError: it lies elsewhere: what a person accepted is no label map of this scan.
+    """
+    try:
+        image = load_scan(scan, label.spacing_mm, series_uid(record))
+    except (ValueError, OSError) as error:
+        logger.warning("%s cannot be read, so that nothing says whether %s lies on it: %s", scan, path.name, error)
+        return
+    try:
+        check_pair(image, label)
+    except InvalidVolumeError as error:
+        raise RelabelError(str(error)) from error

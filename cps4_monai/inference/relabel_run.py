@@ -14,10 +14,10 @@ from cps4_monai.data.label_ownership import is_described, record_beside
 from cps4_monai.data.run_files import RunFiles
 from cps4_monai.encoding import path_text, readable
 from cps4_monai.inference.corrections import Correction
-from cps4_monai.inference.masks import outcome_of_mask
+from cps4_monai.inference.masks import outcome_of_mask, unsegmented_before
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.relabel import RelabelError, relabel, restore_original
-from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, SKIPPED, TABLES, run_tables
+from cps4_monai.inference.run_tables import FAILURES, SCAN_COLUMNS, SCANS, TABLES, rows_of, run_tables
 from cps4_monai.inference.scan_files import ScanFiles
 from cps4_monai.inference.scan_views import REPORT, report_files, spread_over_threads
 from cps4_monai.inference.settings_in_words import settings_in_words
@@ -78,6 +78,8 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
 def relabel_file(label_path: str | Path, correction: Correction | None, anatomy: Anatomy = MRSPINESEG) -> Relabeled:
     """Applies one correction to one label map, and to tables and report of the run's folder that it lies in, if any.
 
+    Where `cps4 report` was called on a folder within, its tables and page follow, too.
+
     Args:
         label_path: the label map.
         correction: None: take all corrections of it back.
@@ -88,13 +90,14 @@ def relabel_file(label_path: str | Path, correction: Correction | None, anatomy:
         ForeignFileError: a table or report that is not ours, before anything is changed.
     """
     path = Path(label_path)
-    output = _run_of(path)
-    if output is not None:
+    outputs = _runs_of(path)
+    for output in outputs:
         RunFiles(output).check((*TABLES, REPORT))
     record = restore_original(path, anatomy) if correction is None else relabel(path, correction, anatomy)
-    if output is None:
+    pages = [_write_tables(output, _rows(output), anatomy) for output in outputs]
+    if not pages:
         return Relabeled({path.name: record}, {}, None, _around(path))
-    return Relabeled({path.name: record}, {}, _write_tables(output, _rows(output), anatomy))
+    return Relabeled({path.name: record}, {}, pages[-1])
 
 
 def _rows(output: Path) -> list[dict[str, str]]:
@@ -133,42 +136,28 @@ def _in_table(path: Path, output: Path) -> str:
     return readable(path.relative_to(output).as_posix())
 
 
-def _run_of(path: Path) -> Path | None:
-    """The folder whose ``scans.csv`` names the label map: its own, or one above."""
-    path = path.resolve()
+def _runs_of(path: Path) -> list[Path]:
+    """Folders whose ``scans.csv`` names the label map, its own or above, the outermost last: a run's, and those of
+    which `cps4 report` made a page."""
+    path, found = path.resolve(), []
     for folder in path.parents:
-        labels = [row.get("label") or "" for row in _csv_of_anybody(folder / SCANS)]
+        labels = [row.get("label") or "" for row in rows_of(folder / SCANS)]
         if any(folder / path_text(label) == path or label == _in_table(path, folder) for label in labels):
-            return folder
-    return None
+            found.append(folder)
+    return found
 
 
 def _around(path: Path) -> Path | None:
     """The folder with tables of a run, by their columns, that is nearest above."""
-    rows = ((folder, _csv_of_anybody(folder / SCANS)) for folder in path.resolve().parents)
+    rows = ((folder, rows_of(folder / SCANS)) for folder in path.resolve().parents)
     return next((folder for folder, lines in rows if lines and {*SCAN_COLUMNS} <= {*lines[0]}), None)
-
-
-def _csv_of(output: Path, name: str) -> list[dict[str, str]]:
-    """Lines of a table of the run; none where an earlier version wrote no such table."""
-    return _csv(output / name) if (output / name).is_file() else []
-
-
-def _csv_of_anybody(path: Path) -> list[dict[str, str]]:
-    try:
-        return _csv(path) if path.is_file() else []
-    except (OSError, ValueError, csv.Error):
-        return []
 
 
 def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anatomy) -> Path:
     """Tables and report of what the sidecars say now; what failed in the run is kept as its tables have it."""
-    reasons = {row["scan"]: row["reason"] for row in _csv_of(output, FAILURES)}
+    reasons = {row["scan"]: row["reason"] for row in rows_of(output / FAILURES)}
     outcomes = [_outcome(row, reasons, output, anatomy) for row in rows]
-    outcomes += [
-        ScanOutcome(Path(path_text(row["source"])), row["scan"], "skipped", row["reason"])
-        for row in _csv_of(output, SKIPPED)
-    ]
+    outcomes += unsegmented_before(output, {outcome.name for outcome in outcomes})
     run_files = RunFiles(output)
     run_files.write(run_tables(outcomes, anatomy, output))
     pictured = any(outcome.picture is not None for outcome in outcomes)  # a run without pictures has no viewer, either

@@ -60,6 +60,15 @@ def run_tables(outcomes: Sequence[ScanOutcome], anatomy: Anatomy, folder: Path) 
     return {name: text_bytes(texts[name]) for name in TABLES}
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Lines of a table; none where there is none (earlier versions wrote fewer), or one that cannot be read."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
 def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, Any]:
     """One line of ``scans.csv``."""
     lowest, topmost, count = levels_in_view(outcome, anatomy)

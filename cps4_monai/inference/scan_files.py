@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import struct
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import (
-    GENERATOR,
     ForeignFileError,
     check_may_write,
     is_described,
@@ -25,13 +21,12 @@ from cps4_monai.data.label_ownership import (
     write_owned_label,
 )
 from cps4_monai.data.label_review import review_in_words
+from cps4_monai.data.owned_picture import check_picture, write_picture
 from cps4_monai.encoding import readable
 from cps4_monai.inference.segmentation import Segmentation
 from cps4_monai.levels.flags import ALARM, of_kind
 
 ORIGINAL_PREFIX = ".original-"
-_PNG_START = 33  # signature and IHDR, the chunk that comes first
-_MARK = b"tEXtSource\0" + GENERATOR.encode()
 _HOW_TO_REPLACE = "--overwrite does not replace a person's work: delete the label map to have it made anew"
 
 
@@ -235,31 +230,6 @@ def _remove_original(files: ScanFiles) -> None:
     if is_described(original_of(files.label)):
         for path in (files.label, files.sidecar):
             original_of(path).unlink()
-
-
-def write_picture(path: Path, png: bytes) -> None:
-    """Writes a picture with a mark that makes it ours.
-
-    Raises:
-        ForeignFileError: another picture has that name.
-    """
-    check_picture(path)
-    chunk = struct.pack(">I", len(_MARK) - 4) + _MARK + struct.pack(">I", zlib.crc32(_MARK))
-    write_atomically(path, png[:_PNG_START] + chunk + png[_PNG_START:])
-
-
-def check_picture(path: Path) -> None:
-    """Checks that a picture may be written to a path.
-
-    Raises:
-        ForeignFileError: a file without our mark is there.
-    """
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        start = file.read(_PNG_START + 8 + len(_MARK))
-    if _MARK not in start:
-        raise ForeignFileError.at(path)
 
 
 def draw_again(files: ScanFiles, grey: np.ndarray, labels: np.ndarray, affine: np.ndarray, anatomy: Any) -> None:

@@ -17,9 +17,10 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
-from cps4_monai.data.label_ownership import assumed_spacing_of, is_described, record_beside, weights_sha256
+from cps4_monai.data.label_ownership import assumed_spacing_of, record_beside, weights_sha256
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.encoding import text_bytes
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.outcome import ScanOutcome, by_urgency
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_report import SUBTITLE, run_report
@@ -173,7 +174,7 @@ def _scan_page(anatomy: Anatomy, run: str, one_weights: bool, place: _Place) -> 
     return text_bytes(render_page(place.outcome.name, SUBTITLE, [section], f"Made by cps4_monai {__version__}."))
 
 
-def _shown_sha256(outcome: ScanOutcome) -> str | None:
-    """SHA-256 of the label map as its sidecar has it; None where that is of another."""
+def _shown_sha256(outcome: ScanOutcome) -> str:
+    """SHA-256 of the label map as it is, edited or not: what is said of it on the page is of that one."""
     assert outcome.label is not None
-    return record_beside(outcome.label).get("Sha256") if is_described(outcome.label) else None
+    return file_sha256(outcome.label)

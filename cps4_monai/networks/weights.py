@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cps4_monai.bundle_root import weights_in
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,14 @@ def load_weights(network: nn.Module, path: str | Path, *, content: bytes | None 
         The same network.
 
     Raises:
-        ValueError: the file is missing, not a state dict, or made for another network.
+        ValueError: the file is missing, not a state dict, made for another network, or not the one that ``.sha256``
+            beside it tells of.
     """
     path = Path(path)
     if content is None and not path.is_file():
         raise ValueError(f"{path}: no such file; expected weights of a trained network (a bundle's models/model.pt)")
+    if content is None:
+        check_recorded(path)
     try:
         source = path if content is None else io.BytesIO(content)
         state: Any = torch.load(source, map_location="cpu", weights_only=True)
@@ -80,3 +84,35 @@ def finetune_from(network: nn.Module, bundle: str | Path | None) -> nn.Module:
     load_weights(network, path)
     logger.info("training starts from the weights in %s", path)
     return network
+
+
+def check_recorded(path: str | Path) -> None:
+    """Checks weights against the file with their SHA-256 beside them, as a bundle ships it, where there is one.
+
+    Raises:
+        ValueError: see :func:`check_digest`.
+    """
+    path = Path(path)
+    recorded = path.with_name(f"{path.name}.sha256")
+    if recorded.is_file():
+        check_digest(str(path), file_sha256(path), recorded.read_bytes())
+
+
+def check_digest(name: str, digest: str, recorded: bytes) -> None:
+    """Checks a SHA-256 against the content of a ``.sha256`` file.
+
+    Args:
+        name: of the weights, for the message.
+        digest: theirs.
+        recorded: the file's bytes, with the digest as the first word.
+
+    Raises:
+        ValueError: it says another one.
+    """
+    expected = recorded.decode("ascii", errors="replace").split()[:1]
+    if [word.lower() for word in expected] != [digest]:
+        raise ValueError(
+            f"{name} has SHA-256 {digest}, but its .sha256 says {' '.join(expected) or 'nothing'}: the weights are "
+            "damaged or were changed. Fix: download or export the bundle again, or delete that file if you put other "
+            "weights there yourself"
+        )

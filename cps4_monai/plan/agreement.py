@@ -9,6 +9,7 @@ from typing import Any
 
 from cps4_monai.plan.file import plan_of, plan_path, weights_file
 from cps4_monai.plan.plan import Plan, PlanError
+from cps4_monai.true_or_false import true_or_false
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def check_same_pixels(
         _tell_shipped(plan, shipped)
         return
     file = weights_file(weights)
-    if allow_other:
+    if true_or_false(allow_other, "finetune_other_geometry"):
         return
     differences = plan.differences(plan_of(file))
     if differences:

@@ -25,6 +25,7 @@ from cps4_monai.data.label_ownership import (
 from cps4_monai.data.label_review import review_in_words, reviewed_label
 from cps4_monai.data.nifti_file import read_header
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
+from cps4_monai.true_or_false import true_or_false
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ class SaveLabelsd(SaveImaged):
         keep_reviewed: bool = True,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.output_dir, self.output_postfix = Path(output_dir), output_postfix
+        self.output_dir, self.output_postfix = Path(str(output_dir)), output_postfix  # MONAI takes "2025" for a number
         self.data_root_dir = Path(data_root_dir).absolute() if str(data_root_dir) else None
-        self.overwrite, self.keep_reviewed = overwrite, keep_reviewed
+        self.overwrite, self.keep_reviewed = true_or_false(overwrite, "overwrite"), keep_reviewed
         self._sources: dict[Path, str] = {}
 
     def set_options(self, *args: Any, **kwargs: Any) -> SaveLabelsd:

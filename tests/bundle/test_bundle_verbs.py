@@ -105,6 +105,15 @@ def test_load_gives_the_network_with_its_weights(staged: Path, tiny_run: Path) -
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 
+def test_load_gives_the_released_network_with_all_of_its_weights() -> None:
+    """MONAI takes the network of `train.json`, and passes over weights that do not fit it without an error."""
+    network = monai.bundle.load(BUNDLE.name, bundle_dir=str(BUNDLE.parent), source="monaihosting")
+    expected = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)
+    found = network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key].cpu(), value.to(found[key].dtype)) for key, value in expected.items())
+
+
 def test_a_workflow_of_the_staged_bundle_segments(staged: Path, tiny_data: Path, tmp_path: Path) -> None:
     workflow = monai.bundle.create_workflow(
         config_file=str(staged / "configs" / "inference.json"),

@@ -75,9 +75,26 @@ def test_a_folder_is_searched_and_its_label_maps_are_passed_over(run: Path, tmp_
         scan_at(tmp_path / "in" / name)
     stage1 = run / "stage1" / "prompted_vision.pt"
     assert called(tmp_path / "in", "-s", stage1, "-o", tmp_path / "out").exit_code == 0
-    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert pictures == ["001_a_T2w_attention.png", "002_a_T2w_attention.png"]
+    pictures = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert pictures == ["x/a_T2w_attention.png", "y/a_T2w_attention.png"]
+
+
+def test_each_scan_has_a_name_of_its_own() -> None:
     assert list(named([Path("b.nii"), Path("c.nii.gz")])) == ["b", "c"]
+    scans = [Path("in/a/t2.nii.gz"), Path("in/b/T2.nii.gz"), Path("in/c/001_t2.nii.gz")]
+    assert named(scans) == dict(zip(["a/t2", "b/T2", "001_t2"], scans, strict=True))
+    with pytest.raises(ValueError, match=r"t2\.nii: its picture would have the name of that of a/T2\.nii\.gz"):
+        named([Path("a/T2.nii.gz"), Path("a/t2.nii")])
+
+
+@pytest.mark.parametrize("name", ["attention.html", "a_attention.png"])
+def test_files_of_somebody_else_are_not_replaced(run: Path, tmp_path: Path, name: str) -> None:
+    scan, out = scan_at(tmp_path / "a.nii.gz"), tmp_path / "out"
+    assert called(scan, "-s", run, "-o", out).exit_code == called(scan, "-s", run, "-o", out).exit_code == 0
+    (out / name).write_bytes(b"notes of mine, and no picture, nor a page of ours" * 3)
+    result = called(scan, "-s", run, "-o", out)
+    assert result.exit_code == 1 and "never overwritten" in result.output
+    assert (out / name).read_bytes().startswith(b"notes of mine")
 
 
 def test_one_scan_that_cannot_be_read_does_not_lose_the_others(run: Path, tmp_path: Path) -> None:

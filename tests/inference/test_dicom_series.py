@@ -23,6 +23,9 @@ def save(dicom, tmp_path, make_scan):
     return write
 
 
+OTHER = "of another kind by its description"
+
+
 def names(found):
     return [scan.name for scan in found.scans]
 
@@ -42,7 +45,10 @@ def test_descriptions_of_localizers(description, is_one):
     ("t2_tirm_sag", T2_FAT_SUPPRESSED), ("STIR sag", T2_FAT_SUPPRESSED), ("T2 FS", T2_FAT_SUPPRESSED),
     ("t1_tse_sag", "T1-weighted"), ("T1 fat sat", "T1-weighted"), ("t2*_sag", "T2*-weighted"),
     ("t2 star", "T2*-weighted"), ("t2_fl2d", "T2*-weighted"), ("part2 of the scan", UNKNOWN), ("sag", UNKNOWN),
-    ("ep2d_diff", "of another kind by its description"),
+    ("ep2d_diff", "of another kind by its description"), ("WATER: SAG T2 FLEX", T2_FAT_SUPPRESSED),
+    ("FAT: SAG T2 FLEX", OTHER), ("SAG T2 IDEAL FAT", OTHER), ("Fat_t2_dixon", OTHER),
+    ("T2 fat sat dixon", T2_FAT_SUPPRESSED), ("t2_map", OTHER), ("SAG T2 MAPPING", OTHER),
+    ("SAG T2 GRE", "T2*-weighted"), ("T2 FatSat", T2_FAT_SUPPRESSED),
 ])  # fmt: skip
 def test_weighting_by_the_description(description, expected):
     assert weighting(description, {}) == expected

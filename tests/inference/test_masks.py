@@ -132,6 +132,25 @@ def test_masks_from_elsewhere_with_and_without_their_scans(make_scan, tmp_path):
         report_masks(_empty(tmp_path))
 
 
+def test_what_failed_stays_told_when_the_page_is_made_again(bundle_dir, make_scan, tmp_path):
+    make_scan().save(tmp_path / "in" / "a_T2w.nii.gz")
+    (tmp_path / "in" / "bad_T2w.nii.gz").write_bytes(b"no scan")
+    out = tmp_path / "out"
+    segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu")
+    failures = _rows(out / "failures.csv")
+    assert [row["scan"] for row in failures] == ["bad_T2w"]
+    report_masks(out)
+    assert _rows(out / "failures.csv") == failures and "bad_T2w" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_one_label_map_of_many_does_not_take_the_tables_of_all(segmented, tmp_path):
+    before = (segmented / "scans.csv").read_bytes()
+    with pytest.raises(ValueError, match=r"are of 1 other label maps, too.*-o"):
+        report_masks(segmented / "a_T2w_dseg.nii.gz")
+    assert (segmented / "scans.csv").read_bytes() == before
+    assert report_masks(segmented / "a_T2w_dseg.nii.gz", tmp_path / "one")[1] == tmp_path / "one" / "report.html"
+
+
 def _empty(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.json").write_text(json.dumps({}))

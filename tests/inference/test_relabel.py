@@ -42,6 +42,14 @@ def shown(page):
     return [json.loads(scan)["scan"] for scan in scans]
 
 
+def edit(mask):
+    """What a person does to a label map in another program: a structure less."""
+    image = nib.load(mask)
+    edited = np.asarray(image.dataobj).copy()
+    edited[edited == 12] = 0
+    nib.save(nib.Nifti1Image(edited, image.affine, image.header), mask)
+
+
 def codes(path):
     return np.asarray(nib.load(path).dataobj)
 
@@ -168,6 +176,51 @@ def test_a_file_of_corrections_is_applied_once_and_what_cannot_be_is_told(out, t
     assert entry["label"] == "a_T2w_dseg.nii.gz" and entry["subject"] == "a"
 
 
+@pytest.mark.parametrize("looked_at", [True, False], ids=["by its hash", "by who and when"])
+def test_corrections_of_an_edited_label_map_are_applied_once_too(out, tmp_path, looked_at):
+    """The page's corrections may be applied again after a kill; a shift that came twice would be a level too far."""
+    mask, path = out / "a_T2w_dseg.nii.gz", tmp_path / "corrections.json"
+    edit(mask)
+    report_masks(out)
+    shown_as = hashlib.sha256(mask.read_bytes()).hexdigest()
+    assert shown_as in (out / "report.html").read_text(encoding="utf-8"), "the page says which one it shows"
+    scan = {"scan": "a_T2w", "label_sha256": shown_as if looked_at else None, "shift": 1}
+    head = {"format": "cps4_monai.corrections", "version": 1, "by": "R", "made": "2026-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps({**head, "scans": [scan]}))
+    assert "1 applied" in call(out, "--corrections", path).output
+    once = codes(mask)
+    assert "0 applied, 1 applied before" in call(out, "--corrections", path).output
+    assert np.array_equal(codes(mask), once) and len(record(out)["Corrections"]) == 1
+
+
+def test_tables_of_the_run_follow_though_a_folder_within_has_tables_of_its_own(bundle_dir, make_scan, tmp_path):
+    for name in ("p1/a_T2w", "p2/a_T2w"):
+        make_scan().save(tmp_path / "in" / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu")
+    report_masks(out / "p1")
+    result = call(out / "p1" / "a_T2w_dseg.nii.gz", "--shift", "1")
+    assert result.exit_code == 0 and str(out / "report.html") in result.output
+
+    def of(table, scan):
+        return [(r["name"], r["volume_ml"]) for r in rows(table) if r["scan"] == scan]
+
+    shifted = of(out / "structures.csv", "p1/a_T2w")
+    assert shifted == of(out / "p1" / "structures.csv", "a_T2w")
+    assert shifted != of(out / "structures.csv", "p2/a_T2w"), "which is the same scan, as it was segmented"
+
+
+def test_without_a_picture_too_a_label_map_that_lies_elsewhere_than_its_scan_is_not_accepted(out):
+    mask = out / "a_T2w_dseg.nii.gz"
+    (out / "a_T2w_qc.png").unlink()
+    image = nib.load(mask)
+    other = nib.orientations.axcodes2ornt("RAS" if nib.aff2axcodes(image.affine) != tuple("RAS") else "LPS")
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), other))
+    nib.save(nib.Nifti1Image(np.asarray(turned.dataobj), turned.affine), mask)
+    result = call(mask, "--accept")
+    assert result.exit_code == 1 and "reorient the label map, not its header alone" in result.output
+
+
 def test_impossible_corrections_change_nothing(out):
     mask = out / "a_T2w_dseg.nii.gz"
     before = {p.name: p.read_bytes() for p in out.iterdir()}
@@ -188,10 +241,8 @@ def test_impossible_corrections_change_nothing(out):
 
 def test_an_edited_label_map_is_accepted_as_it_is(out):
     mask = out / "a_T2w_dseg.nii.gz"
-    image = nib.load(mask)
-    edited = np.asarray(image.dataobj).copy()
-    edited[edited == 12] = 0
-    nib.save(nib.Nifti1Image(edited, image.affine, image.header), mask)
+    edit(mask)
+    edited = codes(mask)
     assert call(mask, "--accept").exit_code == 0
     table = {row["scan"]: row for row in rows(out / "scans.csv")}["a_T2w"]
     assert np.array_equal(codes(mask), edited) and table["review"] == "accepted" and not table["alarms"]
@@ -437,12 +488,11 @@ def test_a_killed_correction_is_no_truth_and_no_result_until_it_is_made_again(ou
 
 
 def test_a_correction_that_was_killed_anywhere_is_made_whole_by_the_same_corrections(out, monkeypatch):
-    from cps4_monai.data import label_ownership
+    from cps4_monai.data import label_ownership, owned_picture
     from cps4_monai.inference import relabel as relabelling
-    from cps4_monai.inference import scan_files
 
-    mask, modules, left = out / "a_T2w_dseg.nii.gz", (label_ownership, relabelling, scan_files), [99]
-    names, write = (mask.name, "a_T2w_dseg.json", "a_T2w_qc.png"), scan_files.write_atomically
+    mask, modules, left = out / "a_T2w_dseg.nii.gz", (label_ownership, relabelling, owned_picture), [99]
+    names, write = (mask.name, "a_T2w_dseg.json", "a_T2w_qc.png"), owned_picture.write_atomically
     said = Correction(shift=1, by="R", made="2025-01-01", label_sha256=record(out)["Sha256"])
     before = {name: (out / name).read_bytes() for name in names}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
@@ -18,6 +20,17 @@ def test_half_precision_weights_fill_a_float_network(tmp_path):
     assert load_weights(target, tmp_path / "m.pt") is target
     assert target.head.weight.dtype == torch.float32
     torch.testing.assert_close(target.head.weight, source.head.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_are_checked_against_the_digest_beside_them(tmp_path):
+    torch.save(tiny().state_dict(), tmp_path / "m.pt")
+    beside = tmp_path / "m.pt.sha256"
+    beside.write_text(f"{hashlib.sha256((tmp_path / 'm.pt').read_bytes()).hexdigest().upper()}  m.pt\n")
+    load_weights(tiny(), tmp_path / "m.pt")
+    for content, words in ((f"{'0' * 64}  m.pt", "says 0000"), ("", "says nothing")):
+        beside.write_text(content)
+        with pytest.raises(ValueError, match=f"{words}.*damaged or were changed"):
+            load_weights(tiny(), tmp_path / "m.pt")
 
 
 def test_a_bundle_folder_gives_its_model(tmp_path):

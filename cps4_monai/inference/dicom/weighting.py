@@ -17,11 +17,15 @@ _ONLY_LOC = re.compile(
     r"[hbl]ws|mr|\d+|pl|planes?)\b ?)+$"
 )
 _START = r"(?:^|(?<=[^a-z])|(?<=sag)|(?<=tra)|(?<=cor)|(?<=[^a-z]s)|(?<=^s))"
-_T2_STAR = re.compile(rf"{_START}t2 ?(\*|star|fl[23]d)|\b(medic|merge|swi|swan)\b|\bme2d")
+_T2_STAR = re.compile(rf"{_START}t2 ?(\*|star|fl[23]d)|\b(medic|merge|swi|swan|gre|gradient)\b|\bme2d")
 _T2 = re.compile(rf"{_START}t2(?![0-9*])")
 _T1 = re.compile(rf"{_START}t1(?![0-9])")
 _PD = re.compile(r"\b(pd|pdw|proton|flair)\b")
-_OTHER = re.compile(r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof)\b")
+# The fat image of a Dixon pair shows no discs; a map is no image.
+_OTHER = re.compile(
+    r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof|map|mapping)\b|^fat\b(?! ?sat)|"
+    r"\bfat\b(?! ?(sat|sup)).*\b(flex|ideal|dixon)\b|\b(flex|ideal|dixon)\b.*\bfat\b(?! ?(sat|sup))"
+)
 _FAT = re.compile(r"stir|tirm|\btir\b|\bfs\b|fat ?sat|spair|\bspir\b|dixon|water|fatsup")
 _CONTRASTS = {
     "T2": T2,
