@@ -26,7 +26,8 @@ _ARGUMENTS_OF = {
     "level_thresholds": "cps4_monai.levels.settings.LevelThresholds",
 }
 _NUMBER_OR_LIST = {"intensity#scale"}  # plus or minus a number, or between two
-_METHOD = "train#method"
+_METHOD, _PROVIDER = "train#method", "train#provider"
+_PROMPTED = ("cps4", "cps4_paper")  # overlays of the method that train.json names
 _WHOLE = {"seed"}  # numbers that cannot be a fraction
 # Arguments of MONAI's ConfigWorkflow, which `python -m monai.bundle run` passes on with the overrides.
 _CONSTRUCTOR_ARGUMENTS = {"meta_file", "logging_file", "init_id", "final_id", "properties_path"}
@@ -67,7 +68,9 @@ def refuse_unknown_settings(files: Sequence[str], override: Mapping[str, Any]) -
             Two methods of stage 2.
     """
     layers = [read_settings(file) for file in files[1:]]
-    _refuse_two_methods(dict(zip(files[1:], layers, strict=True)))
+    by_file = dict(zip(files[1:], layers, strict=True))
+    _refuse_two_methods(by_file)
+    _refuse_prompts_turned_off(by_file)
     for count, layer in enumerate(layers, start=1):
         merged = ConfigParser.load_config_files(list(files[:count]))
         try:
@@ -95,6 +98,19 @@ def _refuse_two_methods(layers: Mapping[str, Mapping[str, Any]]) -> None:
                 f"configs {first} and {second} name different methods, {of_first} and {of_second}; expected one. Fix: "
                 "leave one of them out"
             )
+
+
+def _refuse_prompts_turned_off(layers: Mapping[str, Mapping[str, Any]]) -> None:
+    """`cps4` and `cps4_paper` set no method, which is that of train.json: after another one they would do nothing."""
+    off = ""
+    for file, layer in layers.items():
+        if _METHOD not in layer and off and Path(file).stem in _PROMPTED:
+            raise ValueError(
+                f"configs {off} and {file} name different methods: {Path(file).stem} wants class prompts, which the "
+                "first turns off; expected one. Fix: leave one of them out"
+            )
+        if _METHOD in layer:
+            off = file if layer.get(_PROVIDER, ...) is None else ""
 
 
 def named_before(overlay: Path, folder: Path) -> Path | None:

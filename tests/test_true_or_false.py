@@ -8,7 +8,7 @@ from cps4_monai.anatomy import MRSPINESEG
 from cps4_monai.data.datalist import load_datalist
 from cps4_monai.plan import Plan, check_same_pixels
 from cps4_monai.precision import Precision
-from cps4_monai.transforms import SaveLabelsd
+from cps4_monai.transforms.label_saving import SaveLabelsd
 from cps4_monai.true_or_false import true_or_false
 
 

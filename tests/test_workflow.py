@@ -307,11 +307,35 @@ def test_what_another_run_of_the_same_command_reads_is_not_warned_of(setting, ru
     assert said == []
 
 
+def test_a_second_training_in_one_folder_is_refused_and_the_lock_of_the_first_goes(run_tiny, tmp_path, monkeypatch):
+    """Their checkpoints and weights would be those of either."""
+    beside = []
+
+    def run(self):
+        assert (tmp_path / "run" / workflow.LOCK).is_file()
+        if not beside:
+            beside.append(None)
+            with pytest.raises(ValueError, match=r"another process trains in this folder.*choose another"):
+                run_tiny("training_stage2", tmp_path / "run")
+
+    monkeypatch.setattr(ConfigWorkflow, "run", run)
+    run_tiny("training_stage2", tmp_path / "run")
+    assert beside and not (tmp_path / "run" / workflow.LOCK).exists()
+    run_tiny("training_stage2", tmp_path / "run")
+
+
 def test_two_methods_are_refused_and_one_that_builds_on_the_other_is_not() -> None:
     with pytest.raises(ValueError, match=r"ucmt\.json and .*mean_teacher\.json name different methods.*leave one"):
         build("ucmt", "small", "mean_teacher")
     assert build("ucmt", "ucmt_decoded").parser["train#method#_target_"].endswith("DecodedUCMT")
     assert build("dusss_provider", "mt_decoded").parser["train#method#_target_"].endswith("DecodedPseudoLabels")
+
+
+@pytest.mark.parametrize("prompted", ["cps4", "cps4_paper"])
+def test_a_method_with_prompts_after_one_that_turns_them_off_is_refused(prompted: str) -> None:
+    with pytest.raises(ValueError, match=rf"ucmt\.json and .*{prompted}\.json name different methods.*leave one"):
+        build("ucmt", prompted)
+    assert build(prompted, "small").asks_for_prompts and not build(prompted, "mean_teacher").asks_for_prompts
 
 
 def test_a_variant_without_its_method_says_what_is_missing() -> None:

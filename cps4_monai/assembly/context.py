@@ -18,10 +18,10 @@ from cps4_monai.levels import LevelThresholds
 from cps4_monai.plan import Plan
 from cps4_monai.precision import Precision
 from cps4_monai.preflight import check_schedule
+from cps4_monai.run_folder import HASH_LENGTH, VALIDATED_ON
 
 # What a checkpoint of 0.4.0 and before does not tell of its run; "unannotated" by itself is the setting.
-UNANNOTATED, LABEL_MAPS = "unannotated codes", "label maps"
-_SHOWN_OF_HASH = 16  # characters: enough to tell label maps apart
+UNANNOTATED = "unannotated codes"
 _BATCH_SIZES = {"stage1": "stage1#batch_size"}  # where a setting has another name than the argument
 
 
@@ -141,7 +141,7 @@ class Context(Setup):
             UNANNOTATED: list(self.unannotated),
             "labels of": [entry.subject for entry in self.data.labeled],
             "without labels": [entry.subject for entry in self.data.unlabeled],
-            "validated on": [entry.subject for entry in self.data.validation],
+            VALIDATED_ON: [entry.subject for entry in self.data.validation],
             "processes": self.world_size,
             "format of slices and labels": CACHE_FORMAT,  # a run does not go on with labels of another rule
         }
@@ -153,7 +153,7 @@ class Context(Setup):
         for entry in (*self.data.labeled, *self.data.validation):
             if entry.label is not None:
                 key = self.cache.label(entry.label, entry.image).content_key
-                maps.setdefault(entry.subject, []).append(key[:_SHOWN_OF_HASH])
+                maps.setdefault(entry.subject, []).append(key[:HASH_LENGTH])
         return maps
 
 

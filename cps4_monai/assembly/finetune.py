@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def own_context(setup: Setup, weights: str | Path, cache_dir: str) -> Context:
     told = (weights, plan.spacing_mm, plan.slice_size)
     logger.info("fine-tuning by the plan of %s, not by the config's geometry: spacing %s mm, slices %s", *told)
     cache = slice_cache(cache_dir, plan.anatomy, plan.slice_size, plan.spacing_mm, plan.in_plane_mode, plan.percentiles)
+    setup = replace(setup, pictured=())  # names of the config's anatomy; no attention is drawn here
     return run_context(setup, plan.anatomy, Datalist(unannotated=plan.unannotated), cache, decoding=plan.decoding)
 
 

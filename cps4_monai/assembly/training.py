@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, from_engine
 
-from cps4_monai.assembly.context import LABEL_MAPS, UNANNOTATED, Stage
+from cps4_monai.assembly.context import UNANNOTATED, Stage
 from cps4_monai.assembly.running_config import same_experiment
 from cps4_monai.assembly.validation import Validator
 from cps4_monai.data.batches import SemiSupervisedLoader
@@ -26,7 +26,7 @@ from cps4_monai.handlers import (
 )
 from cps4_monai.methods.base import SemiSupervisedMethod
 from cps4_monai.plan import Plan
-from cps4_monai.run_folder import LOG, RESUME
+from cps4_monai.run_folder import LABEL_MAPS, LOG, RESUME
 
 _BATCHES_HELD = 5  # at most, until the finiteness of their losses is looked at; of 24 + 24 slices half a gigabyte
 

@@ -21,7 +21,12 @@ METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.json"))
 PAPERS = [name for name in METHODS if name.endswith("_paper") and name != "cps4_paper"]  # rates and sizes as published
 OVERLAYS = (*SIZES, "paper_size", "multi_gpu_train", *(f"methods/{name}" for name in METHODS))
 # MONAI Label writes a device of its own into a config that is merged before this one; a mapping is replaced as a whole.
-SAME_ON_PURPOSE = {("multi_gpu_train", "device"), ("study_pretrained", "geometry#rotate_deg")}
+SAME_ON_PURPOSE = {
+    ("multi_gpu_train", "device"),
+    ("study_pretrained", "geometry#rotate_deg"),
+    ("release", "features"),  # it and the next may be laid over overlays of sizes
+    ("as_trained", "features"),
+}
 _MISSING = object()
 
 

@@ -14,10 +14,13 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
+from cps4_monai.assembly.context import Setup
+from cps4_monai.assembly.finetune import own_context
 from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.networks import ResUNet, describe
 from cps4_monai.plan import Plan, plan_of, write_plan
+from cps4_monai.precision import Precision
 
 EPOCHS = 4
 
@@ -73,6 +76,16 @@ def log_of(folder: Path) -> list[str]:
 
 def decision_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "finetune" / "deployment.json").read_text())
+
+
+def test_weights_of_another_anatomy_are_fine_tuned_though_the_config_pictures_the_spine(tmp_path: Path) -> None:
+    """What is pictured by default are structures of the config's anatomy, which the weights need not know."""
+    cord = Anatomy([Structure(0, "background", "background", "background"), Structure(1, "cord", "cord", "other")])
+    (tmp_path / "model.pt").write_bytes(b"")
+    write_plan(tmp_path, Plan(cord, (), 7.5, (64, 32)))
+    setup = Setup(device=torch.device("cpu"), precision=Precision(), pictured=("L5", "L4"))
+    context = own_context(setup, tmp_path / "model.pt", str(tmp_path / "cache"))
+    assert context.anatomy.names == cord.names and not context.pictured
 
 
 @pytest.mark.parametrize("iteration", [5, 6])  # within the third epoch, of two iterations, and at its end

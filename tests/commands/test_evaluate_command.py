@@ -52,6 +52,31 @@ def test_the_scored_label_maps_are_those_of_cps4_segment(tiny_run: Path, tiny_da
         assert dice[name] == pytest.approx(pd.read_csv(folder / "cases.csv")["dice_b"].mean(), abs=1e-5)
 
 
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_test_scans_that_the_run_knows_are_refused(tiny_run: Path, tiny_data: Path, tmp_path: Path, side: str) -> None:
+    """As where a data set was split anew since: figures of them would be no test."""
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    known = next(entry for entry in content[side] if entry.get("labeled", side == "validation"))
+    content = {**content, "training": [], "validation": [], "test": [*content["test"], known]}
+    split_anew = tiny_data / f"anew_{side}.json"
+    split_anew.write_text(json.dumps(content))
+    arguments = [str(tiny_run), "--datalist", str(split_anew), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    result = CliRunner().invoke(evaluate, arguments)
+    split_anew.unlink()
+    trained, chosen = (1, 0) if side == "training" else (0, 1)
+    assert result.exit_code == 1 and not (tmp_path / "out" / "cases.csv").exists(), result.output
+    assert f"label maps of {trained} and chose its weights by {chosen}" in result.output
+
+
+def test_a_run_without_weights_of_stage_2_is_told_what_is_missing(run: Path) -> None:
+    (run / "stage2" / "model.pt").unlink()
+    result = CliRunner().invoke(evaluate, [str(run)])
+    assert result.exit_code == 1 and "goes on where it stopped" in result.output and not (run / "evaluation").exists()
+    (run / "models").mkdir()
+    (run / "models" / "model_finetuned.pt").write_bytes(b"")
+    assert "--set checkpoint=" in CliRunner().invoke(evaluate, [str(run)]).output
+
+
 def test_another_spacing_than_the_weights_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(evaluate, [str(tiny_run), "-o", str(tmp_path), "--set", "spacing_mm=0.6"])
     assert result.exit_code == 1 and "spacing_mm is 0.6, of the weights 7.5" in result.output.splitlines()[-1]
