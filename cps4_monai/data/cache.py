@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
+import torch.distributed
 
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.atomic_file import write_atomically
@@ -84,6 +84,13 @@ class CachedSlices:
         count = self.shape[1] * self.shape[2]
         start = self.offset + index * count * np.dtype(self.dtype).itemsize
         return np.fromfile(self.file, self.dtype, count, offset=start).reshape(self.shape[1:])
+
+
+def _this_of_all() -> tuple[int, int]:
+    """Number of this process and of all processes of the run, without ignite, which reading scans does not need."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 class SliceCache:
@@ -167,7 +174,7 @@ class SliceCache:
             InvalidVolumeError: at least one file cannot be used; all such files are in the message.
         """
         pairs = list(dict.fromkeys((Path(e.image), Path(e.label) if labels and e.label else None) for e in entries))
-        rank, world_size = idist.get_rank(), idist.get_world_size()
+        rank, world_size = _this_of_all()
         pairs = [pair for share in range(world_size) for pair in pairs[(rank + share) % world_size :: world_size]]
         workers = workers or min(8, whole_cores())
         started, step = time.monotonic(), max(1, len(pairs) // 10)

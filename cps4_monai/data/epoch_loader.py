@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -78,6 +78,11 @@ class _Schedule:
         return [(name, index, seed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)]
 
 
+def _processes_here() -> int:
+    """Processes of this run on this machine, as torchrun tells them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 class EpochLoader:
     """A torch loader with workers that stay, and an epoch that decides all draws.
 
@@ -132,7 +137,7 @@ class EpochLoader:
         self.schedule = _Schedule(lengths, sizes, iterations, seed, rank, world_size)
         if num_workers > 0:
             batch = sum(bytes_of(sources[name].draw(0, 0)) * size for name, size in sizes.items())
-            num_workers = workers_that_fit(num_workers, batch, processes=min(idist.get_nproc_per_node(), world_size))
+            num_workers = workers_that_fit(num_workers, batch, processes=min(_processes_here(), world_size))
         self.loader = DataLoader(
             _Sources(sources),
             batch_sampler=self.schedule,

@@ -58,12 +58,11 @@ def test_files_are_opened_once_in_all_runs(tmp_path, entries, opened):
 
 def test_each_process_begins_with_a_share_of_its_own(tmp_path, entries, monkeypatch):
     """Processes of one run that all began with the first scan would all decode all of them."""
-    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
     begun = {}
     for rank in (0, 1):
         order = []
         cache = cache_at(tmp_path / str(rank))
-        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("cps4_monai.data.cache._this_of_all", lambda rank=rank: (rank, 2))
         monkeypatch.setattr(cache, "_prepare_one", lambda image, label, order=order: order.append(image))
         cache.prepare(entries, workers=1)
         begun[rank] = [next(i for i, entry in enumerate(entries) if entry.image == image) for image in order]
