@@ -8,11 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from cps4_monai.atomic_file import write_atomically
@@ -22,12 +21,12 @@ from cps4_monai.fingerprint import PLACES_AND_PACE
 from cps4_monai.known_settings import read_settings, refuse_unknown_settings, unread_settings
 from cps4_monai.preflight import check_output_dir
 from cps4_monai.run_folder import RECORD
+from cps4_monai.training_lock import alone_in
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "train.json"
 RUN_CONFIG = "config.json"
-LOCK = ".training.lock"  # there while a training runs
 _ALWAYS_BUILT = ("imports", "initialize", "finalize", "evaluation_dir", "rank")
 _OF_STAGE1 = ("@stage1#stage", "@stage1#network", "@training_stage1", "@set_stage1_aside")
 _TRAINING = ("training_", "pretraining")
@@ -225,7 +224,7 @@ class CPS4Workflow(ConfigWorkflow):
         if folder is None:
             yield
             return
-        with nullcontext() if "evaluation_dir" in self.parser else _alone_in(folder), self._config_at(folder):
+        with nullcontext() if "evaluation_dir" in self.parser else alone_in(folder), self._config_at(folder):
             yield
 
     @contextmanager
@@ -259,31 +258,6 @@ class CPS4Workflow(ConfigWorkflow):
                 "go to a folder of their own within the run"
             )
         return check_output_dir(folder, 0)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One training in a folder at a time; the lock of a process that was killed is free.
-
-    Raises:
-        ValueError: another process trains there.
-    """
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"{folder}: another process trains in this folder; expected none. Fix: wait until it has ended, stop it, "
-            "or choose another output folder"
-        ) from None
-    except OSError as error:  # some network mounts have no locks
-        logger.debug("%s cannot be locked: %s", folder, error)
-    try:
-        yield
-    finally:
-        lock.release()
-        with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _records(folder: Path) -> dict[Path, bytes]:

@@ -74,7 +74,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "workflow": {
         "atomic_file", "bundle_root", "failure", "fingerprint", "known_settings", "preflight", "run_folder",
+        "training_lock",
     },
+    "training_lock": set(),
     "export": {
         "anatomy", "atomic_file", "bundle_root", "evaluation", "file_hash", "inference", "networks", "pictured", "plan",
         "run_folder", "vision",

@@ -252,6 +252,9 @@ def test_the_released_weights_keep_their_texts_and_fine_tuned_ones_in_their_plac
     plan = {**read_plan(root / "models" / "plan.json").to_dict(), "network": network}
     plan["trained_on"]["fine_tuned"] = True
     (root / "models" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=r"model\.pt has SHA-256 .* delete that file if you put other weights there"):
+        stage_bundle(root, tmp_path / "damaged", None)
+    (root / "models" / "model.pt.sha256").unlink()
     stage_bundle(root, tmp_path / "tuned", None)
     assert "0.901" not in texts_of(tmp_path / "tuned") and "fine tuned: True" in texts_of(tmp_path / "tuned")
 

@@ -13,6 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from cps4_monai import workflow
 from cps4_monai.bundle_root import find_bundle_root
+from cps4_monai.training_lock import LOCK
 from cps4_monai.workflow import CPS4Workflow, parse_settings, resolve_config
 
 
@@ -312,7 +313,7 @@ def test_a_second_training_in_one_folder_is_refused_and_the_lock_of_the_first_go
     beside = []
 
     def run(self):
-        assert (tmp_path / "run" / workflow.LOCK).is_file()
+        assert (tmp_path / "run" / LOCK).is_file()
         if not beside:
             beside.append(None)
             with pytest.raises(ValueError, match=r"another process trains in this folder.*choose another"):
@@ -320,7 +321,7 @@ def test_a_second_training_in_one_folder_is_refused_and_the_lock_of_the_first_go
 
     monkeypatch.setattr(ConfigWorkflow, "run", run)
     run_tiny("training_stage2", tmp_path / "run")
-    assert beside and not (tmp_path / "run" / workflow.LOCK).exists()
+    assert beside and not (tmp_path / "run" / LOCK).exists()
     run_tiny("training_stage2", tmp_path / "run")
 
 

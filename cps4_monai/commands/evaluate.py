@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def evaluate(
       cps4 evaluate runs/cps4
       cps4 evaluate runs/cps4 --datalist other/datalist.json --section test -o other/evaluation
     """
+    from cps4_monai.export import weights_of_run
     from cps4_monai.failure import for_terminal
     from cps4_monai.report.predictions import PredictionReport
     from cps4_monai.threads import limit_threads
@@ -85,7 +86,8 @@ def evaluate(
         given = parse_settings(settings)
         refuse_own_options(given, override, OPTIONS)
         workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **given})
-        _check_weights(run_dir, given)
+        if "checkpoint" not in given:
+            weights_of_run(run_dir)
         workflow.initialize()
         if override["section"] == "test":
             _refuse_known(run_dir, workflow.parser.get_parsed_content("data").test)
@@ -98,31 +100,6 @@ def evaluate(
     for line in report.headline():
         click.echo(f"Dice (b), {line}" if report.argmax is not None else line)
     click.echo(f"report: {folder / 'report.html'}")
-
-
-def _check_weights(run_dir: Path, given: Mapping[str, Any]) -> None:
-    """Refuses a run whose stage 2 has no weights yet, and warns of one that has not ended.
-
-    Raises:
-        ValueError: it has none.
-    """
-    from cps4_monai.export import weights_of_run
-    from cps4_monai.run_folder import STAGE2_WEIGHTS
-
-    if "checkpoint" in given:
-        return
-    finetuned = run_dir / "models" / "model_finetuned.pt"
-    if not (run_dir / STAGE2_WEIGHTS).is_file() and finetuned.is_file():
-        raise ValueError(
-            f"{run_dir}: holds fine-tuned weights, and none of a stage 2; expected weights to score. Fix: name them: "
-            f"--set checkpoint={finetuned}"
-        )
-    if not (run_dir / STAGE2_WEIGHTS).is_file():
-        raise ValueError(
-            f"{run_dir / STAGE2_WEIGHTS} is not there; expected the weights of a stage 2 that was validated. Fix: call "
-            "the same 'cps4 train' again, which goes on where it stopped"
-        )
-    weights_of_run(run_dir)
 
 
 def _refuse_known(run_dir: Path, entries: Sequence[Any]) -> None:

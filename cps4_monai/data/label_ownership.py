@@ -32,15 +32,18 @@ class ForeignFileError(ValueError):
             changed: it may be one of ours that was changed since.
         """
         since = " (or that was changed since)" if changed else ""
-        if changed and record_beside(path):  # a label map of ours
-            return cls(
-                f"{path}: found a label map of {writer} that was changed since; expected none, or one as it was "
-                f"written: edits are never overwritten. Fix: 'cps4 relabel {path} --accept' takes it over as a "
-                "person's, 'cps4 report' shows it; move or delete it to have it made anew"
-            )
         return cls(
             f"{path}: found a file that {writer} did not write{since}; expected none or one of ours, as it is never "
             "overwritten. Fix: choose another output folder, or move the file away"
+        )
+
+    @classmethod
+    def edited(cls, path: Path) -> ForeignFileError:
+        """The error for a label map of ours that was edited by hand."""
+        return cls(
+            f"{path}: found a label map of {GENERATOR} that was changed since; expected none, or one as it was "
+            f"written: edits are never overwritten. Fix: 'cps4 relabel {path} --accept' takes it over as a "
+            "person's, 'cps4 report' shows it; move or delete it to have it made anew"
         )
 
 
@@ -140,7 +143,11 @@ def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
     label_path = Path(label_path)
     sidecar = sidecar_of(label_path)
     if label_path.exists() and not is_ours(label_path) and file_sha256(label_path) != over:
-        raise ForeignFileError.at(label_path, changed=True)
+        raise (
+            ForeignFileError.edited(label_path)
+            if record_beside(label_path)
+            else ForeignFileError.at(label_path, changed=True)
+        )
     if sidecar.exists() and not record_beside(label_path):
         raise ForeignFileError.at(sidecar)
     return label_path.exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import tempfile
 import zipfile
@@ -15,14 +14,13 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import BUNDLE_STAGE1, BUNDLE_WEIGHTS
 from cps4_monai.export.as_trained import FILE_NAME as AS_TRAINED
 from cps4_monai.export.as_trained import as_trained, settings_as_trained
-from cps4_monai.export.card import card_of_weights, licence_of_data
+from cps4_monai.export.card import card_of_name, card_of_weights, licence_of_data
 from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.networks.weights import check_recorded
 from cps4_monai.plan import Plan, plan_of, write_plan
-from cps4_monai.run_folder import RECORD, RESUME, STAGE2_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -100,53 +98,6 @@ def export_bundle(
             )
         write_atomically(output, lambda beside: _zip_folder(folder, beside))
     return output
-
-
-def weights_of_run(run_dir: str | Path) -> Path:
-    """Best weights of a training run so far; their plan lies beside them. Of one that has not ended a warning says so.
-
-    Raises:
-        ValueError: the folder holds no weights of stage 2.
-    """
-    weights = _validated(run_dir)
-    _warn_of_unfinished(weights)
-    return weights
-
-
-def _validated(run_dir: str | Path) -> Path:
-    weights = Path(run_dir) / STAGE2_WEIGHTS
-    if not weights.is_file():
-        raise ValueError(f"{weights} is not there; pass the output folder of a run whose stage 2 was validated")
-    return weights
-
-
-def _warn_of_unfinished(weights: Path) -> None:
-    """Says how far the training is that these weights are of, if it has not ended; nothing where its files are gone."""
-    import torch
-
-    checkpoint, record = weights.with_name(RESUME), weights.with_name(RECORD)
-    if not (checkpoint.is_file() and record.is_file()):
-        return
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["trainer"]
-        epochs = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["epochs"]
-    except Exception:  # torch.load answers damage by nearly any of them; the weights are whole
-        return
-    if state["epoch"] < epochs and not state["stopped"]:
-        logger.warning("%s: the training has done %d of %d epochs", weights, state["epoch"], epochs)
-
-
-def evaluation_of_run(run_dir: str | Path) -> Path | None:
-    """Folder of a run's evaluation, where there is one of its weights as they are now; a warning where it is not."""
-    folder = Path(run_dir) / "evaluation"
-    if not folder.is_dir():
-        return None
-    try:
-        figures_of(folder, file_sha256(_validated(run_dir)))
-    except ValueError as error:
-        logger.warning("the bundle states no figures: %s", error)
-        return None
-    return folder
 
 
 def too_large_for_the_zoo(folder: Path) -> list[Path]:
@@ -279,14 +230,8 @@ def _plain_node(node: Any) -> Any:
 
 
 def _rename(page: Path, name: str) -> None:
-    """The bundle's name in the commands of its page, where MONAI is told it."""
     if page.is_file():
-        text = page.read_text(encoding="utf-8")
-        named = re.sub(
-            r"(?<=--name )\S+(?= --url)|(?<=load\(')[^']+(?=', )|(?<=--conf models )\S+", lambda _: name, text
-        )
-        if named != text:
-            page.write_text(named, encoding="utf-8")
+        page.write_text(card_of_name(page.read_text(encoding="utf-8"), name), encoding="utf-8")
 
 
 def _sign(folder: Path, model: Path) -> None:

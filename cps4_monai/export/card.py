@@ -10,6 +10,7 @@ from cps4_monai.plan import Plan
 
 _OF_OTHERS = ("How these weights were made", "Class prompts")
 _HEADING = re.compile(r"^#+ .*$")
+_NAMED = re.compile(r"(?<=--name )\S+(?= --url)|(?<=load\(')[^']+(?=', )|(?<=--conf models )\S+")
 _NOTE = (
     "This page is about the weights of a training run, exported with `cps4 export`. They are not the weights that the "
     "developers of cps4_monai released, and none of the figures of those hold for them."
@@ -41,6 +42,11 @@ def card_of_weights(text: str, facts: WeightsFacts) -> str:
         if title == "Performance" and facts.stage1 is not None:
             written.append(f"#### **Class prompts**\n{_class_prompts(facts.stage1)}\n\n")
     return "".join(written)
+
+
+def card_of_name(text: str, name: str) -> str:
+    """``docs/README.md`` with this name of the bundle in the commands that tell it to MONAI."""
+    return _NAMED.sub(lambda _: name, text)
 
 
 def licence_of_data(facts: WeightsFacts) -> str:

@@ -26,13 +26,18 @@ class NoWeightsError(RuntimeError):
     told_to_users = True  # its message says what to do
 
 
+def named_metric(engine: Workflow, key: str | None) -> str | None:
+    """The name of a metric: the given one, or that of the engine's key metric; None where it has none."""
+    return key or getattr(engine.state, "key_metric_name", None)
+
+
 def metric_of(engine: Workflow, key: str | None, user: str) -> float:
     """A scalar metric of an engine: the named one, or its key metric.
 
     Raises:
         ValueError: there is no such metric, or it is no scalar.
     """
-    key = key or getattr(engine.state, "key_metric_name", None)
+    key = named_metric(engine, key)
     metrics = engine.state.metrics
     if key is None or key not in metrics:
         raise ValueError(f"{user} looks for the metric {key!r}, the evaluator has {sorted(metrics)}; name one of them")
@@ -111,7 +116,7 @@ class BestWeights:
             ValueError: the metric does not exist or is no scalar.
         """
         score = metric_of(engine, self.metric, "BestWeights")
-        mode = self.mode or better_when(getattr(engine.state, "key_metric_name", None))
+        mode = self.mode or better_when(named_metric(engine, self.metric))
         self.last_epoch = int(engine.state.epoch)
         if self.best_score is not None and (score < self.best_score if mode == "max" else score > self.best_score):
             return
@@ -123,7 +128,7 @@ class BestWeights:
         if idist.get_rank() == 0:
             self._write()
         self.best_score, self.best_epoch, self._written = score, int(engine.state.epoch), True
-        metric = self.metric or getattr(engine.state, "key_metric_name", None)
+        metric = named_metric(engine, self.metric)
         logger.info("best so far: %s %.4f at epoch %d, weights in %s", metric, score, self.best_epoch, self.path)
 
     def require(self) -> None:

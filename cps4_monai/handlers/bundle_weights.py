@@ -17,10 +17,11 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.handlers.best_weights import BestWeights, metric_of
 from cps4_monai.plan import plan_of, plan_path
+from cps4_monai.run_folder import FINETUNED_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
-FINETUNED, RELEASED = "model_finetuned.pt", "model_released.pt"
+FINETUNED, RELEASED = FINETUNED_WEIGHTS.name, "model_released.pt"
 DECISION = "deployment.json"
 
 

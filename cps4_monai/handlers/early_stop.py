@@ -9,7 +9,7 @@ from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from monai.engines.workflow import Workflow
 
-from cps4_monai.handlers.best_weights import better_when, metric_of
+from cps4_monai.handlers.best_weights import better_when, metric_of, named_metric
 
 
 class EarlyStop:
@@ -39,7 +39,7 @@ class EarlyStop:
             patience=1 if patience is None else patience,
             score_function=lambda _: metric_of(evaluator, metric, "EarlyStop"),
             trainer=evaluator,
-            mode=mode or better_when(metric or getattr(evaluator.state, "key_metric_name", None)),
+            mode=mode or better_when(named_metric(evaluator, metric)),
         )
 
     def attach(self, engine: Workflow) -> None:

@@ -73,6 +73,8 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     record = _of_these_labels(path, record, digest)
     _check_same(path, correction, record, digest)
     label = _volume(path, anatomy)
+    if correction.accepted and not ScanFiles.beside(path).picture.exists():  # drawing one looks at that, too
+        _check_grid(path, label, record)
     try:
         made = corrected(correction, label, record, digest, anatomy)
     except ValueError as error:
@@ -227,11 +229,9 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
 def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, *, changed: bool) -> None:
     """The picture of a label map that had one; without its scan it stays as it is, on black where labels changed."""
     picture = ScanFiles.beside(path).picture
-    scan, name = scans_of([path], path.parent).get(path), picture.name.removesuffix("_qc.png")
     if not picture.exists():
-        if scan is not None:
-            _check_grid(path, label, scan, record)
         return
+    scan, name = scans_of([path], path.parent).get(path), picture.name.removesuffix("_qc.png")
     if scan is None:
         if not changed:
             return
@@ -245,12 +245,15 @@ def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: A
         ) from error
 
 
-def _check_grid(path: Path, label: Volume, scan: Path, record: Mapping[str, Any]) -> None:
-    """Checks that a label map lies on its scan, as drawing does; a scan that cannot be read any more says nothing.
+def _check_grid(path: Path, label: Volume, record: Mapping[str, Any]) -> None:
+    """Checks that a label map lies on its scan; one that is gone, or cannot be read any more, says nothing.
 
     Raises:
         RelabelError: it lies elsewhere: what a person accepted is no label map of this scan.
     """
+    scan = scans_of([path], path.parent).get(path)
+    if scan is None:
+        return
     try:
         image = load_scan(scan, label.spacing_mm, series_uid(record))
     except (ValueError, OSError) as error:

@@ -108,10 +108,6 @@ def _rows(output: Path) -> list[dict[str, str]]:
             f"{output}: has no {SCANS}; expected the folder of 'cps4 segment -o', or a label map. Fix: 'cps4 report "
             f"{output}' makes the tables of label maps that are there"
         )
-    return _csv(path)
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

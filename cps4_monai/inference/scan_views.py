@@ -133,7 +133,7 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
         sagittal_slab(image, {LAYER: label.array}, label.affine),
         note=". ".join([*outcome.alarm_words, *missing]),
         flagged=outcome.needs_a_look,
-        label_sha256=_shown_sha256(outcome),
+        label_sha256=file_sha256(outcome.label),  # as it is, edited or not: what is said on the page is of that one
         weights_sha256=weights_sha256(sidecar),
         fixed=tuple(s["code"] for s in outcome.structures if s.get("state") == "not_trained"),
     )
@@ -172,9 +172,3 @@ def _scan_page(anatomy: Anatomy, run: str, one_weights: bool, place: _Place) -> 
     )
     section = Section("Viewer", [viewer], f"Scan {place.number + 1} of {place.total}.")
     return text_bytes(render_page(place.outcome.name, SUBTITLE, [section], f"Made by cps4_monai {__version__}."))
-
-
-def _shown_sha256(outcome: ScanOutcome) -> str:
-    """SHA-256 of the label map as it is, edited or not: what is said of it on the page is of that one."""
-    assert outcome.label is not None
-    return file_sha256(outcome.label)

@@ -12,6 +12,7 @@ from in_browser import PATIENCE_MS, READY, Opened
 
 from cps4_monai import segment_scans
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference import scan_views
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.levels.renumber import ImpossibleShiftError, shift_to, shifted_codes
@@ -124,7 +125,8 @@ def test_scans_follow_by_key_button_and_link(page):
     page.wait_for_scan("c")
 
 
-def test_a_level_is_corrected_with_preview_and_written(page):
+def test_a_level_is_corrected_with_preview_and_written(page, masks):
+    sha256 = {name: file_sha256(masks / f"{name}_dseg.nii.gz") for name in "abc"}
     page.page.select_option("[data-show=scan]", label="a")
     page.wait_for_scan("a")
     names = [chip.strip() for chip in page.chips()]
@@ -153,9 +155,9 @@ def test_a_level_is_corrected_with_preview_and_written(page):
         "weights_sha256": None,
         "by": "R. Eader",
         "scans": [
-            {"scan": "a", "label_sha256": None, "level": {"code": 3, "is": "L3"}},
-            {"scan": "b", "label_sha256": None, "wrong": [2]},
-            {"scan": "c", "label_sha256": None, "accepted": True, "comment": "six lumbar?"},
+            {"scan": "a", "label_sha256": sha256["a"], "level": {"code": 3, "is": "L3"}},
+            {"scan": "b", "label_sha256": sha256["b"], "wrong": [2]},
+            {"scan": "c", "label_sha256": sha256["c"], "accepted": True, "comment": "six lumbar?"},
         ],
     }
     page.page.click("[data-do=undo]")
