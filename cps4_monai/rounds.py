@@ -141,6 +141,7 @@ def label_unlabeled(
         "name": f"{data.name} with labels of its unlabeled scans",
         "weights_sha256": sha256,
         "unannotated": list(data.unannotated),
+        "structures": {str(code): name for code, name in data.structures.items()},
         "training": [_entry(entry) for entry in (*data.labeled, *new)],
         "validation": [_entry(entry) for entry in data.validation],
         "test": [],

@@ -63,6 +63,7 @@ def tiny_data_of(tiny_data: Path) -> Callable[[Path, Callable[[Any], Any]], Path
         folder.mkdir()
         content = json.loads((tiny_data / "datalist.json").read_text())
         content.pop("subsets")
+        content.pop("structures")
         for entry in [e for side in ("training", "validation", "test") for e in content[side]]:
             entry["image"] = str(tiny_data / entry["image"])
             entry.pop("classes", None)

@@ -73,6 +73,7 @@ def test_stage_1_of_the_second_round_trains_on_labels_of_the_first(
     made = load_datalist(first / "pseudo_labels.json")
     assert len(made.labeled) == len(data.labeled) + len(data.unlabeled) - 1, "the one with an alarm is left out"
     assert [e.label for e in made.labeled[: len(data.labeled)]] == [e.label.resolve() for e in data.labeled if e.label]
+    assert made.structures == data.structures and made.structures[2] == "L5"
     assert made.validation[0].label == data.validation[0].label and not made.test
     trained_on = [labeled_of(run / stage) for run in (first, tmp_path) for stage in ("stage1", "stage2")]
     few = len(data.labeled)

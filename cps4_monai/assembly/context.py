@@ -171,7 +171,9 @@ def run_context(
     Raises:
         ValueError: a threshold in ``decoding`` that there is none of, or that has another form; a structure to be
             pictured that the anatomy does not know.
+        DatalistError: a datalist of another anatomy.
     """
+    data.check_anatomy(anatomy)
     try:
         LevelThresholds.from_dict(decoding or {})
     except ValueError as error:

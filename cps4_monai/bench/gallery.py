@@ -66,15 +66,15 @@ def worst_cases(results: StudyResults) -> list[Figure]:
 def _picture(cell: CellResult, case: str, section: str) -> bytes:
     """Of the plain argmax, of which the scores are."""
     places = cell.task["places"]
-    folder = cell.folder / section
+    folder, anatomy = cell.folder / section, parsed_config(cell).get_parsed_content("anatomy")
     matching, _ = find_cases(
         (folder if cell.decoded is None else folder / ARGMAX) / "predictions",
         places["datalist"],
+        anatomy,
         section=section,
         dataset_dir=places["dataset_dir"],
     )
     (drawn,) = [candidate for candidate in matching.cases if candidate.name == case]
-    anatomy = parsed_config(cell).get_parsed_content("anatomy")
     return side_by_side(case_slab(drawn, anatomy), anatomy)
 
 

@@ -17,10 +17,11 @@ from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
-from cps4_monai.data.entries import SIDES, Entry
+from cps4_monai.data.entries import SIDES, Entry, check_unannotated
+from cps4_monai.data.label_ownership import check_anatomy_of
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans, told_of
-from cps4_monai.data.volume import InvalidVolumeError, read_volume
+from cps4_monai.data.volume import read_volume
 from cps4_monai.encoding import json_bytes
 from cps4_monai.scan_names import patient_of, relative_path
 
@@ -76,17 +77,18 @@ def build_datalist(
             be used.
         LeakError: the same patient or the same image content on two sides.
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+        ValueError: a label map is of `cps4 segment` with another anatomy.
         FileExistsError: ``out`` is a file that was not made here, or was edited since.
     """
     out = Path(out)
-    _check_unannotated(unannotated, anatomy, "unannotated (--unannotated)")
+    check_unannotated(unannotated, anatomy, "unannotated (--unannotated)")
     in_folder = corrected_scans(folder) if corrected else find_scans(folder)
     if corrected:
         unannotated = (*unannotated, *codes_without_label(folder))
     scans = in_folder.scans
     if not corrected:
         _require_label_maps(folder, in_folder)
-    classes = _classes_by_subject(scans, anatomy.num_classes)
+    classes = _classes_by_subject(scans, anatomy)
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=TEST if test is None else test, rng=rng)
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
@@ -98,6 +100,7 @@ def build_datalist(
     subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
     content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
+    content["structures"] = {str(s.code): s.name for s in anatomy.foreground}
     content = {**content, _DIGEST: _digest_of(content)}
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
@@ -105,19 +108,21 @@ def build_datalist(
     return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
 
 
-def _classes_by_subject(scans: Sequence[Scan], num_classes: int, shown: int = 5) -> dict[str, tuple[int, ...]]:
+def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5) -> dict[str, tuple[int, ...]]:
     """Classes that the label map of each labeled scan shows.
 
     Raises:
-        InvalidVolumeError: one label map cannot be used.
+        ValueError: one label map cannot be used, as one of `cps4 segment` with another anatomy.
         DatalistError: several cannot; names all.
     """
-    classes, wrong = {}, []
+    classes: dict[str, tuple[int, ...]] = {}
+    wrong: list[ValueError] = []
     for scan in scans:
         try:
             if scan.label is not None:
-                classes[scan.subject] = _classes_of(scan.label, num_classes)
-        except InvalidVolumeError as error:
+                check_anatomy_of(scan.label, anatomy)
+                classes[scan.subject] = _classes_of(scan.label, anatomy.num_classes)
+        except ValueError as error:
             wrong.append(error)
     if len(wrong) == 1:
         raise wrong[0]
@@ -148,15 +153,6 @@ def _set_aside(scans: Sequence[Scan], sides: Mapping[str, str]) -> list[str]:
             [scan.image for scan in scans if scan.label is None and sides[scan.patient] != "training"],
         ),
     ]
-
-
-def _check_unannotated(unannotated: Sequence[int], anatomy: Anatomy, what: str) -> None:
-    wrong = sorted(set(unannotated) - {s.code for s in anatomy.foreground})
-    if wrong:
-        known = ", ".join(f"{s.code} ({s.name})" for s in anatomy.foreground)
-        raise DatalistError(
-            f"{what} has {wrong}; expected codes of the anatomy's structures: {known}. Fix: take the others out"
-        )
 
 
 def _require_label_maps(folder: str | Path, in_folder: FoundScans) -> None:
@@ -229,10 +225,10 @@ def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[
         One warning, or none where every class is shown.
 
     Raises:
-        DatalistError: an unannotated code is no structure of the anatomy.
+        DatalistError: see :meth:`Datalist.check_anatomy`.
         InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
     """
-    _check_unannotated(datalist.unannotated, anatomy, f"datalist {datalist.name or '(unnamed)'}: 'unannotated'")
+    datalist.check_anatomy(anatomy)
     shown = classes_shown(datalist.labeled, anatomy.num_classes)
     absent = [s for s in anatomy.foreground if s.code not in shown and s.code not in datalist.unannotated]
     if not absent:
@@ -336,7 +332,7 @@ def _as_json(
             seen = relative_path(path.parent.resolve() / path.name, folder.resolve())
         return seen.as_posix()
 
-    content: dict[str, Any] = {"name": "", "description": "", "unannotated": []}
+    content: dict[str, Any] = {"name": "", "description": "", "unannotated": [], "structures": {}}
     with_label = [(scan.patient, scan.subject) for scan in scans if scan.label is not None]
     patients = {share: set(subsets[share]) for share in sorted(subsets, key=float)}
     content["subsets"] = {

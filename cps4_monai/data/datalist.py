@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes
+from cps4_monai.data.entries import SIDES, Datalist, DatalistError, Entry, codes, structures
 from cps4_monai.data.labeled_subsets import is_splits, labeled_choice, read_json, share_key
 from cps4_monai.data.leaks import LeakError, check_contents, check_patients
 from cps4_monai.data.spider_splits import read_splits
 from cps4_monai.true_or_false import true_or_false
 
-_KEYS = (*SIDES, "unannotated", "subsets")  # what changes the training where it is misspelt
+_KEYS = (*SIDES, "unannotated", "structures", "subsets")  # what changes the training where it is misspelt
 _READ = {*_KEYS, "name", "image", "label", "labeled", "subject", "patient", "classes"}
 
 __all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist"]
@@ -100,7 +100,14 @@ def _read_own(
     validation, test = (
         tuple(_entry(raw, folder, path, side, lambda raw, subject: True) for raw in lists[side]) for side in SIDES[1:]
     )
-    return Datalist(training, validation, test, unannotated=codes(content, path), name=str(content.get("name", "")))
+    return Datalist(
+        training,
+        validation,
+        test,
+        unannotated=codes(content, path),
+        structures=structures(content, path),
+        name=str(content.get("name", "")),
+    )
 
 
 def _refuse_misspelt(content: Mapping[str, Any], known: Sequence[str], where: str, likeness: float = 0.75) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.anatomy import Anatomy
 from cps4_monai.scan_names import patient_of
 
 SIDES = ("training", "validation", "test")
@@ -52,6 +53,7 @@ class Datalist:
         validation: labeled entries that choose the best weights.
         test: labeled entries kept out of every choice.
         unannotated: class codes that are in view but never labeled.
+        structures: short names of the label maps' codes, where the datalist records them.
         warnings: one sentence for each thing worth knowing.
         name: the datalist's name.
         path: file that it was read from; None: of none.
@@ -61,6 +63,7 @@ class Datalist:
     validation: tuple[Entry, ...] = ()
     test: tuple[Entry, ...] = ()
     unannotated: tuple[int, ...] = ()
+    structures: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     name: str = ""
     path: Path | None = field(default=None, compare=False)
@@ -80,6 +83,31 @@ class Datalist:
         """Entries by the name of their side."""
         return {side: getattr(self, side) for side in SIDES}
 
+    @property
+    def told(self) -> str:
+        """How messages name it."""
+        return str(self.path or f"datalist {self.name or '(unnamed)'}")
+
+    def check_anatomy(self, anatomy: Anatomy) -> None:
+        """Checks that its codes mean what they mean in an anatomy.
+
+        Raises:
+            DatalistError: an unannotated code is no structure of the anatomy, or a recorded name is that of another.
+        """
+        check_unannotated(self.unannotated, anatomy, f"{self.told}: 'unannotated'")
+        names = dict(enumerate(anatomy.names))
+        other = [
+            f"{code} {name!r}, not {names.get(code)!r}"
+            for code, name in self.structures.items()
+            if names.get(code) != name
+        ]
+        if other:
+            raise DatalistError(
+                f"{self.told}: its label maps have other structures than the anatomy: code {', '.join(other)}; "
+                "expected the same names. Fix: give the anatomy that the datalist was made with (--set "
+                "anatomy_source=FILE in training, --anatomy FILE elsewhere), or make the datalist again with this one"
+            )
+
     def require(self, *parts: str) -> None:
         """Checks that each of the named parts has an entry.
 
@@ -96,10 +124,8 @@ class Datalist:
         }
         for part in parts:
             if not getattr(self, part):
-                where = self.path or f"datalist {self.name or '(unnamed)'}"
-                raise DatalistError(
-                    f"{where}: no {part} subject; expected at least one: {fixes.get(part, f'add entries to {part!r}')}"
-                )
+                fix = fixes.get(part, f"add entries to {part!r}")
+                raise DatalistError(f"{self.told}: no {part} subject; expected at least one: {fix}")
 
 
 def share_size(share: str) -> float:
@@ -122,6 +148,42 @@ def chosen_subset(subsets: Mapping[str, Sequence[str]], share: str, path: Path) 
             "them, or rebuild the datalist with 'cps4 datalist --labeled-share'"
         )
     return set(subsets[share])
+
+
+def check_unannotated(unannotated: Sequence[int], anatomy: Anatomy, what: str) -> None:
+    """Checks codes that are in view but never labeled.
+
+    Args:
+        unannotated: the codes.
+        anatomy: the classes.
+        what: begins the message.
+
+    Raises:
+        DatalistError: one of them is no structure of the anatomy.
+    """
+    wrong = sorted(set(unannotated) - {s.code for s in anatomy.foreground})
+    if wrong:
+        known = ", ".join(f"{s.code} ({s.name})" for s in anatomy.foreground)
+        raise DatalistError(
+            f"{what} has {wrong}; expected codes of the anatomy's structures: {known}. Fix: take the others out"
+        )
+
+
+def structures(content: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """The names of codes that a datalist records; none where it does not.
+
+    Raises:
+        DatalistError: not an object of a name for each code.
+    """
+    named = content.get("structures", {})
+    if not isinstance(named, dict) or not all(
+        code.isdecimal() and isinstance(name, str) for code, name in named.items()
+    ):
+        raise DatalistError(
+            f"{path}: 'structures' is {named!r}; expected the short name for each code of the label maps, e.g. "
+            '{"1": "S", "2": "L5"}'
+        )
+    return {int(code): name for code, name in named.items()}
 
 
 def codes(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:

@@ -63,18 +63,25 @@ class PredictionReport:
 
 
 def find_cases(
-    predictions: str | Path, labels: str | Path, *, section: str = "test", dataset_dir: str | Path | None = None
+    predictions: str | Path,
+    labels: str | Path,
+    anatomy: Anatomy,
+    *,
+    section: str = "test",
+    dataset_dir: str | Path | None = None,
 ) -> tuple[Matching, tuple[int, ...]]:
     """Cases to score, and the codes that the data never label.
 
     Args:
         predictions: folder of predicted label maps.
         labels: folder of labels, or a datalist (JSON).
+        anatomy: the classes.
         section: of the datalist: "test", "validation" or "training".
         dataset_dir: folder that the datalist's paths are relative to; None: the datalist's own.
 
     Raises:
-        ValueError: nothing is found, names are ambiguous, or no entry of the section has a label.
+        ValueError: nothing is found, names are ambiguous, no entry of the section has a label, or the datalist is of
+            another anatomy.
     """
     labels = Path(labels)
     if labels.is_dir():
@@ -82,6 +89,7 @@ def find_cases(
     if section not in SECTIONS:
         raise ValueError(f"section is {section!r}; expected one of {list(SECTIONS)}")
     datalist = load_datalist(labels, dataset_dir)
+    datalist.check_anatomy(anatomy)
     entries = [(e.image, e.label, e.patient) for e in getattr(datalist, section) if e.label is not None]
     if not entries:
         raise ValueError(f"{labels}: no labeled entry in {section!r}; choose another section or datalist")
@@ -224,7 +232,7 @@ def report_predictions(
     output = Path(output)
     files = check_tables(output, anatomy, argmax is not None, protect)
     curves = None if metrics is None else read_metrics(metrics)
-    matching, declared = find_cases(predictions, labels, section=section, dataset_dir=dataset_dir)
+    matching, declared = find_cases(predictions, labels, anatomy, section=section, dataset_dir=dataset_dir)
     matching = _with_scans(matching, Path(predictions), images)
     if not protect:
         matching = _without_earlier_ones(matching)
@@ -237,7 +245,7 @@ def report_predictions(
     _require_scores(evaluation, len(matching.cases), output)
     beside, compared = None, dict(comparison or {})
     if argmax is not None:
-        others, _ = find_cases(argmax, labels, section=section, dataset_dir=dataset_dir)
+        others, _ = find_cases(argmax, labels, anatomy, section=section, dataset_dir=dataset_dir)
         others = others if protect else _without_earlier_ones(others)
         beside = evaluate_cases(others, anatomy, unannotated, jobs=jobs)
         RunFiles(Path(argmax).parent, SCORES, own=not protect).write(beside.csv_texts())

@@ -186,7 +186,7 @@ def test_the_rows_of_the_paper_page_train_both_stages(method, run_tiny, tmp_path
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
-def test_another_anatomy_is_a_config_file(run_tiny, tiny_data_of, tmp_path):
+def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tiny_data_of, tmp_path):
     import nibabel as nib
     import numpy as np
 
@@ -206,6 +206,10 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data_of, tmp_path):
         "dataset_dir": str(data),
         "cache_dir": str(tmp_path / "cache"),
     }
+    of_twenty = {**three, "datalist": str(tiny_data / "datalist.json"), "dataset_dir": str(tiny_data)}
+    with pytest.raises((RuntimeError, ValueError)) as refused:
+        run_tiny("training_stage1", tmp_path / "refused", **of_twenty)
+    assert "code 1 'S', not 'bone'" in str(refused.getrepr(chain=True))
     run_tiny("run", tmp_path / "run", iterations_per_epoch=1, **{**three, "stage1#iterations_per_epoch": 1})
     assert weights(tmp_path / "run" / "stage1" / "prompted_vision.pt")["weights"]["embeddings"].shape[0] == 3
     workflow = run_tiny("predict", tmp_path / "run", ("evaluate",), **three)

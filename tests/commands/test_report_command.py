@@ -104,6 +104,9 @@ def test_datalist_names_cases_and_unannotated_classes(data):
     assert result.exit_code == 0, result.output
     assert len(pd.read_csv(data / "out" / "structures.csv")) == 18
     assert "1 not scored" in result.output  # the other prediction has no label in the datalist
+    (data / "list.json").write_text(json.dumps({"test": [entry], "structures": {"1": "cord"}}))
+    other = _run(data, labels="list.json")
+    assert other.exit_code == 1 and "code 1 'cord', not 'S'" in other.output
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.data.build_datalist import build_datalist, missing_classes, not_labeled
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
 from cps4_monai.data.label_ownership import write_owned_label
@@ -120,6 +120,28 @@ def test_codes_that_nobody_labeled_are_those_of_the_datalist_and_those_never_sho
 def test_unannotated_codes_of_a_datalist_must_be_structures_of_the_anatomy() -> None:
     with pytest.raises(DatalistError, match=r"datalist mine: 'unannotated' has \[20\]; expected codes"):
         missing_classes(Datalist(unannotated=(1, 20), name="mine"))
+
+
+def test_the_names_of_codes_are_recorded_and_other_ones_refused(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path / "scans", 4, unlabeled=1)
+    named = [("background", "background"), ("cord", "other"), *((s.name, s.kind) for s in MRSPINESEG.structures[2:])]
+    cord = Anatomy([Structure(code, name, name, kind) for code, (name, kind) in enumerate(named)])
+    settings = {"val": 1, "test": 1}
+    datalist = build_datalist(folder, tmp_path / "d.json", anatomy=cord, **settings)
+    assert datalist.structures == dict(enumerate(cord.names[1:], start=1))
+    datalist.check_anatomy(cord)
+    with pytest.raises(DatalistError, match=r"d\.json: its label maps .* code 1 'cord', not 'S'; .*anatomy_source"):
+        datalist.check_anatomy(MRSPINESEG)
+    with pytest.raises(DatalistError, match="code 2 'L5', not None, 3 "):
+        datalist.check_anatomy(Anatomy(cord.structures[:2]))
+    mask = folder / "sub-001_dseg.nii.gz"
+    record = {"Structures": [{"code": 1, "name": "S"}], "Review": {"State": "corrected"}}
+    content = mask.read_bytes()
+    mask.unlink()
+    write_owned_label(mask, content, record)
+    with pytest.raises(ValueError, match=r"sub-001_dseg\.nii\.gz: its JSON names structures that .* \(S\)"):
+        build_datalist(folder, tmp_path / "d.json", anatomy=cord, **settings)
+    build_datalist(folder, tmp_path / "d.json", **settings).check_anatomy(MRSPINESEG)
 
 
 def test_recorded_classes_spare_reading_and_unlabeled_labels_are_never_read(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def test_paths_are_relative_to_dataset_dir(scans: Path, tmp_path_factory: pytest
         ({"training": [{"image": "sub-001_T2w.nii.gz", "label": 3}]}, "has the label 3"),
         ({"training": [{"image": ["sub-001_T2w.nii.gz"]}]}, "expected an object with one file name"),
         ({"training": [], "unannotated": ["S"]}, "'unannotated' is"),
+        ({"training": [], "structures": ["S"]}, "'structures' is .* expected the short name for each code"),
+        ({"training": [], "structures": {"S": 1}}, "'structures' is"),
         ({"training": [], "subsets": []}, "'subsets' is a list"),
         ({"training": [entry(1), entry(1)]}, "listed twice"),
         ({"training": [entry(1)], "val": [entry(2)]}, "found the list 'val'; expected 'validation': rename it"),
