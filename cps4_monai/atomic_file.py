@@ -48,11 +48,31 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except OSError as error:
         beside.unlink(missing_ok=True)
+        if error.errno is not None and error.filename is None:  # as of a full disk
+            error.filename = str(path)
         raise
+    except BaseException as error:
+        refusal = _refusal(beside) if isinstance(error, RuntimeError) else None
+        beside.unlink(missing_ok=True)
+        if refusal is None:
+            raise
+        raise OSError(refusal.errno, refusal.strerror, str(path)) from error
     _flush_folder(path.parent)
     return path
+
+
+def _refusal(beside: Path) -> OSError | None:
+    """Why a file cannot grow, where it cannot: PyTorch says "iostream error" of a full disk."""
+    try:
+        with beside.open("ab") as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def _put_in_place(folder: Path, path: Path, before: Path) -> None:

@@ -16,8 +16,11 @@ from cps4_monai.data.build_datalist import classes_shown, missing_classes
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import VolumeDataset
 from cps4_monai.data.entries import Entry
+from cps4_monai.data.label_review import is_unreviewed_prediction
 from cps4_monai.data.leaks import DIGEST_VERSION, check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
+from cps4_monai.file_hash import file_sha256
+from cps4_monai.run_folder import HASH_LENGTH, LABEL_MAPS, VALIDATED_ON
 
 __all__ = [
     "check_data",
@@ -25,8 +28,10 @@ __all__ = [
     "check_output_dir",
     "check_prompt_map",
     "check_ramp",
+    "check_reviewed",
     "check_schedule",
     "check_unlearned",
+    "check_unseen",
     "check_validation_labels",
 ]
 
@@ -44,7 +49,8 @@ def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | 
             all images are read.
 
     Returns:
-        The warnings, which are logged, too: those of the datalist, and one of the classes without a labeled subject.
+        The warnings, which are logged, too: those of the datalist, one of the classes without a labeled subject,
+        and one of label maps that no person stands for.
 
     Raises:
         LeakError: the same patient or the same image content on two sides of training, validation and test.
@@ -52,10 +58,9 @@ def check_data(datalist: Datalist, anatomy: Anatomy = MRSPINESEG, memory: str | 
     """
     check_patients(datalist.sides)
     check_images(datalist.sides, memory)
-    warnings = (*datalist.warnings, *missing_classes(datalist, anatomy))
-    for warning in warnings:
-        logger.warning("%s: %s", datalist.name or "datalist", warning)
-    return warnings
+    name = datalist.name or "datalist"
+    warnings = _told(name, (*datalist.warnings, *missing_classes(datalist, anatomy)))
+    return (*warnings, *check_reviewed(name, [*datalist.labeled, *datalist.validation]))
 
 
 def check_images(sides: Mapping[str, Sequence[Entry]], memory: str | Path | None = None) -> None:
@@ -180,6 +185,31 @@ def check_prompt_map(stage: str, path: str | Path, dice: float | None) -> tuple[
     )
 
 
+def check_reviewed(stage: str, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Names label maps of `cps4 segment` that no person stands for, or no longer: a datalist may be older.
+
+    Args:
+        stage: named in messages.
+        entries: the scans that are trained on or validated with their labels.
+
+    Returns:
+        The warnings, which are logged, too.
+    """
+    ours = [entry.label.name for entry in entries if entry.label and is_unreviewed_prediction(entry.label)]
+    if not ours:
+        return ()
+    one = len(ours) == 1
+    return _told(
+        stage,
+        [
+            f"{len(ours)} label map{'' if one else 's'} ({', '.join(ours[:5])}{' ...' * (len(ours) > 5)}) "
+            f"{'is' if one else 'are'} of this program, and no person stands for {'it' if one else 'them'}: neither "
+            "corrected nor accepted, or marked as wrong since. Fix: make the datalist again (`cps4 datalist`), unless "
+            "predictions are meant to be learned"
+        ],
+    )
+
+
 def check_unlearned(
     stage: str,
     weights: str | Path,
@@ -220,6 +250,41 @@ def check_unlearned(
             f"datalist (`cps4 datalist --unannotated`){where}: then no result has them"
         ],
     )
+
+
+def check_unseen(entries: Sequence[Entry], section: str, checkpoint: str | Path) -> None:
+    """Refuses test scans whose label maps a run was trained on, or chose its weights by: figures of them are no test.
+
+    Label maps are known by their content, so that a data set that was moved or split anew is found out.
+
+    Args:
+        entries: scans that are to be scored.
+        section: of the datalist; "test" alone is checked.
+        checkpoint: `resume.pt` of the run; without one nothing is known.
+
+    Raises:
+        ValueError: there are such scans; names the first.
+    """
+    if section != "test" or not Path(checkpoint).is_file():
+        return
+    import torch
+
+    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["settings"]
+    chosen_by = set(settings.get(VALIDATED_ON, ()))
+    known = {digest: subject for subject, maps in settings.get(LABEL_MAPS, {}).items() for digest in maps}
+    found = {
+        entry.subject: known[digest]
+        for entry in entries
+        if entry.label is not None and (digest := file_sha256(entry.label)[:HASH_LENGTH]) in known
+    }
+    if found:
+        trained = sum(subject not in chosen_by for subject in found.values())
+        raise ValueError(
+            f"{len(found)} of {len(entries)} test scans ({', '.join(list(found)[:3])}, ...) are known to this run: it "
+            f"was trained on the label maps of {trained} and chose its weights by {len(found) - trained}; expected "
+            "patients that it never saw. Fix: name the datalist that it was trained with (--datalist), or another "
+            "section of this one"
+        )
 
 
 def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] = ()) -> None:

@@ -31,13 +31,13 @@ from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.batch import SegmentationRun, segment_scans
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.methods.prompted_pretraining import PromptedPretraining
-from cps4_monai.run_folder import PSEUDO_LABELS, RECORD, RESUME, STAGE1, STAGE1_WEIGHTS, STAGE2
+from cps4_monai.run_folder import PSEUDO_LABELS, RECORD, RESUME, ROUNDS, STAGE1, STAGE1_WEIGHTS, STAGE2
 from cps4_monai.workflow import CPS4Workflow, run_workflow
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, SEGMENTED, LABELS = "weights.zip", "unlabeled_scans", "pseudo_labels"
-ROUNDS, START = "rounds", "stage1#start_from"
+START = "stage1#start_from"
 
 
 def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **workflow: Any) -> None:
@@ -204,7 +204,7 @@ def _rounds_of(output: Path) -> int:
         return 1
     started = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["settings"]
     folder = Path(started.get(START) or "").parent.parent  # .../rounds/2/stage1/prompted_vision.pt
-    return int(folder.name) + 1 if folder.parent.name == ROUNDS and folder.name.isdecimal() else 1
+    return int(folder.name) + 1 if folder.parent.name == ROUNDS.name and folder.name.isdecimal() else 1
 
 
 def _require_unlabeled(data: Datalist) -> None:

@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {
         "anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "scan_names", "vision",
     },
-    "preflight": {"anatomy", "atomic_file", "data"},
+    "preflight": {"anatomy", "atomic_file", "data", "file_hash", "run_folder"},
     "inference": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "encoding", "evaluation", "extras",
         "file_hash", "levels", "metrics", "networks", "palette", "plan", "precision", "report", "run_folder",
@@ -83,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "demo": {"data", "evaluation", "report", "run_folder", "workflow"},
     "finetune_start": {
-        "anatomy", "atomic_file", "bundle_root", "file_hash", "inference", "plan", "workflow",
+        "anatomy", "atomic_file", "bundle_root", "data", "file_hash", "inference", "plan", "run_folder", "workflow",
     },
     "rounds": {
         "anatomy", "atomic_file", "bundle_root", "data", "export", "failure", "file_hash", "inference", "methods",

@@ -80,6 +80,34 @@ def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
     assert write_atomically(tmp_path / "a", "whole").read_text() == "whole"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("writer", ["path.write_bytes(bytes(2**20))", "torch.save(torch.zeros(2**18), path)"])
+def test_a_file_that_cannot_grow_is_named_with_the_systems_reason(tmp_path, writer):
+    """As on a full disk, of which PyTorch says that "iostream" failed."""
+    code = f"""
+import resource, sys, torch
+from cps4_monai.atomic_file import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+try:
+    write_atomically(sys.argv[1], lambda path: {writer})
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout and str(tmp_path / "a") in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_writer_raises_for_another_reason_stays(tmp_path):
+    def write(path):
+        path.write_bytes(b"half")
+        raise RuntimeError("of the content")
+
+    with pytest.raises(RuntimeError, match="of the content"):
+        write_atomically(tmp_path / "a", write)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rights_are_those_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
     assert write_atomically(tmp_path / "a", b"").stat().st_mode == (tmp_path / "plain").stat().st_mode

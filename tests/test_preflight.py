@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from cps4_monai.anatomy import MRSPINESEG
-from cps4_monai.data.datalist import load_datalist
+from cps4_monai.data.datalist import Entry, load_datalist
+from cps4_monai.data.label_ownership import write_owned_label
 from cps4_monai.data.leaks import LeakError, voxel_digest
 from cps4_monai.preflight import (
     check_data,
@@ -23,6 +24,7 @@ from cps4_monai.preflight import (
     check_output_dir,
     check_prompt_map,
     check_ramp,
+    check_reviewed,
     check_schedule,
 )
 
@@ -51,7 +53,9 @@ def test_a_gpu_that_is_not_there(run_tiny: Callable, tmp_path: Path) -> None:
     assert "set device to auto or cpu" in message(run_tiny, "training_stage1", tmp_path, device_name="cuda:77")
 
 
-def test_a_stage_1_checkpoint_of_other_prompts_or_classes(run_tiny: Callable, tiny_run: Path, tmp_path: Path) -> None:
+def test_a_stage_1_checkpoint_of_other_prompts_or_classes(
+    run_tiny: Callable, tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
     checkpoint = str(tiny_run / "stage1" / "prompted_vision.pt")
     text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=checkpoint, prompt_template="CT of {name}")
     assert "prompt" in text and "CT of background" in text and "run training_stage1 again" in text
@@ -63,6 +67,7 @@ def test_a_stage_1_checkpoint_of_other_prompts_or_classes(run_tiny: Callable, ti
         tmp_path,
         stage1_checkpoint=checkpoint,
         anatomy_source=table,
+        **edited(tiny_data, tmp_path, lambda content: content.pop("structures")),
     )
     assert "classes" in text and "anatomy" in text
     text = message(run_tiny, "training_stage2", tmp_path, stage1_checkpoint=str(tmp_path / "no.pt"))
@@ -313,6 +318,24 @@ def test_classes_of_the_weights_that_the_new_labels_lack_are_said(
     if named:
         assert f"starts from {weights}, and no labeled subject shows its classes {named}: they are background" in told
         assert "mark them 255" in told and "--unannotated" in told
+
+
+def test_label_maps_that_no_person_stands_for_any_more_are_named(tmp_path: Path) -> None:
+    def entry(name: str, record: dict) -> Entry:
+        path = tmp_path / f"{name}_dseg.nii.gz"
+        write_owned_label(path, name.encode(), record)
+        return Entry(tmp_path / f"{name}.nii.gz", path, name)
+
+    accepted = entry("a", {"Review": {"State": "accepted"}})
+    drawn = Entry(tmp_path / "b.nii.gz", tmp_path / "b_dseg.nii.gz", "b")
+    drawn.label.write_bytes(b"b")
+    assert check_reviewed("stage 2", [accepted, drawn, Entry(drawn.image, None, "c")]) == ()
+    since = [entry("d", {"Review": {"State": "wrong"}}), entry("e", {})]
+    (told,) = check_reviewed("stage 2", [accepted, drawn, *since])
+    assert told.startswith("2 label maps (d_dseg.nii.gz, e_dseg.nii.gz) are of this program")
+    edited = since[1]
+    edited.label.write_bytes(b"by hand")
+    assert check_reviewed("stage 2", [edited]) == (), "as for cps4 datalist"
 
 
 def test_a_training_from_scratch_unlearns_nothing(run_tiny: Any, tiny_data_of: Any, tmp_path: Path, capsys: Any):

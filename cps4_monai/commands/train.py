@@ -111,11 +111,19 @@ def train(
         refuse_own_options(given, override, OPTIONS)
         further: dict[str, Any] = {}
         if stage == "finetune":
-            from cps4_monai.finetune_start import refuse_of_weights, settings_of_overlays, starting_weights
+            from cps4_monai.finetune_start import (
+                check_codes,
+                refuse_of_weights,
+                refuse_trained_folder,
+                settings_of_overlays,
+                starting_weights,
+            )
 
+            refuse_trained_folder(output)
             refuse_of_weights(given)
             check_settings(overlays, given)  # before weights are copied
             further["also_given"] = settings_of_overlays(overlays, weights, output)
+            check_codes(datalist, weights, output)
             override["finetune#weights"] = str(starting_weights(weights, output))
         if stage == "pretraining":
             further["config_file"] = [DEFAULT_CONFIG, "pretraining.json"]
@@ -124,9 +132,40 @@ def train(
 
             train_in_rounds(rounds, output.resolve(), {**override, **given}, overlays=overlays, tracking=tracking)
         else:
+            if stage in ("stage1", "all"):
+                _refuse_folder_of_rounds(output)
             run_workflow(
                 overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **further, **{**override, **given}
             )
+    except KeyboardInterrupt:
+        _tell_of_stop(output)
+        raise click.Abort from None
     except Exception as error:
         raise click.ClickException(for_terminal(error, output)) from error
     click.echo(f"run: {output}")
+
+
+def _refuse_folder_of_rounds(output: Path) -> None:
+    """Refuses what would take the place of the last round, which learns from those before it.
+
+    Raises:
+        ValueError: ``output`` holds rounds.
+    """
+    from cps4_monai.run_folder import RECORD, ROUNDS
+
+    begun = {path.parents[1].name for path in (output / ROUNDS).glob(f"*/*/{RECORD}")}
+    if begun:
+        last = max((int(name) for name in begun if name.isdecimal()), default=1) + 1
+        raise ValueError(
+            f"{output}: holds rounds of a training ({output / ROUNDS}); expected --rounds, which goes on with them. "
+            f"Fix: call it with the number that it was begun with ({last} or more), or choose another output folder"
+        )
+
+
+def _tell_of_stop(output: Path) -> None:
+    """What becomes of a training that was stopped by hand."""
+    from cps4_monai.run_folder import RESUME
+
+    kept = any(output.glob(f"*/{RESUME}"))
+    goes_on = "goes on at the last epoch that is kept in" if kept else "begins anew: no epoch is kept yet in"
+    click.echo(f"stopped; the same command {goes_on} {output}", err=True)

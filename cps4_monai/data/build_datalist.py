@@ -18,10 +18,11 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.entries import SIDES, Entry, check_unannotated
+from cps4_monai.data.geometry import has_geometry
 from cps4_monai.data.label_ownership import check_anatomy_of
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans, told_of
-from cps4_monai.data.volume import read_volume
+from cps4_monai.data.volume import Volume, check_same_grid, grid_in_file, read_volume
 from cps4_monai.encoding import json_bytes
 from cps4_monai.scan_names import patient_of, relative_path
 
@@ -76,7 +77,8 @@ def build_datalist(
         DatalistError: no scans, too few patients with labels, settings out of range, or several label maps that cannot
             be used.
         LeakError: the same patient or the same image content on two sides.
-        InvalidVolumeError: a label map cannot be read or has codes outside the anatomy.
+        InvalidVolumeError: a label map cannot be read, has codes outside the anatomy, or lies on another grid than its
+            scan.
         ValueError: a label map is of `cps4 segment` with another anatomy.
         FileExistsError: ``out`` is a file that was not made here, or was edited since.
     """
@@ -112,7 +114,7 @@ def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5)
     """Classes that the label map of each labeled scan shows.
 
     Raises:
-        ValueError: one label map cannot be used, as one of `cps4 segment` with another anatomy.
+        ValueError: one label map cannot be used, as one on another grid than its scan, or of another anatomy.
         DatalistError: several cannot; names all.
     """
     classes: dict[str, tuple[int, ...]] = {}
@@ -121,7 +123,10 @@ def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5)
         try:
             if scan.label is not None:
                 check_anatomy_of(scan.label, anatomy)
-                classes[scan.subject] = _classes_of(scan.label, anatomy.num_classes)
+                label = _read_label(scan.label, anatomy.num_classes)
+                if (grid := grid_in_file(scan.image)) and has_geometry(label.header):
+                    check_same_grid(*grid, scan.image, label)
+                classes[scan.subject] = _codes_in(label)
         except ValueError as error:
             wrong.append(error)
     if len(wrong) == 1:
@@ -280,9 +285,16 @@ def _classes_of(label: Path, num_classes: int | None) -> tuple[int, ...]:
 @cache
 def _read_classes(label: Path, num_classes: int | None, changed: int) -> tuple[int, ...]:
     """Of a label map; read once as long as it does not change."""
-    # Codes alone are asked for: a header without geometry is the business of training, which has assume_spacing.
-    volume = read_volume(label, is_label=True, num_classes=num_classes, assume_spacing=(1, 1, 1), partly_annotated=True)
-    return tuple(int(c) for c in np.unique(volume.array) if c not in (0, NOT_ANNOTATED))
+    return _codes_in(_read_label(label, num_classes))
+
+
+def _read_label(label: Path, num_classes: int | None) -> Volume:
+    # Without geometry in the header, too: that is the business of training, which has assume_spacing.
+    return read_volume(label, is_label=True, num_classes=num_classes, assume_spacing=(1, 1, 1), partly_annotated=True)
+
+
+def _codes_in(label: Volume) -> tuple[int, ...]:
+    return tuple(int(c) for c in np.unique(label.array) if c not in (0, NOT_ANNOTATED))
 
 
 def labeled_count(count: int, share: float, labeled: int | None) -> int:

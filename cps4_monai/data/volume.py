@@ -13,15 +13,16 @@ import nibabel as nib
 import numpy as np
 
 from cps4_monai.anatomy import NOT_ANNOTATED
-from cps4_monai.data.geometry import ASSUME, FORM_TOLERANCE, check_axes, header_affine, spacing_of
+from cps4_monai.data.geometry import ASSUME, FORM_TOLERANCE, check_axes, has_geometry, header_affine, spacing_of
 from cps4_monai.data.label_file import write_label_volume
-from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti
+from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti, read_header
 
 __all__ = [
     "InvalidVolumeError",
     "Volume",
     "check_pair",
     "check_same_grid",
+    "grid_in_file",
     "looks_like_label_map",
     "read_volume",
     "volume_from_array",
@@ -319,6 +320,20 @@ def check_same_grid(shape: Sequence[int], affine: np.ndarray, image_path: str | 
             f"at most {AFFINE_TOLERANCE:g}, and a quarter of a voxel ({most_mm:.3g} mm) everywhere",
             _same_grid_by(label.affine, affine),
         )
+
+
+def grid_in_file(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray] | None:
+    """Shape and affine that the header of a NIfTI file says, without reading its voxels; None where it has no geometry.
+
+    Raises:
+        InvalidVolumeError: the header cannot be read, or is wrong.
+    """
+    header = read_header(path)
+    if not has_geometry(header):
+        return None
+    dims = header["dim"]
+    x, y, z = (*(max(int(n), 1) for n in dims[1 : min(dims[0], 3) + 1]), 1, 1)[:3]
+    return (x, y, z), header_affine(header, path)[0]
 
 
 def _same_grid_by(of_label: np.ndarray, of_image: np.ndarray) -> str:

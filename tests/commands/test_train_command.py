@@ -29,6 +29,23 @@ def test_trains_resumes_and_says_where(tiny_data: Path, tiny_overlay: Path, tmp_
     assert (tmp_path / "config.json").is_file() and (tmp_path / "stage2" / "model.pt").is_file()
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_who_stops_a_training_is_told_how_it_goes_on(
+    kept: bool, tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kept:
+        (tmp_path / "stage2").mkdir()
+        (tmp_path / "stage2" / "resume.pt").touch()
+
+    def stopped(self: ConfigWorkflow) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ConfigWorkflow, "run", stopped)
+    result = call(tiny_data, tiny_overlay, tmp_path)
+    said = "goes on at the last epoch that is kept in" if kept else "begins anew: no epoch is kept yet in"
+    assert result.exit_code == 1 and f"stopped; the same command {said} {tmp_path}" in result.output
+
+
 def test_errors_are_one_line(tiny_data: Path, tiny_overlay: Path, tmp_path: Path) -> None:
     for more, text in (
         (["--set", "stage1#max_epoch=3"], "did you mean stage1#max_epochs"),
@@ -104,6 +121,22 @@ def test_fine_tuning_on_several_gpus_is_not_warned_of_what_the_overlay_sets_for_
     result = CliRunner().invoke(train, ["finetune", *more, "--overlay", str(own), "--set", "stage1#batch_size=2"])
     assert result.exit_code == 0 and len(said) == 1, result.output
     assert said[0].startswith("training_finetune does not read stage1#batch_size, val_interval: ")
+
+
+def test_fine_tuning_keeps_out_of_other_trainings_and_of_label_maps_of_other_structures(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    config = (tiny_run / "config.json").read_bytes()
+    data = ["--datalist", str(tiny_data / "datalist.json")]
+    result = CliRunner().invoke(train, ["finetune", *data, "-o", str(tiny_run)])
+    assert result.exit_code == 1 and "holds a training (stage1/run.json, stage2/run.json)" in result.output
+    assert (tiny_run / "config.json").read_bytes() == config
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    (tmp_path / "cord.json").write_text(json.dumps({**content, "structures": {"1": "cord"}}))
+    data = ["--datalist", str(tmp_path / "cord.json"), "--dataset-dir", str(tiny_data)]
+    result = CliRunner().invoke(train, ["finetune", *data, "-o", str(tmp_path / "run")])
+    assert result.exit_code == 1 and "code 1 'cord', not 'S'" in result.output
+    assert not (tmp_path / "run" / "models").exists()
 
 
 @pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[1]", "holds a list")])

@@ -18,6 +18,7 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.data.build_datalist import build_datalist, missing_classes, not_labeled
 from cps4_monai.data.datalist import Datalist, DatalistError, Entry, LeakError, load_datalist
 from cps4_monai.data.label_ownership import write_owned_label
+from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.patient_split import order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import Scan, find_scans
 
@@ -142,6 +143,21 @@ def test_the_names_of_codes_are_recorded_and_other_ones_refused(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"sub-001_dseg\.nii\.gz: its JSON names structures that .* \(S\)"):
         build_datalist(folder, tmp_path / "d.json", anatomy=cord, **settings)
     build_datalist(folder, tmp_path / "d.json", **settings).check_anatomy(MRSPINESEG)
+
+
+def test_a_label_map_on_another_grid_than_its_scan_is_refused_when_the_datalist_is_made(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path / "scans", 4, unlabeled=1)
+    mask = folder / "sub-002_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(label(2, 3), np.diag([1, 1, 2, 1])), mask)
+    with pytest.raises(InvalidVolumeError, match=r"sub-002_dseg.nii.gz: found an affine that is 1 apart"):
+        build_datalist(folder, tmp_path / "d.json", val=1, test=1)
+    save(mask, label(2, 3)[:1])
+    with pytest.raises(InvalidVolumeError, match=r"a label map of \(1, 6, 6\) voxels; expected \(2, 6, 6\)"):
+        build_datalist(folder, tmp_path / "d.json", val=1, test=1)
+    bare = nib.Nifti1Image(label(2, 3), None)
+    bare.header["pixdim"][1:4] = 0
+    nib.save(bare, mask)
+    build_datalist(folder, tmp_path / "d.json", val=1, test=1)
 
 
 def test_recorded_classes_spare_reading_and_unlabeled_labels_are_never_read(tmp_path: Path) -> None:
