@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import BUNDLE_WEIGHTS, weights_in
 
 CONTENT = ", SHA-256 "  # between the name of a file or folder that a setting names and its content
@@ -36,6 +37,53 @@ def known_sha256(path: str | Path) -> str:
     """
     state = Path(path).stat()
     return _sha256(str(path), state.st_mtime_ns, state.st_size)
+
+
+def sha256_file(path: Path) -> Path:
+    """The file with the SHA-256 of weights beside them, as bundles ship it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def record_sha256(path: Path) -> str:
+    """Writes :func:`sha256_file` of a file, in the form of ``sha256sum``, and gives the digest.
+
+    Raises:
+        OSError: the file cannot be read, or the other not written.
+    """
+    digest = file_sha256(path)
+    write_atomically(sha256_file(path), f"{digest}  {path.name}\n")
+    return digest
+
+
+def check_recorded(path: str | Path) -> None:
+    """Checks weights against :func:`sha256_file`, where there is one.
+
+    Raises:
+        ValueError: see :func:`check_digest`.
+    """
+    recorded = sha256_file(Path(path))
+    if recorded.is_file():
+        check_digest(str(path), file_sha256(path), recorded.read_bytes())
+
+
+def check_digest(name: str, digest: str, recorded: bytes) -> None:
+    """Checks a SHA-256 against the content of a ``.sha256`` file.
+
+    Args:
+        name: of the weights, for the message.
+        digest: theirs.
+        recorded: the file's bytes, with the digest as the first word.
+
+    Raises:
+        ValueError: it says another one.
+    """
+    expected = recorded.decode("ascii", errors="replace").split()[:1]
+    if [word.lower() for word in expected] != [digest]:
+        raise ValueError(
+            f"{name} has SHA-256 {digest}, but its .sha256 says {' '.join(expected) or 'nothing'}: the weights are "
+            "damaged or were changed. Fix: download or export the bundle again, or delete that file if you put other "
+            "weights there yourself"
+        )
 
 
 def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:

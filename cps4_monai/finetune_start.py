@@ -15,25 +15,10 @@ from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.segmentation import plain
 from cps4_monai.plan import Plan, plan_of
-from cps4_monai.run_folder import RECORD, STAGE1, STAGE2
 from cps4_monai.workflow import read_overlays
 
 # What fine-tuning takes from the plan of the weights, whatever the configs say.
 OF_WEIGHTS = ("spacing_mm", "slice_size", "in_plane_mode", "features", "network_def", "anatomy_source", "unannotated")
-
-
-def refuse_trained_folder(output: Path) -> None:
-    """Refuses the folder of another training, whose ``config.json`` would be lost.
-
-    Raises:
-        ValueError: a stage was trained there.
-    """
-    trained = [str(stage / RECORD) for stage in (STAGE1, STAGE2) if (output / stage / RECORD).is_file()]
-    if trained:
-        raise ValueError(
-            f"{output}: holds a training ({', '.join(trained)}), whose config.json a fine-tuning would replace; "
-            "expected a folder of its own. Fix: choose another output folder (-o)"
-        )
 
 
 def check_codes(datalist: Path, weights: Path | None, output: Path) -> None:

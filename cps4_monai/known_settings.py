@@ -109,7 +109,7 @@ def _refuse_prompts_turned_off(layers: Mapping[str, Mapping[str, Any]]) -> None:
                 f"configs {off} and {file} name different methods: {Path(file).stem} wants class prompts, which the "
                 "first turns off; expected one. Fix: leave one of them out"
             )
-        if _METHOD in layer:
+        if _METHOD in layer or _PROVIDER in layer:
             off = file if layer.get(_PROVIDER, ...) is None else ""
 
 

@@ -195,7 +195,8 @@ def check_reviewed(stage: str, entries: Sequence[Entry]) -> tuple[str, ...]:
     Returns:
         The warnings, which are logged, too.
     """
-    ours = [entry.label.name for entry in entries if entry.label and is_unreviewed_prediction(entry.label)]
+    labels = dict.fromkeys(entry.label for entry in entries if entry.label)  # some validate on scans of training
+    ours = [label.name for label in labels if is_unreviewed_prediction(label)]
     if not ours:
         return ()
     one = len(ours) == 1
@@ -269,7 +270,11 @@ def check_unseen(entries: Sequence[Entry], section: str, checkpoint: str | Path)
         return
     import torch
 
-    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["settings"]
+    try:
+        settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["settings"]
+    except Exception as error:  # torch.load answers damage by nearly any of them; the weights are whole
+        logger.warning("%s cannot be read (%s): it is not known which scans the run has seen", checkpoint, error)
+        return
     chosen_by = set(settings.get(VALIDATED_ON, ()))
     known = {digest: subject for subject, maps in settings.get(LABEL_MAPS, {}).items() for digest in maps}
     found = {
@@ -280,10 +285,10 @@ def check_unseen(entries: Sequence[Entry], section: str, checkpoint: str | Path)
     if found:
         trained = sum(subject not in chosen_by for subject in found.values())
         raise ValueError(
-            f"{len(found)} of {len(entries)} test scans ({', '.join(list(found)[:3])}, ...) are known to this run: it "
-            f"was trained on the label maps of {trained} and chose its weights by {len(found) - trained}; expected "
-            "patients that it never saw. Fix: name the datalist that it was trained with (--datalist), or another "
-            "section of this one"
+            f"{len(found)} of {len(entries)} test scans ({', '.join(list(found)[:3])}{', ...' * (len(found) > 3)}) are "
+            f"known to this run: it was trained on the label maps of {trained} and chose its weights by "
+            f"{len(found) - trained}; expected patients that it never saw. Fix: name the datalist that it was trained "
+            "with (--datalist), or another section of this one"
         )
 
 

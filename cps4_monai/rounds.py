@@ -32,6 +32,7 @@ from cps4_monai.inference.batch import SegmentationRun, segment_scans
 from cps4_monai.inference.outcome import ScanOutcome
 from cps4_monai.methods.prompted_pretraining import PromptedPretraining
 from cps4_monai.run_folder import PSEUDO_LABELS, RECORD, RESUME, ROUNDS, STAGE1, STAGE1_WEIGHTS, STAGE2
+from cps4_monai.training_lock import alone_in
 from cps4_monai.workflow import CPS4Workflow, run_workflow
 
 logger = logging.getLogger(__name__)
@@ -77,20 +78,22 @@ def train_in_rounds(rounds: int, output: Path, settings: Mapping[str, Any], **wo
         _check_settings(**{**workflow, **shared, "output_dir": str(output), "tracking": None})
     stage1_data: dict[str, Any] = {}
     start: dict[str, Any] = {}
-    for number in range(1, rounds + 1):
-        folder = output if number == rounds else output / ROUNDS / str(number)
-        own = {**shared, **start, "output_dir": str(folder)}
-        logger.info("round %d of %d, in %s", number, rounds, folder)
-        run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
-        trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
-        if number < rounds:
-            data = trained.parser.get_parsed_content("data")
-            cache = trained.parser.get_parsed_content("cache")
-            device = str(settings.get("device_name", "auto"))
-            labels = label_unlabeled(folder, data, device, cache.assume_spacing)
-            del trained  # its networks make room for those of the next round
-            stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
-            start = {START: str(folder / STAGE1_WEIGHTS)}
+    (output / ROUNDS).mkdir(parents=True, exist_ok=True)
+    with alone_in(output / ROUNDS):  # each stage has its run's folder to itself, but not what lies between stages
+        for number in range(1, rounds + 1):
+            folder = output if number == rounds else output / ROUNDS / str(number)
+            own = {**shared, **start, "output_dir": str(folder)}
+            logger.info("round %d of %d, in %s", number, rounds, folder)
+            run_workflow(run_id="training_stage1", **{**workflow, **own, **stage1_data})
+            trained = run_workflow(run_id="training_stage2", **{**workflow, **own})
+            if number < rounds:
+                data = trained.parser.get_parsed_content("data")
+                cache = trained.parser.get_parsed_content("cache")
+                device = str(settings.get("device_name", "auto"))
+                labels = label_unlabeled(folder, data, device, cache.assume_spacing)
+                del trained  # its networks make room for those of the next round
+                stage1_data = {"datalist": str(labels), "labeled_share": None, "labeled_subjects": None}
+                start = {START: str(folder / STAGE1_WEIGHTS)}
 
 
 def label_unlabeled(

@@ -209,7 +209,7 @@ class CPS4Workflow(ConfigWorkflow):
     def _folder(self) -> Path | None:
         """The run's folder, where the config says one; nothing is built for it."""
         if self._output_dir is not None:
-            return Path(self._output_dir)
+            return Path(str(self._output_dir))  # MONAI takes "2025" for a number
         if self.parser is None:
             return None
         try:

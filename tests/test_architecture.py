@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "run_folder": set(),
     "bundle_root": {"run_folder"},
     "failure": set(),
-    "file_hash": {"bundle_root"},
+    "file_hash": {"atomic_file", "bundle_root"},
     "logits": set(),
     "plan": {"anatomy", "atomic_file", "bundle_root", "true_or_false"},
     "true_or_false": set(),
@@ -87,7 +87,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "rounds": {
         "anatomy", "atomic_file", "bundle_root", "data", "export", "failure", "file_hash", "inference", "methods",
-        "run_folder", "workflow",
+        "run_folder", "training_lock", "workflow",
     },
     "bench": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "evaluation", "failure", "file_hash",

@@ -331,7 +331,7 @@ def test_label_maps_that_no_person_stands_for_any_more_are_named(tmp_path: Path)
     drawn.label.write_bytes(b"b")
     assert check_reviewed("stage 2", [accepted, drawn, Entry(drawn.image, None, "c")]) == ()
     since = [entry("d", {"Review": {"State": "wrong"}}), entry("e", {})]
-    (told,) = check_reviewed("stage 2", [accepted, drawn, *since])
+    (told,) = check_reviewed("stage 2", [accepted, drawn, *since, *since])
     assert told.startswith("2 label maps (d_dseg.nii.gz, e_dseg.nii.gz) are of this program")
     edited = since[1]
     edited.label.write_bytes(b"by hand")

@@ -133,6 +133,22 @@ def test_rounds_that_were_stopped_go_on(
     assert (tmp_path / "stage2" / "model.pt").is_file()
 
 
+def test_the_same_rounds_are_trained_by_one_process_at_a_time(
+    tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    beside = []
+
+    def run(**options: Any) -> Any:
+        if not beside:
+            beside.append("")
+            beside.append(call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2").output)
+        raise RuntimeError("the power went off")
+
+    monkeypatch.setattr(rounds, "run_workflow", run)
+    call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
+    assert f"{tmp_path / 'rounds'}: another process trains in this folder" in beside[1]
+
+
 def test_another_number_of_rounds_is_refused_before_anything_is_trained(
     tiny_data: Path, tiny_overlay: Path, tiny_run: Path, tmp_path: Path, labels_of_phantom: list[str], monkeypatch: Any
 ) -> None:
@@ -153,7 +169,7 @@ def test_another_number_of_rounds_is_refused_before_anything_is_trained(
 
     for stage in ("stage1", "all"):
         refused = call(tiny_data, tiny_overlay, twice, stage=stage)
-        assert refused.exit_code == 1 and "(2 or more)" in refused.output
+        assert refused.exit_code == 1 and "'cps4 train all --rounds 2'" in refused.output
 
     for stage in ("stage1", "stage2"):  # stopped before the last round: it may be that of more rounds
         (twice / stage / "resume.pt").unlink()

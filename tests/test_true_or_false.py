@@ -40,3 +40,4 @@ def test_a_folder_of_a_year_is_a_folder(tmp_path, monkeypatch):
     """MONAI makes a number of ``--output_dir 2025``."""
     monkeypatch.chdir(tmp_path)
     assert str(SaveLabelsd(output_dir=2025).output_dir) == "2025"
+    assert SaveLabelsd(output_dir="out", data_root_dir=2025).data_root_dir == tmp_path / "2025"

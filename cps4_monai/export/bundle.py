@@ -18,8 +18,7 @@ from cps4_monai.export.card import card_of_name, card_of_weights, licence_of_dat
 from cps4_monai.export.facts import WeightsFacts, figures_of
 from cps4_monai.export.layout import lay_out
 from cps4_monai.export.metadata import SHA256, metadata_of_weights, speaks_of
-from cps4_monai.file_hash import file_sha256
-from cps4_monai.networks.weights import check_recorded
+from cps4_monai.file_hash import check_recorded, file_sha256, record_sha256, sha256_file
 from cps4_monai.plan import Plan, plan_of, write_plan
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "eval",
 _PACKAGE = Path(__file__).resolve().parents[1]
 _WHOLE_FOLDERS = ("configs", "docs", _PACKAGE.name)  # the package lies in bundles that were exported before
 _MODELS = {
-    *(BUNDLE_WEIGHTS, BUNDLE_WEIGHTS.with_name("model.pt.sha256"), BUNDLE_WEIGHTS.with_name("plan.json")),
+    *(BUNDLE_WEIGHTS, sha256_file(BUNDLE_WEIGHTS), BUNDLE_WEIGHTS.with_name("plan.json")),
     *(BUNDLE_STAGE1, BUNDLE_STAGE1.with_name("plan.json")),
 }
 _NAMED_LEFT_BEHIND = 8
@@ -236,8 +235,7 @@ def _rename(page: Path, name: str) -> None:
 
 def _sign(folder: Path, model: Path) -> None:
     """The SHA-256 of the weights as they are shipped, beside them and in the metadata."""
-    digest = file_sha256(model)
-    model.with_name("model.pt.sha256").write_text(f"{digest}  model.pt\n", encoding="ascii")
+    digest = record_sha256(model)
     path = folder / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
     if not speaks_of(metadata, digest):

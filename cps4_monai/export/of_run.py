@@ -30,8 +30,9 @@ def _validated(run_dir: str | Path) -> Path:
         finetuned = Path(run_dir) / FINETUNED_WEIGHTS
         if finetuned.is_file():
             raise ValueError(
-                f"{weights} is not there: the run holds fine-tuned weights; expected those of a stage 2. Fix: 'cps4 "
-                f"evaluate' scores them with --set checkpoint={finetuned}"
+                f"{weights} is not there: the run holds fine-tuned weights, {finetuned}; expected those of a stage 2. "
+                "Fix: 'cps4 segment' takes that file by --weights, 'cps4 evaluate' by --set checkpoint=FILE; it is not "
+                "exported by itself"
             )
         raise ValueError(
             f"{weights} is not there; pass the output folder of a run whose stage 2 was validated. Fix, where it is "

@@ -10,6 +10,7 @@ from cps4_monai.handlers.decoded_validation import DecodedPredictiond
 from cps4_monai.handlers.early_stop import EarlyStop
 from cps4_monai.handlers.epoch_seed import EpochSeed
 from cps4_monai.handlers.epoch_validation import EpochValidation, FirstValidation
+from cps4_monai.handlers.loader_end import LoaderEnd
 from cps4_monai.handlers.localisation import AttentionLocalisation
 from cps4_monai.handlers.metrics_log import MetricsLog
 from cps4_monai.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
@@ -35,6 +36,7 @@ __all__ = [
     "EpochSeed",
     "EpochValidation",
     "FirstValidation",
+    "LoaderEnd",
     "MetricsLog",
     "NoWeightsError",
     "NonFiniteLossError",

@@ -14,7 +14,7 @@ from monai.engines.workflow import Workflow
 from torch import nn
 
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import file_sha256, record_sha256, sha256_file
 from cps4_monai.handlers.best_weights import BestWeights, metric_of
 from cps4_monai.plan import plan_of, plan_path
 from cps4_monai.run_folder import FINETUNED_WEIGHTS
@@ -134,11 +134,11 @@ class BundleWeights(BestWeights):
         released = self.deployed.with_name(RELEASED)
         if self.deployed.is_file() and not released.exists():
             write_atomically(released, lambda beside: shutil.copyfile(self.deployed, beside))
-            _write_checksum(released)
+            record_sha256(released)
             logger.info("the weights before are kept as %s (SHA-256 %s)", released, _digest(released))
-        _checksum_of(self.deployed).unlink(missing_ok=True)
+        sha256_file(self.deployed).unlink(missing_ok=True)
         write_atomically(self.deployed, lambda beside: shutil.copyfile(self.path, beside))
-        _write_checksum(self.deployed)
+        record_sha256(self.deployed)
 
     def _tell_plan(self, before: str, tuned: str, deployed: bool) -> None:
         """Adds to the plan, which lies beside all of these weights, what the fine-tuned ones were trained on."""
@@ -153,9 +153,9 @@ class BundleWeights(BestWeights):
         write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
 
     def _write(self) -> None:
-        _checksum_of(self.path).unlink(missing_ok=True)
+        sha256_file(self.path).unlink(missing_ok=True)
         super()._write()
-        _write_checksum(self.path)
+        record_sha256(self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """As :class:`BestWeights`, with the score to beat."""
@@ -174,11 +174,3 @@ def _listed(told: Any) -> list[str]:
 
 def _digest(path: Path) -> str:
     return file_sha256(path) if path.is_file() else "none"
-
-
-def _checksum_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _write_checksum(path: Path) -> None:
-    write_atomically(_checksum_of(path), f"{_digest(path)}  {path.name}\n")

@@ -1,4 +1,4 @@
-"""Makes every epoch's randomness a function of the seed and the epoch's number; ends the loader with the run."""
+"""Makes every epoch's randomness a function of the seed and the epoch's number."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from monai.engines.workflow import Workflow
 class EpochSeed:
     """Reseeds Python's, NumPy's and torch's generators when an epoch starts, and tells the loader which epoch it is.
 
-    A run that is resumed at an epoch therefore draws exactly what the uninterrupted one draws in it. Once the run is
-    completed, the loader's workers end, whose batches would else wait in memory while a next stage trains.
+    A run that is resumed at an epoch therefore draws exactly what the uninterrupted one draws in it.
 
     Args:
         seed: of the run, at least 0; processes of one distributed run derive different streams from it by their rank.
@@ -31,7 +30,6 @@ class EpochSeed:
     def attach(self, engine: Workflow) -> None:
         """Registers at EPOCH_STARTED, which comes before the engine asks the loader for its iterator."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
-        engine.add_event_handler(Events.COMPLETED, self.close)
 
     def __call__(self, engine: Workflow) -> None:
         """Reseeds; calls ``set_epoch`` of the engine's data loader where there is one."""
@@ -43,9 +41,3 @@ class EpochSeed:
         set_epoch = getattr(getattr(engine, "data_loader", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
-
-    def close(self, engine: Workflow) -> None:
-        """Calls ``close`` of the engine's data loader where there is one."""
-        close = getattr(getattr(engine, "data_loader", None), "close", None)
-        if close is not None:
-            close()

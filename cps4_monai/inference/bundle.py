@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import BUNDLE_STAGE1, find_bundle_root
+from cps4_monai.file_hash import check_digest
 from cps4_monai.plan import FILE_NAME, Plan, parse_plan, plan_path
 from cps4_monai.run_folder import STAGE2_WEIGHTS
 
@@ -227,8 +228,6 @@ def _check_digest(root: _Root, digest: str) -> None:
         if root.model == MODEL:
             logger.warning("%s has no %s.sha256: the weights could not be checked", root.path, MODEL)
         return
-    from cps4_monai.networks.weights import check_digest
-
     check_digest(f"{root.path}: {root.model}", digest, recorded)
 
 

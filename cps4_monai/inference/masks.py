@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,8 @@ def report_masks(
         on_scan: called after each label map.
 
     Returns:
-        What became of each label map, and the path of the page.
+        What became of each label map, and the path of the page. Tables and page of a run's own folder tell of its scans
+        without a label map, too.
 
     Raises:
         ValueError: no label map is found, one was made with another anatomy, or the tables in the folder of a single
@@ -100,13 +102,9 @@ def report_masks(
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         outcomes = list(pool.map(looked_at, paths))
-    outcomes += [
-        outcome
-        for outcome in unsegmented_before(output, {outcome.name for outcome in outcomes})
-        if outcome.source.exists() or root not in outcome.source.parents  # else a label map that was taken away
-    ]
-    run_files.write(run_tables(outcomes, anatomy, output))
-    for files in report_files(outcomes, anatomy, title=title, views=qc, spread=spread_over_threads(jobs)):
+    told = [*outcomes, *(_without_label_map(root, outcomes) if output.resolve() == root.resolve() else ())]
+    run_files.write(run_tables(told, anatomy, output))
+    for files in report_files(told, anatomy, title=title, views=qc, spread=spread_over_threads(jobs)):
         run_files.write(files)
     return outcomes, output / REPORT
 
@@ -119,6 +117,13 @@ def _refuse_one_of_many(mask: Path) -> None:
             f"{mask}: the tables in {mask.parent} are of {len(others)} other label maps, too, and those of this one "
             f"would replace them. Fix: name that folder, or another one for the results with -o"
         )
+
+
+def _without_label_map(root: Path, outcomes: Sequence[ScanOutcome]) -> list[ScanOutcome]:
+    """Scans of a run that failed or were passed over, but for label maps that have been taken away since."""
+    folder = Path(os.path.abspath(root))
+    before = unsegmented_before(root, {outcome.name for outcome in outcomes})
+    return [o for o in before if o.source.exists() or folder not in Path(os.path.abspath(o.source)).parents]
 
 
 def unsegmented_before(output: Path, names: Container[str]) -> list[ScanOutcome]:

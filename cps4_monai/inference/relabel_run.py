@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Relabeled:
 def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: Anatomy = MRSPINESEG) -> Relabeled:
     """Applies corrections to the results of `cps4 segment`; one that cannot be does not stop the others.
 
+    Tables and pages that `cps4 report` made of a folder within, or of one around, follow.
+
     Args:
         output: the folder of the run.
         corrections: of :func:`cps4_monai.inference.corrections.read_corrections`.
@@ -60,18 +62,30 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
     """
     output = Path(output)
     rows = _rows(output)
-    RunFiles(output).check((*TABLES, REPORT))
-    applied: dict[str, Mapping[str, Any]] = {}
+    labels: dict[str, Path] = {}
     refused: dict[str, str] = {}
-    before: set[str] = set()
     for correction in corrections:
         try:
-            label = _label_of(correction.scan, rows, output)
+            labels[correction.scan] = _label_of(correction.scan, rows, output)
+        except (ValueError, OSError) as error:
+            refused[correction.scan] = reason_of(error)
+    others = [folder for folder in _runs_of(labels.values()) if folder != output.resolve()]
+    for folder in (output, *others):
+        RunFiles(folder).check((*TABLES, REPORT))
+    applied: dict[str, Mapping[str, Any]] = {}
+    before: set[str] = set()
+    for correction in corrections:
+        if correction.scan in refused:
+            continue
+        try:
+            label = labels[correction.scan]
             said = record_beside(label)
             applied[correction.scan] = relabel(label, correction, anatomy)
             before |= {correction.scan} if applied[correction.scan] == said else set()
         except (ValueError, OSError) as error:
             refused[correction.scan] = reason_of(error)
+    for folder in others:
+        _write_tables(folder, _rows(folder), anatomy)
     return Relabeled(applied, refused, _write_tables(output, rows, anatomy), before=frozenset(before))
 
 
@@ -90,7 +104,7 @@ def relabel_file(label_path: str | Path, correction: Correction | None, anatomy:
         ForeignFileError: a table or report that is not ours, before anything is changed.
     """
     path = Path(label_path)
-    outputs = _runs_of(path)
+    outputs = _runs_of([path])
     for output in outputs:
         RunFiles(output).check((*TABLES, REPORT))
     record = restore_original(path, anatomy) if correction is None else relabel(path, correction, anatomy)
@@ -132,15 +146,22 @@ def _in_table(path: Path, output: Path) -> str:
     return readable(path.relative_to(output).as_posix())
 
 
-def _runs_of(path: Path) -> list[Path]:
-    """Folders whose ``scans.csv`` names the label map, its own or above, the outermost last: a run's, and those of
-    which `cps4 report` made a page."""
-    path, found = path.resolve(), []
-    for folder in path.parents:
-        labels = [row.get("label") or "" for row in rows_of(folder / SCANS)]
-        if any(folder / path_text(label) == path or label == _in_table(path, folder) for label in labels):
-            found.append(folder)
-    return found
+def _runs_of(labels: Iterable[Path]) -> list[Path]:
+    """Folders whose ``scans.csv`` names one of the label maps, their own or above, the outermost last: a run's, and
+    those of which `cps4 report` made a page."""
+    paths = {label.resolve() for label in labels}
+    above = {folder for path in paths for folder in path.parents}
+    return [folder for folder in sorted(above, key=lambda f: (-len(f.parts), f)) if _names_one_of(folder, paths)]
+
+
+def _names_one_of(folder: Path, paths: Collection[Path]) -> bool:
+    named = {row.get("label") or "" for row in rows_of(folder / SCANS)}
+    if not named:
+        return False
+    within = {path for path in paths if folder in path.parents}
+    return not within.isdisjoint(folder / path_text(label) for label in named) or not named.isdisjoint(
+        _in_table(path, folder) for path in within
+    )
 
 
 def _around(path: Path) -> Path | None:

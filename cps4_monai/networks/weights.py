@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cps4_monai.bundle_root import weights_in
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import check_recorded
 from cps4_monai.networks.ema import unwrap
 
 logger = logging.getLogger(__name__)
@@ -84,35 +84,3 @@ def finetune_from(network: nn.Module, bundle: str | Path | None) -> nn.Module:
     load_weights(network, path)
     logger.info("training starts from the weights in %s", path)
     return network
-
-
-def check_recorded(path: str | Path) -> None:
-    """Checks weights against the file with their SHA-256 beside them, as a bundle ships it, where there is one.
-
-    Raises:
-        ValueError: see :func:`check_digest`.
-    """
-    path = Path(path)
-    recorded = path.with_name(f"{path.name}.sha256")
-    if recorded.is_file():
-        check_digest(str(path), file_sha256(path), recorded.read_bytes())
-
-
-def check_digest(name: str, digest: str, recorded: bytes) -> None:
-    """Checks a SHA-256 against the content of a ``.sha256`` file.
-
-    Args:
-        name: of the weights, for the message.
-        digest: theirs.
-        recorded: the file's bytes, with the digest as the first word.
-
-    Raises:
-        ValueError: it says another one.
-    """
-    expected = recorded.decode("ascii", errors="replace").split()[:1]
-    if [word.lower() for word in expected] != [digest]:
-        raise ValueError(
-            f"{name} has SHA-256 {digest}, but its .sha256 says {' '.join(expected) or 'nothing'}: the weights are "
-            "damaged or were changed. Fix: download or export the bundle again, or delete that file if you put other "
-            "weights there yourself"
-        )

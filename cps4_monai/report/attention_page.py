@@ -85,6 +85,10 @@ def _picture_of(output: Path, name: str) -> Path:
     return output / f"{name}_attention.png"
 
 
+def _folder_of(path: Path) -> Path:
+    return Path(os.path.abspath(path)).parent  # without "..", which would lead out of the output folder
+
+
 def named(scans: Sequence[Path]) -> Mapping[str, Path]:
     """Name in files and page -> scan: its stem; where several have it, its folders from where theirs part, too.
 
@@ -92,13 +96,13 @@ def named(scans: Sequence[Path]) -> Mapping[str, Path]:
         ValueError: two scans of one folder whose files would have one name.
     """
     shared = Counter(stem_of(path).casefold() for path in scans)
-    several = [path.absolute().parent for path in scans if shared[stem_of(path).casefold()] > 1]
+    several = [_folder_of(path) for path in scans if shared[stem_of(path).casefold()] > 1]
     above = Path(os.path.commonpath(several)) if several else Path()
     names: dict[str, Path] = {}
     for path in dict.fromkeys(scans):
         stem = stem_of(path)
         if shared[stem.casefold()] > 1:
-            stem = (path.absolute().parent.relative_to(above) / stem).as_posix()
+            stem = (_folder_of(path).relative_to(above) / stem).as_posix()
         if other := next((scan for name, scan in names.items() if name.casefold() == stem.casefold()), None):
             raise ValueError(
                 f"{path}: its picture would have the name of that of {other}; expected names that differ. Fix: rename "

@@ -66,7 +66,7 @@ class SaveLabelsd(SaveImaged):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.output_dir, self.output_postfix = Path(str(output_dir)), output_postfix  # MONAI takes "2025" for a number
-        self.data_root_dir = Path(data_root_dir).absolute() if str(data_root_dir) else None
+        self.data_root_dir = Path(str(data_root_dir)).absolute() if str(data_root_dir) else None
         self.overwrite, self.keep_reviewed = true_or_false(overwrite, "overwrite"), keep_reviewed
         self._sources: dict[Path, str] = {}
 

@@ -83,6 +83,8 @@ def test_each_scan_has_a_name_of_its_own() -> None:
     assert list(named([Path("b.nii"), Path("c.nii.gz")])) == ["b", "c"]
     scans = [Path("in/a/t2.nii.gz"), Path("in/b/T2.nii.gz"), Path("in/c/001_t2.nii.gz")]
     assert named(scans) == dict(zip(["a/t2", "b/T2", "001_t2"], scans, strict=True))
+    above = [Path("../a/t2.nii.gz"), Path("b/t2.nii.gz")]
+    assert not any(".." in name for name in named(above)) and len(named(above)) == 2
     with pytest.raises(ValueError, match=r"t2\.nii: its picture would have the name of that of a/T2\.nii\.gz"):
         named([Path("a/T2.nii.gz"), Path("a/t2.nii")])
 

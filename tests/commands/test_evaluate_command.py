@@ -68,6 +68,26 @@ def test_test_scans_that_the_run_knows_are_refused(tiny_run: Path, tiny_data: Pa
     assert f"label maps of {trained} and chose its weights by {chosen}" in result.output
 
 
+def test_a_datalist_of_other_structures_is_refused_before_the_network_runs(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    content = json.loads((tiny_data / "datalist.json").read_text())
+    other = tiny_data / "cord.json"
+    other.write_text(json.dumps({**content, "structures": {"1": "cord"}}))
+    arguments = ["--datalist", str(other), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    result = CliRunner().invoke(evaluate, [str(tiny_run), *arguments])
+    other.unlink()
+    assert result.exit_code == 1 and "code 1 'cord', not 'S'" in result.output
+    assert not (tmp_path / "out" / "predictions").exists()
+
+
+def test_without_a_whole_checkpoint_it_is_said_that_nothing_is_known(run: Path, capsys: pytest.CaptureFixture) -> None:
+    (run / "stage2" / "resume.pt").write_bytes(b"damaged")
+    result = CliRunner().invoke(evaluate, [str(run), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "resume.pt cannot be read" in result.output + "".join(capsys.readouterr())
+
+
 def test_a_run_without_weights_of_stage_2_is_told_what_is_missing(run: Path) -> None:
     (run / "stage2" / "model.pt").unlink()
     result = CliRunner().invoke(evaluate, [str(run)])

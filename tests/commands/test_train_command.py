@@ -29,13 +29,13 @@ def test_trains_resumes_and_says_where(tiny_data: Path, tiny_overlay: Path, tmp_
     assert (tmp_path / "config.json").is_file() and (tmp_path / "stage2" / "model.pt").is_file()
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", ["", "stage2", "rounds/1/stage1"])
 def test_who_stops_a_training_is_told_how_it_goes_on(
-    kept: bool, tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: str, tiny_data: Path, tiny_overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kept:
-        (tmp_path / "stage2").mkdir()
-        (tmp_path / "stage2" / "resume.pt").touch()
+        (tmp_path / kept).mkdir(parents=True)
+        (tmp_path / kept / "resume.pt").touch()
 
     def stopped(self: ConfigWorkflow) -> None:
         raise KeyboardInterrupt
@@ -129,8 +129,15 @@ def test_fine_tuning_keeps_out_of_other_trainings_and_of_label_maps_of_other_str
     config = (tiny_run / "config.json").read_bytes()
     data = ["--datalist", str(tiny_data / "datalist.json")]
     result = CliRunner().invoke(train, ["finetune", *data, "-o", str(tiny_run)])
-    assert result.exit_code == 1 and "holds a training (stage1/run.json, stage2/run.json)" in result.output
+    assert result.exit_code == 1 and "(stage1/run.json, stage2/run.json), whose config" in result.output
     assert (tiny_run / "config.json").read_bytes() == config
+    (tmp_path / "tuned" / "finetune").mkdir(parents=True)
+    (tmp_path / "tuned" / "finetune" / "run.json").write_text("{}")
+    for stage in ("stage2", "pretraining"):
+        result = CliRunner().invoke(train, [stage, *data, "-o", str(tmp_path / "tuned")])
+        assert result.exit_code == 1 and f"(finetune/run.json), whose config.json a training of {stage}" in (
+            result.output
+        )
     content = json.loads((tiny_data / "datalist.json").read_text())
     (tmp_path / "cord.json").write_text(json.dumps({**content, "structures": {"1": "cord"}}))
     data = ["--datalist", str(tmp_path / "cord.json"), "--dataset-dir", str(tiny_data)]

@@ -48,6 +48,7 @@ def test_descriptions_of_localizers(description, is_one):
     ("ep2d_diff", "of another kind by its description"), ("WATER: SAG T2 FLEX", T2_FAT_SUPPRESSED),
     ("FAT: SAG T2 FLEX", OTHER), ("SAG T2 IDEAL FAT", OTHER), ("Fat_t2_dixon", OTHER),
     ("T2 fat sat dixon", T2_FAT_SUPPRESSED), ("t2_map", OTHER), ("SAG T2 MAPPING", OTHER),
+    ("FAT SUP T2 SAG", T2), ("Fat-Suppressed STIR sag", T2_FAT_SUPPRESSED), ("T1 GRE SAG", "T1-weighted"),
     ("SAG T2 GRE", "T2*-weighted"), ("T2 FatSat", T2_FAT_SUPPRESSED),
 ])  # fmt: skip
 def test_weighting_by_the_description(description, expected):

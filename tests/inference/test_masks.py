@@ -139,8 +139,25 @@ def test_what_failed_stays_told_when_the_page_is_made_again(bundle_dir, make_sca
     segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu")
     failures = _rows(out / "failures.csv")
     assert [row["scan"] for row in failures] == ["bad_T2w"]
-    report_masks(out)
+    outcomes, _ = report_masks(out)
+    assert [o.name for o in outcomes] == ["a_T2w"], "label maps alone are counted"
     assert _rows(out / "failures.csv") == failures and "bad_T2w" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_another_folder_is_not_told_what_failed_before_in_the_same_place(segmented, tmp_path, monkeypatch):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x_dseg.nii.gz").write_bytes(b"no label map")
+    outcomes, _ = report_masks(tmp_path / "bad", tmp_path / "page")
+    assert [o.status for o in outcomes] == ["failed"] and len(_rows(tmp_path / "page" / "failures.csv")) == 1
+    report_masks(segmented, tmp_path / "page")
+    assert _rows(tmp_path / "page" / "failures.csv") == []
+    monkeypatch.chdir(tmp_path)
+    make_again = segmented / "y_dseg.nii.gz"
+    make_again.write_bytes(b"no label map")
+    report_masks("out")
+    make_again.unlink()
+    outcomes, _ = report_masks(segmented)
+    assert [o.status for o in outcomes] == ["mask", "mask"] and _rows(segmented / "failures.csv") == []
 
 
 def test_one_label_map_of_many_does_not_take_the_tables_of_all(segmented, tmp_path):

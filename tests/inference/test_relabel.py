@@ -208,6 +208,11 @@ def test_tables_of_the_run_follow_though_a_folder_within_has_tables_of_its_own(b
     shifted = of(out / "structures.csv", "p1/a_T2w")
     assert shifted == of(out / "p1" / "structures.csv", "a_T2w")
     assert shifted != of(out / "structures.csv", "p2/a_T2w"), "which is the same scan, as it was segmented"
+    head = {"format": "cps4_monai.corrections", "version": 1, "by": "R", "made": "2026-01-01T00:00:00+00:00"}
+    said = tmp_path / "corrections.json"
+    said.write_text(json.dumps({**head, "scans": [{"scan": "a_T2w", "label_sha256": None, "accepted": True}]}))
+    assert call(out / "p1", "--corrections", said).exit_code == 0
+    assert [row["review"] for row in rows(out / "scans.csv")] == ["accepted", ""]
 
 
 def test_without_a_picture_too_a_label_map_that_lies_elsewhere_than_its_scan_is_not_accepted(out):

@@ -17,13 +17,14 @@ _ONLY_LOC = re.compile(
     r"[hbl]ws|mr|\d+|pl|planes?)\b ?)+$"
 )
 _START = r"(?:^|(?<=[^a-z])|(?<=sag)|(?<=tra)|(?<=cor)|(?<=[^a-z]s)|(?<=^s))"
-_T2_STAR = re.compile(rf"{_START}t2 ?(\*|star|fl[23]d)|\b(medic|merge|swi|swan|gre|gradient)\b|\bme2d")
+_T2_STAR = re.compile(rf"{_START}t2 ?(\*|star|fl[23]d)|\b(medic|merge|swi|swan)\b|\bme2d")
+_GRADIENT_ECHO = re.compile(r"\b(gre|gradient)\b")
 _T2 = re.compile(rf"{_START}t2(?![0-9*])")
 _T1 = re.compile(rf"{_START}t1(?![0-9])")
 _PD = re.compile(r"\b(pd|pdw|proton|flair)\b")
 # The fat image of a Dixon pair shows no discs; a map is no image.
 _OTHER = re.compile(
-    r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof|map|mapping)\b|^fat\b(?! ?sat)|"
+    r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof|map|mapping)\b|^fat\b(?! ?(sat|sup))|"
     r"\bfat\b(?! ?(sat|sup)).*\b(flex|ideal|dixon)\b|\b(flex|ideal|dixon)\b.*\bfat\b(?! ?(sat|sup))"
 )
 _FAT = re.compile(r"stir|tirm|\btir\b|\bfs\b|fat ?sat|spair|\bspir\b|dixon|water|fatsup")
@@ -80,7 +81,7 @@ def plain_words(text: str) -> str:
 def _named(text: str) -> str:
     if _OTHER.search(text) or (_PD.search(text) and not _T2.search(text)):
         return "of another kind by its description"
-    if _T2_STAR.search(text):
+    if _T2_STAR.search(text) or (_GRADIENT_ECHO.search(text) and _T2.search(text)):
         return "T2*-weighted"
     if _FAT.search(text) and not _T1.search(text):
         return T2_FAT_SUPPRESSED if _T2.search(text) or re.search(r"stir|tirm|\btir\b", text) else ""
