@@ -296,7 +296,7 @@ def load_anatomy(
 
     Args:
         source: path of a JSON file, or a mapping, with ``structures`` (a list of objects with the fields of
-            :class:`Structure`) and, optionally, ``prompt_template``.
+            :class:`Structure`) and, optionally, ``prompt_template``; or of the ``plan.json`` beside weights.
         prompt_template: overrides the source's.
         stored: the source is kept with finished weights, which open with what a person's file may not have: a code 0
             that is not the background, a background elsewhere or with an order, an empty long name, a number as code
@@ -321,6 +321,8 @@ def load_anatomy(
             raise ValueError(
                 f"{where}: cannot be read as an anatomy file ({error}); expected JSON with 'structures'"
             ) from error
+    if isinstance(source, Mapping) and "structures" not in source and isinstance(source.get("anatomy"), Mapping):
+        source, stored = source["anatomy"], True  # the plan beside weights
     if not isinstance(source, Mapping) or not isinstance(source.get("structures"), Sequence):
         raise ValueError(f"{where}: no list 'structures'; expected objects with code, name, long_name, kind and order")
     try:

@@ -50,7 +50,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        if error.errno is not None and error.filename is None:  # as of a full disk
+        if error.errno is not None and error.filename in (None, str(beside)):  # None: as of a full disk
             error.filename = str(path)
         raise
     except BaseException as error:

@@ -20,7 +20,8 @@ from cps4_monai.data.label_review import is_unreviewed_prediction
 from cps4_monai.data.leaks import DIGEST_VERSION, check_contents, check_patients, voxel_digest
 from cps4_monai.data.output_folder import check_output_dir
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.run_folder import HASH_LENGTH, LABEL_MAPS, VALIDATED_ON
+from cps4_monai.run_folder import HASH_LENGTH, LABEL_MAPS, LABELED, RECORD, UNLABELED, VALIDATED_ON
+from cps4_monai.scan_names import patient_of
 
 __all__ = [
     "check_data",
@@ -253,30 +254,30 @@ def check_unlearned(
     )
 
 
-def check_unseen(entries: Sequence[Entry], section: str, checkpoint: str | Path) -> None:
+def check_unseen(entries: Sequence[Entry], section: str, folders: Sequence[str | Path]) -> tuple[str, ...]:
     """Refuses test scans whose label maps a run was trained on, or chose its weights by: figures of them are no test.
 
-    Label maps are known by their content, so that a data set that was moved or split anew is found out.
+    Label maps are known by their content, so that a data set that was moved or split anew is found out. Other scans of
+    patients of the same name get a warning: they may be other people, of another data set.
 
     Args:
         entries: scans that are to be scored.
         section: of the datalist; "test" alone is checked.
-        checkpoint: `resume.pt` of the run; without one nothing is known.
+        folders: of the trainings, with their ``run.json``: a training without one is not known.
+
+    Returns:
+        The warnings, which are logged, too.
 
     Raises:
         ValueError: there are such scans; names the first.
     """
-    if section != "test" or not Path(checkpoint).is_file():
-        return
-    import torch
-
-    try:
-        settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["settings"]
-    except Exception as error:  # torch.load answers damage by nearly any of them; the weights are whole
-        logger.warning("%s cannot be read (%s): it is not known which scans the run has seen", checkpoint, error)
-        return
-    chosen_by = set(settings.get(VALIDATED_ON, ()))
-    known = {digest: subject for subject, maps in settings.get(LABEL_MAPS, {}).items() for digest in maps}
+    starts = [start for folder in folders for start in _last_start(Path(folder) / RECORD)] if section == "test" else []
+    if not starts:
+        return ()
+    chosen_by = {subject for start in starts for subject in start.get(VALIDATED_ON, ())}
+    known = {
+        digest: subject for start in starts for subject, maps in start.get(LABEL_MAPS, {}).items() for digest in maps
+    }
     found = {
         entry.subject: known[digest]
         for entry in entries
@@ -290,6 +291,30 @@ def check_unseen(entries: Sequence[Entry], section: str, checkpoint: str | Path)
             f"{len(found) - trained}; expected patients that it never saw. Fix: name the datalist that it was trained "
             "with (--datalist), or another section of this one"
         )
+    lists = [start.get(key, ()) for start in starts for key in (LABELED, UNLABELED, VALIDATED_ON)]
+    seen = {patient_of(subject) for subjects in lists for subject in subjects}
+    shared = sorted({entry.patient for entry in entries} & seen)
+    if not shared:
+        return ()
+    return _told(
+        section,
+        [
+            f"{len(shared)} patients ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}) have names of patients "
+            "that the run was trained on or chose its weights by: if they are the same people, figures of them are no "
+            "test"
+        ],
+    )
+
+
+def _last_start(record: Path) -> list[dict[str, Any]]:
+    """Settings of the last start that a training's record tells of; none where it cannot be read."""
+    try:
+        return [dict(json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["settings"])]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        logger.warning("%s cannot be read (%s): it is not known which scans the run has seen", record, error)
+        return []
 
 
 def check_validation_labels(dataset: VolumeDataset, unannotated: Sequence[int] = ()) -> None:

@@ -123,7 +123,7 @@ def label_unlabeled(
     path, weights = run / PSEUDO_LABELS, weights_of_run(run)
     sha256 = file_sha256(weights)
     if path.is_file():
-        return _unchanged(path, sha256)
+        return _unchanged(path, sha256, run)
     bundle = export_bundle(find_bundle_root(), run / WEIGHTS, weights)
     scans = {entry.image.resolve(): entry for entry in data.unlabeled}
     options = {"weights": bundle, "device": device, "assume_spacing": assume_spacing, "qc": False}
@@ -259,15 +259,22 @@ def _of_known_classes(label: Path, known: set[int], path: Path) -> Path:
     return write_label_volume(path, np.where(kept, volume.array, NOT_ANNOTATED), volume)
 
 
-def _unchanged(datalist: Path, sha256: str) -> Path:
-    """The datalist that is there, if weights with this hash made its label maps."""
-    made_by = str(json.loads(datalist.read_text(encoding="utf-8")).get("weights_sha256", ""))
+def _unchanged(datalist: Path, sha256: str, run: Path) -> Path:
+    """The datalist that is there, if weights with this hash made its label maps; of a run that was moved, with them."""
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    made_by = str(content.get("weights_sha256", ""))
     if made_by != sha256:
         raise DatalistError(
             f"{datalist}: its label maps are of weights {made_by[:12]}..., the round's are {sha256[:12]}... now; "
             "expected the same: the rounds after it learned from these label maps. Fix: choose another output folder"
         )
-    return datalist
+    moved = False
+    for entry in content["training"]:
+        label = Path(entry.get("label", ""))
+        here = (run / LABELS / label.name).resolve()
+        if label.parent.name == LABELS and label != here and here.is_file():
+            entry["label"], moved = str(here), True
+    return write_atomically(datalist, json.dumps(content, indent=1) + "\n") if moved else datalist
 
 
 def _entry(entry: Entry) -> dict[str, str]:

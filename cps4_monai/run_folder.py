@@ -11,7 +11,8 @@ FINETUNED_WEIGHTS = Path("models") / "model_finetuned.pt"
 ROUNDS = Path("rounds")  # those before the last one, each a run as any other
 PSEUDO_LABELS = Path("pseudo_labels.json")  # label maps of stage 2's weights, for the stage 1 of a further round
 LOG, RECORD, RESUME = "metrics.csv", "run.json", "resume.pt"  # in the folder of each stage
-LABEL_MAPS, VALIDATED_ON = "label maps", "validated on"  # among the settings in a checkpoint: hashes, by subject
+LABEL_MAPS = "label maps"  # among the settings in records and checkpoints: hashes, by subject
+LABELED, UNLABELED, VALIDATED_ON = "labels of", "without labels", "validated on"  # lists of subjects there
 HASH_LENGTH = 16  # characters of them: enough to tell label maps apart
 
 

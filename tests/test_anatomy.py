@@ -67,6 +67,7 @@ def test_a_three_class_anatomy_is_a_file(tmp_path: Path) -> None:
     ]
     assert heart.num_classes == 3
     assert load_anatomy(heart.to_dict()).prompts == heart.prompts
+    assert load_anatomy({"format": 1, "anatomy": heart.to_dict()}).prompts == heart.prompts, "the plan of weights"
     assert load_anatomy(path, prompt_template="{name}").prompts[1] == "left ventricle"
 
 

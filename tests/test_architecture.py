@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {
         "anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "scan_names", "vision",
     },
-    "preflight": {"anatomy", "atomic_file", "data", "file_hash", "run_folder"},
+    "preflight": {"anatomy", "atomic_file", "data", "file_hash", "run_folder", "scan_names"},
     "inference": {
         "anatomy", "atomic_file", "bundle_root", "cluster", "data", "device", "encoding", "evaluation", "extras",
         "file_hash", "levels", "metrics", "networks", "palette", "plan", "precision", "report", "run_folder",

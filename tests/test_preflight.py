@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.assembly.finetune import seen_by
 from cps4_monai.data.datalist import Entry, load_datalist
 from cps4_monai.data.label_ownership import write_owned_label
 from cps4_monai.data.leaks import LeakError, voxel_digest
@@ -26,6 +27,7 @@ from cps4_monai.preflight import (
     check_ramp,
     check_reviewed,
     check_schedule,
+    check_unseen,
 )
 
 
@@ -318,6 +320,24 @@ def test_classes_of_the_weights_that_the_new_labels_lack_are_said(
     if named:
         assert f"starts from {weights}, and no labeled subject shows its classes {named}: they are background" in told
         assert "mark them 255" in told and "--unannotated" in told
+
+
+def test_scans_of_a_training_are_known_by_their_label_maps_and_patients_by_their_names(tmp_path: Path) -> None:
+    def entry(name: str, content: bytes) -> Entry:
+        path = tmp_path / f"{name}_dseg.nii.gz"
+        path.write_bytes(content)
+        return Entry(tmp_path / f"{name}.nii.gz", path, name)
+
+    trained, fresh, session = entry("a", b"a"), entry("b", b"b"), entry("sub-4_ses-2", b"c")
+    seen = seen_by([trained, Entry(tmp_path / "x.nii.gz", None, "sub-4_ses-1")], [])
+    (tmp_path / "finetune").mkdir()
+    (tmp_path / "finetune" / "run.json").write_text(json.dumps({"starts": [{"settings": seen}]}))
+    folders = [tmp_path / "stage2", tmp_path / "finetune"]
+    with pytest.raises(ValueError, match=r"1 of 2 test scans \(a\) are known to this run"):
+        check_unseen([trained, fresh], "test", folders)
+    assert check_unseen([trained], "validation", folders) == check_unseen([fresh], "test", folders) == ()
+    (told,) = check_unseen([fresh, session], "test", folders)
+    assert told.startswith("1 patients (sub-4) have names of patients that the run was trained on")
 
 
 def test_label_maps_that_no_person_stands_for_any_more_are_named(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_second_stage_1_goes_on_from_the_first_ones_encoder(
 def test_rounds_that_were_stopped_go_on(
     tiny_data: Path, tiny_overlay: Path, tmp_path: Path, labels_of_phantom: list[str], monkeypatch: Any
 ) -> None:
-    """Killed as the stage 1 of the second round begins; what was done is not done again."""
+    """Killed as the stage 1 of the second round begins, and moved; what was done is not done again."""
     real, begun = rounds.run_workflow, []
 
     def stopped(*args: Any, **options: Any) -> Any:
@@ -124,13 +124,14 @@ def test_rounds_that_were_stopped_go_on(
         return real(*args, **options)
 
     monkeypatch.setattr(rounds, "run_workflow", stopped)
-    assert call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2").exit_code == 1
-    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt") if path.name != "resume.pt"}
-    again = call(tiny_data, tiny_overlay, tmp_path, "--rounds", "2")
+    assert call(tiny_data, tiny_overlay, tmp_path / "run", "--rounds", "2").exit_code == 1
+    run = (tmp_path / "run").rename(tmp_path / "moved")
+    done = {path: path.stat().st_mtime_ns for path in run.rglob("*.pt") if path.name != "resume.pt"}
+    again = call(tiny_data, tiny_overlay, run, "--rounds", "2")
     assert again.exit_code == 0, again.output
     assert begun[3:] == ["training_stage1", "training_stage2"] * 2 and len(labels_of_phantom) == 1
     assert len(done) >= 2 and all(path.stat().st_mtime_ns == then for path, then in done.items())
-    assert (tmp_path / "stage2" / "model.pt").is_file()
+    assert (run / "stage2" / "model.pt").is_file()
 
 
 def test_the_same_rounds_are_trained_by_one_process_at_a_time(

@@ -18,7 +18,7 @@ from cps4_monai.levels import LevelThresholds
 from cps4_monai.plan import Plan
 from cps4_monai.precision import Precision
 from cps4_monai.preflight import check_schedule
-from cps4_monai.run_folder import HASH_LENGTH, VALIDATED_ON
+from cps4_monai.run_folder import HASH_LENGTH, LABELED, UNLABELED, VALIDATED_ON
 
 # What a checkpoint of 0.4.0 and before does not tell of its run; "unannotated" by itself is the setting.
 UNANNOTATED = "unannotated codes"
@@ -105,9 +105,9 @@ class Context(Setup):
         data, in_plane = self.data, self.cache.in_plane
         facts = {
             "data_set": data.name,
-            "labeled_subjects": len({entry.subject for entry in data.labeled}),
+            "labeled_subjects": len({entry.patient for entry in data.labeled}),
             "unlabeled_scans": len(data.unlabeled),
-            "validation_subjects": len({entry.subject for entry in data.validation}),
+            "validation_subjects": len({entry.patient for entry in data.validation}),
         }
         return Plan(
             self.anatomy,
@@ -139,8 +139,8 @@ class Context(Setup):
         return {
             "classes": self.anatomy.to_dict(),
             UNANNOTATED: list(self.unannotated),
-            "labels of": [entry.subject for entry in self.data.labeled],
-            "without labels": [entry.subject for entry in self.data.unlabeled],
+            LABELED: [entry.subject for entry in self.data.labeled],
+            UNLABELED: [entry.subject for entry in self.data.unlabeled],
             VALIDATED_ON: [entry.subject for entry in self.data.validation],
             "processes": self.world_size,
             "format of slices and labels": CACHE_FORMAT,  # a run does not go on with labels of another rule

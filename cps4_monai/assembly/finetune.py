@@ -21,6 +21,7 @@ from cps4_monai.assembly.validation import Validator, dice_of, shown, validator
 from cps4_monai.data.corrected_scans import labels_in_words
 from cps4_monai.data.datalist import Datalist
 from cps4_monai.data.datasets import SliceDataset, VolumeDataset
+from cps4_monai.data.entries import Entry
 from cps4_monai.data.leaks import patients_of
 from cps4_monai.engines import SemiSupervisedTrainer
 from cps4_monai.file_hash import file_sha256
@@ -30,7 +31,7 @@ from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
 from cps4_monai.preflight import check_images, check_reviewed, check_unlearned, check_validation_labels
-from cps4_monai.run_folder import RESUME
+from cps4_monai.run_folder import HASH_LENGTH, LABEL_MAPS, LABELED, RESUME, VALIDATED_ON
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,19 @@ def settings_of(weights: str | Path, method: Supervised, seed: int) -> dict[str,
         "plan": plan_of(weights).to_dict(),
         "learning_rate": optimizer.param_groups[0]["lr"],
         "seed": seed,
+    }
+
+
+def seen_by(training: Sequence[Entry], validation: Sequence[Entry]) -> dict[str, Any]:
+    """What the record of a training says of the scans that it saw: an evaluation asks whether some are its own."""
+    maps: dict[str, list[str]] = {}
+    for entry in (*training, *validation):
+        if entry.label is not None:
+            maps.setdefault(entry.subject, []).append(file_sha256(entry.label)[:HASH_LENGTH])
+    return {
+        LABELED: [entry.subject for entry in training],
+        VALIDATED_ON: [entry.subject for entry in validation],
+        LABEL_MAPS: maps,
     }
 
 
@@ -204,7 +218,7 @@ def trainer(
 
     order = in_order(
         stage,
-        settings_of(weights, method, context.seed),
+        {**settings_of(weights, method, context.seed), **seen_by(slices.entries, volume_set.entries)},
         validation=EpochValidation(1, chooser),
         validators={"": chooser},
         added=handlers,

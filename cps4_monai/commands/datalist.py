@@ -32,6 +32,11 @@ from cps4_monai.commands.paths import GivenPath
     "--corrected", is_flag=True, help="FOLDER is one of 'cps4 segment': what people corrected or accepted is labeled."
 )
 @click.option(
+    "--images",
+    type=GivenPath(exists=True, file_okay=False),
+    help="With --corrected: folder of the scans, where they no longer lie where they were segmented.",
+)
+@click.option(
     "--unannotated",
     type=int,
     multiple=True,
@@ -58,6 +63,7 @@ def datalist(
     val: float,
     test: float | None,
     corrected: bool,
+    images: Path | None,
     unannotated: tuple[int, ...],
     anatomy_file: Path | None,
     check_content: bool,
@@ -75,6 +81,8 @@ def datalist(
     from cps4_monai.anatomy import load_anatomy
     from cps4_monai.data.build_datalist import build_datalist
 
+    if images is not None and not corrected:
+        raise click.UsageError("--images goes with --corrected: else FOLDER holds the scans")
     given = click.get_current_context().get_parameter_source("labeled_share")
     if labeled is not None and given is not ParameterSource.DEFAULT:
         raise click.UsageError("--labeled and --labeled-share say the same thing in two ways; give one of them")
@@ -91,6 +99,7 @@ def datalist(
             anatomy=load_anatomy(anatomy_file),
             check_content=check_content,
             corrected=corrected,
+            images=images,
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ OPTIONS = {
 @click.option("--datalist", type=GivenPath(), help="Datalist JSON; default: the one of the training.")
 @click.option("--dataset-dir", type=GivenPath(), help="Folder of the scans; default: the datalist's.")
 @click.option("--section", type=click.Choice(["test", "validation", "training"]), default="test", show_default=True)
-@click.option("-o", "--output", type=GivenPath(), help="Folder for the results; default: RUN/evaluation.")
+@click.option(
+    "-o",
+    "--output",
+    type=GivenPath(),
+    help="Folder for the results; default: RUN/evaluation, of another section RUN/evaluation_SECTION.",
+)
 @click.option("--set", "settings", multiple=True, metavar="ID=VALUE", help="One setting, e.g. report_title=Spines.")
 @click.option("--device", help="auto, cpu, cuda:N or mps; default: as the configs say, auto.")
 def evaluate(
@@ -77,10 +83,13 @@ def evaluate(
         }
     elif dataset_dir is not None:
         override["dataset_dir"] = str(dataset_dir.resolve())
-    folder = output or run_dir / "evaluation"
+    own = run_dir / ("evaluation" if section == "test" else f"evaluation_{section}")
+    folder = output or own
     override["evaluation_dir"] = str(folder.resolve())
+    if not os.access(run_dir, os.W_OK):  # an archive; slices of its own cache are read, new ones go elsewhere
+        override["cache_dir"] = str(folder.resolve() / "cache")
     # A folder that a person named may hold files of theirs.
-    override["check_tables#protect"] = folder.resolve() != (run_dir / "evaluation").resolve()
+    override["check_tables#protect"] = folder.resolve() != own.resolve()
     try:
         given = parse_settings(settings)
         refuse_own_options(given, override, OPTIONS)

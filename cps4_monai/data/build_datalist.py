@@ -19,6 +19,7 @@ from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
 from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
 from cps4_monai.data.entries import SIDES, Entry, check_unannotated
 from cps4_monai.data.geometry import has_geometry
+from cps4_monai.data.label_order import runs_downwards
 from cps4_monai.data.label_ownership import check_anatomy_of
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans, told_of
@@ -49,6 +50,7 @@ def build_datalist(
     anatomy: Anatomy = MRSPINESEG,
     check_content: bool = True,
     corrected: bool = False,
+    images: str | Path | None = None,
 ) -> Datalist:
     """Splits the scans of a folder by patient and writes the datalist.
 
@@ -69,6 +71,7 @@ def build_datalist(
         check_content: compare the voxels of all scans, too.
         corrected: the folder holds results of `cps4 segment`; what people corrected or accepted is labeled, see
             :func:`cps4_monai.data.corrected_scans.corrected_scans`.
+        images: with ``corrected``, where the scans lie now.
 
     Returns:
         The datalist as read back, with the warnings.
@@ -84,13 +87,13 @@ def build_datalist(
     """
     out = Path(out)
     check_unannotated(unannotated, anatomy, "unannotated (--unannotated)")
-    in_folder = corrected_scans(folder) if corrected else find_scans(folder)
+    in_folder = corrected_scans(folder, images) if corrected else find_scans(folder)
     if corrected:
         unannotated = (*unannotated, *codes_without_label(folder))
     scans = in_folder.scans
     if not corrected:
         _require_label_maps(folder, in_folder)
-    classes = _classes_by_subject(scans, anatomy)
+    classes, downwards = _classes_by_subject(scans, anatomy)
     rng = np.random.default_rng(seed)
     sides = split_patients(scans, classes, val=val, test=TEST if test is None else test, rng=rng)
     shown = classes_by_patient([s for s in scans if sides[s.patient] == "training"], classes)
@@ -106,12 +109,14 @@ def build_datalist(
     content = {**content, _DIGEST: _digest_of(content)}
     datalist = _write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
-    aside = [*_reserved(scans, test), *_set_aside(scans, sides)]
+    aside = [*_of_downwards(downwards, anatomy), *_reserved(scans, test), *_set_aside(scans, sides)]
     return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
 
 
-def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5) -> dict[str, tuple[int, ...]]:
-    """Classes that the label map of each labeled scan shows.
+def _classes_by_subject(
+    scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5
+) -> tuple[dict[str, tuple[int, ...]], list[Path]]:
+    """Classes that the label map of each labeled scan shows, and label maps that number the spine the other way.
 
     Raises:
         ValueError: one label map cannot be used, as one on another grid than its scan, or of another anatomy.
@@ -119,6 +124,7 @@ def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5)
     """
     classes: dict[str, tuple[int, ...]] = {}
     wrong: list[ValueError] = []
+    downwards: list[Path] = []
     for scan in scans:
         try:
             if scan.label is not None:
@@ -126,6 +132,7 @@ def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5)
                 label = _read_label(scan.label, anatomy.num_classes)
                 if (grid := grid_in_file(scan.image)) and has_geometry(label.header):
                     check_same_grid(*grid, scan.image, label)
+                    downwards += [scan.label] if runs_downwards(label, anatomy) else []
                 classes[scan.subject] = _codes_in(label)
         except ValueError as error:
             wrong.append(error)
@@ -134,7 +141,13 @@ def _classes_by_subject(scans: Sequence[Scan], anatomy: Anatomy, shown: int = 5)
     if wrong:
         more = f"; and {len(wrong) - shown} more" if len(wrong) > shown else ""
         raise DatalistError(f"{len(wrong)} label maps cannot be used: {'; '.join(map(str, wrong[:shown]))}{more}")
-    return classes
+    return classes, downwards
+
+
+def _of_downwards(labels: Sequence[Path], anatomy: Anatomy) -> list[str]:
+    lowest = ", ".join(f"{s.code} is {s.name}" for s in anatomy.along_spine()[:3])
+    told = f"label maps number the structures from above, where the anatomy ({lowest}, ...) does from below"
+    return told_of(f"{told}: are these its codes? If not, renumber them, or describe them by --anatomy", labels)
 
 
 def _reserved(scans: Sequence[Scan], test: float | None) -> list[str]:

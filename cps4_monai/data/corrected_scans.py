@@ -20,10 +20,11 @@ from cps4_monai.data.label_review import (
     reviewed_label,
 )
 from cps4_monai.data.scan_folder import FoundScans, Scan
+from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.scan_names import find_nifti, identify, is_nifti
 
 
-def corrected_scans(folder: str | Path) -> FoundScans:
+def corrected_scans(folder: str | Path, images: str | Path | None = None) -> FoundScans:
     """Scans that a folder of `cps4 segment` is about, with the label maps that people stand for.
 
     A label map counts as a label where a person accepted it, or shifted it and marked nothing in it as wrong, and it is
@@ -32,33 +33,41 @@ def corrected_scans(folder: str | Path) -> FoundScans:
 
     Args:
         folder: with label maps and their sidecars, searched.
+        images: folder of the scans, where they no longer lie where they were segmented; they are found by their names.
 
     Raises:
-        DatalistError: no folder, no result in it, or none that a person stands for.
+        DatalistError: no folder, no result in it, or none that a person stands for and whose scan is there.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DatalistError(f"{folder}: no such folder; expected the one of 'cps4 segment -o'")
     results = [(path, *reviewed_label(path)) for path in find_nifti(folder)]
     results = [(path, state, record) for path, state, record in results if record.get("Sources")]
-    usable = [(path, state, record) for path, state, record in results if _is_scan(record)]
+    found = {} if images is None else scans_of([path for path, _, _ in results], folder, images)
+    image_of = {path: found.get(path, Path(record["Sources"][0])) for path, _, record in results}
+    usable = [(path, state, record) for path, state, record in results if _is_scan(image_of[path])]
+    lost = [str(image_of[path]) for path, _, _ in results if not _is_scan(image_of[path])]
     doubtful = [path for path, state, record in usable if state and is_doubtful(record)]
     of_doubtful = _of_doubtful([path.name for path in doubtful])
     labels = {path for path, state, _ in usable if state in TRUSTED}.difference(doubtful)
     if not labels:
-        told = "".join(f" ({warning})" for warning in of_doubtful)
+        told = "".join(f" ({warning})" for warning in (*of_doubtful, *_of_lost(lost)))
+        if any(state in TRUSTED and not is_doubtful(record) for _, state, record in results):
+            raise DatalistError(
+                f"{folder}: no scan is there whose label map a person corrected or accepted{told}; expected one or "
+                "more. Fix: name the folder in which the scans lie now with --images"
+            )
         raise DatalistError(
             f"{folder}: {len(results)} results, none corrected or accepted by a person{told}; expected one or "
             f"more. Fix: 'cps4 relabel {folder} --corrections corrections.json', or 'cps4 relabel "
             "<scan>_dseg.nii.gz --accept'"
         )
-    images = [Path(record["Sources"][0]) for _, _, record in usable]
-    names = identify(images)
+    scan_files = [image_of[path] for path, _, _ in usable]
+    names = identify(scan_files)
     scans = [
         Scan(image, path if path in labels else None, name.subject, name.patient)
-        for image, name, (path, _, _) in zip(images, names, usable, strict=True)
+        for image, name, (path, _, _) in zip(scan_files, names, usable, strict=True)
     ]
-    lost = [str(record["Sources"][0]) for _, _, record in results if not _is_scan(record)]
     marked = sum(state == WRONG for _, state, _ in usable)
     raised = [path.name for path, _, record in usable if path in labels and _is_without_its_sacrum(record)]
     warnings = (*_of_lost(lost), *_of_marked(marked), *of_doubtful, *_of_raised(raised))
@@ -87,8 +96,7 @@ def labels_in_words(labels: Sequence[str | Path | None]) -> str:
 _WORDS = {ACCEPTED: "accepted by a person", CORRECTED: "numbered anew by a person", WRONG: "with wrong structures"}
 
 
-def _is_scan(record: dict[str, Any]) -> bool:
-    source = Path(record["Sources"][0])
+def _is_scan(source: Path) -> bool:
     return is_nifti(source) and source.is_file()
 
 

@@ -29,7 +29,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatalistError(
-            f"{path}: cannot be read as a datalist ({error}); expected a JSON file: make one with 'cps4 datalist'"
+            f"{path}: cannot be read as a datalist ({error}); expected a JSON file. Fix: name it "
+            "where it lies now (--datalist), or make one with 'cps4 datalist'"
         ) from error
     if isinstance(content, dict) and is_splits(content):
         return content

@@ -18,7 +18,7 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.bundle_root import BUNDLE_STAGE1, find_bundle_root
 from cps4_monai.file_hash import check_digest
 from cps4_monai.plan import FILE_NAME, Plan, parse_plan, plan_path
-from cps4_monai.run_folder import STAGE2_WEIGHTS
+from cps4_monai.run_folder import FINETUNED_WEIGHTS, STAGE2_WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -215,6 +215,11 @@ def _open_root(weights: str | Path | None) -> _Root:
             return _Root(path, archive=True)
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read as a bundle ({error}); copy or export it again") from error
+    if (path / FINETUNED_WEIGHTS).is_file():
+        raise ValueError(
+            f"weights {path}: the folder of a fine-tuning, with the weights before and after it; expected one of them. "
+            f"Fix: name {path / FINETUNED_WEIGHTS}, or {path / MODEL}"
+        )
     what = "no such file or folder" if not path.exists() else f"no bundle (it has no {CONFIG})"
     raise ValueError(
         f"weights {path}: {what}; expected a bundle's folder or zip, so that classes, spacing and normalisation "

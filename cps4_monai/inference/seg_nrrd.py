@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,16 @@ def seg_nrrd_bytes(labels: np.ndarray, affine: np.ndarray, anatomy: Anatomy) -> 
         "Generator": GENERATOR,
         **_segments(labels, anatomy),
     }
+    header = {key: _plain(value) if isinstance(value, str) else value for key, value in header.items()}
     content = io.BytesIO()
     nrrd.write(content, np.asarray(labels, np.uint8), header, compression_level=4)
     return content.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Without accents, and a question mark for other letters: the format is ASCII."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return letters.encode("ascii", "replace").decode("ascii")
 
 
 def _segments(labels: np.ndarray, anatomy: Anatomy) -> dict[str, str]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from two_processes import run_in_two_processes
 
+from cps4_monai.training_lock import LOCK
+
 pytestmark = pytest.mark.cluster
 
 PROGRAM = """
@@ -58,7 +60,8 @@ def test_a_killed_process_costs_an_epoch_at_most_and_changes_nothing(folder: Pat
     assert len(json.loads((folder / killed / "stage2" / "run.json").read_text())["starts"]) >= 2
     log = (folder / killed / "stage2" / "run.log").read_text()
     assert "2 of 4 epochs done" in log, "killed in epoch 3, it goes on after epoch 2"
-    assert not list((folder / killed).rglob("*.tmp*")) and not list((folder / killed).rglob(".*"))
+    assert not list((folder / killed).rglob("*.tmp*"))
+    assert [path.name for path in (folder / killed).rglob(".*")] == [LOCK]
     whole, again = (torch.load(folder / n / "stage2" / "model.pt", weights_only=True) for n in ("whole", killed))
     assert all(torch.equal(whole[name], again[name]) for name in whole), "bit for bit that of the undisturbed run"
     lines = [

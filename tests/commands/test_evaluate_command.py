@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -81,11 +82,24 @@ def test_a_datalist_of_other_structures_is_refused_before_the_network_runs(
     assert not (tmp_path / "out" / "predictions").exists()
 
 
-def test_without_a_whole_checkpoint_it_is_said_that_nothing_is_known(run: Path, capsys: pytest.CaptureFixture) -> None:
-    (run / "stage2" / "resume.pt").write_bytes(b"damaged")
+def test_without_a_whole_record_it_is_said_that_nothing_is_known(run: Path, capsys: pytest.CaptureFixture) -> None:
+    (run / "stage2" / "run.json").write_bytes(b"damaged")
     result = CliRunner().invoke(evaluate, [str(run), "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert "resume.pt cannot be read" in result.output + "".join(capsys.readouterr())
+    assert "run.json cannot be read" in result.output + "".join(capsys.readouterr())
+
+
+def test_each_section_has_a_folder_of_its_own_and_a_run_that_cannot_be_written_to_is_scored_elsewhere(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = CliRunner().invoke(evaluate, [str(run), "--device", "cpu", "--section", "validation"])
+    assert result.exit_code == 0 and f"report: {run / 'evaluation_validation' / 'report.html'}" in result.output
+    assert not (run / "evaluation").exists()
+    before = sorted(run.rglob("*"))
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK or Path(path) != run)
+    result = CliRunner().invoke(evaluate, [str(run), "--device", "cpu", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0 and (tmp_path / "out" / "report.html").is_file(), result.output
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_run_without_weights_of_stage_2_is_told_what_is_missing(run: Path) -> None:
@@ -133,21 +147,29 @@ def test_another_section_of_another_datalist(tiny_run: Path, tiny_data: Path, tm
 def test_a_run_with_a_labeled_share_is_evaluated_on_any_datalist_and_twice_in_one_folder(
     run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """A second section in one folder: the predictions of the first are no failures of the second."""
+    """Other scans in one folder: the predictions of the first are no failures of the second."""
     config = json.loads((run / "config.json").read_text())
     own = json.loads((tiny_data / "datalist.json").read_text())
     labeled = next(entry["subject"] for entry in own["training"] if "label" in entry)
     (run / "config.json").write_text(json.dumps({**config, "labeled_share": "10", "labeled_subjects": [labeled]}))
     other = {**own, "training": own["test"], "subsets": {}}
-    sections = {"test": own["test"], "validation": own["validation"]}
-    for section, entries in sections.items():
-        datalist = tmp_path / f"{section}.json"
-        datalist.write_text(json.dumps({**other, "training": [], "test": [], "validation": [], section: entries}))
-        told = ["--datalist", str(datalist), "--dataset-dir", str(tiny_data), "--section", section, "--device", "cpu"]
+    datalist = tmp_path / "other.json"
+    for entries in (own["test"], own["validation"]):
+        datalist.write_text(json.dumps({**other, "training": [], "test": [], "validation": entries}))
+        told = [
+            "--datalist",
+            str(datalist),
+            "--dataset-dir",
+            str(tiny_data),
+            "--section",
+            "validation",
+            "--device",
+            "cpu",
+        ]
         result = CliRunner().invoke(evaluate, [str(run), *told])
         assert result.exit_code == 0, result.output
-    assert pd.read_csv(run / "evaluation" / "failures.csv").empty
-    assert len(pd.read_csv(run / "evaluation" / "cases.csv")) == len(own["validation"])
+    assert pd.read_csv(run / "evaluation_validation" / "failures.csv").empty
+    assert len(pd.read_csv(run / "evaluation_validation" / "cases.csv")) == len(own["validation"])
 
 
 def test_scans_without_geometry_get_the_spacing_that_the_run_assumed(

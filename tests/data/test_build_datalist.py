@@ -160,6 +160,18 @@ def test_a_label_map_on_another_grid_than_its_scan_is_refused_when_the_datalist_
     build_datalist(folder, tmp_path / "d.json", val=1, test=1)
 
 
+def test_label_maps_that_number_the_spine_from_above_are_named(tmp_path: Path) -> None:
+    folder = make_pairs(tmp_path / "scans", 4, unlabeled=1)
+    spine = np.zeros((2, 6, 6), np.uint8)
+    spine[:, 2] = [1, 2, 3, 4, 5, 6]  # from below: S, L5 to L1
+    for number in range(1, 5):
+        save(folder / f"sub-{number:03d}_dseg.nii.gz", spine[:, :, ::-1] if number == 2 else spine)
+    built = build_datalist(folder, tmp_path / "d.json", val=1, test=1)
+    (told,) = [warning for warning in built.warnings if "from above" in warning]
+    assert told.startswith("1 label maps number the structures from above, where the anatomy (1 is S, 11 is L5/S, 2 is")
+    assert told.endswith("sub-002_dseg.nii.gz")
+
+
 def test_recorded_classes_spare_reading_and_unlabeled_labels_are_never_read(tmp_path: Path) -> None:
     gone = tmp_path / "not_there.nii"
     everything = tuple(range(1, MRSPINESEG.num_classes))

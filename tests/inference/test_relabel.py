@@ -431,6 +431,11 @@ def test_what_is_only_shifted_under_an_unusual_contrast_is_no_label(edited_bundl
     assert call(out / "a_T2w_dseg.nii.gz", "--accept").exit_code == 0
     accepted = CliRunner().invoke(datalist, given)
     assert "2 labeled, 0 unlabeled" in accepted.output and "unusual_contrast" not in accepted.output, accepted.output
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    lost = CliRunner().invoke(datalist, given)
+    assert lost.exit_code == 1 and "scans lie now with --images" in lost.output, lost.output
+    found = CliRunner().invoke(datalist, [*given, "--images", str(tmp_path / "elsewhere")])
+    assert found.exit_code == 0 and "2 labeled, 0 unlabeled" in found.output, found.output
 
 
 def test_a_calibration_of_outlines_is_asked_again_by_cps4_report(edited_bundle, make_scan, tmp_path):

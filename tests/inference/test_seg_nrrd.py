@@ -53,6 +53,13 @@ def as_slicer_reads(header, array):
     return segments
 
 
+def test_letters_that_the_format_does_not_have_do_not_lose_the_file(make_scan, tmp_path):
+    renamed = [dataclasses.replace(s, name=f"{s.name} Kreuz für Steißbein") for s in MRSPINESEG.structures]
+    scan = make_scan()
+    (tmp_path / "a.seg.nrrd").write_bytes(seg_nrrd_bytes(scan.label, scan.affine, Anatomy(renamed)))
+    assert nrrd.read_header(str(tmp_path / "a.seg.nrrd"))["Segment0_Name"].endswith(" Kreuz fur Stei?bein")
+
+
 @pytest.mark.parametrize("ending", ["", " of a cat"])
 def test_by_the_rules_of_slicers_reader_every_structure_is_whole(make_scan, tmp_path, ending):
     """A name that the anatomy's table does not have has no standard code, and no tags."""
