@@ -271,9 +271,10 @@ def check_unseen(entries: Sequence[Entry], section: str, folders: Sequence[str |
     Raises:
         ValueError: there are such scans; names the first.
     """
-    starts = [start for folder in folders for start in _last_start(Path(folder) / RECORD)] if section == "test" else []
-    if not starts:
+    if section != "test":
         return ()
+    records = dict.fromkeys(Path(folder) / RECORD for folder in folders)
+    starts = [start for record in records for start in _starts(record)]
     chosen_by = {subject for start in starts for subject in start.get(VALIDATED_ON, ())}
     known = {
         digest: subject for start in starts for subject, maps in start.get(LABEL_MAPS, {}).items() for digest in maps
@@ -299,17 +300,18 @@ def check_unseen(entries: Sequence[Entry], section: str, folders: Sequence[str |
     return _told(
         section,
         [
-            f"{len(shared)} patients ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}) have names of patients "
-            "that the run was trained on or chose its weights by: if they are the same people, figures of them are no "
-            "test"
+            f"names of {len(shared)} of the patients ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}) are those "
+            "of patients that the run was trained on or chose its weights by: if they are the same people, figures of "
+            "them are no test"
         ],
     )
 
 
-def _last_start(record: Path) -> list[dict[str, Any]]:
-    """Settings of the last start that a training's record tells of; none where it cannot be read."""
+def _starts(record: Path) -> list[dict[str, Any]]:
+    """Settings of all starts that a training's record tells of, as of fine-tunings one after another; none where it
+    cannot be read."""
     try:
-        return [dict(json.loads(record.read_text(encoding="utf-8"))["starts"][-1]["settings"])]
+        return [dict(start["settings"]) for start in json.loads(record.read_text(encoding="utf-8"))["starts"]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, LookupError, TypeError) as error:

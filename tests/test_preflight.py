@@ -331,13 +331,15 @@ def test_scans_of_a_training_are_known_by_their_label_maps_and_patients_by_their
     trained, fresh, session = entry("a", b"a"), entry("b", b"b"), entry("sub-4_ses-2", b"c")
     seen = seen_by([trained, Entry(tmp_path / "x.nii.gz", None, "sub-4_ses-1")], [])
     (tmp_path / "finetune").mkdir()
-    (tmp_path / "finetune" / "run.json").write_text(json.dumps({"starts": [{"settings": seen}]}))
+    again = seen_by([entry("z", b"z")], [])
+    starts = {"starts": [{"settings": seen}, {"settings": again}]}
+    (tmp_path / "finetune" / "run.json").write_text(json.dumps(starts))
     folders = [tmp_path / "stage2", tmp_path / "finetune"]
     with pytest.raises(ValueError, match=r"1 of 2 test scans \(a\) are known to this run"):
         check_unseen([trained, fresh], "test", folders)
     assert check_unseen([trained], "validation", folders) == check_unseen([fresh], "test", folders) == ()
     (told,) = check_unseen([fresh, session], "test", folders)
-    assert told.startswith("1 patients (sub-4) have names of patients that the run was trained on")
+    assert told.startswith("names of 1 of the patients (sub-4) are those of patients that the run was trained on")
 
 
 def test_label_maps_that_no_person_stands_for_any_more_are_named(tmp_path: Path) -> None:
