@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def start_study(
         made_with = _pixels(study.phantom or {})
     plan = make_plan(study, Data.read(datalist, dataset_dir, made_with), runs, device)
     # Places on this machine are nobody else's: the report says which study and which list, not where they lie.
-    data = "" if study.phantom is not None else f" --datalist {datalist.name}"
+    data = "" if study.phantom is not None else f" --datalist {shlex.quote(datalist.name)}"
     data += "" if dataset_dir is None else " --dataset-dir SCANS"
     data += "" if device is None else f" --device {device}"
-    plan.command = f"cps4 bench {study_file.resolve().parent.name}/{study_file.name} -o RUNS{data}"
+    place = shlex.quote(f"{study_file.resolve().parent.name}/{study_file.name}")
+    plan.command = f"cps4 bench {place} -o RUNS{data}"
     return plan
 
 

@@ -103,6 +103,9 @@ def run(
         return
     try:
         results = _work_off(plan, left, slots, address, console)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on in {output}", err=True)
+        raise click.Abort from None
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     failed = [result for result in results if result.error]

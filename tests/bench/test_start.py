@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,7 +66,7 @@ def test_a_study_goes_on_with_the_phantom_that_it_was_killed_over(tmp_path: Path
         write(out, on_subject=cut, **arguments)
 
     monkeypatch.setattr(start, "write_phantom_dataset", killed)
-    monkeypatch.setattr(start.inspect, "signature", lambda _, of=start.inspect.signature: of(write))
+    monkeypatch.setattr(start, "inspect", SimpleNamespace(signature=lambda _: inspect.signature(write)))
     with pytest.raises(KeyboardInterrupt):
         make_phantom(study(), tmp_path)
     monkeypatch.undo()
@@ -83,7 +85,7 @@ def test_two_commands_started_together_make_the_phantom_once(tmp_path: Path, mon
         write(out, **arguments)
 
     monkeypatch.setattr(start, "write_phantom_dataset", slow)
-    monkeypatch.setattr(start.inspect, "signature", lambda _, of=start.inspect.signature: of(write))
+    monkeypatch.setattr(start, "inspect", SimpleNamespace(signature=lambda _: inspect.signature(write)))
     folders: list[Path] = []
     threads = [threading.Thread(target=lambda: folders.append(make_phantom(study(), tmp_path))) for _ in range(2)]
     for thread in threads:
