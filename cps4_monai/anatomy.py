@@ -165,6 +165,11 @@ class Anatomy:
                 return structure.code
         raise ValueError(f"no structure is called {name!r}; expected one of {self.names}")
 
+    def named_otherwise(self, names: Mapping[int, str]) -> dict[int, str]:
+        """Of short names by code those that this anatomy does not give to that code."""
+        own = dict(enumerate(self.names))
+        return {code: name for code, name in names.items() if own.get(code) != name}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, the form that :func:`load_anatomy` reads and checkpoints keep."""
         return {"prompt_template": self.prompt_template, "structures": [s.to_dict() for s in self.structures]}

@@ -21,13 +21,13 @@ from cps4_monai.workflow import read_overlays
 OF_WEIGHTS = ("spacing_mm", "slice_size", "in_plane_mode", "features", "network_def", "anatomy_source", "unannotated")
 
 
-def check_codes(datalist: Path, weights: Path | None, output: Path) -> None:
+def check_codes(datalist: Path, plan: Plan) -> None:
     """Checks that the label maps of a datalist have the structures of the weights.
 
     Raises:
         DatalistError: they have others, or the datalist cannot be read.
     """
-    load_datalist(datalist, check_files=False).check_anatomy(_plan_of_run(weights, output).anatomy)
+    load_datalist(datalist, check_files=False).check_anatomy(plan.anatomy)
 
 
 def refuse_of_weights(given: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def refuse_of_weights(given: Mapping[str, Any]) -> None:
         )
 
 
-def settings_of_overlays(overlays: Sequence[str], weights: Path | None, output: Path) -> list[str]:
+def settings_of_overlays(overlays: Sequence[str], plan: Plan) -> list[str]:
     """What overlays set of a fine-tuning and are to be warned of where it does not read it.
 
     Left out is what they say as the plan of the weights does (``as_trained``), or for other runs (``multi_gpu_train``).
@@ -52,11 +52,8 @@ def settings_of_overlays(overlays: Sequence[str], weights: Path | None, output: 
     Raises:
         ValueError: settings that come with the weights, at other values than theirs; names the overlay.
     """
-    if not overlays:
-        return []
-    layers = read_overlays(overlays)
-    plan, further = _plan_of_run(weights, output), []
-    for path, layer in layers.items():
+    further: list[str] = []
+    for path, layer in read_overlays(overlays).items():
         others = [key for key, value in layer.items() if not _as_planned(key, value, plan)]
         wrong = {key: layer[key] for key in sorted(others) if key.partition("#")[0] in OF_WEIGHTS}
         if wrong:
@@ -105,7 +102,7 @@ def _as_planned(key: str, value: Any, plan: Plan) -> bool:
     return plain({key: there}) == plain({key: value})
 
 
-def _plan_of_run(weights: Path | None, output: Path) -> Plan:
+def starting_plan(weights: Path | None, output: Path) -> Plan:
     """Of the weights that a fine-tuning starts from; nothing is copied."""
     path = output.resolve() / BUNDLE_WEIGHTS
     return plan_of(path) if path.is_file() and weights is None else open_bundle(weights).plan

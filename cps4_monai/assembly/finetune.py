@@ -24,7 +24,7 @@ from cps4_monai.data.datasets import SliceDataset, VolumeDataset
 from cps4_monai.data.entries import Entry
 from cps4_monai.data.leaks import patients_of
 from cps4_monai.engines import SemiSupervisedTrainer
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import known_sha256
 from cps4_monai.handlers import DecodedPredictiond, EpochValidation, FirstValidation, ResumeHandler
 from cps4_monai.handlers.bundle_weights import BundleWeights
 from cps4_monai.methods import Supervised
@@ -114,7 +114,7 @@ def seen_by(training: Sequence[Entry], validation: Sequence[Entry]) -> dict[str,
     maps: dict[str, list[str]] = {}
     for entry in (*training, *validation):
         if entry.label is not None:
-            maps.setdefault(entry.subject, []).append(file_sha256(entry.label)[:HASH_LENGTH])
+            maps.setdefault(entry.subject, []).append(known_sha256(entry.label)[:HASH_LENGTH])
     return {
         LABELED: [entry.subject for entry in training],
         VALIDATED_ON: [entry.subject for entry in validation],
@@ -132,7 +132,7 @@ def identity(context: Context, training: SliceDataset, validation: VolumeDataset
         "classes": context.anatomy.to_dict(),
         "processes": context.world_size,
         **{
-            side: [[entry.subject, None if entry.label is None else file_sha256(entry.label)] for entry in entries]
+            side: [[entry.subject, None if entry.label is None else known_sha256(entry.label)] for entry in entries]
             for side, entries in sides.items()
         },
     }

@@ -117,13 +117,15 @@ def train(
                 check_codes,
                 refuse_of_weights,
                 settings_of_overlays,
+                starting_plan,
                 starting_weights,
             )
 
             refuse_of_weights(given)
             check_settings(overlays, given)  # before weights are copied
-            further["also_given"] = settings_of_overlays(overlays, weights, output)
-            check_codes(datalist, weights, output)
+            plan = starting_plan(weights, output)
+            further["also_given"] = settings_of_overlays(overlays, plan)
+            check_codes(datalist, plan)
             override["finetune#weights"] = str(starting_weights(weights, output))
         if stage == "pretraining":
             further["config_file"] = [DEFAULT_CONFIG, "pretraining.json"]

@@ -96,11 +96,8 @@ class Datalist:
         """
         check_unannotated(self.unannotated, anatomy, f"{self.told}: 'unannotated'")
         names = dict(enumerate(anatomy.names))
-        other = [
-            f"{code} {name!r}, not {names.get(code)!r}"
-            for code, name in self.structures.items()
-            if names.get(code) != name
-        ]
+        wrong = anatomy.named_otherwise(self.structures)
+        other = [f"{code} {name!r}, not {names.get(code)!r}" for code, name in wrong.items()]
         if other:
             raise DatalistError(
                 f"{self.told}: its label maps have other structures than the anatomy: code {', '.join(other)}; "

@@ -115,7 +115,7 @@ def check_anatomy_of(label_path: str | Path, anatomy: Anatomy) -> None:
         ValueError: its sidecar has other names for its codes.
     """
     named = {s["code"]: s["name"] for s in record_beside(label_path).get("Structures", [])}
-    other = [name for code, name in named.items() if code >= len(anatomy) or anatomy[code].name != name]
+    other = anatomy.named_otherwise(named).values()
     if other:
         raise ValueError(
             f"{label_path}: its JSON names structures that the anatomy does not ({', '.join(other)}). Fix: give the "

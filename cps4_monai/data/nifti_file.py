@@ -108,6 +108,11 @@ def parse_header(content: bytes, path: str | Path) -> nib.Nifti1Header:
     return header
 
 
+def shape_of(header: nib.Nifti1Header) -> tuple[int, ...]:
+    """Voxels along each axis that a header has; 0, as some writers leave it, is 1."""
+    return tuple(max(int(n), 1) for n in header["dim"][1 : header["dim"][0] + 1])
+
+
 def decode_voxels(content: bytes, path: str | Path) -> tuple[nib.Nifti1Header, np.ndarray]:
     """Header and voxels, scaled by slope and intercept, as (X, Y, Z) in native byte order.
 
@@ -121,7 +126,7 @@ def decode_voxels(content: bytes, path: str | Path) -> tuple[nib.Nifti1Header, n
     if dtype.kind not in "iuf":
         what = "complex numbers" if dtype.kind == "c" else f"colours or records ({dtype})"
         raise InvalidVolumeError(path, what, "one real number in each voxel", "export magnitudes as a grey-scale image")
-    shape = tuple(max(int(n), 1) for n in header["dim"][1 : header["dim"][0] + 1])
+    shape = shape_of(header)
     if len(shape) > 3 and any(n > 1 for n in shape[3:]):
         raise InvalidVolumeError(
             path,

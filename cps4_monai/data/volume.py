@@ -15,7 +15,7 @@ import numpy as np
 from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.data.geometry import ASSUME, FORM_TOLERANCE, check_axes, has_geometry, header_affine, spacing_of
 from cps4_monai.data.label_file import write_label_volume
-from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti, read_header
+from cps4_monai.data.nifti_file import InvalidVolumeError, decode_voxels, open_nifti, read_header, shape_of
 
 __all__ = [
     "InvalidVolumeError",
@@ -331,8 +331,7 @@ def grid_in_file(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray] | 
     header = read_header(path)
     if not has_geometry(header):
         return None
-    dims = header["dim"]
-    x, y, z = (*(max(int(n), 1) for n in dims[1 : min(dims[0], 3) + 1]), 1, 1)[:3]
+    x, y, z = (*shape_of(header), 1, 1)[:3]
     return (x, y, z), header_affine(header, path)[0]
 
 
