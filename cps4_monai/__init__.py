@@ -22,7 +22,19 @@ _LAZY = {
 }
 
 # Subpackages that bundle configs reach by attribute, as in "$cps4_monai.networks.finetune_from(...)".
-_ROOMS = ("data", "handlers", "losses", "methods", "metrics", "networks", "prompt_map", "text", "vision", "vlm")
+_ROOMS = (
+    "data",
+    "handlers",
+    "losses",
+    "methods",
+    "metrics",
+    "networks",
+    "prompt_map",
+    "run_folder",
+    "text",
+    "vision",
+    "vlm",
+)
 
 __all__ = ["__version__", *_LAZY]
 

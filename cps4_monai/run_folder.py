@@ -8,6 +8,7 @@ PRETRAINING, STAGE1, STAGE2, FINETUNE = Path("pretraining"), Path("stage1"), Pat
 STAGE1_WEIGHTS = STAGE1 / "prompted_vision.pt"  # what stage 2 needs of stage 1, of any kind
 STAGE2_WEIGHTS = STAGE2 / "model.pt"
 FINETUNED_WEIGHTS = Path("models") / "model_finetuned.pt"
+DECISION = "deployment.json"  # of a fine-tuning: whether its weights took the place of those before, and why
 ROUNDS = Path("rounds")  # those before the last one, each a run as any other
 PSEUDO_LABELS = Path("pseudo_labels.json")  # label maps of stage 2's weights, for the stage 1 of a further round
 LOG, RECORD, RESUME = "metrics.csv", "run.json", "resume.pt"  # in the folder of each stage
@@ -53,3 +54,8 @@ def has_checkpoint(output: Path) -> bool:
 def stage1_file(place: Path) -> Path:
     """What a stage 1 left, of the path that names it: the folder of its run, or the file itself."""
     return place / STAGE1_WEIGHTS if place.is_dir() else place
+
+
+def evaluation_folder(run: str | Path, section: str = "test") -> Path:
+    """Where the scores of a section of the data lie in a run's folder: those of the test are what an export states."""
+    return Path(run) / ("evaluation" if section == "test" else f"evaluation_{section}")

@@ -43,7 +43,8 @@ def evaluate(
     settings: tuple[str, ...],
     device: str | None,
 ) -> None:
-    """Segment and score a section of a datalist with the best weights of the training run in the folder RUN.
+    """Segment and score a section of a datalist with the best weights of the training run in the folder RUN: those of
+    stage 2, or fine-tuned ones.
 
     Scored are label maps as `cps4 segment` gives them, levels decoded, and beside them the plain argmax (in
     `argmax/`). Spacing, classes and network come with the weights. The precision is the run's: one with `amp` computes
@@ -58,6 +59,7 @@ def evaluate(
     from cps4_monai.export import weights_of_run
     from cps4_monai.failure import for_terminal
     from cps4_monai.report.predictions import PredictionReport
+    from cps4_monai.run_folder import FINETUNE, LOG, STAGE2_WEIGHTS, evaluation_folder
     from cps4_monai.threads import limit_threads
     from cps4_monai.workflow import RUN_CONFIG, CPS4Workflow, parse_settings
 
@@ -83,7 +85,7 @@ def evaluate(
         }
     elif dataset_dir is not None:
         override["dataset_dir"] = str(dataset_dir.resolve())
-    own = run_dir / ("evaluation" if section == "test" else f"evaluation_{section}")
+    own = evaluation_folder(run_dir, section)
     folder = output or own
     override["evaluation_dir"] = str(folder.resolve())
     if not os.access(run_dir, os.W_OK):  # an archive; slices of its own cache are read, new ones go elsewhere
@@ -93,9 +95,12 @@ def evaluate(
     try:
         given = parse_settings(settings)
         refuse_own_options(given, override, OPTIONS)
-        workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **given})
         if "checkpoint" not in given:
-            weights_of_run(run_dir)
+            weights = weights_of_run(run_dir)
+            override["checkpoint"] = str(weights.resolve())
+            if weights != run_dir / STAGE2_WEIGHTS:  # the curve of the report is that of the fine-tuning
+                override["evaluate#metrics"] = str((run_dir / FINETUNE / LOG).resolve())
+        workflow = CPS4Workflow([str(config), "evaluate"], run_id="run", **{**override, **given})
         workflow.initialize()
         report = next(result for result in workflow.run() if isinstance(result, PredictionReport))
         stage1 = workflow.parser.get_parsed_content("evaluate#stage1") or {}

@@ -10,7 +10,9 @@ from cps4_monai.commands.paths import GivenPath
 
 
 @click.command()
-@click.option("--run", "run_dir", type=GivenPath(), help="Training run whose best weights are shipped.")
+@click.option(
+    "--run", "run_dir", type=GivenPath(), help="Training run whose best weights are shipped, of stage 2 or fine-tuned."
+)
 @click.option("--evaluation", type=GivenPath(), help="`cps4 evaluate` folder to state; default: RUN/evaluation.")
 @click.option("-o", "--output", type=GivenPath(), required=True, help="Zip to write.")
 @click.option("--bundle-root", type=GivenPath(), help="Bundle folder; default: the package's own.")

@@ -8,37 +8,66 @@ from pathlib import Path
 
 from cps4_monai.export.facts import figures_of
 from cps4_monai.file_hash import file_sha256
-from cps4_monai.run_folder import FINETUNED_WEIGHTS, RECORD, RESUME, STAGE2_WEIGHTS
+from cps4_monai.plan import plan_of
+from cps4_monai.plan.plan import DIGEST_LENGTH, FINE_TUNED
+from cps4_monai.run_folder import (
+    DECISION,
+    FINETUNE,
+    FINETUNED_WEIGHTS,
+    RECORD,
+    RESUME,
+    STAGE2_WEIGHTS,
+    evaluation_folder,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def weights_of_run(run_dir: str | Path) -> Path:
-    """Best weights of a training run so far; their plan lies beside them. Of one that has not ended a warning says so.
+    """Best weights of a training run so far, of stage 2 or fine-tuned ones; their plan lies beside them.
+
+    A warning says where a stage 2 has not ended, or where a fine-tuning decided for the weights that it started from.
 
     Raises:
-        ValueError: the folder holds no weights of stage 2.
+        ValueError: the folder holds no weights of either, or of a fine-tuning that has not ended.
     """
     weights = _validated(run_dir)
-    _warn_of_unfinished(weights)
+    if weights.name == FINETUNED_WEIGHTS.name:
+        _warn_of_not_deployed(Path(run_dir), weights)
+    else:
+        _warn_of_unfinished(weights)
     return weights
 
 
 def _validated(run_dir: str | Path) -> Path:
-    weights = Path(run_dir) / STAGE2_WEIGHTS
-    if not weights.is_file():
-        finetuned = Path(run_dir) / FINETUNED_WEIGHTS
-        if finetuned.is_file():
-            raise ValueError(
-                f"{weights} is not there: the run holds fine-tuned weights, {finetuned}; expected those of a stage 2. "
-                "Fix: 'cps4 segment' takes that file by --weights, 'cps4 evaluate' by --set checkpoint=FILE; it is not "
-                "exported by itself"
-            )
+    weights, finetuned = Path(run_dir) / STAGE2_WEIGHTS, Path(run_dir) / FINETUNED_WEIGHTS
+    if weights.is_file():
+        return weights
+    if not finetuned.is_file():
         raise ValueError(
             f"{weights} is not there; pass the output folder of a run whose stage 2 was validated. Fix, where it is "
             "that of a training that was stopped: call the same 'cps4 train' again, which goes on where it stopped"
         )
-    return weights
+    told = plan_of(finetuned).trained_on.get(FINE_TUNED)
+    digest = file_sha256(finetuned)[:DIGEST_LENGTH]
+    if not any(digest in str(one) for one in (told if isinstance(told, list) else [])):
+        raise ValueError(
+            f"{finetuned}: its plan.json does not say what these weights (SHA-256 {digest}) were fine-tuned on; "
+            "expected those of a fine-tuning that has ended. Fix: call the same 'cps4 train finetune' again, which "
+            "goes on where it stopped"
+        )
+    return finetuned
+
+
+def _warn_of_not_deployed(run_dir: Path, weights: Path) -> None:
+    """Says why a fine-tuning would rather keep the weights that it started from; nothing where its decision is gone."""
+    try:
+        decision = json.loads((run_dir / FINETUNE / DECISION).read_text(encoding="utf-8"))
+        why = "" if decision["deployed"] else str(decision["why"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if why:
+        logger.warning("%s: fine-tuned weights, which did not take the place of those before them: %s", weights, why)
 
 
 def _warn_of_unfinished(weights: Path) -> None:
@@ -59,7 +88,7 @@ def _warn_of_unfinished(weights: Path) -> None:
 
 def evaluation_of_run(run_dir: str | Path) -> Path | None:
     """Folder of a run's evaluation, where there is one of its weights as they are now; a warning where it is not."""
-    folder = Path(run_dir) / "evaluation"
+    folder = evaluation_folder(run_dir)
     if not folder.is_dir():
         return None
     try:

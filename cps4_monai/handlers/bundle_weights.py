@@ -17,12 +17,12 @@ from cps4_monai.atomic_file import write_atomically
 from cps4_monai.file_hash import file_sha256, record_sha256, sha256_file
 from cps4_monai.handlers.best_weights import BestWeights, metric_of
 from cps4_monai.plan import plan_of, plan_path
-from cps4_monai.run_folder import FINETUNED_WEIGHTS
+from cps4_monai.plan.plan import DIGEST_LENGTH, FINE_TUNED
+from cps4_monai.run_folder import DECISION, FINETUNED_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
 FINETUNED, RELEASED = FINETUNED_WEIGHTS.name, "model_released.pt"
-DECISION = "deployment.json"
 
 
 class BundleWeights(BestWeights):
@@ -147,9 +147,9 @@ class BundleWeights(BestWeights):
         plan = plan_of(self.deployed)
         names = f"{FINETUNED} and {self.deployed.name}" if deployed else FINETUNED
         seen = f"on {self.trained_on or 'scans that are not recorded'}, validated on {len(self.subjects)}"
-        told = f"{names} (SHA-256 {tuned[:12]}) from {before[:12]}, {seen}"
-        before_it = [one for one in _listed(plan.trained_on.get("fine_tuned")) if one != told]
-        plan = plan.with_training(fine_tuned=[*before_it, told])
+        told = f"{names} (SHA-256 {tuned[:DIGEST_LENGTH]}) from {before[:DIGEST_LENGTH]}, {seen}"
+        before_it = [one for one in _listed(plan.trained_on.get(FINE_TUNED)) if one != told]
+        plan = plan.with_training(**{FINE_TUNED: [*before_it, told]})
         write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
 
     def _write(self) -> None:

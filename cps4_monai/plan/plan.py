@@ -11,6 +11,8 @@ from cps4_monai.anatomy import Anatomy, load_anatomy
 FORMAT = "cps4_monai.plan"
 VERSION = 1
 MODES = ("spacing", "central_half")
+FINE_TUNED = "fine_tuned"  # among what weights were trained on: one text for each time, with the start of their SHA-256
+DIGEST_LENGTH = 12  # characters of a SHA-256 in such texts
 _DECIDES_PIXELS = ("spacing_mm", "in_plane_mode", "percentiles")
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cps4_monai.commands.evaluate import evaluate
+from cps4_monai.commands.export import export
+from cps4_monai.commands.train import train
+from cps4_monai.export import weights_of_run
+from cps4_monai.file_hash import file_sha256
+from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.segment import Segmenter
+from cps4_monai.plan import plan_of
 
 
 @pytest.fixture()
@@ -106,9 +114,56 @@ def test_a_run_without_weights_of_stage_2_is_told_what_is_missing(run: Path) -> 
     (run / "stage2" / "model.pt").unlink()
     result = CliRunner().invoke(evaluate, [str(run)])
     assert result.exit_code == 1 and "goes on where it stopped" in result.output and not (run / "evaluation").exists()
-    (run / "models").mkdir()
-    (run / "models" / "model_finetuned.pt").write_bytes(b"")
-    assert "--set checkpoint=" in CliRunner().invoke(evaluate, [str(run)]).output
+
+
+@pytest.fixture()
+def tuned(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> Path:
+    """A fine-tuning of the tiny run's weights, ended."""
+    data = ["--datalist", str(tiny_data / "datalist.json"), "-o", str(tmp_path / "tuned"), "--device", "cpu"]
+    settings = ("max_epochs=1", "iterations_per_epoch=1", "num_workers=0", "min_free_gib=0")
+    weights = ["--weights", str(tiny_run / "stage2" / "model.pt"), *(f"--set={one}" for one in settings)]
+    result = CliRunner().invoke(train, ["finetune", *data, *weights])
+    assert result.exit_code == 0, result.output
+    return tmp_path / "tuned"
+
+
+def test_a_fine_tuning_is_scored_and_shared_as_any_other_run(tuned: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate, [str(tuned), "--device", "cpu"])
+    assert result.exit_code == 0 and f"report: {tuned / 'evaluation' / 'report.html'}" in result.output, result.output
+    weights = tuned / "models" / "model_finetuned.pt"
+    assert json.loads((tuned / "evaluation" / "evaluation.json").read_text())["weights_sha256"] == file_sha256(weights)
+    assert "finetune: " in (tuned / "evaluation" / "report.html").read_text(encoding="utf-8"), "its own curves"
+    result = CliRunner().invoke(export, ["--run", str(tuned), "-o", str(tmp_path / "spine.zip")])
+    assert result.exit_code == 0, result.output
+    bundle = open_bundle(tmp_path / "spine.zip")
+    assert bundle.sha256 == file_sha256(weights) and bundle.plan.to_dict() == plan_of(weights).to_dict()
+    with zipfile.ZipFile(tmp_path / "spine.zip") as archive:
+        texts = {name.split("/", 1)[1]: archive.read(name).decode() for name in archive.namelist() if "docs/" in name}
+        metadata = json.loads(archive.read("spine_mri_cps4_segmentation/configs/metadata.json"))
+    (told,) = bundle.plan.trained_on["fine_tuned"]
+    assert all(told in texts[page] for page in ("docs/README.md", "docs/data_license.txt"))
+    assert metadata["eval_metrics"]["conditions"].startswith("2 test subjects of ")
+
+
+def test_fine_tuned_weights_that_stayed_behind_are_shared_with_the_reason(
+    tuned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    decision = json.loads((tuned / "finetune" / "deployment.json").read_text())
+    assert not decision["deployed"] and decision["why"]
+    with caplog.at_level("WARNING"):
+        assert weights_of_run(tuned) == tuned / "models" / "model_finetuned.pt"
+    assert f"did not take the place of those before them: {decision['why']}" in caplog.text
+
+
+def test_a_fine_tuning_that_has_not_ended_is_no_run_to_score_or_share(tuned: Path, tmp_path: Path) -> None:
+    """Its best weights so far are those of another training than the plan beside them tells of."""
+    weights = tuned / "models" / "model_finetuned.pt"
+    torch.save({name: value + 1 for name, value in torch.load(weights, weights_only=True).items()}, weights)
+    for command in (evaluate, export):
+        given = [str(tuned)] if command is evaluate else ["--run", str(tuned), "-o", str(tmp_path / "spine.zip")]
+        result = CliRunner().invoke(command, given)
+        assert result.exit_code == 1 and "expected those of a fine-tuning that has ended" in result.output
+    assert not (tmp_path / "spine.zip").exists() and not (tuned / "evaluation").exists()
 
 
 def test_another_spacing_than_the_weights_is_refused(tiny_run: Path, tmp_path: Path) -> None:
