@@ -70,7 +70,7 @@ def evaluate_arrays(
     distances = surface_distances(pred, label, spacing_mm, anatomy.num_classes, unannotated)
     identification = identify_levels(pred, label, spacing_mm, anatomy, unannotated)
     rows = structure_rows(case, subject, anatomy, scores, distances, identification, unannotated)
-    return CaseResult(rows, case_row(rows, scores, warnings))
+    return CaseResult(rows, case_row(rows, scores, anatomy, warnings))
 
 
 def read_pair(pred_path: str | Path, label_path: str | Path, num_classes: int) -> tuple[Volume, Volume]:

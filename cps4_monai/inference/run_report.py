@@ -126,13 +126,18 @@ def _scan_cells(
     """A row of the table of scans, whose place is that of its urgency."""
     failed, margin = outcome.status == "failed", outcome.summary.margin
     lowest, topmost, count = levels_in_view(outcome, anatomy)
+    found = (
+        f"{count} {'structure' if count == 1 else 'structures'}"
+        if names_are_trusted(outcome.alarms)
+        else f"{count}, not named"
+    )
     told = outcome.reason.removeprefix(f"{outcome.source}: ") if failed else "; ".join(outcome.warnings)
     told = without_folder(told, *roots)
     return [
         Cell(outcome.name, outcome.name, link=links.get(outcome.name, "")),
         Cell(outcome.status, outcome.status, "bad" if failed else ""),
         Cell(", ".join(outcome.alarms) or "–", place, "warn" if outcome.alarms else "muted"),
-        Cell(f"{lowest} to {topmost}" if lowest else f"{count}, not named" if count else "–", count),
+        Cell(f"{lowest} to {topmost}" if lowest else found if count else "–", count),
         number(float("nan") if margin is None else margin, 2),
         number(outcome.seconds or float("nan"), 1),
         Cell(told, told, "bad" if failed else "note"),

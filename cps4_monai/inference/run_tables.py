@@ -109,13 +109,14 @@ def structure_row(outcome: ScanOutcome, structure: Mapping[str, Any]) -> dict[st
 
 
 def levels_in_view(outcome: ScanOutcome, anatomy: Anatomy) -> tuple[str, str, int]:
-    """Names of the lowest and the topmost structure of the chain that was found, and how many were.
+    """Names of the lowest and the topmost structure of the chain that were found, and how many structures were.
 
-    The names are empty where nothing was found, and under `unusual_contrast`, where they mean nothing.
+    The names are empty where none of the chain was found, and under `unusual_contrast`, where they mean nothing.
     """
     chain = [structure.name for structure in anatomy.along_spine() if structure.code in outcome.summary.codes]
     named = bool(chain) and names_are_trusted(outcome.alarms)
-    return (chain[0], chain[-1], len(chain)) if named else ("", "", len(chain))
+    lowest, topmost = (chain[0], chain[-1]) if named else ("", "")
+    return lowest, topmost, len(outcome.summary.codes)
 
 
 def _within(path: Path | None, folder: Path) -> str:

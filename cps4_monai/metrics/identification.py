@@ -25,7 +25,7 @@ class Identification:
         identified: (C,) bool, whether that is within ``within_mm`` (Sekuboyina et al., VerSe, 2021).
         level_offset: (C,) float64, the code that most of the labeled structure's voxels were given among those of its
             kind, as places along the chain of its kind: 0 right, 1 one level higher, -1 one lower; NaN where
-            the label has none, and where no voxel of it was given any level of its kind.
+            the label has none, where no voxel of it was given any level of its kind, and where it has no level.
     """
 
     distance_mm: np.ndarray
@@ -47,7 +47,7 @@ def identify_levels(
         pred: (X, Y, Z) codes.
         label: the same shape; where it is 255, not annotated, neither map has a structure.
         spacing_mm: voxel size along X, Y, Z.
-        anatomy: the classes; those with an order along the spine have levels, the others an offset of 0 where found.
+        anatomy: the classes; those with an order along the spine have levels.
         unannotated: codes that are in view but never labeled; they enter nothing.
         within_mm: largest distance of the centroids of an identified structure.
 
@@ -82,9 +82,6 @@ def identify_levels(
 
 
 def _chains(anatomy: Anatomy, unannotated: Sequence[int]) -> list[np.ndarray]:
-    """Codes of each kind from the bottom up; a structure without an order is a chain of its own."""
+    """Codes of each kind from the bottom up, of structures that have an order."""
     ordered = [s for s in anatomy.along_spine() if s.code not in unannotated]
-    chains = [np.array([s.code for s in ordered if s.kind == kind]) for kind in dict.fromkeys(s.kind for s in ordered)]
-    in_order = {s.code for s in ordered}
-    alone = [s.code for s in anatomy.foreground if s.code not in in_order and s.code not in unannotated]
-    return chains + [np.array([code]) for code in alone]
+    return [np.array([s.code for s in ordered if s.kind == kind]) for kind in dict.fromkeys(s.kind for s in ordered)]

@@ -78,12 +78,14 @@ def structure_rows(
     return rows
 
 
-def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: Iterable[str] = ()) -> dict[str, Any]:
+def case_row(
+    rows: Sequence[dict[str, Any]], scores: SubjectScores, anatomy: Anatomy, warnings: Iterable[str] = ()
+) -> dict[str, Any]:
     """One row per case, with the keys of ``CASE_COLUMNS``, from its structure rows and its scores.
 
     Distances are means over the ``num_measured`` structures that are in both label and prediction. All levels are right
-    where each labeled structure got its own level (``metrics.identification``), none another one and none no level;
-    NaN where the label shows no structure, so that there is no level to get right.
+    where each labeled structure that has a level got its own (``metrics.identification``), none another one and none
+    no level; NaN where the label shows no such structure, so that there is no level to get right.
     """
     if not rows:
         raise ValueError("a case has no annotated foreground structure; check the anatomy and unannotated")
@@ -92,6 +94,8 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
     assd = np.array([row["assd_mm"] for row in rows])
     measured = np.isfinite(hd95)
     labeled = [row for row in rows if row["state"] in ("ok", "missed")]
+    levels = {structure.code for structure in anatomy.along_spine()}
+    offsets = [row["level_offset"] for row in labeled if row["code"] in levels]
     return {
         "case": rows[0]["case"],
         "subject": rows[0]["subject"],
@@ -105,8 +109,8 @@ def case_row(rows: Sequence[dict[str, Any]], scores: SubjectScores, warnings: It
         "num_false": states.count("false"),
         "num_measured": int(measured.sum()),
         "num_identified": sum(row["identified"] == 1 for row in labeled),
-        "num_off_by_one": sum(abs(row["level_offset"]) == 1 for row in labeled),
-        "all_levels_right": float(all(row["level_offset"] == 0 for row in labeled)) if labeled else float("nan"),
+        "num_off_by_one": sum(abs(offset) == 1 for offset in offsets),
+        "all_levels_right": float(all(offset == 0 for offset in offsets)) if offsets else float("nan"),
         "warnings": "; ".join(warnings),
     }
 

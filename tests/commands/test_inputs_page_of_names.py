@@ -326,3 +326,6 @@ def test_without_order(tmp_path):
     assert result.exit_code == 0, result.output
     lines = (tmp_path / "masks" / "scans.csv").read_text("utf-8").splitlines()
     assert {line.split(",")[0]: line.split(",")[2] for line in lines[1:]} == {"cord": "", "empty": "nothing_found"}
+    assert {line.split(",")[0]: line.split(",")[6] for line in lines[1:]} == {"cord": "1", "empty": "0"}
+    page = (tmp_path / "masks" / "report.html").read_text("utf-8")
+    assert "1 structure<" in page and "not named" not in page

@@ -148,6 +148,7 @@ def test_without_an_order_no_levels_are_counted(data):
     anatomy = Anatomy((Structure(0, "background", "background", "background"), *structures))
     result = report_predictions(data / "pred", data / "labels", data / "out", anatomy=anatomy)
     assert result.headline()[0].startswith("Dice (b): 0.833 (") and "levels" not in result.headline()[0]
+    assert pd.read_csv(data / "out" / "cases.csv")["all_levels_right"].isna().all()
     assert "All levels right" not in result.html.read_text(encoding="utf-8")
     assert (
         "all levels right in 1 of 2 scans"

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from cps4_monai.anatomy import MRSPINESEG as SPINE
+from cps4_monai.anatomy import Anatomy, Structure
+from cps4_monai.evaluation.case import evaluate_arrays
 from cps4_monai.metrics.identification import identify_levels
 
 SPACING = (4.0, 1.0, 2.0)
@@ -65,10 +67,18 @@ def test_unannotated_classes_enter_nothing():
     assert not found.identified.any() and np.isnan(found.level_offset).all() and np.isnan(found.distance_mm).all()
 
 
-def test_shapes_and_values_are_checked():
-    with pytest.raises(ValueError, match="bring both onto one grid"):
-        identify_levels(spine(), spine()[:2], SPACING, SPINE)
-    with pytest.raises(ValueError, match="label holds values from 0 to 20; expected 0 to 19"):
-        identify_levels(spine(), np.where(spine() == L5, 20, 0), SPACING, SPINE)
-    with pytest.raises(TypeError, match="pred is float64"):
-        identify_levels(spine().astype(float), spine(), SPACING, SPINE)
+def test_structures_without_an_order_have_no_level_to_be_right_or_wrong():
+    code = SPINE.num_classes
+    anatomy = Anatomy((*SPINE.structures, Structure(code, "cord", "spinal cord", "other")))
+    label, right = spine(), spine()
+    label[0, 0] = right[0, 0] = code
+    found = identify_levels(right, label, SPACING, anatomy)
+    assert found.identified[code] and np.isnan(found.level_offset[code]) and found.level_offset[L5] == 0
+
+    def all_right(pred: np.ndarray, label: np.ndarray) -> float:
+        at = {"affine": np.diag([*SPACING, 1.0]), "spacing_mm": SPACING, "anatomy": anatomy}
+        return evaluate_arrays(pred, label, **at, case="a", subject="a").case["all_levels_right"]
+
+    cord_alone = np.where(right == code, right, 0)
+    assert all_right(right, label) == all_right(spine(), label) == 1 and all_right(cord_alone, label) == 0
+    assert np.isnan(all_right(cord_alone, cord_alone))
