@@ -166,7 +166,7 @@ def test_a_room_imports_only_what_lies_before_it(room):
 
 # What opens a file for writing elsewhere than in atomic_file.py, and why it may.
 WRITES = {
-    "data/build_datalist.py": "fills the file that the atomic writer gives it",
+    "data/datalist_file.py": "fills the file that the atomic writer gives it",
     "export/bundle.py": "fills a staging folder, of which one zip is written atomically",
     "failure.py": "a log, appended to",
     "metrics/run_log.py": "a log, appended to",

@@ -153,7 +153,7 @@ def test_digests_are_kept_and_read_anew_only_where_a_file_changed(tiny_data, tmp
     def unexpected(path: Path) -> str:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr("cps4_monai.preflight.voxel_digest", unexpected)
+    monkeypatch.setattr("cps4_monai.preflight.datalist.voxel_digest", unexpected)
     assert check_data(datalist, memory=memory) == first
     key = next(iter(kept))
     size, changed, version, digest = kept[key]
@@ -171,7 +171,7 @@ def test_digests_of_another_run_are_kept_and_nothing_new_writes_nothing(tiny_dat
         check_images({"test": datalist.test}, memory)
         return voxel_digest(path)
 
-    monkeypatch.setattr("cps4_monai.preflight.voxel_digest", after_another_run)
+    monkeypatch.setattr("cps4_monai.preflight.datalist.voxel_digest", after_another_run)
     check_images({"training": datalist.training}, memory)
     kept = json.loads(memory.read_text())
     both = [entry.image for entry in (*datalist.training, *datalist.test)]

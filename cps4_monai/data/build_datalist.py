@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED, Anatomy
-from cps4_monai.atomic_file import write_atomically
 from cps4_monai.data.corrected_scans import codes_without_label, corrected_scans
-from cps4_monai.data.datalist import Datalist, DatalistError, check_leaks, load_datalist
-from cps4_monai.data.entries import SIDES, Entry, check_unannotated
+from cps4_monai.data.datalist import Datalist, DatalistError
+from cps4_monai.data.datalist_file import content_of, write_checked
+from cps4_monai.data.entries import Entry, check_unannotated
 from cps4_monai.data.geometry import has_geometry
 from cps4_monai.data.label_order import runs_downwards
 from cps4_monai.data.label_ownership import check_anatomy_of
 from cps4_monai.data.patient_split import classes_by_patient, order_for_cover, split_patients, subset_size
 from cps4_monai.data.scan_folder import FoundScans, Scan, find_scans, told_of
 from cps4_monai.data.volume import Volume, check_same_grid, grid_in_file, read_volume
-from cps4_monai.encoding import json_bytes
-from cps4_monai.scan_names import patient_of, relative_path
 
 logger = logging.getLogger(__name__)
 
-_DIGEST = "sha256"  # of all else in a datalist, so that one which a person edited is never replaced
 _NEVER_OUTLINED = (
     "; in view, that is background, and the code of a structure that nobody outlined is to be named by --unannotated"
 )
@@ -103,11 +97,10 @@ def build_datalist(
     count = labeled_count(len(order), labeled_share, labeled)
     subsets = {f"{share:g}": order[: subset_size(len(order), share)] for share in SHARES}
     subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
-    content = _as_json(scans, sides, set(order[:count]), subsets, classes, out.parent)
+    content = content_of(scans, sides, set(order[:count]), subsets, classes, out.parent)
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
     content["structures"] = {str(s.code): s.name for s in anatomy.foreground}
-    content = {**content, _DIGEST: _digest_of(content)}
-    datalist = _write_checked(content, out, check_content)
+    datalist = write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
     aside = [*_of_downwards(downwards, anatomy), *_reserved(scans, test), *_set_aside(scans, sides)]
     return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
@@ -197,41 +190,6 @@ def _untrainable(datalist: Datalist) -> list[str]:
             "with --labeled-share or --labeled"
         )
     return warnings
-
-
-def _write_checked(content: Mapping[str, Any], out: Path, check_content: bool) -> Datalist:
-    """Writes beside and renames once the datalist loads and shows no leak."""
-    if out.exists() and not _is_as_made(out):
-        raise FileExistsError(
-            f"{out} exists and is no datalist made by this command, or was edited since; expected a new file: choose "
-            "another name, or delete it"
-        )
-    checked: list[Datalist] = []
-
-    def write(beside: Path) -> None:
-        beside.write_text(_lines(content), encoding="utf-8")
-        try:
-            checked.append(load_datalist(beside, dataset_dir=out.parent))
-        except DatalistError as error:
-            raise DatalistError(str(error).replace(str(beside), str(out))) from error
-        if check_content:
-            check_leaks(checked[0])
-
-    write_atomically(out, write)
-    return replace(checked[0], name=content["name"])
-
-
-def _is_as_made(path: Path) -> bool:
-    """Whether a file is a datalist that :func:`build_datalist` wrote, with nothing changed in it."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return isinstance(content, dict) and content.pop(_DIGEST, None) == _digest_of(content)
-
-
-def _digest_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json_bytes(content)).hexdigest()
 
 
 def missing_classes(datalist: Datalist, anatomy: Anatomy = MRSPINESEG) -> tuple[str, ...]:
@@ -325,57 +283,3 @@ def labeled_count(count: int, share: float, labeled: int | None) -> int:
     if not 0 < share <= 100:
         raise DatalistError(f"labeled share is {share:g}; expected a percentage above 0, at most 100")
     return subset_size(count, share)
-
-
-def _lines(content: Mapping[str, Any]) -> str:
-    """JSON with one entry per line, so that it can be read and compared."""
-    parts = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
-            parts.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            inner = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
-            parts.append(f" {json.dumps(key)}: [\n{inner}\n ]")
-        else:
-            parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def _as_json(
-    scans: Sequence[Scan],
-    sides: Mapping[str, str],
-    labeled: set[str],
-    subsets: Mapping[str, list[str]],
-    classes: Mapping[str, Sequence[int]],
-    folder: Path,
-) -> dict[str, Any]:
-
-    def relative(path: Path) -> str:
-        seen = relative_path(path, folder)
-        if not (folder / seen).exists():  # a step up that a symbolic link leads elsewhere
-            seen = relative_path(path.parent.resolve() / path.name, folder.resolve())
-        return seen.as_posix()
-
-    content: dict[str, Any] = {"name": "", "description": "", "unannotated": [], "structures": {}}
-    with_label = [(scan.patient, scan.subject) for scan in scans if scan.label is not None]
-    patients = {share: set(subsets[share]) for share in sorted(subsets, key=float)}
-    content["subsets"] = {
-        share: sorted(subject for patient, subject in with_label if patient in chosen)
-        for share, chosen in patients.items()
-    }
-    for side in SIDES:
-        content[side] = []
-        for scan in (s for s in scans if sides[s.patient] == side):
-            entry: dict[str, Any] = {"image": relative(scan.image), "subject": scan.subject}
-            if scan.patient != patient_of(scan.subject):
-                entry["patient"] = scan.patient
-            if scan.label is not None:
-                entry["label"] = relative(scan.label)
-                entry["classes"] = list(classes[scan.subject])
-                if side == "training":
-                    entry["labeled"] = scan.patient in labeled
-            elif side != "training":
-                continue
-            content[side].append(entry)
-    return content
