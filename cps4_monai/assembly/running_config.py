@@ -11,6 +11,8 @@ from monai.bundle import ConfigParser
 
 from cps4_monai.fingerprint import CHANGES_ON_THE_WAY, fingerprint
 
+# Where the classes and their prompts come from: they are compared by themselves, so that their file may be moved.
+_OF_CLASSES = ("anatomy#source", "anatomy#prompt_template", "anatomy_source", "prompt_template")
 _PARSING = ConfigParser.get_parsed_content.__code__
 
 
@@ -35,8 +37,8 @@ def same_experiment(start: str, identity: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         start: id of the trainer.
-        identity: what decides the result and stands in no config.
+        identity: what decides the result and stands in no config; its ``classes`` are what the run has of its anatomy.
     """
     config = running_config()
-    settings = {} if config is None else fingerprint(config, start, but=CHANGES_ON_THE_WAY)
+    settings = {} if config is None else fingerprint(config, start, but=(*CHANGES_ON_THE_WAY, *_OF_CLASSES))
     return {**settings, **identity}

@@ -218,6 +218,15 @@ def test_another_anatomy_is_a_config_file(run_tiny, tiny_data, tiny_data_of, tmp
     assert workflow.parser.get_parsed_content("pictured_structures") == ["bone", "disc"]
     predictions = list((tmp_path / "run" / "evaluation" / "predictions").rglob("*.nii.gz"))
     assert len(predictions) == 2 and np.asarray(nib.load(predictions[0]).dataobj).max() <= 2
+    (tmp_path / "three.json").rename(tmp_path / "moved.json")
+    moved = {**three, "anatomy_source": str(tmp_path / "moved.json"), "iterations_per_epoch": 1}
+    run_tiny("training_stage2", tmp_path / "run", max_epochs=2, **moved)
+    starts = json.loads((tmp_path / "run" / "stage2" / "run.json").read_text())["starts"]
+    assert [start["epochs"] for start in starts] == [1, 2], "the file was only renamed"
+    (tmp_path / "moved.json").write_text(json.dumps({**table, "prompt_template": "an image of {name}"}))
+    with pytest.raises((RuntimeError, ValueError)) as refused:
+        run_tiny("training_stage2", tmp_path / "run", max_epochs=3, **moved)
+    assert "an image of {name}" in str(refused.getrepr(chain=True))
 
 
 def test_training_can_start_from_the_weights_of_a_bundle_folder(run_tiny, tiny_run, tmp_path):
