@@ -44,7 +44,11 @@ def mrspineseg(source: Path, out: Path, overwrite: bool) -> None:
 @SOURCE
 @OUT
 @click.option("--sequence", type=click.Choice(["t2", "t2_SPACE", "t1"]), default="t2", show_default=True)
-@click.option("--bodies-only", is_flag=True, help="Set the posterior elements of the vertebrae to background.")
+@click.option(
+    "--bodies-only",
+    is_flag=True,
+    help="Set the posterior elements of the vertebrae to background, as decoding of levels wants it.",
+)
 @click.option("--central-mm", type=click.FloatRange(min=0), help="Keep this width of slices about the canal; 0: one.")
 @click.option("--half", is_flag=True, help="Halve the in-plane resolution.")
 @OVERWRITE

@@ -82,8 +82,10 @@ def build_datalist(
     out = Path(out)
     check_unannotated(unannotated, anatomy, "unannotated (--unannotated)")
     in_folder = corrected_scans(folder, images) if corrected else find_scans(folder)
+    more_told: tuple[str, ...] = ()
     if corrected:
-        unannotated = (*unannotated, *codes_without_label(folder))
+        never, more_told = codes_without_label(folder)
+        unannotated = (*unannotated, *never)
     scans = in_folder.scans
     if not corrected:
         _require_label_maps(folder, in_folder)
@@ -103,7 +105,8 @@ def build_datalist(
     datalist = write_checked(content, out, check_content)
     more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
     aside = [*_of_downwards(downwards, anatomy), *_reserved(scans, test), *_set_aside(scans, sides)]
-    return replace(datalist, warnings=(*in_folder.warnings, *aside, *datalist.warnings, *more))
+    told = (*in_folder.warnings, *more_told, *aside, *datalist.warnings, *more)
+    return replace(datalist, warnings=told)
 
 
 def _classes_by_subject(

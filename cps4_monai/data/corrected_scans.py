@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.entries import DatalistError
+from cps4_monai.data.label_ownership import is_ours
 from cps4_monai.data.label_review import (
     ACCEPTED,
     CORRECTED,
@@ -41,14 +42,14 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
     folder = Path(folder)
     if not folder.is_dir():
         raise DatalistError(f"{folder}: no such folder; expected the one of 'cps4 segment -o'")
-    results = [(path, *reviewed_label(path)) for path in find_nifti(folder)]
-    results = [(path, state, record) for path, state, record in results if record.get("Sources")]
+    results = _results(folder)
     found = {} if images is None else scans_of([path for path, _, _ in results], folder, images)
     image_of = {path: found.get(path, Path(record["Sources"][0])) for path, _, record in results}
-    usable = [(path, state, record) for path, state, record in results if _is_scan(image_of[path])]
+    with_scan = [one for one in results if _is_scan(image_of[one[0]])]
+    usable = _one_a_scan(with_scan, image_of)
     lost = [str(image_of[path]) for path, _, _ in results if not _is_scan(image_of[path])]
     doubtful = [path for path, state, record in usable if state and is_doubtful(record)]
-    of_doubtful = _of_doubtful([path.name for path in doubtful])
+    of_doubtful = [*_of_doubtful([path.name for path in doubtful]), *_of_edited(results)]
     labels = {path for path, state, _ in usable if state in TRUSTED}.difference(doubtful)
     if not labels:
         told = "".join(f" ({warning})" for warning in (*of_doubtful, *_of_lost(lost)))
@@ -70,15 +71,38 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
     ]
     marked = sum(state == WRONG for _, state, _ in usable)
     raised = [path.name for path, _, record in usable if path in labels and _is_without_its_sacrum(record)]
-    warnings = (*_of_lost(lost), *_of_marked(marked), *of_doubtful, *_of_raised(raised))
+    warnings = (
+        *_of_lost(lost),
+        *_of_further(len(with_scan) - len(usable)),
+        *_of_marked(marked),
+        *of_doubtful,
+        *_of_raised(raised),
+    )
     return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), warnings)
 
 
-def codes_without_label(folder: str | Path) -> tuple[int, ...]:
-    """Codes that no label map of the folder can show, because the weights that made it never saw them labeled."""
-    records = [reviewed_label(path)[1] for path in find_nifti(folder)]
-    codes = {s["code"] for r in records for s in r.get("Structures", []) if s.get("state") == "not_trained"}
-    return tuple(sorted(codes))
+def codes_without_label(folder: str | Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Codes that no label map of the folder shows, because the weights that made it never saw them labeled.
+
+    Returns:
+        The codes, without those that a person drew in a label map that counts as a label; and a warning that names
+        these where other such label maps lack them, and would teach that they are background.
+    """
+    results = _results(Path(folder))
+    found: dict[int, str] = {}
+    drawn: Counter[int] = Counter()
+    trusted = [record for _, state, record in results if state in TRUSTED and not is_doubtful(record)]
+    for _, _, record in results:
+        found |= {s["code"]: s["name"] for s in record.get("Structures", []) if s.get("state") == "not_trained"}
+    for record in trusted:  # until 0.4 what was drawn stayed "not_trained", with its volume
+        drawn.update(s["code"] for s in record.get("Structures", []) if s["code"] in found and s.get("volume_ml"))
+    partly = [f"{found[c]} (code {c}, in {n} of {len(trusted)})" for c, n in drawn.items() if n < len(trusted)]
+    told = (
+        f"structures that the weights never had are drawn in some label maps, not in all: {', '.join(partly)}; where "
+        "they are in view in the others, they would be learned as background. Fix: draw them there, too, or mark them "
+        "255 (not annotated), or name their codes by --unannotated"
+    )
+    return tuple(sorted(found.keys() - drawn.keys())), (told,) if partly else ()
 
 
 def labels_in_words(labels: Sequence[str | Path | None]) -> str:
@@ -94,6 +118,44 @@ def labels_in_words(labels: Sequence[str | Path | None]) -> str:
 
 
 _WORDS = {ACCEPTED: "accepted by a person", CORRECTED: "numbered anew by a person", WRONG: "with wrong structures"}
+
+
+_Result = tuple[Path, str, dict[str, Any]]  # label map, what a person said of it as it is now, its sidecar
+
+
+def _results(folder: Path) -> list[_Result]:
+    results = [(path, *reviewed_label(path)) for path in find_nifti(folder)]
+    return [(path, state, record) for path, state, record in results if record.get("Sources")]
+
+
+def _one_a_scan(results: Sequence[_Result], image_of: Mapping[Path, Path]) -> list[_Result]:
+    """One result of each scan: the one that a person stands for, where there are several.
+
+    Raises:
+        DatalistError: a person stands for several.
+    """
+    of_scan: dict[Path, list[_Result]] = {}
+    for one in results:
+        of_scan.setdefault(image_of[one[0]].resolve(), []).append(one)
+    for scan, found in of_scan.items():
+        sure = [path for path, state, _ in found if state in TRUSTED]
+        if len(sure) > 1:
+            raise DatalistError(
+                f"{scan}: {len(sure)} label maps of this scan are corrected or accepted "
+                f"({', '.join(map(str, sure[:3]))}); expected one. Fix: take all others out of this folder"
+            )
+        found.sort(key=lambda one: one[1] not in TRUSTED)
+    return [found[0] for found in of_scan.values()]
+
+
+def _of_edited(results: Sequence[_Result]) -> list[str]:
+    """Label maps that people changed and did not accept since: nobody has said that they are right."""
+    edited = [path.name for path, state, _ in results if not state and not is_ours(path)]
+    told = (
+        f"label maps were changed in a viewer, and nobody accepted them since ({_first(edited)}), so that they are "
+        "unlabeled. Fix: 'cps4 relabel <scan>_dseg.nii.gz --accept' where they are right"
+    )
+    return [f"{len(edited)} {told}"] if edited else []
 
 
 def _is_scan(source: Path) -> bool:
@@ -129,6 +191,10 @@ def _of_raised(raised: Sequence[str]) -> list[str]:
 def _of_lost(lost: Sequence[str]) -> list[str]:
     told = f"whose scan is gone or no NIfTI file (DICOM is not trained on): {_first(lost)}"
     return [f"{len(lost)} results left out, {told}"] if lost else []
+
+
+def _of_further(count: int) -> list[str]:
+    return [f"{count} results left out, of scans of which another one counts: nobody stands for them"] if count else []
 
 
 def _first(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 
+from cps4_monai.anatomy import NOT_ANNOTATED
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.scan_names import is_nifti
 
@@ -20,6 +21,11 @@ GEOMETRY_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
+
+
+def structures_alone(labels: np.ndarray) -> np.ndarray:
+    """A label map with 0 where nobody annotated (255)."""
+    return np.where(labels == NOT_ANNOTATED, 0, labels).astype(labels.dtype)
 
 
 def write_label_volume(path: str | Path, array: np.ndarray, like: Volume | nib.Nifti1Header) -> Path:

@@ -68,7 +68,7 @@ class Evaluation:
         missing = [file_name for file_name in FILES.values() if not (folder / file_name).is_file()]
         if missing:
             raise ValueError(f"{folder}: {missing} not found; expected the tables that `cps4 report` writes")
-        text = {"case": str, "subject": str, "warnings": str, "kind": str}
+        text = dict.fromkeys(("case", "subject", "warnings", "kind", "name", "structure", "metric", "state"), str)
         # A subject may be called "NA": an empty cell alone is a missing value.
         only_empty: dict[str, Any] = {"dtype": text, "keep_default_na": False, "na_values": [""]}
         tables = {name: pd.read_csv(folder / file_name, **only_empty) for name, file_name in FILES.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_file import structures_alone
 from cps4_monai.data.label_ownership import weights_sha256
 from cps4_monai.data.label_review import ACCEPTED, CORRECTED, CORRECTIONS, REVIEW, WRONG
 from cps4_monai.data.sagittal import SagittalGrid
@@ -59,7 +60,7 @@ def corrected(
         ImpossibleShiftError: a level out of range, a structure that is not there, or nothing that would change.
         ValueError: settings in the record that cannot be used.
     """
-    present = [int(code) for code in np.unique(label.array) if code]
+    present = [int(code) for code in np.unique(structures_alone(label.array)) if code]
     shift, table = _numbering(correction, present, _not_trained(record), anatomy)
     if not (table or correction.wrong or correction.accepted):
         raise ImpossibleShiftError(
@@ -102,7 +103,8 @@ def measured_again(
     unannotated: Sequence[int],
     confidence: Mapping[int, Confidence] | None = None,
 ) -> tuple[StructureStatistics, ...]:
-    """Statistics of a label map as it is now, by the view and the thresholds that its sidecar tells.
+    """Statistics of a label map as it is now, by the view and the thresholds that its sidecar tells; voxels that nobody
+    annotated (255) are no structure's.
 
     Args:
         label: the label map.
@@ -116,7 +118,7 @@ def measured_again(
     """
     grid = SagittalGrid.from_affine(label.shape, label.affine)
     return slice_statistics(
-        np.ascontiguousarray(grid.to_slices(label.array)),
+        np.ascontiguousarray(grid.to_slices(structures_alone(label.array))),
         grid,
         label.affine,
         anatomy,
@@ -136,6 +138,16 @@ def _view(record: Mapping[str, Any]) -> View | None:
         raise ValueError(f"View is {view!r}; expected four whole numbers, or null. Fix: segment the scan again")
     first_row, end_row, first_column, end_column = view
     return first_row, end_row, first_column, end_column
+
+
+def not_in_labels(record: Mapping[str, Any], label: Volume) -> list[int]:
+    """Codes that the weights of a label map never had labels of, but for those that a person drew in it.
+
+    Args:
+        record: what its sidecar says.
+        label: the label map as it is now.
+    """
+    return [code for code in _not_trained(record) if not (label.array == code).any()]
 
 
 def _not_trained(record: Mapping[str, Any]) -> list[int]:
@@ -178,7 +190,7 @@ def _measured(label: Volume, record: Mapping[str, Any], anatomy: Anatomy, edited
     """
     thresholds, calibration = limits_of(record)
     traits = None if edited else record.get("Traits")
-    not_trained = _not_trained(record)
+    not_trained = not_in_labels(record, label)
     structures = measured_again(label, record, anatomy, not_trained)
     flags = level_flags(structures, anatomy, None, not_trained, thresholds, calibration, traits)
     return {

@@ -25,7 +25,7 @@ from cps4_monai.data.run_files import RunFiles
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import Volume, check_pair, read_volume
 from cps4_monai.encoding import path_text, readable
-from cps4_monai.inference.corrected_record import limits_of, measured_again
+from cps4_monai.inference.corrected_record import limits_of, measured_again, not_in_labels
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import load_scan
 from cps4_monai.inference.run_tables import FAILURES, SCANS, SKIPPED, TABLES, rows_of, run_tables
@@ -55,7 +55,9 @@ def report_masks(
 ) -> tuple[list[ScanOutcome], Path]:
     """Tables, pictures and report of label maps; the label maps and their JSONs stay as they are.
 
-    Confidence and margin are those of the JSON beside a label map, as long as the label map is the one it describes.
+    Confidence and margin are those of the JSON beside a label map, as long as the label map is the one it describes;
+    what the JSON says of how it was made (view, thresholds, what was never trained) holds for one that was edited, too.
+    Voxels that nobody annotated (255) are no structure's.
 
     Args:
         masks: a label map or a folder of them, searched.
@@ -164,21 +166,28 @@ def outcome_of_mask(
 ) -> ScanOutcome:
     """What a label map shows, measured now; its picture is drawn with ``qc``. See :func:`report_masks`."""
     sidecar = record_beside(path)
-    record = sidecar if is_described(path) else {}
-    spacing = assumed_spacing_of(path)
-    label = read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
-    told = record.get("Structures", [])
-    sure = [s for s in told if s.get("confidence") is not None]
+    described = is_described(path)
+    interrupted = bool(sidecar) and not described and is_ours(path)
+    record = sidecar if described else {}  # of these very labels: confidence, margin, flags, what a person said
+    made_by = {} if interrupted else sidecar  # how they were made: view, limits, what was never trained
+    label = read_volume(
+        path,
+        is_label=True,
+        num_classes=anatomy.num_classes,
+        assume_spacing=assumed_spacing_of(path),
+        partly_annotated=True,
+    )
+    sure = [s for s in record.get("Structures", []) if s.get("confidence") is not None]
     confidence = {s["code"]: Confidence(s["confidence"], s.get("outline_confidence")) for s in sure}
     if unannotated is None:
-        unannotated = [s["code"] for s in told if s.get("state") == "not_trained"]
-    thresholds, calibration = limits_of(record)
-    structures = measured_again(label, record, anatomy, unannotated, confidence or None)
+        unannotated = not_in_labels(made_by, label)
+    thresholds, calibration = limits_of(made_by)
+    structures = measured_again(label, made_by, anatomy, unannotated, confidence or None)
     raised = level_flags(structures, anatomy, None, unannotated, thresholds, calibration)
     flags = _with_those_kept([flag.to_dict() for flag in raised], record.get("Flags", []))
     if review_state(record) == ACCEPTED:
         flags = [flag for flag in flags if flag["kind"] != ALARM]
-    notes = [] if record or not sidecar else [_INTERRUPTED if is_ours(path) else "changed since it was segmented"]
+    notes = [] if record or not sidecar else [_INTERRUPTED if interrupted else "changed since it was segmented"]
     notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
     seen: dict[str, Any] = {
         "Warnings": list(dict.fromkeys([*sidecar.get("Warnings", []), *label.warnings, *notes])),

@@ -15,7 +15,7 @@ from typing import Any
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.data.label_file import label_bytes
+from cps4_monai.data.label_file import label_bytes, structures_alone
 from cps4_monai.data.label_ownership import (
     GENERATOR,
     assumed_spacing_of,
@@ -81,7 +81,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         raise RelabelError(f"{path}: {error}") from error
     copies = {}
     if made.renumbered or made.edited:
-        copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
+        copies = copies_again(ScanFiles.beside(path), structures_alone(made.labels), label.affine, anatomy, made.record)
     # The label map is written last: where it is, the others are, and a correction that was applied needs nothing more.
     _draw_again(path, replace(label, array=made.labels), made.record, anatomy, changed=made.renumbered or made.edited)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}
@@ -205,7 +205,9 @@ def _volume(path: Path, anatomy: Anatomy) -> Volume:
     except ValueError as error:
         raise RelabelError(str(error)) from error
     spacing = assumed_spacing_of(path)
-    return read_volume(path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
+    return read_volume(
+        path, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing, partly_annotated=True
+    )
 
 
 def _keep_original(path: Path, content: bytes) -> Path:

@@ -171,7 +171,9 @@ def _around(path: Path) -> Path | None:
 
 
 def _write_tables(output: Path, rows: Sequence[Mapping[str, str]], anatomy: Anatomy) -> Path:
-    """Tables and report of what the sidecars say now; what failed in the run is kept as its tables have it."""
+    """Tables and report of what the sidecars say now; what failed in the run is kept as its tables have it, and a label
+    map that cannot be read has failed.
+    """
     reasons = {row["scan"]: row["reason"] for row in rows_of(output / FAILURES)}
     outcomes = [_outcome(row, reasons, output, anatomy) for row in rows]
     outcomes += unsegmented_before(output, {outcome.name for outcome in outcomes})
@@ -200,7 +202,10 @@ def _outcome(row: Mapping[str, str], reasons: Mapping[str, str], output: Path, a
     if is_described(label):
         record = record_beside(label)
         return ScanOutcome(_source(row, record), name, row["status"], "", label, picture, record, _note(row, record))
-    seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
+    try:
+        seen = outcome_of_mask(label, name, output, source, anatomy, None, False)
+    except Exception as error:  # as in `cps4 report`: it never stops the others, of which one was just corrected
+        return ScanOutcome(source, name, "failed", reason_of(error))
     return ScanOutcome(source, name, row["status"], "", label, picture, seen.record)
 
 

@@ -12,7 +12,7 @@ from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.levels.chain import Candidates, ChainScale, decode_chain
 from cps4_monai.levels.components import Components, find_components, one_hot_shares
 from cps4_monai.levels.evidence import mean_probabilities
-from cps4_monai.levels.fused import fit_spine, take_apart
+from cps4_monai.levels.fused import fit_spine, rejoined, take_apart
 from cps4_monai.levels.heights import height_limits, structure_heights, typical_heights, union_heights
 from cps4_monai.levels.margin import NO_CHAIN, LevelMargin, shift_margin
 from cps4_monai.levels.settings import LevelThresholds
@@ -94,13 +94,14 @@ def decode_levels(
     spacing = _check_spacing(spacing_mm)
     levels = [s for s in anatomy.along_spine() if s.code not in unannotated]
     components = find_components(labels, spacing, anatomy, unannotated, thresholds)
-    components = take_apart(components, labels, thresholds)
+    components, cut_from = take_apart(components, labels, thresholds)
     if scores is None:
         shares = one_hot_shares(components, labels[components.box])
         evidence = np.pad(shares, ((0, 0), (0, anatomy.num_classes - shares.shape[1])))
     else:
         evidence = mean_probabilities(components, scores, anatomy.num_classes, from_logits)
     assigned, margin, score = _assign(components, evidence, levels, labels.shape, view, thresholds)
+    assigned = rejoined(assigned, cut_from)
     codes = np.where(assigned >= 0, np.array([s.code for s in levels] or [0])[assigned], components.fixed_code)
     result = np.zeros(labels.shape, dtype=np.uint8)
     result[components.box] = np.concatenate([[0], codes]).astype(np.uint8)[components.ids]

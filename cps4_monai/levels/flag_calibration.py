@@ -113,6 +113,9 @@ class FlagCalibration:
             values["outline"] = {kind: Chance(**chance) for kind, chance in content.get("outline", {}).items()}
             _check_quantities(values["outline"])
             values["failure"] = Chance(**content["failure"]) if content.get("failure") else None
+            for name in ("good_dice", "outline_limit", "failure_limit"):
+                if not isinstance(number := values.get(name, 0.0), int | float) or isinstance(number, bool):
+                    raise TypeError(f"{name} is {number!r}, no number")
             return cls(**values)
         except (TypeError, AttributeError) as error:
             raise ValueError(

@@ -151,7 +151,7 @@ def level_flags(
         _ambiguous(margin, thresholds),
         _unanchored(margin),
         _named("gap", "not found between structures that were found", _missing(chain)),
-        _named("unusual_height", "height unlike its neighbours'", _unusual(visible, thresholds)),
+        _named("unusual_height", "height unlike its neighbours'", _unusual(chain, thresholds)),
         _unsure([s for s in visible if s.state == "present"], thresholds, calibration),
         _partial(visible, thresholds),
         _named("cut_structure", "cut by the border of the view", [s for s in visible if s.state == "cut"]),
@@ -250,9 +250,9 @@ def _partial(visible: Sequence[StructureStatistics], thresholds: LevelThresholds
     )
 
 
-def _unusual(visible: Sequence[StructureStatistics], thresholds: LevelThresholds) -> list[StructureStatistics]:
+def _unusual(chain: Sequence[StructureStatistics], thresholds: LevelThresholds) -> list[StructureStatistics]:
     """Whole vertebrae against the median of up to four neighbours (whole ones, the nearest two on each side)."""
-    whole = [s for s in visible if s.kind == "vertebra" and s.state == "present" and s.height_mm is not None]
+    whole = [s for s in chain if s.kind == "vertebra" and s.state == "present" and s.height_mm is not None]
     low, high = thresholds.height_ratio
     unusual = []
     for i, structure in enumerate(whole):

@@ -24,7 +24,9 @@ def fit_spine(components: Components) -> SpineCurve:
     return SpineCurve.fit(moments.centroid_mm[chain][:, 1:], np.sqrt(moments.volume_mm3[chain]))
 
 
-def take_apart(components: Components, labels: np.ndarray, thresholds: LevelThresholds) -> Components:
+def take_apart(
+    components: Components, labels: np.ndarray, thresholds: LevelThresholds
+) -> tuple[Components, np.ndarray]:
     """Split components of several labels by label, and what is still taller than one structure by discs or waist.
 
     Two bodies that touch where the disc was missed become two candidates, and so do two parts of one body under two
@@ -34,15 +36,38 @@ def take_apart(components: Components, labels: np.ndarray, thresholds: LevelThre
         components: from :func:`cps4_monai.levels.components.find_components`.
         labels: the (D, H, W) label map.
         thresholds: ``tall_ratio`` and the ranges of heights.
+
+    Returns:
+        The candidates, and (N,) for each a number that pieces of one vertebra share which may be whole for all its
+        height (``whole_body_mm``); see :func:`rejoined`.
     """
     if not len(components) or not (components.fixed_code == 0).any():
-        return components
+        return components, np.arange(len(components))
     curve = fit_spine(components)
     components = _by_label(components, labels[components.box])
     tall = _tall(components, curve, thresholds)
     if tall.any():
-        components = _by_planes(components, tall, curve, thresholds)
-    return components
+        return _by_planes(components, tall, curve, thresholds)
+    return components, np.arange(len(components))
+
+
+def rejoined(assigned: np.ndarray, cut_from: np.ndarray) -> np.ndarray:
+    """Levels with the cuts undone that the chain had no use for.
+
+    A piece without a level gets that of the others that it was one with, where these have one: the body is tall beside
+    the others, which are compressed, and was not two of them.
+
+    Args:
+        assigned: (N,) index of the level of each candidate, -1 for none.
+        cut_from: (N,) from :func:`take_apart`.
+    """
+    assigned = assigned.copy()
+    for whole in np.unique(cut_from[assigned < 0]).tolist():
+        pieces = cut_from == whole
+        levels = np.unique(assigned[pieces & (assigned >= 0)])
+        if len(levels) == 1:
+            assigned[pieces] = levels[0]
+    return assigned
 
 
 def _tall(components: Components, curve: SpineCurve, thresholds: LevelThresholds) -> np.ndarray:
@@ -106,8 +131,10 @@ def _join_crumbs(ids: np.ndarray, parents: np.ndarray, crumb: np.ndarray, volume
     return new_id
 
 
-def _by_planes(components: Components, tall: np.ndarray, curve: SpineCurve, thresholds: LevelThresholds) -> Components:
-    """Cut each tall component across the spine: at the discs beside it, else at its waist."""
+def _by_planes(
+    components: Components, tall: np.ndarray, curve: SpineCurve, thresholds: LevelThresholds
+) -> tuple[Components, np.ndarray]:
+    """Cut each tall component across the spine: at the discs beside it, else at its waist; see :func:`take_apart`."""
     moments = components.moments
     place, _, tangent = curve.locate(moments.centroid_mm[:, 1:])
     heights = structure_heights(moments.covariance_mm2, components.kinds, tangent)
@@ -115,6 +142,7 @@ def _by_planes(components: Components, tall: np.ndarray, curve: SpineCurve, thre
     discs = place[(components.kinds == "disc") & (components.fixed_code == 0)]
     ids = components.ids.copy()
     kinds, fixed = components.kinds.tolist(), components.fixed_code.tolist()
+    cut_from = list(range(len(components)))
     for row in np.flatnonzero(tall).tolist():
         flat = np.flatnonzero(components.ids == row + 1)
         index = np.unravel_index(flat, ids.shape)
@@ -126,10 +154,13 @@ def _by_planes(components: Components, tall: np.ndarray, curve: SpineCurve, thre
         ids.reshape(-1)[flat] = np.where(slab == 0, row + 1, len(kinds) + slab)
         kinds += [kinds[row]] * int(slab.max())
         fixed += [0] * int(slab.max())
+        may_be_whole = kinds[row] == "vertebra" and heights[row] <= thresholds.whole_body_mm
+        cut_from += [row if may_be_whole else len(cut_from) + piece for piece in range(int(slab.max()))]
     measured = measure(ids, len(kinds), moments.spacing_mm, components.origin)
-    return replace(
+    pieces = replace(
         components, ids=ids, kinds=np.array(kinds, "<U16"), fixed_code=np.array(fixed, np.int64), moments=measured
     )
+    return pieces, np.array(cut_from)
 
 
 def _cuts(along: np.ndarray, height: float, discs: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ class LevelMargin:
         score_up: the same with every structure one vertebral level higher.
         score_down: one lower. A structure shifted out of the trained levels counts as background.
         structures: number of structures in the chain.
-        anchored: the lowest trained structure was found, with the view below it that shows it is the lowest.
+        anchored: the sacrum was found, or one of the two structures on it (of the trained ones) with the view below it
+            that shows that nothing else lies between.
     """
 
     margin: float

@@ -19,6 +19,7 @@ CENTRAL_SHARE = 0.8  # of the depth, to which end plates are fitted: corners are
 S1_BAND_MM = 8.0  # of the sacrum, below its end plate
 _TURNS = 3  # each turns the frame to the end plates found; the second is already within a tenth of a degree
 _MIN_BINS = 5
+_FINER = 4  # a column is as wide as the longer side of a pixel: whole pixels of the other side do not fill it evenly
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def morphometry(
     cut_at: Mapping[int, Sequence[str]],
     anatomy: Anatomy,
 ) -> dict[int, Morphometry]:
-    """Sizes of each structure that is in a label map, by code.
+    """Sizes of each body, disc and sacrum of the chain that is in a label map, by code.
 
     Args:
         labels: (D, H, W) codes, H superior to inferior, W anterior to posterior.
@@ -100,7 +101,9 @@ def morphometry(
     sizes: dict[int, Morphometry] = {}
     for structure in anatomy.foreground:
         row = structure.code - 1
-        if boxes[row] is None or cut_at.get(structure.code) or structure.kind not in ("vertebra", "disc"):
+        if structure.order is None or structure.kind not in ("vertebra", "disc"):
+            continue  # all vertebrae in one class, say, are no body
+        if boxes[row] is None or cut_at.get(structure.code):
             continue
         points = _section(labels, boxes[row], structure.code, moments, row)
         tangent = curve.locate(moments.centroid_mm[row : row + 1, 1:])[2][0]
@@ -150,7 +153,9 @@ def _lordosis(
 def _section(
     labels: np.ndarray, box: tuple[slice, ...] | None, code: int, moments: Moments, row: int
 ) -> tuple[np.ndarray, int]:
-    """(N, 2) pixels over (H, W) in mm of the slices about a structure's middle, and the number of these slices."""
+    """(N, 2) points over (H, W) in mm, ``_FINER`` x ``_FINER`` in each pixel of the slices about a structure's middle,
+    and how many of them lie on each other: the number of these slices times that of the points in a pixel.
+    """
     assert box is not None
     middle = moments.centroid_mm[row, 0] / moments.spacing_mm[0]
     reach = max(0.5, SLAB_MM / moments.spacing_mm[0])
@@ -160,7 +165,10 @@ def _section(
     slices, h, w = np.nonzero(part)
     count = max(1, len(np.unique(slices)))
     start = np.array([box[1].start, box[2].start])
-    return (np.stack([h, w], axis=-1) + start) * np.array(moments.spacing_mm[1:]), count
+    within = (np.arange(_FINER) + 0.5) / _FINER - 0.5
+    offsets = np.stack(np.meshgrid(within, within, indexing="ij"), axis=-1).reshape(-1, 2)
+    pixels = (np.stack([h, w], axis=-1) + start)[:, None] + offsets
+    return pixels.reshape(-1, 2) * np.array(moments.spacing_mm[1:]), count * _FINER**2
 
 
 def _fit(
@@ -171,7 +179,7 @@ def _fit(
 ) -> _Plates | None:
     """End plates of a section; None where it is too small.
 
-    Pixels are counted in columns along the frame's up: their number gives the distance of the faces there, and their
+    Points are counted in columns along the frame's up: their number gives the distance of the faces there, and their
     mean the middle between them, both without the half pixel by which an outermost pixel misses the face.
 
     Args:

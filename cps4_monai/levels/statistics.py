@@ -118,9 +118,9 @@ def structure_statistics(
     sizes = morphometry(labels, boxes, moments, curve, cuts, anatomy)
     result = []
     for row, structure in enumerate(anatomy.foreground):
-        box, trained = boxes[row], structure.code not in unannotated
+        box = boxes[row]
         if box is None:
-            result.append(_not_in_the_map(structure, trained))
+            result.append(_not_in_the_map(structure, structure.code not in unannotated))
             continue
         mm, voxels = place.of_centroid(moments.centroid_mm[row])
         sure = known.get(structure.code)
@@ -130,7 +130,7 @@ def structure_statistics(
                 code=structure.code,
                 name=structure.name,
                 kind=structure.kind,
-                state="not_trained" if not trained else "cut" if cut_at else "present",
+                state="cut" if cut_at else "present",
                 cut_at=cut_at,
                 lateral=box[0].start == 0 or box[0].stop == labels.shape[0],
                 volume_ml=float(moments.volume_mm3[row]) / 1000.0,

@@ -22,7 +22,8 @@ class Identification:
     Attributes:
         distance_mm: (C,) float64, from the label's centroid to that of the prediction of the same code; NaN where the
             label or the prediction has none.
-        identified: (C,) bool, whether that is within ``within_mm`` (Sekuboyina et al., VerSe, 2021).
+        identified: (C,) bool, whether that is within ``within_mm``. The identification rate of VerSe (Sekuboyina et
+            al., 2021) asks besides that no other predicted centroid lies nearer: see ``level_offset``.
         level_offset: (C,) float64, the code that most of the labeled structure's voxels were given among those of its
             kind, as places along the chain of its kind: 0 right, 1 one level higher, -1 one lower; NaN where
             the label has none, where no voxel of it was given any level of its kind, and where it has no level.

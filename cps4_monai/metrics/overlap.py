@@ -74,7 +74,7 @@ def overlap_counts(
     for name, tensor in (("pred", pred), ("label", label)):
         if tensor.is_floating_point() or tensor.is_complex():
             raise TypeError(f"{name} is {tensor.dtype}; expected an integer label map (argmax of the logits)")
-    truth = label.long()
+    truth, pred = label.long(), pred if pred.dtype == torch.uint8 else pred.long()  # torch counts few unsigned types
     unknown = truth == NOT_ANNOTATED
     for name, tensor in (("pred", pred), ("label", truth.masked_fill(unknown, 0))):
         if tensor.numel():

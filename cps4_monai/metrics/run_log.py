@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 
 from cps4_monai.atomic_file import write_atomically
@@ -35,7 +36,7 @@ class RunLog:
         with self.path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for name, value in values.items():
-                if isinstance(value, int | float) and math.isfinite(value):
+                if isinstance(value, Real) and math.isfinite(value):
                     writer.writerow([stage, epoch, iteration, name, f"{value:.8g}"])
 
     def drop_from(self, stage: str, epoch: int) -> None:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from cps4_monai.anatomy import NOT_ANNOTATED, Anatomy
+from cps4_monai.data.label_file import structures_alone
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.slab import outline, structures_alone
+from cps4_monai.report.slab import outline
 
 FILL = 0.38
 UNKNOWN = 0.4  # brightness where nobody annotated, as a share of the scan's

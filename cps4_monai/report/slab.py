@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cps4_monai.anatomy import NOT_ANNOTATED
+from cps4_monai.data.label_file import structures_alone
 from cps4_monai.data.normalise import percentile_window, scale_to_window
 from cps4_monai.data.sagittal import SagittalGrid
 
@@ -64,11 +64,6 @@ def sagittal_slab(image: np.ndarray, labels: dict[str, np.ndarray], affine: np.n
     slices = grid.to_slices(image)
     views = {title: grid.to_slices(label) for title, label in labels.items()}
     return Slab(slices, views, grid.spacing_mm, grey_window(slices))
-
-
-def structures_alone(label: np.ndarray) -> np.ndarray:
-    """The label map with 0 where nobody annotated."""
-    return np.where(label == NOT_ANNOTATED, 0, label).astype(label.dtype)
 
 
 def outline(label: np.ndarray) -> np.ndarray:

@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.data.in_plane import InPlane
+from cps4_monai.data.label_file import structures_alone
 from cps4_monai.palette import structure_colours
-from cps4_monai.report.slab import Slab, in_window, rims, structures_alone
+from cps4_monai.report.slab import Slab, in_window, rims
 
 GRID_MM = 1.25
 COARSER = 1.25

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.data.label_ownership import assumed_spacing_of
 from cps4_monai.data.volume import read_volume, write_label_volume
 from cps4_monai.evaluation.case import evaluate_arrays, evaluate_case
@@ -112,6 +112,15 @@ def test_tables_survive_writing_and_reading(tmp_path):
     assert again.overall("dice_b")["n"] == 2
     with pytest.raises(ValueError, match="not found"):
         Evaluation.load(tmp_path)
+
+
+def test_structures_may_be_called_by_numbers(tmp_path):
+    structures = [Structure(code, str(code), f"part {code}", "other" if code else "background") for code in range(20)]
+    evaluation = evaluate_cases(_folders(tmp_path, {"s1": _label()}), Anatomy(structures), resamples=200)
+    evaluation.save(tmp_path / "tables")
+    loaded = Evaluation.load(tmp_path / "tables")
+    assert set(loaded.structures["name"]) == {str(code) for code in range(1, 20)}
+    assert {"2", "3", "12"} <= set(loaded.summary["structure"]) <= {"overall", *loaded.structures["name"]}
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -261,3 +261,21 @@ def test_what_the_networks_view_cuts_stays_cut(edited_bundle, make_scan, tmp_pat
     sidecar.write_text(json.dumps({**shifted, "View": [0, 96]}))
     (outcome,), _ = report_masks(out, qc=False)
     assert outcome.status == "failed" and "View is [0, 96]; expected four whole numbers, or null" in outcome.reason
+
+
+def test_an_edit_leaves_what_is_known_of_how_the_label_map_was_made(segmented):
+    """The part of the scan that the network saw, and what its labels never showed, are not of single voxels."""
+    mask = segmented / "a_T2w_dseg.nii.gz"
+    told = json.loads((segmented / "a_T2w_dseg.json").read_text())
+    absent = next(one for one in told["Structures"] if one["state"] == "absent")
+    absent["state"] = "not_trained"
+    (segmented / "a_T2w_dseg.json").write_text(json.dumps(told))
+    image = nib.load(mask)
+    edited = np.asarray(image.dataobj).copy()
+    edited[tuple(np.argwhere(edited > 0)[0])] = 0
+    nib.save(nib.Nifti1Image(edited, image.affine, image.header), mask)
+    outcomes, _ = report_masks(segmented)
+    seen = next(one for one in outcomes if one.name == "a_T2w").record
+    assert {one["code"]: one["state"] for one in seen["Structures"]}[absent["code"]] == "not_trained"
+    assert "changed since it was segmented" in seen["Warnings"] and seen["Levels"] is None
+    assert all(one["confidence"] is None for one in seen["Structures"])

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cps4_monai import Segmenter, segment_scans
-from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
 from cps4_monai.data.label_ownership import ForeignFileError, is_described, is_ours
@@ -674,3 +674,95 @@ def test_originals_of_an_earlier_label_map_are_never_brought_back(out, bundle_di
     result = call(mask, "--undo")
     assert result.exit_code == 1 and "was not corrected to this label map" in result.output
     assert (out / "a_T2w_dseg.json").read_bytes() == before
+
+
+def test_a_damaged_neighbour_has_failed_and_the_corrected_scan_is_in_the_tables(out):
+    damaged = out / "b_T2w_dseg.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    result = call(out / "a_T2w_dseg.nii.gz", "--shift", "1")
+    assert result.exit_code == 0, result.output
+    scans = {row["scan"]: row for row in rows(out / "scans.csv")}
+    assert scans["a_T2w"]["review"] == "corrected" and scans["b_T2w"]["status"] == "failed"
+    assert "b_T2w_dseg.nii.gz" in {row["scan"]: row["reason"] for row in rows(out / "failures.csv")}["b_T2w"]
+
+
+def drawn(mask, change):
+    """A label map as a person saves it from a viewer."""
+    image = nib.load(mask)
+    array = np.asarray(image.dataobj).copy()
+    change(array)
+    nib.save(nib.Nifti1Image(array, image.affine, image.header), mask)
+
+
+def test_what_a_person_leaves_open_is_no_structure_and_stays_open(out):
+    """255 where nobody says what it is: the way to correct a label map in part."""
+
+    def open_corner(array):
+        array[0] = NOT_ANNOTATED
+
+    mask = out / "a_T2w_dseg.nii.gz"
+    drawn(mask, open_corner)
+    outcomes, _ = report_masks(out)
+    assert {one.name: one.status for one in outcomes} == {"a_T2w": "mask", "b_T2w": "mask"}
+    assert call(mask, "--accept").exit_code == 0
+    assert record(out)["Review"]["State"] == "accepted"
+    assert call(mask, "--shift", "1").exit_code == 0
+    assert (codes(mask)[0] == NOT_ANNOTATED).all() and set(np.unique(codes(mask)[1:])) <= set(range(20))
+    assert len(rows(out / "scans.csv")) == 2
+
+
+def accepted_with(out, code, names):
+    """Both label maps accepted, ``code`` drawn in those named, of weights that never had it."""
+    for name in "ab":
+        mask, told = out / f"{name}_T2w_dseg.nii.gz", record(out, f"{name}_T2w")
+        for one in told["Structures"]:
+            if one["code"] == code:
+                one.update(state="not_trained", volume_ml=0.0)
+        (out / f"{name}_T2w_dseg.json").write_text(json.dumps(told))
+        if name in names:
+            drawn(mask, lambda array: array.__setitem__((slice(None), slice(0, 9), slice(0, 9)), code))
+        assert call(mask, "--accept").exit_code == 0
+    listed = CliRunner().invoke(datalist, [str(out), "--corrected", "-o", str(out / "d.json"), "--val", "0"])
+    assert listed.exit_code == 0, listed.output
+    return json.loads((out / "d.json").read_text())["unannotated"], listed.output
+
+
+def test_a_structure_that_the_weights_never_had_counts_once_a_person_drew_it(out):
+    unannotated, said = accepted_with(out, 10, "ab")
+    assert unannotated == [1] and "drawn in some" not in said
+    state = {one["code"]: one["state"] for one in record(out)["Structures"]}[10]
+    assert state in ("present", "cut")
+
+
+def test_a_structure_that_is_drawn_in_some_label_maps_alone_is_named(out):
+    unannotated, said = accepted_with(out, 10, "a")
+    assert unannotated == [1] and "T9 (code 10, in 1 of 2)" in said and "--unannotated" in said
+
+
+def test_a_structure_that_nobody_drew_stays_unannotated(out):
+    assert accepted_with(out, 10, "")[0] == [1, 10]
+
+
+def test_a_label_map_that_was_changed_after_it_was_accepted_is_named(out):
+    for name in "ab":
+        assert call(out / f"{name}_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    edit(out / "a_T2w_dseg.nii.gz")
+    listed = CliRunner().invoke(datalist, [str(out), "--corrected", "-o", str(out / "d.json"), "--val", "0"])
+    assert listed.exit_code == 0, listed.output
+    assert "1 label maps were changed in a viewer, and nobody accepted them since (a_T2w_dseg.nii.gz)" in listed.output
+    training = json.loads((out / "d.json").read_text())["training"]
+    assert {entry["subject"]: "label" in entry for entry in training} == {"a": False, "b": True}
+
+
+def test_of_two_results_of_a_scan_the_one_counts_that_a_person_stands_for(out, bundle_dir, tmp_path):
+    segment_scans(tmp_path / "in", tmp_path / "out" / "again", weights=bundle_dir, device="cpu")
+    assert call(out / "a_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    assert call(out / "again" / "b_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    given = [str(out), "--corrected", "-o", str(tmp_path / "d.json"), "--val", "0"]
+    listed = CliRunner().invoke(datalist, given)
+    assert listed.exit_code == 0 and "2 results left out" in listed.output, listed.output
+    training = json.loads((tmp_path / "d.json").read_text())["training"]
+    assert [entry["label"] for entry in training] == ["out/a_T2w_dseg.nii.gz", "out/again/b_T2w_dseg.nii.gz"]
+    assert call(out / "b_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    refused = CliRunner().invoke(datalist, given)
+    assert refused.exit_code == 1 and "2 label maps of this scan are corrected or accepted" in refused.output

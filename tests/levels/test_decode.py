@@ -11,6 +11,7 @@ import pytest
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy, Structure
 from cps4_monai.levels.decode import decode_levels, label_confidence
+from cps4_monai.levels.fused import rejoined
 from cps4_monai.levels.settings import LevelThresholds
 
 corruption = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("corruption.py"))))
@@ -265,3 +266,25 @@ def test_bodies_without_discs_between_them_keep_their_levels_over_a_gap(pitch, m
     result = decode_levels(labels, probabilities, (4.0, 1.0, 1.0), anatomy)
     assert result.renamed == () and result.margin.anchored
     np.testing.assert_array_equal(result.labels, labels)
+
+
+def test_a_whole_body_among_compressed_ones_stays_whole(spine, spacing, code):
+    """It is half as tall again as the others, and would be cut in two, of which the chain has no use for one."""
+    heights = {"L5": 27, "L4": 16, "L3": 15, "L2": 15, "L1": 27}
+    labels, row = np.zeros((5, 220, 120), np.uint8), 200
+    for name in ("L5/S", "L5", "L4/L5", "L4", "L3/L4", "L3", "L2/L3", "L2", "L1/L2", "L1"):
+        labels[:, row - heights.get(name, 8) : row, 50:84] = code(name)
+        row -= heights.get(name, 8) + 1
+    scores = np.full((5, MRSPINESEG.num_classes, 220, 120), 1e-4, np.float32)
+    np.put_along_axis(scores, labels[:, None].astype(np.int64), 0.95, axis=1)
+    for evidence in (None, scores):
+        result = decode_levels(labels, evidence, spacing, unannotated=UNTRAINED)
+        np.testing.assert_array_equal(result.labels, labels)
+        assert result.dropped == 0
+
+
+def test_cuts_are_undone_where_one_level_is_left_of_them():
+    cut_from = np.array([0, 1, 2, 1, 2, 0])
+    found = rejoined(np.array([5, 3, -1, -1, 7, 6]), cut_from)
+    assert found.tolist() == [5, 3, 7, 3, 7, 6], "the first was two bodies, and stays so"
+    assert rejoined(np.array([5, -1, -1, -1, 7, -1]), np.arange(6)).tolist() == [5, -1, -1, -1, 7, -1]

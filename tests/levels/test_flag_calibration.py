@@ -59,6 +59,8 @@ def test_what_is_written_is_read():
         ({"colour": 1}, "colour"),
         ({"outline": {"disc": {"slope": 1}}}, "form of a plan"),
         ({"failure": 3}, "form of a plan"),
+        ({"outline_limit": "0.5"}, "outline_limit is '0.5', no number"),
+        ({"failure_limit": None}, "failure_limit is None, no number"),
         ({"failure": {"intercept": float("nan"), "weights": {}}}, "finite"),
         ({"outline": {"disc": {"intercept": 0.0, "weights": {"outlin_confidence": 1.0}}}}, "outlin_confidence"),
     ],

@@ -210,3 +210,15 @@ def test_an_anatomy_of_two_levels_is_no_missing_spine():
     assert flags_of(anatomy, labels) == []
     labels[labels == 2] = 0
     assert flags_of(anatomy, labels) == ["no_spine_found"]
+
+
+def test_heights_are_compared_along_the_chain_alone():
+    """Without an order there is no neighbour to be unlike of."""
+    labels = np.zeros((5, 300, 60), np.uint8)
+    for code, (top, height) in enumerate(((40, 24), (80, 24), (120, 10), (160, 24), (200, 24)), start=1):
+        labels[1:-1, top : top + height, 10:44] = code
+    for ordered in (True, False):
+        structures = [Structure(c, f"V{c}", f"V{c}", "vertebra", c if ordered else None) for c in range(1, 6)]
+        anatomy = Anatomy([Structure(0, "background", "background", "background"), *structures])
+        seen = structure_statistics(labels, np.diag([4.0, 1, 1, 1]), anatomy)
+        assert ("unusual_height" in {flag.name for flag in level_flags(seen, anatomy)}) == ordered

@@ -16,6 +16,13 @@ def test_counts_are_those_worked_out_by_hand():
     assert counts.total().intersection.tolist() == [5, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.int64])
+def test_every_integer_type_counts_alike(dtype):
+    label = torch.tensor([[0, 0, 1, 1, 2]]).to(dtype)
+    pred = torch.tensor([[0, 1, 1, 2, 2]]).to(dtype)
+    assert overlap_counts(pred, label, 3).intersection.tolist() == [[1, 1, 1]]
+
+
 def test_counts_equal_a_loop_over_classes():
     generator = torch.Generator().manual_seed(1)
     pred = torch.randint(0, 20, (4, 9, 7), generator=generator, dtype=torch.uint8)
