@@ -88,10 +88,13 @@ def log_name() -> str:
 
 
 def write_traceback(error: BaseException, folder: str | Path | None) -> Path:
-    """Appends the traceback to ``error.log`` in a run's folder; to one among the temporary files where that fails."""
+    """Appends the traceback to ``error.log`` in a run's folder; to one among the temporary files where that fails, or
+    where the run has no folder yet and the message says it all: a name that was misspelt leaves none behind.
+    """
     text = "".join(traceback.format_exception(error))
     stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    places = [] if folder is None else [Path(folder)]
+    refused = folder is not None and not Path(folder).is_dir() and speaks_for_itself(cause_of(error))
+    places = [] if folder is None or refused else [Path(folder)]
     for place in (*places, Path(tempfile.gettempdir())):
         try:
             if place in places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -50,8 +51,10 @@ def resolve_config(name: str | Path, bundle_root: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    known = sorted(str(p.relative_to(configs)) for p in configs.rglob("*.json"))
-    raise FileNotFoundError(f"no config called {str(name)!r}; give a path, or one of {known}")
+    known = sorted(p.stem for p in configs.rglob("*.json"))
+    close = difflib.get_close_matches(given.stem, known, n=3)
+    meant = f"did you mean {' or '.join(close)}? Else give" if close else f"expected one of {known}, or"
+    raise FileNotFoundError(f"no config called {str(name)!r}; {meant} the path of a file")
 
 
 def check_settings(overlays: Sequence[str | Path], given: Mapping[str, Any]) -> None:

@@ -59,6 +59,15 @@ def test_a_folder_that_cannot_be_written_takes_no_message_along(tmp_path: Path) 
     assert write_traceback(ValueError("x"), tmp_path / "file" / "run").name == "error.log"
 
 
+def test_what_is_refused_before_there_is_a_run_leaves_no_folder_behind(tmp_path):
+    try:
+        raise ValueError("datalist: no such file; expected one")
+    except ValueError as error:
+        assert write_traceback(error, tmp_path / "run").is_file() and not (tmp_path / "run").exists()
+        (tmp_path / "run").mkdir()
+        assert write_traceback(error, tmp_path / "run") == tmp_path / "run" / "error.log"
+
+
 def test_a_component_that_cannot_be_built_ends_with_its_cause(tiny_data: Path, tmp_path: Path) -> None:
     given = {"datalist": str(tiny_data / "datalist.json"), "dataset_dir": str(tiny_data), "device_name": "cpu"}
     workflow = CPS4Workflow(

@@ -31,7 +31,7 @@ from cps4_monai.methods import Supervised
 from cps4_monai.networks import build_network, load_weights, place
 from cps4_monai.plan import plan_of
 from cps4_monai.preflight import check_images, check_reviewed, check_unlearned, check_validation_labels
-from cps4_monai.run_folder import HASH_LENGTH, LABEL_MAPS, LABELED, RESUME, VALIDATED_ON
+from cps4_monai.run_folder import FINETUNED_WEIGHTS, HASH_LENGTH, LABEL_MAPS, LABELED, RESUME, VALIDATED_ON
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,24 @@ def identity(context: Context, training: SliceDataset, validation: VolumeDataset
     }
 
 
+def tell_replaced(weights: str | Path, checkpoint: Path) -> None:
+    """Says that the weights of an earlier fine-tuning in the same folder are about to go, and how to go on from them.
+
+    Args:
+        weights: that this one starts from.
+        checkpoint: of a fine-tuning that has not ended, which goes on.
+    """
+    earlier = Path(weights).with_name(FINETUNED_WEIGHTS.name)
+    if earlier.is_file() and not checkpoint.is_file() and known_sha256(earlier) != known_sha256(weights):
+        logger.warning(
+            "%s: fine-tuned weights of before, which this training replaces: it starts from %s again. Fix, to go on "
+            "from them: 'cps4 train finetune --weights %s' with another output folder",
+            earlier,
+            Path(weights).name,
+            earlier,
+        )
+
+
 def validated_patients(training: Sequence[Any], validation: Sequence[Any]) -> tuple[list[str], bool]:
     """Patients that are validated, those of training without any, and whether training sees no scan of theirs."""
     trained, validated = patients_of(training, validation)
@@ -205,6 +223,8 @@ def trainer(
         check_reviewed(stage.name, [*slices.entries, *volume_set.entries])
         check_unlearned(stage.name, weights, slices.entries, context.anatomy, context.unannotated, by_datalist=False)
     judged, unseen = validated_patients(training, validation)
+    if context.writes:
+        tell_replaced(weights, stage.folder / RESUME)
     seen = labels_in_words([entry.label for entry in slices.entries])
     best = BundleWeights(weights, method.deployed, DECODED, judged, unseen, min_subjects, output_dir, seen)
     chooser = evaluator(stage, method, volume_set, inferer, best)

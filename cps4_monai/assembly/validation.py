@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
@@ -109,8 +109,18 @@ def validator(
     )
 
 
+class _Stats(StatsHandler):
+    """MONAI's, which logs a stop by hand as an error, with its traceback."""
+
+    def exception_raised(self, engine: Engine, e: Exception) -> None:
+        """Logs and raises it again, as the other does; one that a person raised goes on as it is."""
+        if isinstance(e, KeyboardInterrupt):
+            raise e
+        super().exception_raised(engine, e)
+
+
 def shown(stage: Stage) -> list[Any]:
     """Handlers that put a validation's metrics into log and TensorBoard, in the process that writes."""
     if not stage.context.writes:
         return []
-    return [StatsHandler(iteration_log=False), TensorBoardStatsHandler(log_dir=stage.output_dir, iteration_log=False)]
+    return [_Stats(iteration_log=False), TensorBoardStatsHandler(log_dir=stage.output_dir, iteration_log=False)]

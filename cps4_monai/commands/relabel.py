@@ -120,11 +120,19 @@ def _code(text: str, table: Anatomy) -> int:
 
 
 def _tell(result: Relabeled) -> None:
+    from cps4_monai.data.corrected_scans import is_without_its_sacrum
+
     for name, record in result.applied.items():
         last = (record.get("Corrections") or [{}])[-1]
         moved = ", ".join(f"{old} is {new}" for old, new in last.get("Renamed", {}).items())
         state = (record.get("Review") or {}).get("State", "as it was first")
         click.echo(f"{name}: {state}{f'; {moved}' if moved else ''}")
+        if is_without_its_sacrum(record):
+            click.echo(
+                f"{name}: the true sacrum, below, has no label now. Fix, before this scan is trained on: draw it in a "
+                "viewer and --accept, or mark a structure as wrong, which leaves the scan unlabeled",
+                err=True,
+            )
     for name, reason in result.refused.items():
         click.echo(f"refused {reason if name in reason else f'{name}: {reason}'}", err=True)
     before = f"{len(result.before)} applied before, " if result.before else ""

@@ -86,8 +86,8 @@ def segment(
     """Segment spine MRIs: vertebrae and discs, numbered, on each scan's own grid.
 
     INPUT is any mix of NIfTI files, folders (searched), BIDS data sets, DICOM files and folders, and datalist JSONs.
-    One bad scan does not stop the others; the exit code is 1 if any failed, or lacks a copy that was asked for. Called
-    again, it does what is missing.
+    One bad scan does not stop the others; the exit code is 1 if any failed, or lacks a copy that was asked for, or if
+    nothing was there to segment. Called again, it does what is missing.
 
     \b
     Examples:
@@ -129,10 +129,17 @@ def segment(
                 on_scan=on_scan,
                 scheduler=scheduler,
             )
+        except KeyboardInterrupt:
+            click.echo(
+                f"stopped; the same command goes on with what is missing in {output}, 'cps4 report {output}' makes "
+                "tables and page of what is there",
+                err=True,
+            )
+            raise click.Abort from None
         except (ValueError, OSError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
     _tell(run)
-    if run.failures or run.lacking:
+    if run.failures or run.lacking or not run.segmented:
         raise SystemExit(1)
 
 
@@ -190,6 +197,6 @@ def _tell(run: SegmentationRun) -> None:
     done = sum(outcome.status == "done" for outcome in run.outcomes)
     kept = sum(outcome.status == "kept" for outcome in run.outcomes)
     click.echo(f"{done} segmented, {kept} kept, {len(run.failures)} failed")
-    for line in look_lines(run.segmented, SHOWN):
+    for line in look_lines(run.segmented, SHOWN) if run.segmented else ():
         click.echo(line)
     click.echo(f"report: {run.report}")

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _NEVER_OUTLINED = (
     "; in view, that is background, and the code of a structure that nobody outlined is to be named by --unannotated"
 )
+_UNLEARNED = (
+    "; where such a structure is in view, mark it 255 (not annotated) in the label maps, or a fine-tuning unlearns it"
+)
 TEST = 0.2  # share of the labeled patients
 SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
 
@@ -103,7 +106,8 @@ def build_datalist(
     content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
     content["structures"] = {str(s.code): s.name for s in anatomy.foreground}
     datalist = write_checked(content, out, check_content)
-    more = (*_untrainable(datalist), *(f"{told}{_NEVER_OUTLINED}" for told in missing_classes(datalist, anatomy)))
+    absent = _UNLEARNED if corrected else _NEVER_OUTLINED
+    more = (*_untrainable(datalist, corrected), *(f"{told}{absent}" for told in missing_classes(datalist, anatomy)))
     aside = [*_of_downwards(downwards, anatomy), *_reserved(scans, test), *_set_aside(scans, sides)]
     told = (*in_folder.warnings, *more_told, *aside, *datalist.warnings, *more)
     return replace(datalist, warnings=told)
@@ -180,14 +184,14 @@ def _require_label_maps(folder: str | Path, in_folder: FoundScans) -> None:
     )
 
 
-def _untrainable(datalist: Datalist) -> list[str]:
-    """What training will refuse, said when the datalist is made."""
+def _untrainable(datalist: Datalist, corrected: bool) -> list[str]:
+    """What training will refuse, said when the datalist is made; fine-tuning on corrected scans needs no others."""
     warnings = []
     if not datalist.validation:
         warnings.append(
             "no validation patient, so that training refuses this datalist: label at least two patients, or use --val 1"
         )
-    if not datalist.unlabeled:
+    if not datalist.unlabeled and not corrected:
         warnings.append(
             "no unlabeled scan, which all methods but 'supervised' need: add scans without label maps, or hide labels "
             "with --labeled-share or --labeled"

@@ -70,7 +70,7 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
         for image, name, (path, _, _) in zip(scan_files, names, usable, strict=True)
     ]
     marked = sum(state == WRONG for _, state, _ in usable)
-    raised = [path.name for path, _, record in usable if path in labels and _is_without_its_sacrum(record)]
+    raised = [path.name for path, _, record in usable if path in labels and is_without_its_sacrum(record)]
     warnings = (
         *_of_lost(lost),
         *_of_further(len(with_scan) - len(usable)),
@@ -162,7 +162,7 @@ def _is_scan(source: Path) -> bool:
     return is_nifti(source) and source.is_file()
 
 
-def _is_without_its_sacrum(record: dict[str, Any]) -> bool:
+def is_without_its_sacrum(record: Mapping[str, Any]) -> bool:
     """Whether a person made a vertebra of what was called sacrum: the true one, below it, has no label."""
     absent = {
         s["name"] for s in record.get("Structures", []) if s.get("kind") == "sacrum" and s.get("state") == "absent"

@@ -31,7 +31,8 @@ def check_output_dir(output_dir: str | Path, min_free_gib: float = 1.0) -> Path:
             pass
     except OSError as error:
         raise ValueError(
-            f"output_dir {str(folder)!r} cannot be written ({error}); set output_dir to another folder"
+            f"output_dir {str(folder)!r} cannot be written ({error}). Fix: choose another output folder (-o; in "
+            "configs output_dir)"
         ) from error
     free_gib = shutil.disk_usage(folder).free / GIBIBYTE
     if free_gib < min_free_gib:

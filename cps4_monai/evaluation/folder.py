@@ -19,6 +19,8 @@ from cps4_monai.metrics.bootstrap import RESAMPLES
 from cps4_monai.metrics.tables import CASE_COLUMNS, STRUCTURE_COLUMNS, summarise
 
 logger = logging.getLogger(__name__)
+
+_UNASKED = "it is of no scan whose labels are scored here: of another section, of none, or without a label"
 FAILURE_COLUMNS = ("case", "file", "reason")
 FILES = {"structures": "structures.csv", "cases": "cases.csv", "summary": "summary.csv", "failures": "failures.csv"}
 
@@ -124,7 +126,7 @@ def evaluate_cases(
             rows.append(result.case)
             scored.append(case)
     for path in matching.unmatched_predictions:
-        failures.append({"case": "", "file": str(path), "reason": "prediction without a label; not scored"})
+        failures.append({"case": "", "file": str(path), "reason": _UNASKED})
     long_form = pd.DataFrame(structures, columns=list(STRUCTURE_COLUMNS))
     cases = pd.DataFrame(rows, columns=list(CASE_COLUMNS))
     return Evaluation(

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cps4_monai.run_folder import DECISION, FINETUNED_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
+_NAMED, _CALIBRATED_WITH = "SHA-256 ", "with the weights"
 FINETUNED, RELEASED = FINETUNED_WEIGHTS.name, "model_released.pt"
 
 
@@ -119,16 +121,19 @@ class BundleWeights(BestWeights):
 
     def _against(self) -> str:
         """What speaks against replacing the weights; empty where nothing does."""
+        against = []
+        if self.start_score is None or self.best_score is None or not self.best_score > self.start_score:
+            against.append(f"the fine-tuned score {self.best_score:.4f} is not above {self.start_score:.4f}")
         if not self.held_out:
-            return "validated on patients of training, for want of others; label scans of others for validation"
-        if len(self.subjects) < self.min_subjects:
-            return (
+            against.append(
+                "validated on patients of training, for want of others; label scans of others for validation"
+            )
+        elif len(self.subjects) < self.min_subjects:
+            against.append(
                 f"validated on {len(self.subjects)} subjects, {self.min_subjects} are needed "
                 "(finetune#best#min_subjects); look at both on further scans"
             )
-        if self.start_score is None or self.best_score is None or not self.best_score > self.start_score:
-            return f"the fine-tuned score {self.best_score:.4f} is not above {self.start_score:.4f}"
-        return ""
+        return "; ".join(against)
 
     def _replace(self) -> None:
         released = self.deployed.with_name(RELEASED)
@@ -147,9 +152,13 @@ class BundleWeights(BestWeights):
         plan = plan_of(self.deployed)
         names = f"{FINETUNED} and {self.deployed.name}" if deployed else FINETUNED
         seen = f"on {self.trained_on or 'scans that are not recorded'}, validated on {len(self.subjects)}"
-        told = f"{names} (SHA-256 {tuned[:DIGEST_LENGTH]}) from {before[:DIGEST_LENGTH]}, {seen}"
-        before_it = [one for one in _listed(plan.trained_on.get(FINE_TUNED)) if one != told]
-        plan = plan.with_training(**{FINE_TUNED: [*before_it, told]})
+        told = f"{names} ({_NAMED}{tuned[:DIGEST_LENGTH]}) from {before[:DIGEST_LENGTH]}, {seen}"
+        ancestors = _ancestors(_listed(plan.trained_on.get(FINE_TUNED)), before[:DIGEST_LENGTH])
+        plan = plan.with_training(**{FINE_TUNED: [*ancestors, told]})
+        calibrated = str(plan.flags.get("calibrated_on", ""))
+        if calibrated and _CALIBRATED_WITH not in calibrated:
+            told_of = f"{calibrated}; {_CALIBRATED_WITH} {before[:DIGEST_LENGTH]}, before they were fine-tuned"
+            plan = replace(plan, flags={**plan.flags, "calibrated_on": told_of})
         write_atomically(plan_path(self.deployed), json.dumps(plan.to_dict(), indent=2) + "\n")
 
     def _write(self) -> None:
@@ -165,6 +174,21 @@ class BundleWeights(BestWeights):
         """Restores what :meth:`state_dict` gave."""
         super().load_state_dict(state)
         self.start_score = state["start_score"]
+
+
+def _ancestors(told: Sequence[str], digest: str) -> list[str]:
+    """Of earlier fine-tunings those whose weights went into the ones of a digest, the first first.
+
+    Others left weights that are gone, as the last fine-tuning takes the place of one before that was not deployed.
+    """
+    found: list[str] = []
+    for one in reversed(told):
+        if f"{_NAMED}{digest})" in one:
+            found.insert(0, one)
+            digest = one.partition(") from ")[2][: len(digest)]
+        elif _NAMED not in one:  # of a version that did not name them
+            found.insert(0, one)
+    return found
 
 
 def _listed(told: Any) -> list[str]:

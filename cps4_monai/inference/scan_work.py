@@ -23,6 +23,8 @@ from cps4_monai.inference.segment import Segmenter, device_name
 from cps4_monai.inference.settings_in_words import settings_in_words
 from cps4_monai.inference.sources import Source
 
+_LIKE_LABELS = "whole numbers, few of them: a label map"
+
 logger = logging.getLogger(__name__)
 OnScan = Callable[[ScanOutcome, int, int], None]
 
@@ -78,8 +80,10 @@ class ScanWork:
             started = time.perf_counter()
             volume = load_scan(source.path, self.segmenter.assume_spacing, source.series)
             seconds = time.perf_counter() - started
-            if source.searched and source.kind == "nifti" and looks_like_label_map(volume.array):
-                return ScanOutcome(source.path, source.name, "skipped", "whole numbers, few of them: a label map")
+            if source.kind == "nifti" and looks_like_label_map(volume.array):
+                if source.searched:
+                    return ScanOutcome(source.path, source.name, "skipped", f"{_LIKE_LABELS}; if not, name the file")
+                volume = replace(volume, warnings=(*volume.warnings, f"{_LIKE_LABELS}? It was segmented as a scan"))
             if self.identify and source.series is not None:
                 volume = replace(volume, provenance={"Series": source.series.identity | source.series.identified})
             scan = self.segmenter.prepare(volume, keep_grey=self.qc)

@@ -69,13 +69,14 @@ def check_unlearned(
     gone = [f"{s.code} ({s.name})" for s in anatomy.foreground if s.code not in {*shown, *left_out}]
     if not gone:
         return ()
-    where = "" if by_datalist else ", in `cps4 train stage2` with finetune_from"
+    or_named = (
+        ", or name them as 'unannotated' in the datalist (`cps4 datalist --unannotated`): then no result has them"
+    )
     return tell(
         stage,
         [
             f"training starts from {weights}, and no labeled subject shows its classes {', '.join(gone)}: they are "
             "background in these labels, and the weights unlearn them wherever they are in view. Fix: nothing, if they "
-            "never are; else mark them 255 (not annotated) in the label maps, or name them as 'unannotated' in the "
-            f"datalist (`cps4 datalist --unannotated`){where}: then no result has them"
+            f"never are; else mark them 255 (not annotated) in the label maps{or_named if by_datalist else ''}"
         ],
     )

@@ -249,7 +249,8 @@ def _by_structure(content: ReportContent) -> list[Block]:
 def _by_case(content: ReportContent) -> list[Block]:
     columns: tuple[str, ...] = (
         *("case", "subject", "Dice (b)", "Dice (a)", "Dice (c)", "HD95 mm", "ASSD mm", "measured", "missed", "false"),
-        *("identified", "off by one", "slices", "warnings"),
+        *(("identified", "off by one") if content.anatomy.along_spine() else ()),
+        *("slices", "warnings"),
     )
     rows = []
     links = viewer_links(content.views)
@@ -259,7 +260,9 @@ def _by_case(content: ReportContent) -> list[Block]:
         cells += [number(row["hd95_mm"], 2), number(row["assd_mm"], 2)]
         cells.append(Cell(f"{row['num_measured']} of {row['num_labeled']}", float(row["num_measured"])))
         cells += [count(row["num_missed"], bad=True), count(row["num_false"], bad=True)]
-        cells += [count(row["num_identified"]), count(row["num_off_by_one"], bad=True), count(row["num_slices"])]
+        if content.anatomy.along_spine():
+            cells += [count(row["num_identified"]), count(row["num_off_by_one"], bad=True)]
+        cells.append(count(row["num_slices"]))
         rows.append([*cells, Cell(row["warnings"], row["warnings"], "warn")])
     if not any(row[-1].text for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]

@@ -42,7 +42,12 @@ def tune(run_tiny: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         models = tmp_path / name / "models"
         if not models.is_dir():
             shutil.copytree(start, models)
-        given = {"max_epochs": EPOCHS, "finetune#weights": str(models / "model.pt"), "learning_rate": 0.01, **given}
+        given = {
+            "max_epochs": EPOCHS,
+            "finetune#weights": str(models / "model.pt"),
+            "finetune#learning_rate": 0.01,
+            **given,
+        }
         workflow = run_tiny("training_finetune", tmp_path / name, ("supervised",), run=False, **given)
         trainer = workflow.parser.get_parsed_content("finetune#trainer")
         if kill_at is not None:
@@ -142,7 +147,7 @@ def test_classes_of_the_weights_that_the_labels_lack_are_said(
     tune("run", max_epochs=1, datalist=str(path), dataset_dir=str(tmp_path / "data"))
     (told,) = [line for line in capsys.readouterr().out.splitlines() if "unlearn" in line]
     assert "finetune: training starts from" in told and "shows its classes 7 (T12): they are background" in told
-    assert "mark them 255" in told and "`cps4 train stage2` with finetune_from" in told
+    assert told.endswith("else mark them 255 (not annotated) in the label maps")
 
 
 def other_weights(tune: Any, folder: Path) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def corrected_label(tune: Any, folder: Path) -> dict[str, Any]:
     [
         (other_weights, "this weights file has the SHA-256"),
         (corrected_label, "trained on was"),
-        (lambda *_: {"learning_rate": 0.02}, "learning_rate was 0.01, is 0.02"),
+        (lambda *_: {"finetune#learning_rate": 0.02}, "finetune#learning_rate was 0.01, is 0.02"),
         (lambda *_: {"batch_size_labeled": 1}, "batch_size_labeled was 2, is 1"),
     ],
 )
@@ -183,3 +188,16 @@ def test_what_differs_begins_anew_and_says_so(
     assert told in said and "this training begins anew" in said and "delete" not in said
     assert trainer.state.epoch == 3 and decision_of(tmp_path / "run")["score_fine_tuned"] is not None
     assert [line.split(",")[1] for line in log_of(tmp_path / "run") if ",decoded_val_dice," in line] == ["1", "2", "3"]
+
+
+def test_weights_of_a_fine_tuning_that_has_ended_are_not_replaced_in_silence(
+    tune: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "fine-tuned weights of before, which this training replaces"
+    tune("run", max_epochs=1)
+    assert said not in capsys.readouterr().out
+    tune("run", max_epochs=1)
+    assert f"{tmp_path / 'run' / 'models' / 'model_finetuned.pt'}: {said}" in capsys.readouterr().out
+    tune("killed", kill_at=3)
+    tune("killed")
+    assert said not in capsys.readouterr().out, "it goes on"

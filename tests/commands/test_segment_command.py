@@ -232,3 +232,26 @@ def test_after_a_kill_the_same_command_does_only_what_is_missing(inputs, small_b
     assert all(
         (inputs.out / f"{name}_qc.png").exists() and is_ours(inputs.out / f"{name}_dseg.nii.gz") for name in names
     )
+
+
+def test_where_nothing_is_segmented_the_exit_code_says_so(inputs):
+    """A folder that holds what looks like label maps alone: of scans that somebody masked, perhaps."""
+    few = np.where(np.arange(inputs.scan.image.size).reshape(inputs.scan.image.shape) % 7 == 0, 3, 0).astype(np.uint8)
+    path = inputs.save("quiet.nii.gz", few)
+    result = inputs.segment()
+    assert result.exit_code == 1 and "0 segmented, 0 kept, 0 failed" in result.output
+    assert "few of them: a label map; if not, name the file" in result.output and "to look at" not in result.output
+    result = inputs.segment(path)
+    assert result.exit_code == 0 and "a label map? It was segmented as a scan" in inputs.warnings("quiet")
+
+
+def test_who_stops_it_is_told_how_it_goes_on(inputs, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    inputs.save()
+    monkeypatch.setattr("cps4_monai.inference.batch.segment_scans", stopped)
+    result = inputs.segment()
+    assert result.exit_code == 1 and f"stopped; the same command goes on with what is missing in {inputs.out}" in (
+        result.output
+    )

@@ -69,6 +69,7 @@ def test_training_alone_writes_beside_the_bundles_weights(model: Path, network: 
         ([0.8, 0.9], {"held_out": False}, "patients of training"),
         ([0.8, 0.8], {}, "0.8000 is not above 0.8000"),
         ([0.8, 0.7], {"validation": ["a", "b"], "min_subjects": 2}, "0.7000 is not above 0.8000"),
+        ([0.8, 0.7], {"validation": ["a"]}, "0.7000 is not above 0.8000; validated on 1 subjects, 5 are needed"),
     ],
 )
 def test_weights_are_not_replaced_on_too_little(model, network, scores, options, why) -> None:
@@ -113,6 +114,21 @@ def test_the_plan_tells_of_weights_that_are_not_in_use_too(model: Path, network:
     before, told = plan_of(model).trained_on["fine_tuned"]
     assert before == "weights that were fine-tuned before"
     assert told.startswith("model_finetuned.pt (SHA-256 ") and "on 1 labeled scan, validated on 5" in told
+
+
+def test_the_plan_tells_of_no_weights_that_are_gone_and_of_whose_calibration_it_has(
+    model: Path, network: nn.Module
+) -> None:
+    """The second fine-tuning starts from the released weights again, and takes the place of the first one's."""
+    write_plan(model.parent, Plan(MRSPINESEG, flags={"calibrated_on": "40 patients"}))
+    for scores, scans in (([0.5, 0.4], "1 labeled scan"), ([0.5, 0.4, 0.45], "2 labeled scans")):
+        assert tuned(model, network, scores, trained_on=scans).deploy() is False
+    (told,) = plan_of(model).trained_on["fine_tuned"]
+    assert "on 2 labeled scans" in told
+    started = hashlib.sha256(b"released").hexdigest()[:12]
+    assert plan_of(model).flags == {
+        "calibrated_on": f"40 patients; with the weights {started}, before they were fine-tuned"
+    }
 
 
 def test_a_first_score_that_is_no_number_is_beaten_by_none(model: Path, network: nn.Module) -> None:
