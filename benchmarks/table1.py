@@ -276,6 +276,7 @@ def draw(titles: Mapping[str, str], share: str, lines: Sequence[Line]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
+    parser.add_argument("--study", default="table1", help="whose runs these are")
     parser.add_argument("--section", default="test", choices=("validation", "test"))
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--scores-only", action="store_true", help="no tables of stage 1 and of costs, no figure")
@@ -283,7 +284,7 @@ def main() -> None:
     what = ("TITLE", "SHARE", "FOLDER")
     parser.add_argument("--peer", nargs=3, action="append", default=[], metavar=what, help="a row from its reports")
     arguments = parser.parse_args()
-    results = load_results(find_studies(arguments.runs, ["table1"])[0], arguments.runs, arguments.section)
+    results = load_results(find_studies(arguments.runs, [arguments.study])[0], arguments.runs, arguments.section)
     if not arguments.scores_only and arguments.share not in results.shares:
         parser.error(f"--share is {arguments.share}; expected one of {results.shares}, or --scores-only")
     peers = [(title, share, Path(folder)) for title, share, folder in arguments.peer]

@@ -114,7 +114,7 @@ def evaluation_page(content: ReportContent) -> str:
         Section("Learning curves", _curves(content)),
         Section("Not scored", _failures(content), "These files enter no number above."),
         Section("Settings", [settings_table(_settings(content))] if content.settings else []),
-        Section("How it is measured", [Text(text) for text in _method()]),
+        Section("How it is measured", [Text(text) for text in _method(bool(content.anatomy.along_spine()))]),
     ]
     footer = f"Made by cps4_monai {__version__}. Research use only. {content.attribution}".strip()
     return render_page(content.title, subtitle, sections, footer)
@@ -305,16 +305,17 @@ def _failures(content: ReportContent) -> list[Block]:
     return [Table(("case", "file", "reason"), rows, words=True)]
 
 
-def _method() -> list[str]:
+def _method(has_levels: bool) -> list[str]:
     lines = [f"Dice ({c}): {CONVENTION_TITLES[c]}." for c in CONVENTIONS]
     lines.append(
         "HD95 and ASSD are measured on the scan's own grid in millimetres, for structures that are in both label and "
         "prediction; a structure that is missed or false has none, so how many were measured stands beside them. The "
         "faces where the slab ends count as surface."
     )
-    lines.append(
-        "The level of a labeled structure is the one that most of its voxels were given among those of its kind "
-        "(vertebra or disc); it is off by one where that is a neighbour's."
-    )
+    if has_levels:
+        lines.append(
+            "The level of a labeled structure is the one that most of its voxels were given among those of its kind "
+            "(vertebra or disc); it is off by one where that is a neighbour's."
+        )
     lines.append("Intervals draw subjects with replacement (a: with all their slices); the seed is fixed.")
     return lines

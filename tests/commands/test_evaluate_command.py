@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from cps4_monai.anatomy import Anatomy, Structure
 from cps4_monai.commands.evaluate import evaluate
 from cps4_monai.commands.export import export
 from cps4_monai.commands.train import train
@@ -22,7 +25,7 @@ from cps4_monai.export import weights_of_run
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.bundle import open_bundle
 from cps4_monai.inference.segment import Segmenter
-from cps4_monai.plan import plan_of
+from cps4_monai.plan import Plan, plan_of, write_plan
 
 
 @pytest.fixture()
@@ -271,3 +274,15 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
         and result.output.startswith("Error: ")
         and "output folder of `cps4 train`" in result.output
     )
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_levels_are_decoded_where_the_anatomy_of_the_weights_has_some(
+    ordered: bool, run_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    structures = [Structure(1, "a", "a", "other", 0 if ordered else None)]
+    anatomy = Anatomy((Structure(0, "background", "background", "background"), *structures))
+    write_plan(tmp_path / "stage2", Plan(anatomy))
+    torch.save({}, tmp_path / "stage2" / "model.pt")
+    workflow = run_tiny("predict", tmp_path, ("evaluate",), run=False)
+    assert workflow.parser.get_parsed_content("evaluation_decoding") is ordered

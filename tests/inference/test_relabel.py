@@ -73,7 +73,7 @@ def test_a_shift_reaches_everything_and_undo_brings_all_back(out):
     was, affine, picture = codes(mask), nib.load(mask).affine, (out / "a_T2w_qc.png").read_bytes()
     lowest = rows(out / "scans.csv")[0]["lowest"]
     result = call(mask, "--shift", "1", "--by", "Reader 1")
-    assert result.exit_code == 0 and "L5 is L4" in result.output
+    assert result.exit_code == 0 and "L5 is L4" in result.output and "true sacrum" not in result.output
     assert np.array_equal(codes(mask), np.where(was > 0, was + 1, 0)) and np.array_equal(nib.load(mask).affine, affine)
     told = record(out)
     last = told["Corrections"][-1]
@@ -128,7 +128,7 @@ def test_with_the_sacrum_in_view_levels_go_up_and_down(out, make_scan):
     mask, scan = out / "a_T2w_dseg.nii.gz", make_scan(seed=0)
     was = edited(mask, scan, ONE_TOO_LOW)
     up = call(mask, "--level", "S=L5")
-    assert up.exit_code == 0 and "S is L5" in up.output, up.output
+    assert up.exit_code == 0 and "S is L5" in up.output and "the true sacrum, below, has no label now" in up.output
     assert np.array_equal(codes(mask), np.where(scan.label == 11, 0, scan.label))
     states = {r["name"]: r["state"] for r in rows(out / "structures.csv") if r["scan"] == "a_T2w"}
     assert states["S"] == "absent" and states["L5"] == "present"
