@@ -42,14 +42,21 @@ def exported_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unzip(exported_zip: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Function that unzips it into a folder of one's own, with other values in its train.json."""
+    """Function that unzips it into a folder of one's own, with other values in its train.json, at ids as ``a#b``."""
 
     def make(**train_settings: object) -> Path:
         with zipfile.ZipFile(exported_zip) as archive:
             archive.extractall(tmp_path / "bundles")
         folder = tmp_path / "bundles" / BUNDLE_NAME
         config = folder / "configs" / "train.json"
-        config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | train_settings), encoding="utf-8")
+        content = json.loads(config.read_text("utf-8"))
+        for setting, value in train_settings.items():
+            *parents, last = setting.split("#")
+            node = content
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+        config.write_text(json.dumps(content), encoding="utf-8")
         return folder
 
     return make

@@ -28,7 +28,7 @@ from cps4_monai.inference.segment import Segmenter
 
 pytestmark = pytest.mark.usefixtures("same_search_path")
 
-FAST = {"learning_rate": 0.05, "num_workers": 0, "min_free_gib": 0.0, "iterations_per_epoch": 12}
+FAST = {"finetune#learning_rate": 0.05, "num_workers": 0, "min_free_gib": 0.0, "iterations_per_epoch": 12}
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_training_writes_beside_the_weights_and_replaces_them_on_enough_subjects
 
 def test_training_starts_from_the_weights_at_their_own_geometry(unzip: Callable, labeled: list) -> None:
     """Where train.json says 0.6 mm, as the bundle of the repository does, the plan beside the weights counts."""
-    bundle = unzip(**FAST | {"learning_rate": 1e-12, "spacing_mm": 0.6})
+    bundle = unzip(**FAST | {"finetune#learning_rate": 1e-12, "spacing_mm": 0.6})
     before = (bundle / "models" / "model.pt").read_bytes()
     workflow = monai.bundle.create_workflow(
         config_file=str(bundle / "configs/train.json"),

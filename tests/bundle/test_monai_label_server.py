@@ -33,7 +33,7 @@ def free_port() -> int:
 @pytest.fixture
 def server(unzip: Callable, tiny_data: Path, tmp_path: Path) -> Iterator[tuple[str, Path, Path]]:
     """Address of a server with the bundle, the bundle's folder, and that of the scans."""
-    bundle = unzip(learning_rate=1e-4, num_workers=0, min_free_gib=0.0, iterations_per_epoch=2)
+    bundle = unzip(num_workers=0, min_free_gib=0.0, iterations_per_epoch=2)
     studies = tmp_path / "studies"
     studies.mkdir()
     for scan in sorted(tiny_data.rglob("*_T2w.nii.gz"))[:2]:
