@@ -85,10 +85,7 @@ def build_datalist(
     out = Path(out)
     check_unannotated(unannotated, anatomy, "unannotated (--unannotated)")
     in_folder = corrected_scans(folder, images) if corrected else find_scans(folder)
-    more_told: tuple[str, ...] = ()
-    if corrected:
-        never, more_told = codes_without_label(folder)
-        unannotated = (*unannotated, *never)
+    never, drawn = codes_without_label(folder) if corrected else ((), ())
     scans = in_folder.scans
     if not corrected:
         _require_label_maps(folder, in_folder)
@@ -103,14 +100,14 @@ def build_datalist(
     subsets = {f"{share:g}": order[: subset_size(len(order), share)] for share in SHARES}
     subsets[f"{100 * count / len(order):g}" if labeled is not None else f"{labeled_share:g}"] = order[:count]
     content = content_of(scans, sides, set(order[:count]), subsets, classes, out.parent)
-    content.update(name=out.stem, description=f"patient-level split, seed {seed}", unannotated=sorted(set(unannotated)))
+    content.update(name=out.stem, description=f"patient-level split, seed {seed}")
+    content["unannotated"] = sorted({*unannotated, *never})
     content["structures"] = {str(s.code): s.name for s in anatomy.foreground}
     datalist = write_checked(content, out, check_content)
     absent = _UNLEARNED if corrected else _NEVER_OUTLINED
     more = (*_untrainable(datalist, corrected), *(f"{told}{absent}" for told in missing_classes(datalist, anatomy)))
     aside = [*_of_downwards(downwards, anatomy), *_reserved(scans, test), *_set_aside(scans, sides)]
-    told = (*in_folder.warnings, *more_told, *aside, *datalist.warnings, *more)
-    return replace(datalist, warnings=told)
+    return replace(datalist, warnings=(*in_folder.warnings, *drawn, *aside, *datalist.warnings, *more))
 
 
 def _classes_by_subject(
