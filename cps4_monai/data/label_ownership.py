@@ -37,10 +37,12 @@ class ForeignFileError(ValueError):
             "overwritten. Fix: choose another output folder, or move the file away"
         )
 
-    @classmethod
-    def edited(cls, path: Path) -> ForeignFileError:
-        """The error for a label map of ours that was edited by hand."""
-        return cls(
+
+class EditedLabelError(ForeignFileError):
+    """An output path holds a label map of ours that was edited by hand."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
             f"{path}: found a label map of {GENERATOR} that was changed since; expected none, or one as it was "
             f"written: edits are never overwritten. Fix: 'cps4 relabel {path} --accept' takes it over as a "
             "person's, 'cps4 report' shows it; move or delete it to have it made anew"
@@ -144,9 +146,7 @@ def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
     sidecar = sidecar_of(label_path)
     if label_path.exists() and not is_ours(label_path) and file_sha256(label_path) != over:
         raise (
-            ForeignFileError.edited(label_path)
-            if record_beside(label_path)
-            else ForeignFileError.at(label_path, changed=True)
+            EditedLabelError(label_path) if record_beside(label_path) else ForeignFileError.at(label_path, changed=True)
         )
     if sidecar.exists() and not record_beside(label_path):
         raise ForeignFileError.at(sidecar)

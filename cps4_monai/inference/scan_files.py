@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import (
+    EditedLabelError,
     ForeignFileError,
     check_may_write,
     is_described,
@@ -28,6 +29,7 @@ from cps4_monai.levels.flags import ALARM, of_kind
 
 ORIGINAL_PREFIX = ".original-"
 _HOW_TO_REPLACE = "--overwrite does not replace a person's work: delete the label map to have it made anew"
+_HOW_TO_ACCEPT = "'cps4 relabel LABELMAP --accept' takes it over as a person's"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,20 @@ class ScanFiles:
         return record_beside(self.label)
 
 
+class Finished(NamedTuple):
+    """A label map that is there and stays.
+
+    Attributes:
+        record: what its sidecar says; of the labels before, where it was edited.
+        note: why it stays though it was to be replaced, or is not what this run would make; "" elsewhere.
+        edited: it was changed since it was segmented.
+    """
+
+    record: dict[str, Any]
+    note: str
+    edited: bool
+
+
 def series_uid(sidecar: Mapping[str, Any]) -> str | None:
     """The series of a DICOM folder that a label map was made of."""
     series = sidecar.get("Series")
@@ -83,10 +99,10 @@ def finished(
     *,
     series: str | None = None,
     overwrite: bool = False,
-) -> tuple[dict[str, Any], str] | None:
-    """Record of a label map of ours that is there and stays, with a note where it was made otherwise.
+) -> Finished | None:
+    """A label map of ours that is there and stays.
 
-    One that a person corrected, accepted or marked stays even where it is to be replaced.
+    One that a person corrected, accepted, marked or edited stays even where it is to be replaced.
 
     Args:
         files: of the scan.
@@ -102,17 +118,23 @@ def finished(
     Raises:
         ForeignFileError: a file that is not ours is there, the label map of another scan, or half of a correction.
     """
-    there = check_may_write(files.label)
+    record = files.record
+    try:
+        there = check_may_write(files.label)
+    except EditedLabelError:
+        if not _is_of(record, source, key_of):
+            raise
+        check_picture(files.picture)
+        return Finished(record, f"kept: edited since it was segmented ({_HOW_TO_ACCEPT}); {_HOW_TO_REPLACE}", True)
     check_picture(files.picture)
     if not there:
         return None
-    record = files.record
     reviewed = _reviewed(files, record)
     if not is_described(files.label) or (overwrite and not reviewed):
         return None
     if not _is_of(record, source, key_of):
         raise ForeignFileError(f"{files.label}: {_whose(record, source, series, reviewed)}")
-    return record, _note(reviewed, overwrite, same=record.get("Settings") == dict(settings))
+    return Finished(record, _note(reviewed, overwrite, same=record.get("Settings") == dict(settings)), False)
 
 
 def _is_of(record: Mapping[str, Any], source: Path, key_of: Callable[[], str]) -> bool:

@@ -18,7 +18,7 @@ from cps4_monai.data.volume import looks_like_label_map, read_volume
 from cps4_monai.inference.hand_on import HandOn
 from cps4_monai.inference.outcome import ScanOutcome, reason_of
 from cps4_monai.inference.prepared import PreparedScan, load_scan, source_key
-from cps4_monai.inference.scan_files import ScanFiles, draw_again, finished, replaced, write_segmentation
+from cps4_monai.inference.scan_files import Finished, ScanFiles, draw_again, finished, replaced, write_segmentation
 from cps4_monai.inference.segment import Segmenter, device_name
 from cps4_monai.inference.settings_in_words import settings_in_words
 from cps4_monai.inference.sources import Source
@@ -70,13 +70,7 @@ class ScanWork:
             settings = self.segmenter.settings
             there = finished(files, source.path, key_of, settings, series=series, overwrite=self.overwrite)
             if there is not None:
-                self._check_same_anatomy(files)
-                if self.qc and not files.picture.exists():
-                    self._draw(source, files)
-                lacking = self._copy_again(source, files)
-                picture = _there(files.picture)
-                record = self._measured(source, files, there[0])
-                return ScanOutcome(source.path, source.name, "kept", there[1], files.label, picture, record, lacking)
+                return self._kept(source, files, there)
             started = time.perf_counter()
             volume = load_scan(source.path, self.segmenter.assume_spacing, source.series)
             seconds = time.perf_counter() - started
@@ -122,6 +116,26 @@ class ScanWork:
         told = settings_in_words(self.segmenter.settings, self.segmenter.weights_record, machine)
         return told if series is None else {**told, "Series asked for": str(series)}
 
+    def _kept(self, source: Source, files: ScanFiles, there: Finished) -> ScanOutcome:
+        """What is told of a label map that stays; its picture and copies, where they are not there."""
+        self._check_same_anatomy(files)
+        record: Mapping[str, Any] = there.record
+        lacking = ""
+        if there.edited or "Structures" not in record:  # the record says nothing of these labels
+            from cps4_monai.inference.masks import outcome_of_mask  # it can draw, which few scans need
+
+            anatomy, draw = self.segmenter.bundle.anatomy, self.qc and there.edited
+            record = outcome_of_mask(files.label, source.name, self.output, source.path, anatomy, None, draw).record
+        if self.qc and not files.picture.exists():
+            self._draw(source, files)
+        if not there.edited:
+            lacking = self._copy_again(source, files)
+        elif copies := self.hand_on.files(source, files):
+            names = ", ".join(path.name for path in copies)
+            lacking = f"no {names} of the labels as they were edited; 'cps4 relabel --accept' comes first"
+        picture = _there(files.picture)
+        return ScanOutcome(source.path, source.name, "kept", there.note, files.label, picture, record, lacking)
+
     def _check_same_anatomy(self, files: ScanFiles) -> None:
         """Tables, picture and copies of a label map that is kept are named by the anatomy of the weights here."""
         try:
@@ -140,15 +154,6 @@ class ScanWork:
         labels = read_volume(files.label, is_label=True, assume_spacing=scan.grid.spacing_mm).array
         assert scan.grey is not None
         draw_again(files, scan.grey, labels, scan.affine, self.segmenter.bundle.anatomy)
-
-    def _measured(self, source: Source, files: ScanFiles, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The record of a label map that is there, measured where it says nothing of structures and flags."""
-        if "Structures" in record:
-            return record
-        anatomy = self.segmenter.bundle.anatomy
-        from cps4_monai.inference.masks import outcome_of_mask  # it can draw, which few scans need
-
-        return outcome_of_mask(files.label, source.name, self.output, source.path, anatomy, None, False).record
 
     def _copy_again(self, source: Source, files: ScanFiles) -> str:
         """Copies for other programs of a label map that is there without them; which cannot be made, and why."""

@@ -361,8 +361,34 @@ def test_an_edited_label_map_is_somebodys_work_and_stays(run, make_scan, tmp_pat
     run([scan], tmp_path / "out")
     label = tmp_path / "out/s_dseg.nii.gz"
     nib.save(nib.Nifti1Image(np.asarray(nib.load(label).dataobj) * 0, nib.load(label).affine), label)
+    edited, sidecar = label.read_bytes(), (tmp_path / "out/s_dseg.json").read_bytes()
+    for overwrite in (False, True):
+        result = run([scan], tmp_path / "out", overwrite=overwrite, qc=True)
+        (outcome,) = result.outcomes
+        assert outcome.status == "kept" and "edited since" in outcome.reason and "--accept" in outcome.reason
+        assert label.read_bytes() == edited and (tmp_path / "out/s_dseg.json").read_bytes() == sidecar
+        (row,) = _rows(tmp_path / "out/scans.csv")  # told as it is now: empty
+        assert row["structures"] == "0" and "no_spine_found" in row["alarms"] and row["margin"] == ""
+        assert outcome.picture is not None and outcome.picture.exists()
+
+
+def test_an_edited_label_map_of_another_scan_is_no_result_of_this_one(run, make_scan, tmp_path):
+    run([make_scan(seed=0).save(tmp_path / "in/s.nii.gz")], tmp_path / "out")
+    label = tmp_path / "out/s_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(label).dataobj) * 0, nib.load(label).affine), label)
     edited = label.read_bytes()
-    assert run([scan], tmp_path / "out", overwrite=True).failures and label.read_bytes() == edited
+    result = run([make_scan(seed=1).save(tmp_path / "in/s.nii.gz")], tmp_path / "out", overwrite=True)
+    assert "changed since" in result.failures[0].reason and label.read_bytes() == edited
+
+
+def test_copies_of_an_edited_label_map_wait_for_a_person_to_accept_it(run, make_scan, tmp_path):
+    pytest.importorskip("nrrd")
+    scan = make_scan().save(tmp_path / "in/s.nii.gz")
+    run([scan], tmp_path / "out")
+    label = tmp_path / "out/s_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(label).dataobj) * 0, nib.load(label).affine), label)
+    result = run([scan], tmp_path / "out", seg_nrrd=True)
+    assert "relabel --accept" in result.lacking[0].lacking and not (tmp_path / "out/s.seg.nrrd").exists()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write")
