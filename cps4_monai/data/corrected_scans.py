@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cps4_monai.data.entries import DatalistError
-from cps4_monai.data.label_ownership import is_ours
+from cps4_monai.data.label_ownership import is_of_another_scan, is_ours
 from cps4_monai.data.label_review import (
     ACCEPTED,
     CORRECTED,
@@ -30,7 +30,7 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
 
     A label map counts as a label where a person accepted it, or shifted it and marked nothing in it as wrong, and it is
     still what it was then. All other scans of the folder are unlabeled, and so is one that was shifted while
-    `unusual_contrast` stands on it, until a person accepts it.
+    `unusual_contrast` stands on it, until a person accepts it, and one whose scan is another than it was made of.
 
     Args:
         folder: with label maps and their sidecars, searched.
@@ -49,11 +49,17 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
     usable = _one_a_scan(with_scan, image_of)
     lost = [str(image_of[path]) for path, _, _ in results if not _is_scan(image_of[path])]
     doubtful = [path for path, state, record in usable if state and is_doubtful(record)]
-    of_doubtful = [*_of_doubtful([path.name for path in doubtful]), *_of_edited(results)]
-    labels = {path for path, state, _ in usable if state in TRUSTED}.difference(doubtful)
+    sure = [(path, record) for path, state, record in usable if state in TRUSTED and path not in doubtful]
+    exchanged = [path for path, record in sure if is_of_another_scan(record, image_of[path])]
+    of_doubtful = [
+        *_of_doubtful([path.name for path in doubtful]),
+        *_of_exchanged([path.name for path in exchanged]),
+        *_of_edited(results),
+    ]
+    labels = {path for path, _ in sure}.difference(exchanged)
     if not labels:
         told = "".join(f" ({warning})" for warning in (*of_doubtful, *_of_lost(lost)))
-        if any(state in TRUSTED and not is_doubtful(record) for _, state, record in results):
+        if not exchanged and any(state in TRUSTED and not is_doubtful(record) for _, state, record in results):
             raise DatalistError(
                 f"{folder}: no scan is there whose label map a person corrected or accepted{told}; expected one or "
                 "more. Fix: name the folder in which the scans lie now with --images"
@@ -177,6 +183,15 @@ def _of_doubtful(doubtful: Sequence[str]) -> list[str]:
         "<scan>_dseg.nii.gz --accept'"
     )
     return [f"{len(doubtful)} {told}"] if doubtful else []
+
+
+def _of_exchanged(exchanged: Sequence[str]) -> list[str]:
+    told = (
+        f"label maps were made of another scan than lies there now ({_first(exchanged)}), so that they are unlabeled. "
+        "Fix: put the scan back as it was; if it is the same picture, and was only written anew, look at it and "
+        "'cps4 relabel <scan>_dseg.nii.gz --accept'"
+    )
+    return [f"{len(exchanged)} {told}"] if exchanged else []
 
 
 def _of_raised(raised: Sequence[str]) -> list[str]:

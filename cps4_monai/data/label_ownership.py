@@ -13,7 +13,7 @@ from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.atomic_file import write_atomically
 from cps4_monai.encoding import json_bytes
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import file_sha256, known_sha256
 from cps4_monai.scan_names import is_nifti, stem_of
 
 GENERATOR = "cps4_monai"
@@ -123,6 +123,19 @@ def check_anatomy_of(label_path: str | Path, anatomy: Anatomy) -> None:
             f"{label_path}: its JSON names structures that the anatomy does not ({', '.join(other)}). Fix: give the "
             "anatomy of its weights with --anatomy"
         )
+
+
+def is_of_another_scan(record: Mapping[str, Any], scan: str | Path) -> bool:
+    """Whether the scan that lies at a path now is, by its content, not the one that a label map was made of.
+
+    Scans of one protocol share their grid, so that nothing else tells a repeated examination from the first.
+
+    Args:
+        record: what the sidecar of the label map says.
+        scan: a NIfTI file; of anything else (DICOM), and of a file that is gone, nothing is known: False.
+    """
+    made_of = record.get("SourceSha256")
+    return bool(made_of and is_nifti(scan) and Path(scan).is_file() and known_sha256(scan) != made_of)
 
 
 def source_entries(source: str | Path) -> dict[str, Any]:

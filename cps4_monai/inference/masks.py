@@ -16,6 +16,7 @@ from cps4_monai.data.label_ownership import (
     assumed_spacing_of,
     check_anatomy_of,
     is_described,
+    is_of_another_scan,
     is_ours,
     record_beside,
 )
@@ -188,6 +189,7 @@ def outcome_of_mask(
     if review_state(record) == ACCEPTED:
         flags = [flag for flag in flags if flag["kind"] != ALARM]
     notes = [] if record or not sidecar else [_INTERRUPTED if interrupted else "changed since it was segmented"]
+    notes += ["its scan is another one than it was made of"] if source and is_of_another_scan(sidecar, source) else []
     notes += ["its scan was not found, so that its picture is drawn on black: --images"] if qc and not source else []
     seen: dict[str, Any] = {
         "Warnings": list(dict.fromkeys([*sidecar.get("Warnings", []), *label.warnings, *notes])),

@@ -21,6 +21,7 @@ from cps4_monai.data.label_ownership import (
     assumed_spacing_of,
     check_anatomy_of,
     is_described,
+    is_of_another_scan,
     json_beside,
     record_beside,
     sidecar_of,
@@ -30,7 +31,7 @@ from cps4_monai.data.label_ownership import (
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_pair, read_volume
-from cps4_monai.file_hash import file_sha256
+from cps4_monai.file_hash import file_sha256, known_sha256
 from cps4_monai.inference.corrected_record import corrected
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.hand_on import copies_again, write_copies
@@ -59,9 +60,9 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         What the sidecar says now. A correction that was applied before changes nothing.
 
     Raises:
-        RelabelError: no label map of ours, another one than was looked at, other weights, a shift that cannot be, a
-            structure that is not there, what an interrupted command left, or a picture that is there and cannot be
-            drawn again. Nothing is written then.
+        RelabelError: no label map of ours, another one than was looked at, other weights, another scan than it was
+            made of, a shift that cannot be, a structure that is not there, what an interrupted command left, or a
+            picture that is there and cannot be drawn again. Nothing is written then.
         ValueError: a copy that is there cannot be made again, see :func:`copies_again`. Nothing is written then.
         OSError: the folder cannot be written to.
     """
@@ -72,6 +73,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         return record
     record = _of_these_labels(path, record, digest)
     _check_same(path, correction, record, digest)
+    record = _of_the_scan_there(path, correction, record)
     label = _volume(path, anatomy)
     if correction.accepted and not ScanFiles.beside(path).picture.exists():  # drawing one looks at that, too
         _check_grid(path, label, record)
@@ -197,6 +199,25 @@ def _check_same(path: Path, correction: Correction, record: Mapping[str, Any], d
             f"{path}: was made with weights {str(weights)[:12]}..., the corrections are of "
             f"{correction.weights_sha256[:12]}.... Fix: apply them to the results that the page shows"
         )
+
+
+def _of_the_scan_there(path: Path, correction: Correction, record: dict[str, Any]) -> dict[str, Any]:
+    """The record; of the scan as it is now where it was exchanged since, and a person names its label map now.
+
+    Raises:
+        RelabelError: what a file of corrections says was said of the scan before.
+    """
+    scan = scans_of([path], path.parent).get(path)
+    if scan is None or not is_of_another_scan(record, scan):
+        return record
+    if correction.label_sha256 is not None:
+        raise RelabelError(
+            f"{path}: was made of another scan than {scan} is now; expected the scan that was looked at. Fix: put it "
+            f"back as it was; if it is the same picture, and was only written anew, 'cps4 relabel {path} --accept' "
+            "comes first"
+        )
+    logger.warning("%s: was made of another scan than %s is now; it counts as a label map of this one", path, scan)
+    return {**record, "SourceSha256": known_sha256(scan)}
 
 
 def _volume(path: Path, anatomy: Anatomy) -> Volume:

@@ -81,7 +81,7 @@ def scan_row(outcome: ScanOutcome, anatomy: Anatomy, folder: Path) -> dict[str, 
         "topmost": topmost,
         "structures": count,
         "margin": _rounded(outcome.summary.margin, 4),
-        "anchored": outcome.summary.anchored,
+        "anchored": "" if outcome.summary.margin is None else outcome.summary.anchored,  # without a chain, neither
         "review": outcome.summary.review,
         "warnings": "; ".join(outcome.warnings),
         "seconds": round(outcome.seconds, 2) if outcome.seconds else "",

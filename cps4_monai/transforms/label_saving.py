@@ -19,6 +19,7 @@ from cps4_monai.data.label_ownership import (
     ForeignFileError,
     check_may_write,
     is_described,
+    is_of_another_scan,
     source_entries,
     write_owned_label,
 )
@@ -49,8 +50,9 @@ class SaveLabelsd(SaveImaged):
             the network, as in an evaluation.
 
     Raises:
-        ForeignFileError: the path holds a file that is not ours, or two scans of one run would share it; without
-            ``keep_reviewed``, one that a person corrected, accepted or marked.
+        ForeignFileError: the path holds a file that is not ours, or the label map of another scan that is to be kept,
+            or two scans of one run would share it; without ``keep_reviewed``, one that a person corrected, accepted or
+            marked.
         ValueError: an item of another form.
     """
 
@@ -107,7 +109,13 @@ class SaveLabelsd(SaveImaged):
                 "data_root_dir, so that subfolders are mirrored"
             )
         if check_may_write(path) and is_described(path):
-            reviewed = review_in_words(reviewed_label(path)[1])
+            record = reviewed_label(path)[1]
+            reviewed = review_in_words(record)
+            if (reviewed or not self.overwrite) and is_of_another_scan(record, source):
+                raise ForeignFileError(
+                    f"{path}: holds the label map of another scan than {source} is now. Fix: write to another folder, "
+                    f"or {'delete it' if reviewed else 'replace it with overwrite=True'}"
+                )
             if reviewed and not self.keep_reviewed:
                 raise ForeignFileError(
                     f"{path}: {reviewed}, so that it is never overwritten, and it is no answer of these weights to be "

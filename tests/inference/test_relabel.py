@@ -20,6 +20,7 @@ from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
 from cps4_monai.data.label_ownership import ForeignFileError, is_described, is_ours
 from cps4_monai.data.label_review import is_unreviewed_prediction, reviewed_label
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
 from cps4_monai.inference.masks import report_masks
 from cps4_monai.inference.relabel import relabel as apply
@@ -766,3 +767,41 @@ def test_of_two_results_of_a_scan_the_one_counts_that_a_person_stands_for(out, b
     assert call(out / "b_T2w_dseg.nii.gz", "--accept").exit_code == 0
     refused = CliRunner().invoke(datalist, given)
     assert refused.exit_code == 1 and "2 label maps of this scan are corrected or accepted" in refused.output
+
+
+def exchange(tmp_path, make_scan, name="a"):
+    """Puts another scan of the same grid in the place of one that was segmented, as a second visit's would be."""
+    make_scan(seed=7).save(tmp_path / "in" / f"{name}_T2w.nii.gz")
+
+
+def test_a_label_map_is_no_label_of_a_scan_that_was_exchanged_since(out, make_scan, tmp_path):
+    for name in "ab":
+        assert call(out / f"{name}_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    exchange(tmp_path, make_scan)
+    given = [str(out), "--corrected", "-o", str(tmp_path / "d.json"), "--val", "0"]
+    listed = CliRunner().invoke(datalist, given)
+    assert listed.exit_code == 0, listed.output
+    assert "1 label maps were made of another scan than lies there now (a_T2w_dseg.nii.gz)" in listed.output
+    training = json.loads((tmp_path / "d.json").read_text())["training"]
+    assert {entry["subject"]: "label" in entry for entry in training} == {"a": False, "b": True}
+    exchange(tmp_path, make_scan, "b")
+    refused = CliRunner().invoke(datalist, [*given[:-4], "-o", str(tmp_path / "e.json"), "--val", "0"])
+    assert refused.exit_code == 1 and "another scan" in refused.output and "--accept" in refused.output
+
+
+def test_what_was_said_of_a_scan_is_not_said_of_another_in_its_place(out, make_scan, tmp_path, caplog):
+    mask = out / "a_T2w_dseg.nii.gz"
+    digest = file_sha256(mask)
+    exchange(tmp_path, make_scan)
+    before = (out / "a_T2w_dseg.json").read_bytes()
+    with pytest.raises(ValueError, match="another scan"):
+        apply(mask, Correction("a_T2w", accepted=True, label_sha256=digest))
+    assert (out / "a_T2w_dseg.json").read_bytes() == before
+    outcomes, _ = report_masks(out)
+    (told,) = [outcome.warnings for outcome in outcomes if outcome.name == "a_T2w"]
+    assert "its scan is another one than it was made of" in told
+    # whoever names the label map now has seen the scan that lies there: it is of this one from now on
+    assert call(mask, "--accept").exit_code == 0 and "counts as a label map of this one" in caplog.text
+    assert record(out)["SourceSha256"] == file_sha256(tmp_path / "in" / "a_T2w.nii.gz")
+    outcomes, _ = report_masks(out)
+    assert not any("another one" in warning for outcome in outcomes for warning in outcome.warnings)

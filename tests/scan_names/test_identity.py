@@ -34,6 +34,34 @@ def test_a_folder_for_each_session_does_not_make_two_patients():
     assert [patient for _, patient in who(*scans)] == ["p1", "p1", "p2", "p2", "p3", "p3"]
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["P1/ses-01", "P1/ses-02", "P1/ses-03", "P2/ses-01"],  # a patient with more sessions than there are patients
+        ["P1/20190101", "P1/20200101", "P1/2021-01-01", "P2/20190305"],
+        ["P1_20190101", "P1_20200101", "P1_2021-01-01", "P2_20190305"],
+        ["P1_ses-01", "P1_ses-02", "P1_ses-03", "P2_ses-01"],
+        ["P1/baseline", "P1/visit 2", "P1/FollowUp_3", "P2/tp1"],
+        ["siteA/P1/ses-01", "siteA/P1/ses-02", "siteA/P1/ses-03", "siteB/P2/ses-01"],
+    ],
+)
+def test_folders_called_after_sessions_and_dates_are_nobody(folders):
+    patients = [patient.rpartition("/")[2] for _, patient in who(*(f"{folder}/t2.nii" for folder in folders))]
+    assert patients == ["P1", "P1", "P1", "P2"]
+    assert len({subject for subject, _ in who(*(f"{folder}/t2.nii" for folder in folders))}) == 4
+
+
+def test_a_patient_in_the_folders_of_two_visits_is_one_and_a_folder_of_visits_alone_tells_nobody():
+    scans = who(*(f"visit{visit}/case{n}.nii" for visit in (1, 2) for n in range(3)))
+    assert [patient for _, patient in scans] == ["case0", "case1", "case2"] * 2
+    scans = who(*(f"visit{visit}/case{n}.nii" for visit in (1, 2) for n in range(2)))
+    assert [patient for _, patient in scans] == ["case0", "case1"] * 2
+    days = who(*(f"2019010{day}/{name}.nii" for day in (1, 2) for name in ("t1", "t2_sag")))
+    assert [patient for _, patient in days] == ["20190101", "20190101", "20190102", "20190102"]
+    days = who(*(f"2019010{day}/t2.nii" for day in (1, 2, 3)))  # one patient a day, as far as anybody can tell
+    assert len({patient for _, patient in days}) == 3
+
+
 def test_few_folders_with_many_names_are_no_patients():
     scans = [f"{site}/case{n}.nii" for site in ("a", "b") for n in range(4)]
     assert who(*scans) == [(f"{s}/case{n}",) * 2 for s in ("a", "b") for n in range(4)]

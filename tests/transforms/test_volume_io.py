@@ -101,6 +101,17 @@ def test_ours_is_kept_or_replaced_and_foreign_files_survive(scan, tmp_path, monk
     assert value() == 9
 
 
+def test_a_label_map_of_the_scan_that_lay_there_before_is_not_kept_for_another(scan, tmp_path):
+    save(scan, tmp_path)
+    nib.save(nib.Nifti1Image(np.ones((24, 20, 3), np.int16), AFFINE), scan)  # a second visit, on the same grid
+    with pytest.raises(ForeignFileError, match=r"another scan than .* is now"):
+        save(scan, tmp_path, 2)
+    save(scan, tmp_path, 2, overwrite=True)
+    save(scan, tmp_path, 3)
+    (target,) = tmp_path.glob("*_dseg.nii.gz")
+    assert np.asarray(nib.load(target).dataobj).max() == 2
+
+
 def test_a_label_map_that_a_person_accepted_is_kept(scan, tmp_path):
     target = tmp_path / "Rücken 1_T2w_dseg.nii.gz"
     save(scan, tmp_path, 1)
