@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,20 @@ def check_may_write(label_path: str | Path, over: str | None = None) -> bool:
 def write_owned_label(
     label_path: str | Path, content: bytes, record: Mapping[str, Any] | None = None, *, over: str | None = None
 ) -> None:
-    """Writes a label map and, before it, the sidecar that makes it ours.
+    """Writes a label map and, before it, the sidecar that makes it ours; see :func:`owned_label`."""
+    with owned_label(label_path, content, record, over=over):
+        pass
+
+
+@contextmanager
+def owned_label(
+    label_path: str | Path, content: bytes, record: Mapping[str, Any] | None = None, *, over: str | None = None
+) -> Iterator[None]:
+    """Writes the sidecar of a label map, then lets what lies beside them be written, and writes the label map last.
+
+    Whatever ends it on the way, the label map that is there then is not the one that its sidecar describes
+    (:func:`is_described`), so that pictures and copies beside it are made again with it. Calls that write the same
+    label map at one time do not disturb each other.
 
     Args:
         label_path: ends in ``.nii`` or ``.nii.gz``.
@@ -190,5 +204,6 @@ def write_owned_label(
         **({} if replaces is None else {"Replaces": replaces}),
         **dict(record or {}),
     }
-    write_atomically(sidecar_of(label_path), json_bytes(sidecar, indent=1))
-    write_atomically(label_path, content)
+    write_atomically(sidecar_of(label_path), json_bytes(sidecar, indent=1), shared=True)
+    yield
+    write_atomically(label_path, content, shared=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.atomic_file import write_atomically
+from cps4_monai.data.label_file import structures_alone
 from cps4_monai.data.label_ownership import GENERATOR, ForeignFileError
 from cps4_monai.data.label_review import changed_by_a_person
 from cps4_monai.inference.dicom import DicomSeries, list_series
@@ -62,6 +63,15 @@ class HandOn:
         dicom = [files.dicom_seg] if self.dicom_seg and source.kind == "dicom" else []
         return [*dicom, *([files.seg_nrrd] if self.seg_nrrd else [])]
 
+    def check_files(self, source: Source, files: ScanFiles) -> None:
+        """Checks that the copies of a scan may be written.
+
+        Raises:
+            ForeignFileError: a file that is not ours is there.
+        """
+        for path in self.files(source, files):
+            check_copy(path)
+
     def write(
         self,
         source: Source,
@@ -78,7 +88,7 @@ class HandOn:
         Args:
             source: the scan.
             files: its output files.
-            labels: (X, Y, Z) uint8 codes.
+            labels: (X, Y, Z) uint8 codes; what nobody annotated (255) is no structure.
             affine: 4 x 4, voxel indices to RAS+ mm.
             anatomy: the classes.
             record: of the label map; its ``Weights`` are named in a SEG.
@@ -93,9 +103,8 @@ class HandOn:
             OSError: the folder cannot be written to.
         """
         lacking = []
+        self.check_files(source, files)
         asked = self.files(source, files)
-        for path in asked:
-            check_copy(path)
         for path in [*asked, *(_left_behind(files, asked) if anew else [])]:
             not_made = _NOT_MADE if path in asked else (*_NOT_MADE, ImportError)
             try:
@@ -123,7 +132,7 @@ def copies_again(
 
     Args:
         files: of the scan.
-        labels: (X, Y, Z) uint8 codes, corrected.
+        labels: (X, Y, Z) uint8 codes, corrected; what nobody annotated (255) is no structure.
         affine: 4 x 4, voxel indices to RAS+ mm.
         anatomy: the classes.
         record: what the sidecar says; it names the DICOM series that a SEG refers to.
@@ -178,6 +187,7 @@ def _copy(
     record: Mapping[str, Any],
     series: DicomSeries | None,
 ) -> bytes | None:
+    labels = structures_alone(labels)
     if path == files.seg_nrrd:
         return seg_nrrd_bytes(labels, affine, anatomy)
     from cps4_monai.inference.dicom.segmentation_object import segmentation_object

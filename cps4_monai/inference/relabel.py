@@ -15,7 +15,7 @@ from typing import Any
 
 from cps4_monai.anatomy import MRSPINESEG, Anatomy
 from cps4_monai.atomic_file import write_atomically
-from cps4_monai.data.label_file import label_bytes, structures_alone
+from cps4_monai.data.label_file import label_bytes
 from cps4_monai.data.label_ownership import (
     GENERATOR,
     assumed_spacing_of,
@@ -83,7 +83,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         raise RelabelError(f"{path}: {error}") from error
     copies = {}
     if made.renumbered or made.edited:
-        copies = copies_again(ScanFiles.beside(path), structures_alone(made.labels), label.affine, anatomy, made.record)
+        copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
     # The label map is written last: where it is, the others are, and a correction that was applied needs nothing more.
     _draw_again(path, replace(label, array=made.labels), made.record, anatomy, changed=made.renumbered or made.edited)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}

@@ -17,9 +17,9 @@ from cps4_monai.data.label_ownership import (
     ForeignFileError,
     check_may_write,
     is_described,
+    owned_label,
     record_beside,
     sidecar_of,
-    write_owned_label,
 )
 from cps4_monai.data.label_review import review_in_words
 from cps4_monai.data.owned_picture import check_picture, write_picture
@@ -215,10 +215,27 @@ def check_replaceable(files: ScanFiles, overwrite: bool) -> None:
         raise ForeignFileError(f"{files.label}: is there already; --overwrite (overwrite=True) replaces it")
 
 
-def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: bool = False, qc: bool = True) -> None:
-    """Writes the files of a scan, the label map last: where it is, the others are.
+def write_segmentation(
+    result: Segmentation,
+    files: ScanFiles,
+    *,
+    overwrite: bool = False,
+    qc: bool = True,
+    copies: Callable[[], str] | None = None,
+) -> str:
+    """Writes the files of a scan, the label map last: where it is the one that its JSON describes, they all are there.
 
     The time taken is added to the record. What was kept for ``cps4 relabel --undo`` of an earlier label map goes.
+
+    Args:
+        result: what is written.
+        files: of the scan.
+        overwrite: replace a label map of ours.
+        qc: draw the picture.
+        copies: writes the copies for other programs, and says which cannot be made.
+
+    Returns:
+        What ``copies`` said; "" without.
 
     Raises:
         ForeignFileError: see :func:`finished`; also where a label map of ours is there, without ``overwrite``, or one
@@ -226,20 +243,23 @@ def write_segmentation(result: Segmentation, files: ScanFiles, *, overwrite: boo
         OSError: the folder cannot be written to.
     """
     check_replaceable(files, overwrite)
+    check_picture(files.picture)
     started = time.perf_counter()
     content = label_bytes(files.label.name, result.labels, result.header)
     seconds = result.record["Seconds"]
     seconds["write"] = time.perf_counter() - started
+    picture = None
     if qc:
         started = time.perf_counter()
         picture = result.qc_picture()
         seconds["picture"] = time.perf_counter() - started
-        write_picture(files.picture, picture)
-    elif files.picture.exists():  # it shows other labels
-        check_picture(files.picture)
-        files.picture.unlink()
     _remove_original(files)
-    write_owned_label(files.label, content, result.record)
+    with owned_label(files.label, content, result.record):
+        if picture is not None:
+            write_picture(files.picture, picture)
+        else:
+            files.picture.unlink(missing_ok=True)  # it shows other labels
+        return "" if copies is None else copies()
 
 
 def original_of(path: Path) -> Path:

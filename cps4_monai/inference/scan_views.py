@@ -17,6 +17,7 @@ import numpy as np
 
 from cps4_monai import __version__
 from cps4_monai.anatomy import Anatomy
+from cps4_monai.data.label_file import structures_alone
 from cps4_monai.data.label_ownership import assumed_spacing_of, record_beside, weights_sha256
 from cps4_monai.data.volume import check_pair, read_volume
 from cps4_monai.encoding import text_bytes
@@ -122,7 +123,9 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
     assert outcome.label is not None
     sidecar = record_beside(outcome.label)
     spacing = assumed_spacing_of(outcome.label)
-    label = read_volume(outcome.label, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing)
+    label = read_volume(
+        outcome.label, is_label=True, num_classes=anatomy.num_classes, assume_spacing=spacing, partly_annotated=True
+    )
     image, missing = np.zeros(label.shape, dtype=np.uint8), [] if outcome.source.exists() else ["its scan is not there"]
     if outcome.source != outcome.label and not missing:
         scan = load_scan(outcome.source, label.spacing_mm, series_uid(sidecar))
@@ -130,7 +133,7 @@ def scan_view(outcome: ScanOutcome, anatomy: Anatomy) -> View:
         image = scan.array
     return view_of_slab(
         outcome.name,
-        sagittal_slab(image, {LAYER: label.array}, label.affine),
+        sagittal_slab(image, {LAYER: structures_alone(label.array)}, label.affine),
         note=". ".join([*outcome.alarm_words, *missing]),
         flagged=outcome.needs_a_look,
         label_sha256=file_sha256(outcome.label),  # as it is, edited or not: what is said on the page is of that one

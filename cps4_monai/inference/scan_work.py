@@ -101,10 +101,11 @@ class ScanWork:
             self.go_on()
             result = self.segmenter.finish(scan, scores)
             self.go_on()
-            made = (result.labels, result.affine, result.anatomy, result.record)
-            lacking = self.hand_on.write(source, files, *made, anew=True)
+            self.hand_on.check_files(source, files)
             note = replaced(files, result.record) if self.overwrite else ""
-            write_segmentation(result, files, overwrite=self.overwrite, qc=self.qc)
+            made = (result.labels, result.affine, result.anatomy, result.record)
+            copies = partial(self.hand_on.write, source, files, *made, anew=True)
+            lacking = write_segmentation(result, files, overwrite=self.overwrite, qc=self.qc, copies=copies)
             picture = _there(files.picture)
             return ScanOutcome(source.path, source.name, "done", note, files.label, picture, result.record, lacking)
         except Exception as error:

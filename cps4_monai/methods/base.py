@@ -35,7 +35,8 @@ class SemiSupervisedMethod(ABC):
         unannotated: class codes in view but never labeled; they enter no loss.
 
     Attributes:
-        updates: optimiser steps made so far; ramps and the EMA warm-up count in it.
+        updates: optimiser steps made so far, those included that the gradient scaler of float16 skipped; ramps and the
+            EMA warm-up count in it.
         total_updates: those of the whole run, which the trainer sets: what schedules in shares of a run count in. A
             resumed run keeps those that it began with. None where the length of an epoch is not known.
         needs_unlabeled: whether :meth:`forward` reads ``batch["unlabeled"]``.

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from cps4_monai.anatomy import Anatomy
 from cps4_monai.palette import hex_colours
+from cps4_monai.report.overlay import without_formulas
 
 TEXT, MUTED, GRID = "#23272e", "#6b7280", "#e6e8ec"
 SERIES = ("#2f6f8f", "#c8693f", "#5b8c5a", "#8a63a8", "#b08a2e", "#3f7fbf", "#a8526b", "#6b7280")
@@ -49,9 +50,11 @@ def plain_axes(axes: Axes) -> Axes:
 
 def svg_of(figure: Figure) -> str:
     """SVG element, ready to stand in HTML; the same input gives the same text."""
-    buffer = io.StringIO()
+    buffer, figure = io.StringIO(), without_formulas(figure)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cps4", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        without_formulas(figure).savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     return re.sub(r'(width|height)="[\d.]+pt"', "", text, count=2)

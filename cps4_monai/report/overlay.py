@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 
 from cps4_monai.anatomy import NOT_ANNOTATED, Anatomy
 from cps4_monai.data.label_file import structures_alone
@@ -113,11 +114,20 @@ def drawable(text: str, room: int) -> str:
     return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text)
 
 
+def without_formulas(figure: Figure) -> Figure:
+    """The figure, whose texts are no formulas: a name may hold dollar signs."""
+    for written in figure.findobj(Text):
+        written.set_parse_math(False)
+    return figure
+
+
 def to_png(figure: Figure, dpi: int = 100) -> bytes:
     """PNG file as bytes."""
     buffer = io.BytesIO()
     # Level 3 is as small as the default for these pictures, in a third of the time.
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 3})
+    without_formulas(figure).savefig(
+        buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 3}
+    )
     return buffer.getvalue()
 
 

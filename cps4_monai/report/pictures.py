@@ -90,8 +90,7 @@ def sagittal_mosaic(
         axes.text(3, 3, str(index + 1), color=INK, fontsize=7, va="top", alpha=0.8)
     top, flagged = (full_height - 0.24) / full_height, "   ".join(alarms)
     named = drawable(title, max(16, int(width * CHARACTERS_PER_INCH) - len(flagged)))
-    # A file's name is no formula, whatever dollar signs it holds.
-    figure.text(0.12 / width, top, named, color=INK, fontsize=10, va="center", ha="left", parse_math=False)
+    figure.text(0.12 / width, top, named, color=INK, fontsize=10, va="center", ha="left")
     figure.text(1 - 0.12 / width, top, flagged, color="#ffb454", fontsize=10, va="center", ha="right")
     return to_png(figure, DPI)
 

@@ -64,6 +64,22 @@ def test_grey_values(inputs, save, slices):
     segmented(inputs)
 
 
+@row("padding around the picture (PixelPaddingValue, PixelPaddingRangeLimit)")
+@pytest.mark.parametrize(("stored", "limit"), [(-32768, None), (31000, 32767)])
+def test_padding(inputs, save, slices, stored, limit):
+    files = slices()
+    assert not inputs.scan.label[:, 0].any()
+    for one in files:
+        pixels = one.pixel_array.copy()
+        pixels[:, [0, -1]] = stored
+        one.PixelData, one.PixelPaddingValue = pixels.astype("<i2").tobytes(), stored
+        if limit is not None:
+            one.PixelPaddingRangeLimit = limit
+    save(files)
+    segmented(inputs)
+    assert "padding around the picture" in inputs.warnings()
+
+
 @row("RLE, JPEG, JPEG-LS, JPEG 2000")
 @pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
 def test_compression(inputs, dicom, save, slices, syntax):
@@ -133,7 +149,7 @@ def test_localizers(inputs, dicom, save, slices):
     assert alone.exit_code == 1 and "nothing to segment" in alone.output and "a localizer" in alone.output
 
 
-@row("screenshots, presentation states, reports, CT, colours")
+@row("screenshots, presentation states, reports, CT, colours, mosaics of slices")
 def test_no_mr_images(inputs, dicom, save, slices):
     colours, shot = slices(series="96"), dicom.dataset("1", "99", dicom.SECONDARY_CAPTURE)
     for one in colours:
@@ -141,8 +157,10 @@ def test_no_mr_images(inputs, dicom, save, slices):
     others = [dicom.dataset("1", "97", dicom.PRESENTATION_STATE, Modality="PR"),
               dicom.dataset("1", "98", "1.2.840.10008.5.1.4.1.1.88.11", Modality="SR"),
               dicom.set_pixels(shot, np.ones((9, 9), np.uint16))]  # fmt: skip
-    save([*slices(), *others, *colours, *slices(series="95", SOPClassUID=dicom.CT, Modality="CT")])
+    mosaic = slices(series="94", ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])[:1]
+    save([*slices(), *others, *colours, *mosaic, *slices(series="95", SOPClassUID=dicom.CT, Modality="CT")])
     segmented(inputs)
+    assert "a mosaic" in inputs.warnings()
     for words in ("its modality is PR", "its modality is SR", "its modality is CT", "a screenshot", "in colours"):
         assert words in inputs.warnings()
 
@@ -159,6 +177,18 @@ def test_several_series(inputs, save, slices):
     inputs.segmented()
     for number in (2, 3):
         same_labels(inputs, f"s_series-{number}")
+
+
+@row("several series")
+def test_the_images_of_a_dixon_scan(inputs, save, slices):
+    for number, part in enumerate(("F", "W", "opp", "in"), start=1):
+        save(slices(series=str(number), SeriesDescription=f"t2_tse_dixon_sag_{part}"))
+    segmented(inputs)
+    assert inputs.record()["Series"]["Number"] == 4
+    for path in sorted((inputs.folder / "s").iterdir())[-len(slices()) :]:
+        path.unlink()  # that in phase: the water image is next
+    segmented(inputs, inputs.folder, "--overwrite")
+    assert inputs.record()["Series"]["Number"] == 2
 
 
 @row("one file or several of a series")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from monai.data import MetaTensor
 
 from cps4_monai import segment, segment_scans
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.data import label_ownership
 from cps4_monai.data.label_ownership import ForeignFileError, is_ours
 from cps4_monai.data.run_files import LOCK
 from cps4_monai.inference import scan_work
@@ -164,16 +166,41 @@ def test_a_run_that_is_killed_leaves_whole_files_and_can_go_on(run, make_scan, t
 def test_a_kill_between_the_files_of_a_scan_is_mended(run, make_scan, tmp_path, monkeypatch):
     data, out = tmp_path / "in", tmp_path / "out"
     make_scan().save(data / "a_T2w.nii.gz")
-    from cps4_monai.inference import scan_files
-
-    def killed(*args):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(scan_files, "write_owned_label", killed)
-    result = run([data], out, qc=True)
+    with no_label_map_written(monkeypatch):
+        result = run([data], out, qc=True)
     assert "no space left" in result.failures[0].reason and (out / "a_T2w_qc.png").exists()
-    monkeypatch.undo()
     assert run([data], out, qc=True).outcomes[0].status == "done"
+
+
+def test_an_overwrite_that_fails_leaves_no_picture_and_no_copies_of_other_labels(run, make_scan, tmp_path, monkeypatch):
+    pytest.importorskip("nrrd")
+    data, out = tmp_path / "in", tmp_path / "out"
+    make_scan().save(data / "a_T2w.nii.gz")
+    run([data], out, qc=True, seg_nrrd=True)
+    with no_label_map_written(monkeypatch):
+        make_scan(slices=4).save(data / "a_T2w.nii.gz")
+        assert "no space left" in run([data], out, qc=True, overwrite=True).failures[0].reason
+    assert run([data], out).outcomes[0].status == "done", "without --overwrite: what is there is nobody's result"
+    label, copy = nib.load(out / "a_T2w_dseg.nii.gz"), out / "a_T2w.seg.nrrd"
+    import nrrd
+
+    voxels, _ = nrrd.read(str(copy))
+    assert voxels.shape == label.shape and voxels.shape[0] == 4 and not (out / "a_T2w_qc.png").exists()
+
+
+@contextmanager
+def no_label_map_written(monkeypatch):
+    """A disk that is full when the label map comes, after all that lies beside it."""
+    write = label_ownership.write_atomically
+
+    def full(path, content, **options):
+        if path.name.endswith("_dseg.nii.gz"):
+            raise OSError("no space left")
+        return write(path, content, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(label_ownership, "write_atomically", full)
+        yield
 
 
 def test_other_weights_or_settings_are_told_and_overwrite_replaces(run, make_scan, tmp_path):

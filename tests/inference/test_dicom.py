@@ -257,6 +257,41 @@ def test_monochrome1_is_turned_round(save, slices, scan):
     assert np.array_equal(voxels - voxels.min(), expected - expected.min())
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(
+    ("stored", "tags"),
+    [
+        (-32768, {"PixelPaddingValue": -32768}),
+        (-32768, {"PixelPaddingValue": 32768}),  # without its sign
+        (30000, {"PixelPaddingValue": 29000, "PixelPaddingRangeLimit": 31000}),
+    ],
+)
+def test_padding_around_the_picture_is_no_grey_value(save, slices, scan, stored, tags, inverted):
+    files = slices()
+    for one in files:
+        pixels = one.pixel_array.copy()
+        pixels = 1000 - pixels if inverted else pixels
+        pixels[:5] = stored
+        one.PixelData = pixels.astype("<i2").tobytes()
+        for name, value in tags.items():
+            one.add_new(name, "US" if value > 32767 else "SS", value)
+        one.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    volume = read_dicom(save(files))
+    voxels, _ = canonical(volume.array, volume.affine)
+    expected, _ = canonical(scan.image, scan.affine)
+    picture = (slice(None), slice(None), slice(0, voxels.shape[2] - 5))  # rows run downwards
+    kept = expected[picture]
+    assert np.array_equal(voxels[picture] - voxels.min(), kept - kept.min())
+    assert (voxels[:, :, -5:] == voxels[picture].min()).all()
+    assert any("padding" in warning and "made dark" in warning for warning in volume.warnings)
+
+
+def test_a_mosaic_is_no_slice(save, slices):
+    files = slices(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    with pytest.raises(InvalidVolumeError, match="a mosaic, all slices side by side in one image"):
+        read_dicom(save(files[:1]))
+
+
 def test_enhanced_mr_equals_its_classic_twin(dicom, save, slices, scan):
     files = slices(RescaleSlope=0.5)
     for one in files:

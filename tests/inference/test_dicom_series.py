@@ -50,9 +50,25 @@ def test_descriptions_of_localizers(description, is_one):
     ("T2 fat sat dixon", T2_FAT_SUPPRESSED), ("t2_map", OTHER), ("SAG T2 MAPPING", OTHER),
     ("FAT SUP T2 SAG", T2), ("Fat-Suppressed STIR sag", T2_FAT_SUPPRESSED), ("T1 GRE SAG", "T1-weighted"),
     ("SAG T2 GRE", "T2*-weighted"), ("T2 FatSat", T2_FAT_SUPPRESSED),
+    ("t2_tse_dixon_sag_W", T2_FAT_SUPPRESSED), ("t2_tse_dixon_sag_F", OTHER), ("t2_tse_dixon_sag_opp", OTHER),
+    ("t2_tse_dixon_sag_in", T2), ("T2W_mDIXON_TSE F", OTHER), ("T2W_mDIXON_TSE W", T2_FAT_SUPPRESSED),
+    ("t2_dixon_fat sat", T2_FAT_SUPPRESSED), ("sag f t2_tse", T2), ("t2_dixon_out phase", OTHER),
 ])  # fmt: skip
 def test_weighting_by_the_description(description, expected):
     assert weighting(description, {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("image_type", "expected"),
+    [
+        (("ORIGINAL", "PRIMARY", "W", "W", "DERIVED"), T2_FAT_SUPPRESSED),
+        (("ORIGINAL", "PRIMARY", "F", "F", "DERIVED"), "of another kind by its image type (fat)"),
+        (("DERIVED", "PRIMARY", "DIXON", "OPP_PHASE"), "of another kind by its image type (out of phase)"),
+        (("ORIGINAL", "PRIMARY", "M_FFE", "M", "FFE"), T2_FAT_SUPPRESSED),
+    ],
+)
+def test_an_image_type_tells_the_images_of_a_dixon_scan_apart(image_type, expected):
+    assert weighting("T2W_mDIXON_TSE", {}, image_type) == expected
 
 
 @pytest.mark.parametrize(

@@ -467,10 +467,10 @@ def killed(monkeypatch):
 
     written = label_ownership.write_atomically
 
-    def dying(path, content):
+    def dying(path, content, **how):
         if path.name.endswith("_dseg.nii.gz"):
             raise KeyboardInterrupt
-        written(path, content)
+        written(path, content, **how)
 
     def call_and_kill(function, *arguments, **settings):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -507,11 +507,11 @@ def test_a_correction_that_was_killed_anywhere_is_made_whole_by_the_same_correct
     said = Correction(shift=1, by="R", made="2025-01-01", label_sha256=record(out)["Sha256"])
     before = {name: (out / name).read_bytes() for name in names}
 
-    def dying(path, content):
+    def dying(path, content, **how):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        write(path, content)
+        write(path, content, **how)
 
     for module in modules:
         monkeypatch.setattr(module, "write_atomically", dying)
@@ -695,7 +695,7 @@ def drawn(mask, change):
     nib.save(nib.Nifti1Image(array, image.affine, image.header), mask)
 
 
-def test_what_a_person_leaves_open_is_no_structure_and_stays_open(out):
+def test_what_a_person_leaves_open_is_no_structure_and_stays_open(out, bundle_dir, tmp_path):
     """255 where nobody says what it is: the way to correct a label map in part."""
 
     def open_corner(array):
@@ -703,10 +703,16 @@ def test_what_a_person_leaves_open_is_no_structure_and_stays_open(out):
 
     mask = out / "a_T2w_dseg.nii.gz"
     drawn(mask, open_corner)
-    outcomes, _ = report_masks(out)
+    outcomes, page = report_masks(out)
     assert {one.name: one.status for one in outcomes} == {"a_T2w": "mask", "b_T2w": "mask"}
+    assert sorted(shown(page)) == ["a_T2w", "b_T2w"]
     assert call(mask, "--accept").exit_code == 0
     assert record(out)["Review"]["State"] == "accepted"
+    pytest.importorskip("nrrd")
+    again = segment_scans(tmp_path / "in", out, weights=bundle_dir, device="cpu", seg_nrrd=True)
+    assert not again.lacking and not again.failures and (out / "a_T2w.seg.nrrd").exists()
+    restore_original(mask)  # what it was edited to, with its copy
+    assert (codes(mask)[0] == NOT_ANNOTATED).all()
     assert call(mask, "--shift", "1").exit_code == 0
     assert (codes(mask)[0] == NOT_ANNOTATED).all() and set(np.unique(codes(mask)[1:])) <= set(range(20))
     assert len(rows(out / "scans.csv")) == 2

@@ -3,12 +3,15 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from cps4_monai.anatomy import MRSPINESEG
+from cps4_monai.metrics.tables import SUMMARY_COLUMNS
 from cps4_monai.palette import structure_colours
 from cps4_monai.report.attention import attention_figure, heat_overlay, upsampled
+from cps4_monai.report.charts import learning_curve, method_bars
 from cps4_monai.report.overlay import blend_labels, drawable, mid_slice, outline, spread
 from cps4_monai.report.overlay import structure_places as places_of
 from cps4_monai.report.pictures import sagittal_mosaic, side_by_side, slice_rows
@@ -84,6 +87,15 @@ def test_any_file_name_can_be_a_title(title, recwarn):
     image, label = _volume(2)
     assert _size(sagittal_mosaic(image, label, AFFINE, title=title))[0] > 200
     assert not [str(w.message) for w in recwarn if "lyph" in str(w.message)]
+
+
+@pytest.mark.parametrize("name", ["a$\\x$b", "p$_{1$, slice 2", "$^$x"])
+def test_any_name_can_stand_in_charts_and_pictures_of_attention(name):
+    assert _size(attention_figure(np.eye(32, 24), None, np.full((20, 4, 3), 0.1), ["L5"], title=name))[0] > 100
+    values = pd.DataFrame({"iteration": [1, 2], "name": [name, "b"], "value": [1.0, 2.0]})
+    assert name.split("$")[-1] in learning_curve(values, name)
+    row = dict.fromkeys(SUMMARY_COLUMNS, 0.5) | {"structure": "overall", "metric": "dice_b"}
+    assert name.split("$")[-1] in method_bars({name: pd.DataFrame([row])})
 
 
 def test_titles_are_shortened_in_their_middle():

@@ -25,8 +25,9 @@ _TAGS = [
     *("ProtocolName", "SpecificCharacterSet", "Modality", "PatientID", "ImageType", "InstanceNumber", "NumberOfFrames"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
-    *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RepetitionTime", "EchoTime", "InversionTime"),
-    *("EchoNumbers", "ScanningSequence", "AcquisitionContrast", "TemporalPositionIdentifier"),
+    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
+    *("RepetitionTime", "EchoTime", "InversionTime", "EchoNumbers", "ScanningSequence", "AcquisitionContrast"),
+    "TemporalPositionIdentifier",
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
@@ -125,6 +126,8 @@ def _no_image(dataset: Any, kind: str) -> str:
     modality = text(dataset, "Modality")
     if modality not in ("", "MR") and not kind.startswith(_SECONDARY_CAPTURE):
         return f"its modality is {modality}, not MR"
+    if "MOSAIC" in (str(value).upper() for value in values(dataset.get("ImageType"))):
+        return "a mosaic, all slices side by side in one image"
     if kind in _MR_IMAGES:
         return _colours(dataset)
     if kind == _SPECTROSCOPY or not dataset.get("Rows"):

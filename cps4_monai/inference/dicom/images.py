@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cps4_monai.inference.dicom.tags import functional_group, numbers, text, whole_number
 
 # What tells images of one place apart.
@@ -38,6 +40,7 @@ class DicomImage:
         intercept: likewise.
         dtype: of the stored values.
         inverted: low values are bright (MONOCHROME1).
+        padding: lowest and highest stored value that mean no picture; None where no value does.
         told_apart: what tells images of one place apart: echo, time point, type.
     """
 
@@ -54,6 +57,7 @@ class DicomImage:
     intercept: float
     dtype: str
     inverted: bool
+    padding: tuple[int, int] | None = None
     told_apart: tuple[tuple[str, str], ...] = ()
 
 
@@ -73,6 +77,7 @@ def images_of(path: Path, dataset: Any) -> Iterator[DicomImage]:
         raise ValueError(f"{len(per_frame)} functional groups for {count} frames")
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
     kind = _stored_kind(dataset)
+    padding = _padding(dataset, kind)
     for index in range(count):
         groups = [g for g in (per_frame[index] if per_frame else None, shared) if g is not None]
         # Frames without groups of their own share the file's position, which then is not theirs.
@@ -97,6 +102,7 @@ def images_of(path: Path, dataset: Any) -> Iterator[DicomImage]:
             intercept=intercept[0] if intercept else 0.0,
             dtype=kind,
             inverted=dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+            padding=padding,
             told_apart=_told_apart(groups, dataset),
         )
 
@@ -107,6 +113,27 @@ def _stored_kind(dataset: Any) -> str:
     if whole_number(dataset.get("BitsStored")) is None and size >= 4:
         return f"f{size}"
     return f"{'i' if whole_number(dataset.get('PixelRepresentation')) else 'u'}{size}"
+
+
+def _padding(dataset: Any, kind: str) -> tuple[int, int] | None:
+    """Stored values around the picture (PixelPaddingValue, up to PixelPaddingRangeLimit); integer kinds alone have one.
+
+    Both may be written without their sign, or with one that the pixels do not have.
+    """
+    value = _stored_number(dataset.get("PixelPaddingValue"), kind)
+    if value is None:
+        return None
+    limit = _stored_number(dataset.get("PixelPaddingRangeLimit"), kind)
+    return (value, value) if limit is None else (min(value, limit), max(value, limit))
+
+
+def _stored_number(value: Any, kind: str) -> int | None:
+    """A tag of the pixels' own type, as a number of that type."""
+    dtype = np.dtype(kind)
+    if value in (None, "", b"") or dtype.kind == "f":
+        return None
+    number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else whole_number(value)
+    return None if number is None else int(np.array(number % (1 << (8 * dtype.itemsize))).astype(dtype))
 
 
 def _told_apart(groups: Sequence[Any], dataset: Any) -> tuple[tuple[str, str], ...]:

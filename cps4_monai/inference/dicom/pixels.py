@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,25 @@ from cps4_monai.inference.dicom.series import unreadable_files
 logger = logging.getLogger(__name__)
 
 
-def read_pixels(images: Sequence[DicomImage], folder: Path) -> tuple[np.ndarray, str]:
-    """Voxels (slice, column, row) of a stack, and the SHA-256 over the bytes of its files in the slices' order.
+class StackPixels(NamedTuple):
+    """What the files of a stack hold.
+
+    Attributes:
+        voxels: (slice, column, row).
+        content_key: SHA-256 over the bytes of the files in the slices' order.
+        warnings: what was made of the pixels.
+    """
+
+    voxels: np.ndarray
+    content_key: str
+    warnings: tuple[str, ...]
+
+
+def read_pixels(images: Sequence[DicomImage], folder: Path) -> StackPixels:
+    """Voxels of a stack.
 
     Stored values are scaled by each image's RescaleSlope and RescaleIntercept; where low values are bright
-    (MONOCHROME1) the volume is turned round.
+    (MONOCHROME1) the volume is turned round. Padding around the picture becomes the darkest value of the picture.
 
     Args:
         images: of one shape, in order.
@@ -40,6 +54,7 @@ def read_pixels(images: Sequence[DicomImage], folder: Path) -> tuple[np.ndarray,
     places: dict[Path, list[int]] = {}
     for index, image in enumerate(images):
         places.setdefault(image.file, []).append(index)
+    padded = np.zeros(volume.shape, dtype=bool) if any(image.padding for image in images) else None
     digest = hashlib.sha256()
     damaged = []
     for file, indices in places.items():
@@ -54,12 +69,27 @@ def read_pixels(images: Sequence[DicomImage], folder: Path) -> tuple[np.ndarray,
         for index in indices:
             image = images[index]
             frame = frames[image.frame]
+            if padded is not None and image.padding is not None:
+                padded[index] = (frame >= image.padding[0]) & (frame <= image.padding[1])
             volume[index] = frame * kind.type(image.slope) + kind.type(image.intercept) if scaled else frame
     if damaged:
         raise unreadable_files(folder, damaged)
+    warnings = () if padded is None else _darken_padding(volume, padded, images[0].inverted)
     if images[0].inverted:
         volume = volume.max() - volume + volume.min()
-    return volume.transpose(0, 2, 1), digest.hexdigest()
+    return StackPixels(volume.transpose(0, 2, 1), digest.hexdigest(), warnings)
+
+
+def _darken_padding(volume: np.ndarray, padded: np.ndarray, inverted: bool) -> tuple[str, ...]:
+    """Gives padding, in place, the darkest value of the picture, and says so where it lay far from all of it."""
+    if not padded.any() or padded.all():
+        return ()
+    picture = volume[~padded]
+    low, high = picture.min(), picture.max()
+    far = float(volume[padded].max()) > high or float(low) - float(volume[padded].min()) > 0.01 * (float(high) - low)
+    volume[padded] = high if inverted else low
+    told = f"{padded.sum()} voxels ({padded.mean():.1%}) are padding around the picture (PixelPaddingValue): made dark"
+    return (told,) if far else ()
 
 
 def files_key(files: Iterable[Path]) -> str:

@@ -38,13 +38,13 @@ def read_dicom(
     if chosen.unreadable:
         raise unreadable_files(chosen.folder, chosen.unreadable)
     stack = build_stack(chosen, assume_spacing)
-    array, key = read_pixels(stack.images, chosen.folder)
+    pixels = read_pixels(stack.images, chosen.folder)
     return volume_from_array(
-        array,
+        pixels.voxels,
         stack.affine,
         path=chosen.folder,
-        content_key=key,
-        warnings=(*chosen.notes, *stack.warnings),
+        content_key=pixels.content_key,
+        warnings=(*chosen.notes, *stack.warnings, *pixels.warnings),
         provenance={"Series": chosen.identity},
     )
 

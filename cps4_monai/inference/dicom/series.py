@@ -243,7 +243,7 @@ def _series(folder: Path, uid: str, members: Sequence[DicomHeader], orphans: Seq
         description=first.description,
         images=tuple(images),
         plane=max(planes, key=planes.count, default=""),
-        weighting=weighting(first.description, first.contrast),
+        weighting=weighting(first.description, first.contrast, first.image_type),
         derived="DERIVED" in first.image_type,
         no_image="" if images or damaged else "; ".join(sorted(other)),
         localizer=bool(images) and (is_localizer(first.description, first.image_type) or _three_planes(planes)),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 T2, T2_FAT_SUPPRESSED, UNKNOWN = "T2-weighted", "T2-weighted, fat suppressed", "of unknown weighting"
+_OTHER_KIND = "of another kind by its description"
 PLANES = ("sagittal", "coronal", "axial")
 
 _LOCALIZER = re.compile(r"locali[sz]|scout|survey|topogram|\b(3|three) ?(plane|pl)s?\b")
@@ -27,6 +28,21 @@ _OTHER = re.compile(
     r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof|map|mapping)\b|^fat\b(?! ?(sat|sup))|"
     r"\bfat\b(?! ?(sat|sup)).*\b(flex|ideal|dixon)\b|\b(flex|ideal|dixon)\b.*\bfat\b(?! ?(sat|sup))"
 )
+# The four images of a Dixon scan, by a word behind its name or at the end: only that without water shows no discs, and
+# those in and out of phase are the same picture again.
+_DIXON = re.compile(r"dixon|\b(flex|ideal)\b")
+_OF_DIXON = {
+    "fat": re.compile(r"(?:dixon(?: tse)?|flex|ideal) (?:f|fat)\b(?! ?(sat|sup))|\b(?:f|fat)$"),
+    "out of phase": re.compile(r"\b(?:opp|oop|opposed)\b|\b(?:op|out)(?: ?phase)?$|\b(?:out|op)phase\b"),
+    "in phase": re.compile(r"\b(?:in|ip)(?: ?phase)?$|\binphase\b"),
+}
+_DIXON_TYPES = {
+    "F": "fat",
+    "FAT": "fat",
+    "OP": "out of phase",
+    "OPP_PHASE": "out of phase",
+    "OUT_PHASE": "out of phase",
+}
 _FAT = re.compile(r"stir|tirm|\btir\b|\bfs\b|fat ?sat|spair|\bspir\b|dixon|water|fatsup")
 _CONTRASTS = {
     "T2": T2,
@@ -48,7 +64,7 @@ def is_localizer(description: str, image_type: Sequence[str]) -> bool:
     )
 
 
-def weighting(description: str, contrast: Mapping[str, str]) -> str:
+def weighting(description: str, contrast: Mapping[str, str], image_type: Sequence[str] = ()) -> str:
     """Weighting of a series in words, :data:`T2`, :data:`T2_FAT_SUPPRESSED`, another one or :data:`UNKNOWN`.
 
     What the description or the protocol's name says comes first, then enhanced MR's AcquisitionContrast, then the times
@@ -57,7 +73,11 @@ def weighting(description: str, contrast: Mapping[str, str]) -> str:
     Args:
         description: of the series.
         contrast: see :attr:`DicomHeader.contrast`.
+        image_type: of the series, which may say that it is the fat image or that out of phase of a Dixon scan.
     """
+    of_dixon = next((_DIXON_TYPES[value] for value in image_type[2:] if value in _DIXON_TYPES), "")
+    if of_dixon:
+        return f"of another kind by its image type ({of_dixon})"
     for text in (plain_words(description), plain_words(contrast.get("protocol", ""))):
         named = _named(text)
         if named:
@@ -80,7 +100,13 @@ def plain_words(text: str) -> str:
 
 def _named(text: str) -> str:
     if _OTHER.search(text) or (_PD.search(text) and not _T2.search(text)):
-        return "of another kind by its description"
+        return _OTHER_KIND
+    if _DIXON.search(text):
+        part = next((part for part, words in _OF_DIXON.items() if words.search(text)), "")
+        if part in ("fat", "out of phase"):
+            return _OTHER_KIND
+        if part and _T2.search(text):
+            return T2
     if _T2_STAR.search(text) or (_GRADIENT_ECHO.search(text) and _T2.search(text)):
         return "T2*-weighted"
     if _FAT.search(text) and not _T1.search(text):
