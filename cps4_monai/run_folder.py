@@ -58,4 +58,5 @@ def stage1_file(place: Path) -> Path:
 
 def evaluation_folder(run: str | Path, section: str = "test") -> Path:
     """Where the scores of a section of the data lie in a run's folder: those of the test are what an export states."""
-    return Path(run) / ("evaluation" if section == "test" else f"evaluation_{section}")
+    run = Path(str(run))  # MONAI takes "2025" for a number
+    return run / ("evaluation" if section == "test" else f"evaluation_{section}")

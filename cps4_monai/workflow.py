@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,14 @@ _TRAINING = ("training_", "pretraining")
 _NOT_WARNED_OF = {*PLACES_AND_PACE, "output_root"}
 _FLOAT = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")
 _PLACE_OF_CONFIGS = "Not all config files are in "  # a warning of MONAI's, of a place that it is told here anyway
+_WORKFLOWS = ("monai.bundle.workflows",)
+_ENGINES = (
+    "monai.handlers.StatsHandler",
+    *(f"ignite.engine.engine.{name}" for name in ("SupervisedEvaluator", "SemiSupervisedTrainer")),
+)
 _PYTHON_NAMES = {"None": "null", "True": "true", "False": "false"}
 _PATHS = ("datalist", "dataset_dir", "output_dir", "cache_dir", "stage1_checkpoint", "anatomy_source", "finetune_from")
+_MORE_PATHS = ("evaluation_dir", "output_root", "checkpoint", "finetune#output_dir")
 
 
 def resolve_config(name: str | Path, bundle_root: Path) -> Path:
@@ -123,6 +130,7 @@ class CPS4Workflow(ConfigWorkflow):
         tracking: str | dict[str, Any] | None = None,
         **override: Any,
     ) -> None:
+        override = {key: _as_written(key, value) for key, value in override.items()}
         self._output_dir: str | None = override.get("output_dir")
         self._given, self._also_read_by = [*override, *also_given], list(also_read_by)
         with self._told():
@@ -133,7 +141,7 @@ class CPS4Workflow(ConfigWorkflow):
             refuse_unknown_settings(files, override)
             if bundle_root is None and ConfigParser.load_config_files(files).get("output_root") == "@bundle_root":
                 override = {"output_root": os.getcwd(), **override}
-            with _without_place_of_configs():
+            with _without(_says_place, _WORKFLOWS):
                 super().__init__(
                     config_file=files if len(files) > 1 else files[0],
                     run_id=run_id,
@@ -164,7 +172,8 @@ class CPS4Workflow(ConfigWorkflow):
     def _told(self) -> Iterator[None]:
         """Errors end with their cause: one line in a terminal, the exception itself in Python."""
         try:
-            yield
+            with _without(_says_exception, _ENGINES if _is_command() else ()):
+                yield
         except Exception as error:
             log = write_traceback(error, self._folder())
             if _is_command():
@@ -275,19 +284,30 @@ def _beside_configs(root: Path) -> dict[str, str]:
     return {**settings, "logging_file": str(logging_file)} if logging_file.is_file() else settings
 
 
+def _says_place(record: logging.LogRecord) -> bool:
+    """That MONAI would look for metadata and logging beside the first config: it is told where they are."""
+    return record.getMessage().startswith(_PLACE_OF_CONFIGS)
+
+
+def _says_exception(record: logging.LogRecord) -> bool:
+    """What engines and MONAI's handlers log of an exception before it is told in one line: its traceback, twice."""
+    return record.levelno == logging.ERROR and "xception: " in record.getMessage()
+
+
 @contextmanager
-def _without_place_of_configs() -> Iterator[None]:
-    """Leaves out one warning of MONAI's: that it would look for metadata and logging beside the first config."""
+def _without(unwanted: Callable[[logging.LogRecord], bool], loggers: Sequence[str]) -> Iterator[None]:
+    """Leaves records of these loggers out."""
 
-    def is_another(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_PLACE_OF_CONFIGS)
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not unwanted(record)
 
-    of_monai = logging.getLogger("monai.bundle.workflows")
-    of_monai.addFilter(is_another)
+    for name in loggers:
+        logging.getLogger(name).addFilter(is_wanted)
     try:
         yield
     finally:
-        of_monai.removeFilter(is_another)
+        for name in loggers:
+            logging.getLogger(name).removeFilter(is_wanted)
 
 
 def run_workflow(*args: Any, **options: Any) -> CPS4Workflow:
@@ -326,6 +346,19 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
                 ) from error
             settings[key] = value
     return settings
+
+
+def _as_written(key: str, value: Any) -> Any:
+    """The name of a file or folder as it stands in the command, where MONAI's command line made a number of it.
+
+    ``--output_dir 2025_01`` is 202501 there, and ``1e3`` is 1000.0.
+    """
+    if key not in (*_PATHS, *_MORE_PATHS) or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    words = sys.argv if _is_command() else []
+    texts = [after for word, after in pairwise(words) if word == f"--{key}"]
+    texts += [word.partition("=")[2] for word in words if word.startswith(f"--{key}=")]
+    return texts[-1] if texts else str(value)
 
 
 def _is_command() -> bool:

@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {
         "anatomy", "atomic_file", "encoding", "extras", "file_hash", "logits", "scan_names", "threads", "true_or_false",
     },
-    "transforms": {"anatomy", "data", "scan_names", "true_or_false"},
+    "transforms": {"anatomy", "data", "file_hash", "scan_names", "true_or_false"},
     "evaluation": {"anatomy", "atomic_file", "data", "encoding", "file_hash", "metrics", "scan_names"},
     "report": {
         "anatomy", "atomic_file", "data", "evaluation", "levels", "metrics", "palette", "scan_names", "vision",

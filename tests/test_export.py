@@ -468,6 +468,18 @@ def test_bad_requests_are_refused(change: Callable, message: str, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [b"precious", b""])
+def test_a_file_that_is_no_bundle_is_never_replaced(content: bytes, tmp_path: Path) -> None:
+    output = tmp_path / "mine.zip"
+    output.write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.zip: found a file that is no bundle.*Fix: choose another name"):
+        export_bundle(find_bundle_root(), output)
+    assert output.read_bytes() == content
+    with zipfile.ZipFile(output, "w") as archive:
+        archive.writestr("spine/configs/metadata.json", "{}")
+    assert export_bundle(find_bundle_root(), output) == output and len(zipfile.ZipFile(output).namelist()) > 20
+
+
 def test_a_folder_without_a_finished_run_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(export_command, ["--run", str(tmp_path), "-o", str(tmp_path / "spine.zip")])
     assert result.exit_code == 1 and result.output.startswith("Error: ") and result.output.count("\n") == 1

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 from monai.bundle import ConfigWorkflow
+from monai.engines import SupervisedEvaluator
+from monai.handlers import StatsHandler
+from torch import nn
 
 from cps4_monai import workflow
 from cps4_monai.bundle_root import find_bundle_root
@@ -139,6 +142,52 @@ def test_of_monais_warnings_that_of_the_configs_folder_alone_is_left_out(
     assert "something else" in said and not [text for text in said if text.startswith("Not all config files")]
     of_monai.warning("Not all config files are in ./x, says another")
     assert said[-1].endswith("says another"), "left out while this workflow is built, and not for others"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("output_dir", 202501, ["--output_dir", "2025_01"]),
+        ("output_dir", 1000.0, ["--max_epochs=3", "--output_dir=1e3"]),
+        ("evaluation_dir", 2026, ["--evaluation_dir", "2026"]),
+    ],
+)
+def test_folders_that_monais_command_line_takes_for_numbers_have_their_own_names(
+    key: str, value: float, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = ["train.json", "evaluate.json"]
+    assert CPS4Workflow(configs, **{key: value}).parser[key] == str(value), "in Python nobody wrote another one"
+    monkeypatch.setattr(workflow, "_is_command", lambda: True)
+    monkeypatch.setattr("sys.argv", ["bundle", "run", "--learning_rate", "1e-3", *words])
+    built = CPS4Workflow(configs, learning_rate=1e-3, **{key: value}).parser
+    assert built[key] == words[-1].rpartition("=")[2] and built["learning_rate"] == 1e-3
+
+
+def test_an_exception_of_an_engine_is_told_once_and_in_one_line_by_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """MONAI's handlers log the traceback, twice, before the command does what it promises."""
+    monkeypatch.setattr(workflow, "_is_command", lambda: True)
+    built = build()
+
+    def fail(*_: Any) -> None:
+        engine = SupervisedEvaluator("cpu", [1], nn.Identity(), iteration_update=lambda *_: 1 / 0)
+        StatsHandler(iteration_log=False).attach(engine)
+        engine.run()
+
+    monkeypatch.setattr(ConfigWorkflow, "run", fail)
+    monkeypatch.setattr(built, "_config_folder", lambda: None)
+    said = list[str]()
+    for name in ("monai.handlers.StatsHandler", "ignite.engine.engine.SupervisedEvaluator"):
+        logger = logging.getLogger(name)
+        heard = lambda record, logger=logger: logger.filter(record) and said.append(record.getMessage())  # noqa: E731
+        monkeypatch.setattr(logger, "handle", heard)
+    with pytest.raises(SystemExit, match="division by zero"):
+        built.run()
+    assert said and not [words for words in said if "xception" in words]
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert "Exception: division by zero" in said, "of others' runs nothing is left out"
 
 
 def test_configs_are_found_by_path_by_file_and_by_name(tmp_path: Path) -> None:

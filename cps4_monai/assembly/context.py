@@ -246,10 +246,10 @@ class Stage:
             accumulation_steps=self.accumulation_steps,
             decode_first_epoch=self.decode_first_epoch,
         )
-        if self.gradient_clip_norm is not None and self.gradient_clip_norm <= 0:
+        norm = self.gradient_clip_norm
+        if norm is not None and not (isinstance(norm, int | float) and not isinstance(norm, bool) and norm > 0):
             raise ValueError(
-                f"{self.name}: gradient_clip_norm is {self.gradient_clip_norm}; expected a positive number, or null, "
-                "which does not clip"
+                f"{self.name}: gradient_clip_norm is {norm!r}; expected a positive number, or null, which does not clip"
             )
         if self.decode_first_epoch is not None:
             check_order(self.context.anatomy, self.context.unannotated)

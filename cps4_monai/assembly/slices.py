@@ -36,7 +36,7 @@ def slice_cache(
     in_plane = InPlane.from_dict({"size": size, "spacing_mm": spacing_mm, "mode": mode})
     low, high = percentiles
     return SliceCache(
-        directory,
+        str(directory),  # MONAI takes "2025" for a number
         in_plane,
         lower=low,
         upper=high,

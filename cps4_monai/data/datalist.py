@@ -186,8 +186,13 @@ def require_files(files: Sequence[Path], path: str | Path, folder: str | Path, s
         shown: missing files that are named.
 
     Raises:
-        DatalistError: names them.
+        DatalistError: names them, or what are folders.
     """
+    folders = [str(f) for f in files if f.is_dir()]
+    if folders:
+        raise DatalistError(
+            f"{path}: names folders as files: {', '.join(folders[:shown])}; expected NIfTI files (.nii, .nii.gz)"
+        )
     missing = [str(f) for f in files if not f.is_file()]
     if missing:
         more = "" if len(missing) <= shown else f" and {len(missing) - shown} more"
@@ -195,6 +200,26 @@ def require_files(files: Sequence[Path], path: str | Path, folder: str | Path, s
             f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing[:shown])}{more}; expected "
             f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir)"
         )
+
+
+def entries_to_segment(path: str | Path, dataset_dir: str | Path | None = None) -> tuple[Entry, ...]:
+    """Scans of a datalist that inference segments: those of its test, or all where it has none. Labels are not read.
+
+    Args:
+        path: see :func:`load_datalist`.
+        dataset_dir: likewise.
+
+    Raises:
+        DatalistError: it cannot be used, or its scans for the test stand under Auto3DSeg's name for them.
+    """
+    datalist = load_datalist(path, dataset_dir, check_files=False)
+    others = read_json(Path(str(path))).get("testing")
+    if others and not datalist.test:
+        raise DatalistError(
+            f"{path}: has {len(others)} scans under 'testing', which is not read, and none under 'test'. Fix: call "
+            "that list 'test', each entry an object with the file name as 'image'"
+        )
+    return datalist.test or (*datalist.training, *datalist.validation)
 
 
 def refuse_repeated(entries: Sequence[Entry], path: str | Path, shown: int = 5) -> None:

@@ -113,7 +113,7 @@ class Datalist:
             parts: any of labeled, unlabeled, training, validation, test.
 
         Raises:
-            DatalistError: a part is empty.
+            DatalistError: a part is empty, or there is none of that name.
         """
         fixes = {
             "labeled": "give training entries a 'label', or choose a larger labeled share",
@@ -121,6 +121,8 @@ class Datalist:
             "method 'supervised', which uses none",
         }
         for part in parts:
+            if part not in (known := ("labeled", "unlabeled", *SIDES)):
+                raise DatalistError(f"{self.told}: has no part {part!r}; expected one of {', '.join(known)}")
             if not getattr(self, part):
                 fix = fixes.get(part, f"add entries to {part!r}")
                 raise DatalistError(f"{self.told}: no {part} subject; expected at least one: {fix}")

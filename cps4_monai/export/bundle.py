@@ -68,9 +68,9 @@ def export_bundle(
         Path of the zip.
 
     Raises:
-        ValueError: the bundle or the weights are not there, ``name`` is no name of a folder, the weights have no plan
-            or one without their network, the evaluation is of others, the network cannot be exported to ONNX, or the
-            stage 1 has no class prompts to show.
+        ValueError: the bundle or the weights are not there, ``name`` is no name of a folder, a file that is no bundle
+            is at ``output``, the weights have no plan or one without their network, the evaluation is of others, the
+            network cannot be exported to ONNX, or the stage 1 has no class prompts to show.
     """
     root, output = Path(bundle_root), Path(output)
     if not (root / "configs" / "metadata.json").is_file():
@@ -83,6 +83,11 @@ def export_bundle(
         raise ValueError(
             f"name is {name!r}; expected the name of one folder in the zip, such as {BUNDLE_NAME}, without a path: "
             "where the zip is written says the output"
+        )
+    if output.exists() and not _is_bundle(output):
+        raise ValueError(
+            f"{output}: found a file that is no bundle; expected none, or a bundle to replace. Fix: choose another "
+            "name, or move it away"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as staging:
@@ -97,6 +102,15 @@ def export_bundle(
             )
         write_atomically(output, lambda beside: _zip_folder(folder, beside))
     return output
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether a zip holds one folder with a bundle's metadata, as an earlier export does."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(name).match("*/configs/metadata.json") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def too_large_for_the_zoo(folder: Path) -> list[Path]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PurePath
 
-from cps4_monai.data.datalist import load_datalist, refuse_repeated, require_files
+from cps4_monai.data.datalist import entries_to_segment, refuse_repeated, require_files
+from cps4_monai.data.entries import DatalistError
+from cps4_monai.scan_names import mirrored_folder, stem_of
 
 
 def inference_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[dict[str, str]]:
@@ -15,12 +18,22 @@ def inference_items(path: str | Path, dataset_dir: str | Path | None = None) -> 
         dataset_dir: folder that its paths are relative to; None: its own folder.
 
     Raises:
-        DatalistError: it cannot be used, or holds no scan.
+        DatalistError: it cannot be used, holds no scan, or two scans whose label maps would have one name.
     """
-    datalist = load_datalist(path, dataset_dir, check_files=False)  # labels and other sides are not read
-    entries = datalist.test or (*datalist.training, *datalist.validation)
+    # MONAI takes "2025" for a number.
+    folder = Path(str(path)).parent if dataset_dir is None else Path(str(dataset_dir))
+    entries = entries_to_segment(path, dataset_dir)
     if not entries:
-        datalist.require("test")
-    require_files([entry.image for entry in entries], path, Path(path).parent if dataset_dir is None else dataset_dir)
-    refuse_repeated([entry for side in datalist.sides.values() for entry in side], path)
+        raise DatalistError(f"{path}: no test subject; expected at least one: add entries to 'test'")
+    require_files([entry.image for entry in entries], path, folder)
+    refuse_repeated(entries, path)
+    by_name: dict[PurePath, list[str]] = defaultdict(list)
+    for entry in entries:
+        by_name[mirrored_folder(entry.image, folder) / stem_of(entry.image)].append(str(entry.image))
+    for name, images in by_name.items():
+        if len(images) > 1:
+            raise DatalistError(
+                f"{path}: the label maps of {' and '.join(images)} would both be called {name}; expected one file for "
+                "each. Fix: rename one, or leave one out"
+            )
     return [{"image": str(entry.image)} for entry in entries]

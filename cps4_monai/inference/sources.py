@@ -147,14 +147,13 @@ def _add_dicom(dicom: FoundSeries, searched: Path | None, sources: Sources) -> N
 
 
 def _add_datalist(path: Path, sources: Sources) -> None:
-    from cps4_monai.data.datalist import load_datalist
+    from cps4_monai.data.datalist import entries_to_segment
 
     try:
-        datalist = load_datalist(path, check_files=False)
+        entries = entries_to_segment(path)
     except ValueError as error:
         sources.failures.append((path, str(error)))
         return
-    entries = datalist.test or (*datalist.training, *datalist.validation)
     if not entries:
         sources.failures.append((path, "no scan in this datalist; add entries to 'test'"))
     sources.scans += [Source(entry.image, "nifti", path.parent) for entry in entries]

@@ -21,10 +21,12 @@ from cps4_monai.data.label_ownership import (
     is_described,
     is_of_another_scan,
     source_entries,
+    weights_sha256,
     write_owned_label,
 )
 from cps4_monai.data.label_review import review_in_words, reviewed_label
 from cps4_monai.data.nifti_file import read_header
+from cps4_monai.file_hash import known_sha256
 from cps4_monai.scan_names import is_nifti, mirrored_folder, stem_of
 from cps4_monai.true_or_false import true_or_false
 
@@ -46,6 +48,8 @@ class SaveLabelsd(SaveImaged):
         overwrite: replace label maps of ours; otherwise they are kept, as those always are that a person corrected,
             accepted or marked.
         allow_missing_keys: pass over missing items.
+        weights: file of the network that made the label maps; its SHA-256 stands in their sidecars, and a label map of
+            others that is kept is warned of.
         keep_reviewed: False refuses such a label map of a person, where what is there will be taken for the answer of
             the network, as in an evaluation.
 
@@ -65,11 +69,13 @@ class SaveLabelsd(SaveImaged):
         overwrite: bool = False,
         allow_missing_keys: bool = False,
         keep_reviewed: bool = True,
+        weights: str | Path | None = None,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.output_dir, self.output_postfix = Path(str(output_dir)), output_postfix  # MONAI takes "2025" for a number
         self.data_root_dir = Path(str(data_root_dir)).absolute() if str(data_root_dir) else None
         self.overwrite, self.keep_reviewed = true_or_false(overwrite, "overwrite"), keep_reviewed
+        self.weights = None if weights is None else Path(str(weights))
         self._sources: dict[Path, str] = {}
 
     def set_options(self, *args: Any, **kwargs: Any) -> SaveLabelsd:
@@ -105,8 +111,8 @@ class SaveLabelsd(SaveImaged):
         other = self._sources.setdefault(path, source)
         if other != source:
             raise ForeignFileError(
-                f"{path}: both {other} and {source} would be written there; expected one file for each. Fix: set "
-                "data_root_dir, so that subfolders are mirrored"
+                f"{path}: both {other} and {source} would be written there; expected one file for each. Fix: rename "
+                "one, or leave one out; of scans in several folders, set data_root_dir to the folder around them"
             )
         if check_may_write(path) and is_described(path):
             record = reviewed_label(path)[1]
@@ -121,20 +127,25 @@ class SaveLabelsd(SaveImaged):
                     f"{path}: {reviewed}, so that it is never overwritten, and it is no answer of these weights to be "
                     "scored. Fix: evaluate into another folder (-o), or move this one away"
                 )
-            if reviewed:
-                logger.info("%s is kept: %s", path, reviewed)
-                return
-            if not self.overwrite:
-                logger.info("%s is there already and kept; overwrite=True replaces it", path)
+            if reviewed or not self.overwrite:
+                self._tell_of_kept(path, record, reviewed or "overwrite=True replaces it")
                 return
         codes = item.as_tensor().detach().cpu().numpy()[0]
         affine = np.asarray(item.affine.detach().cpu(), dtype=np.float64)
         header = _scan_header(source, codes.shape, affine)
         record = {**source_entries(source), "Warnings": str(item.meta.get("warnings", "")).splitlines()}
+        if self.weights is not None:
+            record["Weights"] = {"Sha256": known_sha256(self.weights)}
         if not has_geometry(header):  # the label map has none either: the spacing that was assumed is kept beside it
             record["Settings"] = {"AssumeSpacing": list(spacing_of(affine))}
         write_owned_label(path, label_bytes(path.name, codes, header), record)
         logger.info("wrote %s", path)
+
+    def _tell_of_kept(self, path: Path, record: Mapping[str, Any], why: str) -> None:
+        if self.weights is None or weights_sha256(record) == known_sha256(self.weights):
+            logger.info("%s is there already and kept: %s", path, why)
+        else:
+            logger.warning("%s is there already and kept, though not made with %s: %s", path, self.weights, why)
 
 
 def _scan_header(source: str, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Header:

@@ -202,6 +202,11 @@ def test_folds_are_said_not_to_be_read(scans: Path) -> None:
     assert warning.startswith("'testing' is not read")
 
 
+def test_a_misspelt_part_is_told_with_those_there_are(scans: Path) -> None:
+    with pytest.raises(DatalistError, match=r"has no part 'tests'; expected one of labeled, .*validation, test"):
+        load_datalist(write(scans, test=[entry(1)]), require=["tests"])
+
+
 def test_labeled_and_unlabeled_partition_training() -> None:
     datalist = Datalist(training=(Entry(Path("a"), Path("b"), "s1"), Entry(Path("c"), None, "s2")))
     assert {*datalist.labeled, *datalist.unlabeled} == set(datalist.training)

