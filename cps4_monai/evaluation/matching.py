@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cps4_monai.data.label_review import without_predictions
 from cps4_monai.scan_names import Pairing, find_nifti, identify, only_label_maps, pair_files
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,15 @@ def match_folder(predictions: str | Path, labels: str | Path) -> Matching:
     return _matching(sorted(cases, key=lambda case: case.name), paths)
 
 
-def match_entries(predictions: str | Path, entries: Sequence[tuple[Path, Path, str]]) -> Matching:
+def match_entries(
+    predictions: str | Path, entries: Sequence[tuple[Path, Path, str]], elsewhere: Sequence[Path] = ()
+) -> Matching:
     """Cases of datalist entries (image, label, patient): predictions carry the image's name, or the label's.
+
+    Args:
+        predictions: folder, searched.
+        entries: what is scored.
+        elsewhere: further scans of the datalist, which are not: their predictions belong to no case, and are left out.
 
     Raises:
         ValueError: the folder is missing or names are ambiguous.
@@ -88,7 +98,12 @@ def match_entries(predictions: str | Path, entries: Sequence[tuple[Path, Path, s
         Case(who.subject, patient, label, by_image.get(image) or by_label.get(label), image)
         for who, (image, label, patient) in zip(identify(images), entries, strict=True)
     ]
-    return _matching(cases, paths)
+    matching = _matching(cases, paths)
+    others = pair_files(list(elsewhere), _common(elsewhere), list(matching.unmatched_predictions), root)
+    passed = len(matching.unmatched_predictions) - len(others.unmatched)
+    if passed:
+        logger.info("%d label maps are of scans in other sections of the datalist, and not scored", passed)
+    return replace(matching, unmatched_predictions=tuple(others.unmatched))
 
 
 def _predictions(folder: Path, truth: Sequence[Path]) -> list[Path]:

@@ -93,7 +93,8 @@ def find_cases(
     entries = [(e.image, e.label, e.patient) for e in getattr(datalist, section) if e.label is not None]
     if not entries:
         raise ValueError(f"{labels}: no labeled entry in {section!r}; choose another section or datalist")
-    return match_entries(predictions, entries), tuple(datalist.unannotated)
+    elsewhere = [e.image for side in datalist.sides.values() for e in side if side is not datalist.sides[section]]
+    return match_entries(predictions, entries, elsewhere), tuple(datalist.unannotated)
 
 
 def case_view(slab: Slab, name: str, note: str = "") -> View:

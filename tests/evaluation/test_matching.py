@@ -33,6 +33,15 @@ def test_ground_truth_in_the_output_folder_is_no_prediction(tmp_path):
     assert case.pred.name == "sub-1_T2w_dseg.nii.gz"
 
 
+def test_predictions_of_other_sections_are_no_failures(tmp_path):
+    _touch(tmp_path / "data", *(f"sub-{n}_{name}.nii.gz" for n in (1, 2) for name in ("T2w", "dseg")))
+    _touch(tmp_path / "pred", *(f"sub-{n}_T2w_dseg.nii.gz" for n in (1, 2, 9)))
+    one, two = ((tmp_path / "data" / f"sub-{n}_T2w.nii.gz", tmp_path / "data" / f"sub-{n}_dseg.nii.gz") for n in (1, 2))
+    matching = match_entries(tmp_path / "pred", [(*one, "sub-1")], elsewhere=[two[0]])
+    assert [case.pred.name for case in matching.cases] == ["sub-1_T2w_dseg.nii.gz"]
+    assert [path.name for path in matching.unmatched_predictions] == ["sub-9_T2w_dseg.nii.gz"]
+
+
 def test_scans_of_one_name_in_two_subfolders_stay_apart(tmp_path):
     _touch(tmp_path / "labels", "a/scan_dseg.nii.gz", "b/scan_dseg.nii.gz")
     _touch(tmp_path / "pred", "a/scan_dseg.nii.gz", "b/scan_dseg.nii.gz")
