@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 @click.option("--undo", is_flag=True, help="Take all corrections of MASK back.")
 @click.option("--by", default="", help="Who says so; default: as the corrections say, or the user's name.")
 @click.option("--comment", default="", help="Kept in the JSON.")
+@click.option(
+    "--images",
+    type=GivenPath(exists=True, file_okay=False),
+    help="Folder of the scans, where they no longer lie where they were segmented.",
+)
 @click.option("--anatomy", type=GivenPath(), help="Anatomy JSON; default: MRSpineSeg's 20 classes.")
 def relabel(
     path: Path,
@@ -41,6 +46,7 @@ def relabel(
     undo: bool,
     by: str,
     comment: str,
+    images: Path | None,
     anatomy: Path | None,
 ) -> None:
     """Correct the numbering of label maps, accept them, or mark structures of them as wrong.
@@ -68,11 +74,11 @@ def relabel(
     try:
         table = load_anatomy(anatomy)
         if corrections is not None:
-            result = relabel_run(path, _from_file(corrections, by, comment), table)
+            result = relabel_run(path, _from_file(corrections, by, comment), table, images)
         elif undo:
             result = relabel_file(path, None, table)
         else:
-            result = relabel_file(path, _by_hand(shift, level, wrong, accept, by, comment, table), table)
+            result = relabel_file(path, _by_hand(shift, level, wrong, accept, by, comment, table), table, images)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _tell(result)

@@ -189,7 +189,7 @@ def _of_exchanged(exchanged: Sequence[str]) -> list[str]:
     told = (
         f"label maps were made of another scan than lies there now ({_first(exchanged)}), so that they are unlabeled. "
         "Fix: put the scan back as it was; if it is the same picture, and was only written anew, look at it and "
-        "'cps4 relabel <scan>_dseg.nii.gz --accept'"
+        "'cps4 relabel <scan>_dseg.nii.gz --accept' (with --images, where it lies elsewhere by now)"
     )
     return [f"{len(exchanged)} {told}"] if exchanged else []
 

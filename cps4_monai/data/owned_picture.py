@@ -21,7 +21,7 @@ def write_picture(path: Path, png: bytes) -> None:
     """
     check_picture(path)
     chunk = struct.pack(">I", len(_MARK) - 4) + _MARK + struct.pack(">I", zlib.crc32(_MARK))
-    write_atomically(path, png[:_PNG_START] + chunk + png[_PNG_START:])
+    write_atomically(path, png[:_PNG_START] + chunk + png[_PNG_START:], shared=True)
 
 
 def check_picture(path: Path) -> None:

@@ -175,7 +175,7 @@ def write_copies(contents: Mapping[Path, bytes | None]) -> None:
         if content is None:
             path.unlink(missing_ok=True)
         else:
-            write_atomically(path, content)
+            write_atomically(path, content, shared=True)
 
 
 def _copy(

@@ -25,13 +25,14 @@ from cps4_monai.data.label_ownership import (
     json_beside,
     record_beside,
     sidecar_of,
+    source_entries,
     weights_sha256,
     write_owned_label,
 )
 from cps4_monai.data.label_review import CORRECTIONS, ORIGINAL
 from cps4_monai.data.scans_of_labels import scans_of
 from cps4_monai.data.volume import InvalidVolumeError, Volume, check_pair, read_volume
-from cps4_monai.file_hash import file_sha256, known_sha256
+from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrected_record import corrected
 from cps4_monai.inference.corrections import Correction
 from cps4_monai.inference.hand_on import copies_again, write_copies
@@ -47,7 +48,12 @@ class RelabelError(ValueError):
     """A correction that cannot be applied to a label map; the message names it, and says why and what to do."""
 
 
-def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = MRSPINESEG) -> dict[str, Any]:
+def relabel(
+    label_path: str | Path,
+    correction: Correction,
+    anatomy: Anatomy = MRSPINESEG,
+    images: str | Path | None = None,
+) -> dict[str, Any]:
     """Applies what a person said to a label map of ours: to it, to its sidecar, and to the picture and copies of it.
 
     Args:
@@ -55,6 +61,7 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
             unless the correction says which label map was looked at.
         correction: what is said of it.
         anatomy: the classes.
+        images: folder of the scans; None: where the sidecar says, or beside the label map.
 
     Returns:
         What the sidecar says now. A correction that was applied before changes nothing.
@@ -73,10 +80,11 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
         return record
     record = _of_these_labels(path, record, digest)
     _check_same(path, correction, record, digest)
-    record = _of_the_scan_there(path, correction, record)
+    scan = scans_of([path], path.parent, images).get(path)
+    record = _of_the_scan_there(path, scan, correction, record)
     label = _volume(path, anatomy)
-    if correction.accepted and not ScanFiles.beside(path).picture.exists():  # drawing one looks at that, too
-        _check_grid(path, label, record)
+    if correction.accepted and scan is not None and not ScanFiles.beside(path).picture.exists():  # drawing looks, too
+        _check_grid(path, scan, label, record)
     try:
         made = corrected(correction, label, record, digest, anatomy)
     except ValueError as error:
@@ -85,11 +93,12 @@ def relabel(label_path: str | Path, correction: Correction, anatomy: Anatomy = M
     if made.renumbered or made.edited:
         copies = copies_again(ScanFiles.beside(path), made.labels, label.affine, anatomy, made.record)
     # The label map is written last: where it is, the others are, and a correction that was applied needs nothing more.
-    _draw_again(path, replace(label, array=made.labels), made.record, anatomy, changed=made.renumbered or made.edited)
+    changed = made.renumbered or made.edited
+    _draw_again(path, scan, replace(label, array=made.labels), made.record, anatomy, changed=changed)
     told = {**made.record, ORIGINAL: _keep_original(path, content).name}
     write_copies(copies)
-    changed = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
-    write_owned_label(path, changed, plain(told), over=digest if made.edited else None)
+    labels = label_bytes(path.name, made.labels, label.header) if made.renumbered else content
+    write_owned_label(path, labels, plain(told), over=digest if made.edited else None)
     return record_beside(path)
 
 
@@ -123,7 +132,7 @@ def restore_original(label_path: str | Path, anatomy: Anatomy = MRSPINESEG) -> d
     record = json.loads(kept_sidecar.read_text(encoding="utf-8"))
     label = _volume(kept, anatomy)
     copies = copies_again(ScanFiles.beside(path), label.array, label.affine, anatomy, record)
-    _draw_again(path, label, record, anatomy, changed=True)
+    _draw_again(path, scans_of([path], path.parent).get(path), label, record, anatomy, changed=True)
     write_copies(copies)
     # A kill between any two of these leaves a label map that one of the sidecars knows, and the originals.
     write_atomically(path, kept.read_bytes())
@@ -201,23 +210,22 @@ def _check_same(path: Path, correction: Correction, record: Mapping[str, Any], d
         )
 
 
-def _of_the_scan_there(path: Path, correction: Correction, record: dict[str, Any]) -> dict[str, Any]:
-    """The record; of the scan as it is now where it was exchanged since, and a person names its label map now.
+def _of_the_scan_there(path: Path, scan: Path | None, correction: Correction, record: dict[str, Any]) -> dict[str, Any]:
+    """The record; of the scan as it is now where it was exchanged since, and a person who names its label map accepts.
 
     Raises:
-        RelabelError: what a file of corrections says was said of the scan before.
+        RelabelError: it was exchanged, and this is said of the scan before, or does not say that all is fine.
     """
-    scan = scans_of([path], path.parent).get(path)
     if scan is None or not is_of_another_scan(record, scan):
         return record
-    if correction.label_sha256 is not None:
+    if correction.label_sha256 is not None or not correction.accepted:
         raise RelabelError(
             f"{path}: was made of another scan than {scan} is now; expected the scan that was looked at. Fix: put it "
             f"back as it was; if it is the same picture, and was only written anew, 'cps4 relabel {path} --accept' "
             "comes first"
         )
     logger.warning("%s: was made of another scan than %s is now; it counts as a label map of this one", path, scan)
-    return {**record, "SourceSha256": known_sha256(scan)}
+    return {**record, **source_entries(scan)}
 
 
 def _volume(path: Path, anatomy: Anatomy) -> Volume:
@@ -249,12 +257,14 @@ def _is_original(kept: Path, record: Mapping[str, Any], path: Path) -> bool:
     return file_sha256(kept) in (begun or [file_sha256(path)])
 
 
-def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, *, changed: bool) -> None:
+def _draw_again(
+    path: Path, scan: Path | None, label: Volume, record: Mapping[str, Any], anatomy: Anatomy, *, changed: bool
+) -> None:
     """The picture of a label map that had one; without its scan it stays as it is, on black where labels changed."""
     picture = ScanFiles.beside(path).picture
     if not picture.exists():
         return
-    scan, name = scans_of([path], path.parent).get(path), picture.name.removesuffix("_qc.png")
+    name = picture.name.removesuffix("_qc.png")
     if scan is None:
         if not changed:
             return
@@ -268,15 +278,12 @@ def _draw_again(path: Path, label: Volume, record: Mapping[str, Any], anatomy: A
         ) from error
 
 
-def _check_grid(path: Path, label: Volume, record: Mapping[str, Any]) -> None:
-    """Checks that a label map lies on its scan; one that is gone, or cannot be read any more, says nothing.
+def _check_grid(path: Path, scan: Path, label: Volume, record: Mapping[str, Any]) -> None:
+    """Checks that a label map lies on its scan; one that cannot be read any more says nothing.
 
     Raises:
         RelabelError: it lies elsewhere: what a person accepted is no label map of this scan.
     """
-    scan = scans_of([path], path.parent).get(path)
-    if scan is None:
-        return
     try:
         image = load_scan(scan, label.spacing_mm, series_uid(record))
     except (ValueError, OSError) as error:

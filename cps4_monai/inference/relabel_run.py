@@ -46,7 +46,12 @@ class Relabeled:
     before: frozenset[str] = frozenset()
 
 
-def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: Anatomy = MRSPINESEG) -> Relabeled:
+def relabel_run(
+    output: str | Path,
+    corrections: Sequence[Correction],
+    anatomy: Anatomy = MRSPINESEG,
+    images: str | Path | None = None,
+) -> Relabeled:
     """Applies corrections to the results of `cps4 segment`; one that cannot be does not stop the others.
 
     Tables and pages that `cps4 report` made of a folder within, or of one around, follow.
@@ -55,6 +60,7 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
         output: the folder of the run.
         corrections: of :func:`cps4_monai.inference.corrections.read_corrections`.
         anatomy: the classes.
+        images: see :func:`cps4_monai.inference.relabel.relabel`.
 
     Raises:
         RelabelError: no folder of a run.
@@ -80,7 +86,7 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
         try:
             label = labels[correction.scan]
             said = record_beside(label)
-            applied[correction.scan] = relabel(label, correction, anatomy)
+            applied[correction.scan] = relabel(label, correction, anatomy, images)
             before |= {correction.scan} if applied[correction.scan] == said else set()
         except (ValueError, OSError) as error:
             refused[correction.scan] = reason_of(error)
@@ -89,7 +95,12 @@ def relabel_run(output: str | Path, corrections: Sequence[Correction], anatomy: 
     return Relabeled(applied, refused, _write_tables(output, rows, anatomy), before=frozenset(before))
 
 
-def relabel_file(label_path: str | Path, correction: Correction | None, anatomy: Anatomy = MRSPINESEG) -> Relabeled:
+def relabel_file(
+    label_path: str | Path,
+    correction: Correction | None,
+    anatomy: Anatomy = MRSPINESEG,
+    images: str | Path | None = None,
+) -> Relabeled:
     """Applies one correction to one label map, and to tables and report of the run's folder that it lies in, if any.
 
     Where `cps4 report` was called on a folder within, its tables and page follow, too.
@@ -98,6 +109,7 @@ def relabel_file(label_path: str | Path, correction: Correction | None, anatomy:
         label_path: the label map.
         correction: None: take all corrections of it back.
         anatomy: the classes.
+        images: see :func:`cps4_monai.inference.relabel.relabel`.
 
     Raises:
         RelabelError: see :func:`cps4_monai.inference.relabel.relabel`.
@@ -107,7 +119,7 @@ def relabel_file(label_path: str | Path, correction: Correction | None, anatomy:
     outputs = _runs_of([path])
     for output in outputs:
         RunFiles(output).check((*TABLES, REPORT))
-    record = restore_original(path, anatomy) if correction is None else relabel(path, correction, anatomy)
+    record = restore_original(path, anatomy) if correction is None else relabel(path, correction, anatomy, images)
     pages = [_write_tables(output, _rows(output), anatomy) for output in outputs]
     if not pages:
         return Relabeled({path.name: record}, {}, None, _around(path))
@@ -224,7 +236,7 @@ def _settings(outcomes: Sequence[ScanOutcome]) -> dict[str, str] | None:
     """Settings of the run in words, as its first result has them."""
     for outcome in outcomes:
         record = outcome.record
-        if record.get("Settings") and record.get("Weights"):
+        if "Raw" in (record.get("Settings") or {}) and record.get("Weights"):  # not so of plain MONAI's results
             machine = f"torch {record.get('Software', {}).get('torch', '')} on {record.get('Device', '')}"
             return settings_in_words(record["Settings"], record["Weights"], machine)
     return None

@@ -65,10 +65,7 @@ class ScanWork:
         """Reads a scan, or says why there is nothing to do."""
         files = ScanFiles.at(self.output, source.name)
         try:
-            key_of = partial(source_key, source.path, source.series)
-            series = source.series.uid if source.series is not None else None
-            settings = self.segmenter.settings
-            there = finished(files, source.path, key_of, settings, series=series, overwrite=self.overwrite)
+            there = self._finished(source, files, partial(source_key, source.path, source.series))
             if there is not None:
                 return self._kept(source, files, there)
             started = time.perf_counter()
@@ -101,6 +98,9 @@ class ScanWork:
             self.go_on()
             result = self.segmenter.finish(scan, scores)
             self.go_on()
+            there = self._finished(source, files, lambda: scan.content_key)  # by another call in the meantime
+            if there is not None:
+                return self._kept(source, files, there)
             self.hand_on.check_files(source, files)
             note = replaced(files, result.record) if self.overwrite else ""
             made = (result.labels, result.affine, result.anatomy, result.record)
@@ -116,6 +116,11 @@ class ScanWork:
         machine = f"torch {torch.__version__} on {device_name(self.segmenter.device)}"
         told = settings_in_words(self.segmenter.settings, self.segmenter.weights_record, machine)
         return told if series is None else {**told, "Series asked for": str(series)}
+
+    def _finished(self, source: Source, files: ScanFiles, key_of: Callable[[], str]) -> Finished | None:
+        """The label map of this scan, where it is there and stays."""
+        series = source.series.uid if source.series is not None else None
+        return finished(files, source.path, key_of, self.segmenter.settings, series=series, overwrite=self.overwrite)
 
     def _kept(self, source: Source, files: ScanFiles, there: Finished) -> ScanOutcome:
         """What is told of a label map that stays; its picture and copies, where they are not there."""

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import PurePath, PurePosixPath
-from typing import TypeVar
 
 from cps4_monai.scan_names.channels import further_channels
 from cps4_monai.scan_names.file_name import PATIENT, FileName
 
-T = TypeVar("T")
 _SESSION = re.compile(r"_ses-[A-Za-z0-9]+")
 _CONTRAST = "t1|t2|t1w|t2w|t2star|pdw|flair|stir|tirm|dixon"
 _WITH_CONTRAST = "pd|space|tse|fse|gre|fs|fatsat|gd|sag|sagittal|ax|axial|tra|cor|coronal"  # some are initials, too
@@ -24,6 +22,12 @@ _DAY = r"(?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])"
 _DATE = re.compile(rf"[_-]{_DAY}$")
 _SESSION_FOLDER = re.compile(
     rf"ses[-_ ].+|(?:session|visit|time[-_ ]?point|follow[-_ ]?up)[-_ ]?\d*|(?:tp|fu)[-_ ]?\d+|baseline|{_DAY}",
+    re.IGNORECASE,
+)
+_MAX_SESSIONS = 10  # of one person
+_SPLIT_OR_SITE = re.compile(
+    r"(?:train|training|val|valid|validation|test|testing|images(?:tr|ts)?|scans|data|raw|nifti)"
+    r"|(?:site|cent(?:er|re)|hospital|scanner|batch|part|group|cohort)[-_ ]?[a-z0-9]*",
     re.IGNORECASE,
 )
 
@@ -71,8 +75,9 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
     (``p1/t2`` and ``p2/t2``), and decides who the patient is, unless the name does (``sub-``, nnU-Net's layout): the
     folder is the patient where there are at least as many folders as different names in them, as with one folder per
     patient; with fewer (``train/case1``, ``test/case1``, ...) every scan is a patient. The same rule decides between a
-    folder and the one around it (``p1/first/t2``). Folders that are called after a session or a date are nobody:
-    ``p1/ses-01/t2``, ``p1/20200131/t2``, ``p1_20200131/t2`` and ``visit1/p1`` are all p1's.
+    folder and the one around it (``p1/first/t2``). Folders that are called after a session or a date are their
+    patient's: ``p1/ses-01/t2``, ``p1/20200131/t2``, ``p1_20200131/t2`` are p1's; and where the name is the patient,
+    ``visit1/p1`` is.
 
     Channels of one scan (:func:`further_channels`) are one patient, and so are names that differ in a date
     (:func:`without_date`) or in contrast and sequence (:func:`without_sequence`) at their end, unless all of them would
@@ -100,16 +105,12 @@ def identify(images: Sequence[str | PurePath]) -> list[ScanIdentity]:
         for index, name in enumerate(names)
         if not name.bids_patient and name.channel is None and name.path not in channels
     ]  # the others' names say who the patient is
-    places = _unless_all_are_one(*_with_and_without_sessions([(*folders[i], simple[i]) for i in by_folder]))
-    owners = dict(zip(by_folder, _owners(places), strict=True))
+    owners = dict(zip(by_folder, _owners([(*folders[i], simple[i]) for i in by_folder]), strict=True))
     told = [  # who is told by a name: channels of one scan have one
         subject if index in owners else channels.get(name.path, own)
         for index, (name, own, subject) in enumerate(zip(names, simple, subjects, strict=True))
     ]
-    told = [
-        "/".join(place)
-        for place in _unless_all_are_one(*_with_and_without_sessions([tuple(name.split("/")) for name in told]))
-    ]
+    told = _unless_all_are_one(told, [_name_without_sessions(name) for name in told])
     undated = [without_date(subject) for subject in told]
     if len({short for subject, short in zip(told, undated, strict=True) if short != subject}) < 2:
         undated = told
@@ -162,23 +163,41 @@ def _owners(places: Sequence[tuple[str, ...]]) -> list[str]:
     if not levels:
         return ["" for _ in places]
     kept = ["/".join(place[: max(1, len(place) - levels)]) for place in places]
+    kept = _without_sessions(kept)
     kept = _unless_all_are_one(kept, [_SESSION.sub("", without_date(owner)) for owner in kept])
     return ["" if len(place) == 1 else owner for place, owner in zip(places, kept, strict=True)]
 
 
-def _with_and_without_sessions(
-    places: Sequence[tuple[str, ...]],
-) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Places (folders, then the scan's name), and the same without the folders that are called after a session or a
-    date; these stay where nothing is left but a name that is words for the sequence, and nobody's either.
+def _without_sessions(owners: list[str]) -> list[str]:
+    """Owners, of which ``p1/ses-01`` and ``p1/20200131`` are ``p1``.
+
+    A folder holds the sessions of one patient where all in it are called after sessions or dates, and not more than a
+    person has; one that is called after a split or a site does not.
     """
-    shorter = []
-    for *folders, name in places:
-        persons = [folder for folder in folders if not _SESSION_FOLDER.fullmatch(folder)]
-        nobody = not persons and _SEQUENCE.fullmatch(f"_{name}")
-        shorter.append((*(folders if nobody else persons), name))
-    return list(places), shorter
+    while True:
+        within: dict[str, set[str]] = defaultdict(set)
+        for owner in owners:
+            folder, _, last = owner.rpartition("/")
+            within[folder].add(last)
+        of_one = {
+            folder
+            for folder, parts in within.items()
+            if folder and len(parts) <= _MAX_SESSIONS and not _SPLIT_OR_SITE.fullmatch(folder.rpartition("/")[2])
+            if all(_SESSION_FOLDER.fullmatch(part) for part in parts)
+        }
+        shorter = [folder if (folder := owner.rpartition("/")[0]) in of_one else owner for owner in owners]
+        if not of_one or len(set(shorter)) < 2:
+            return owners
+        owners = shorter
 
 
-def _unless_all_are_one(names: list[T], shorter: list[T]) -> list[T]:
+def _name_without_sessions(subject: str) -> str:
+    """A scan's name, of which ``visit1/p1`` is ``p1``, unless its last part is words for the sequence: nobody's."""
+    *folders, name = subject.split("/")
+    if _SEQUENCE.fullmatch(f"_{name}"):
+        return subject
+    return "/".join([*(folder for folder in folders if not _SESSION_FOLDER.fullmatch(folder)), name])
+
+
+def _unless_all_are_one(names: list[str], shorter: list[str]) -> list[str]:
     return shorter if len(set(shorter)) > 1 else names

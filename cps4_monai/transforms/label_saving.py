@@ -135,7 +135,7 @@ class SaveLabelsd(SaveImaged):
         header = _scan_header(source, codes.shape, affine)
         record = {**source_entries(source), "Warnings": str(item.meta.get("warnings", "")).splitlines()}
         if self.weights is not None:
-            record["Weights"] = {"Sha256": known_sha256(self.weights)}
+            record["Weights"] = {"Name": self.weights.name, "Sha256": known_sha256(self.weights)}
         if not has_geometry(header):  # the label map has none either: the spacing that was assumed is kept beside it
             record["Settings"] = {"AssumeSpacing": list(spacing_of(affine))}
         write_owned_label(path, label_bytes(path.name, codes, header), record)

@@ -188,6 +188,20 @@ def test_an_overwrite_that_fails_leaves_no_picture_and_no_copies_of_other_labels
     assert voxels.shape == label.shape and voxels.shape[0] == 4 and not (out / "a_T2w_qc.png").exists()
 
 
+def test_a_scan_that_another_call_has_done_in_the_meantime_is_kept(run, make_scan, tmp_path, monkeypatch, bundle_dir):
+    scan, out = make_scan().save(tmp_path / "in/a_T2w.nii.gz"), tmp_path / "out"
+    scores = scan_work.ScanWork.scores
+
+    def while_another_call_ends(self, *arguments):
+        with monkeypatch.context() as undone:
+            undone.setattr(scan_work.ScanWork, "scores", scores)
+            assert run([scan], out, qc=True).outcomes[0].status == "done"
+        return scores(self, *arguments)
+
+    monkeypatch.setattr(scan_work.ScanWork, "scores", while_another_call_ends)
+    assert run([scan], out, qc=True).outcomes[0].status == "kept"
+
+
 @contextmanager
 def no_label_map_written(monkeypatch):
     """A disk that is full when the label map comes, after all that lies beside it."""

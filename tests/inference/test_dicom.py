@@ -14,6 +14,7 @@ from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.data.volume import volume_from_nifti
 from cps4_monai.inference.dicom import list_series, read_dicom, series_key
 from cps4_monai.inference.dicom import series as series_module
+from cps4_monai.inference.dicom.images import _stored_number
 
 
 @pytest.fixture()
@@ -284,6 +285,21 @@ def test_padding_around_the_picture_is_no_grey_value(save, slices, scan, stored,
     assert np.array_equal(voxels[picture] - voxels.min(), kept - kept.min())
     assert (voxels[:, :, -5:] == voxels[picture].min()).all()
     assert any("padding" in warning and "made dark" in warning for warning in volume.warnings)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "stored"),
+    [
+        (-32768, "i2", -32768),
+        (63536, "i2", -2000),
+        (-1, "u2", 65535),
+        (255, "u1", 255),
+        (63536, "u1", None),
+        ("", "i2", None),
+    ],
+)
+def test_a_padding_value_is_one_that_pixels_can_have(value, kind, stored):
+    assert _stored_number(value, kind) == stored
 
 
 def test_a_mosaic_is_no_slice(save, slices):

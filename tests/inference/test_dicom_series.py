@@ -7,7 +7,7 @@ import pytest
 
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.inference.dicom import list_series, read_dicom, series_key
-from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, UNKNOWN, is_localizer, weighting
+from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, T2_IN_PHASE, UNKNOWN, is_localizer, weighting
 from cps4_monai.inference.sources import find_sources
 
 
@@ -51,7 +51,11 @@ def test_descriptions_of_localizers(description, is_one):
     ("FAT SUP T2 SAG", T2), ("Fat-Suppressed STIR sag", T2_FAT_SUPPRESSED), ("T1 GRE SAG", "T1-weighted"),
     ("SAG T2 GRE", "T2*-weighted"), ("T2 FatSat", T2_FAT_SUPPRESSED),
     ("t2_tse_dixon_sag_W", T2_FAT_SUPPRESSED), ("t2_tse_dixon_sag_F", OTHER), ("t2_tse_dixon_sag_opp", OTHER),
-    ("t2_tse_dixon_sag_in", T2), ("T2W_mDIXON_TSE F", OTHER), ("T2W_mDIXON_TSE W", T2_FAT_SUPPRESSED),
+    ("t2_tse_dixon_sag_in", T2_IN_PHASE), ("T2W_mDIXON_TSE F", OTHER), ("T2W_mDIXON_TSE W", T2_FAT_SUPPRESSED),
+    ("SAG T2 FLEX POST OP", T2), ("SAG T2 FLEX F/U", T2), ("T2 tse dixon sag (W+F)", T2_FAT_SUPPRESSED),
+    ("T2 sag Dixon post-op", T2_FAT_SUPPRESSED), ("t2_tse_dixon_sag_320_F_ND", OTHER), ("T2 sag in", T2),
+    ("t2_tse_dixon_sag_in_ND", T2_IN_PHASE), ("t2_tse_dixon_opp_DIS2D", OTHER), ("InPhase: SAG T2 FLEX", T2_IN_PHASE),
+    ("OutPhase: SAG T2 FLEX", OTHER), ("T2 FLEX coil", T2), ("SAG T2 IDEAL F", T2), ("T2 dixon f/u", T2_FAT_SUPPRESSED),
     ("t2_dixon_fat sat", T2_FAT_SUPPRESSED), ("sag f t2_tse", T2), ("t2_dixon_out phase", OTHER),
 ])  # fmt: skip
 def test_weighting_by_the_description(description, expected):

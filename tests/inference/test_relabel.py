@@ -18,7 +18,8 @@ from cps4_monai import Segmenter, segment_scans
 from cps4_monai.anatomy import MRSPINESEG, NOT_ANNOTATED
 from cps4_monai.commands.datalist import datalist
 from cps4_monai.commands.relabel import relabel
-from cps4_monai.data.label_ownership import ForeignFileError, is_described, is_ours
+from cps4_monai.data.label_file import label_bytes
+from cps4_monai.data.label_ownership import ForeignFileError, is_described, is_ours, write_owned_label
 from cps4_monai.data.label_review import is_unreviewed_prediction, reviewed_label
 from cps4_monai.file_hash import file_sha256
 from cps4_monai.inference.corrections import Correction, CorrectionsError, read_corrections
@@ -811,3 +812,35 @@ def test_what_was_said_of_a_scan_is_not_said_of_another_in_its_place(out, make_s
     assert record(out)["SourceSha256"] == file_sha256(tmp_path / "in" / "a_T2w.nii.gz")
     outcomes, _ = report_masks(out)
     assert not any("another one" in warning for outcome in outcomes for warning in outcome.warnings)
+
+
+def test_a_scan_that_was_moved_and_written_anew_is_accepted_where_it_lies_now(out, make_scan, tmp_path):
+    mask = out / "a_T2w_dseg.nii.gz"
+    for name in "ab":
+        assert call(out / f"{name}_T2w_dseg.nii.gz", "--accept").exit_code == 0
+    moved = tmp_path / "moved"
+    (tmp_path / "in").rename(moved)
+    make_scan(seed=0).save(moved / "a_T2w.nii")
+    (moved / "a_T2w.nii.gz").unlink()
+    given = [str(out), "--corrected", "--images", str(moved), "-o", str(tmp_path / "d.json"), "--val", "0"]
+    listed = CliRunner().invoke(datalist, given)
+    assert listed.exit_code == 0 and "--accept' (with --images" in listed.output, listed.output
+    refused = call(mask, "--wrong", "L4", "--images", moved)
+    assert refused.exit_code == 1 and "'cps4 relabel" in refused.output and "--accept' comes first" in refused.output
+    assert call(mask, "--accept", "--images", moved).exit_code == 0
+    assert record(out)["Sources"] == [str(moved / "a_T2w.nii")]
+    listed = CliRunner().invoke(datalist, [*given[:-4], "-o", str(tmp_path / "e.json"), "--val", "0"])
+    assert listed.exit_code == 0 and "another scan" not in listed.output, listed.output
+    assert all("label" in entry for entry in json.loads((tmp_path / "e.json").read_text())["training"])
+
+
+def test_results_of_plain_monai_without_geometry_are_corrected_with_their_tables(make_scan, tmp_path):
+    """Their JSON has settings and weights, of which `cps4 segment` writes more."""
+    scan, folder = make_scan(), tmp_path / "out"
+    scan.save(tmp_path / "a.nii.gz")
+    told = {"Settings": {"AssumeSpacing": [4.0, 2.0, 2.0]}, "Weights": {"Sha256": "0" * 64}}
+    content = label_bytes("a_dseg.nii.gz", scan.label, nib.load(tmp_path / "a.nii.gz").header)
+    write_owned_label(folder / "a_dseg.nii.gz", content, {"Sources": [str(tmp_path / "a.nii.gz")], **told})
+    report_masks(folder)
+    result = call(folder / "a_dseg.nii.gz", "--accept")
+    assert result.exit_code == 0 and rows(folder / "scans.csv")[0]["review"] == "accepted", result.output

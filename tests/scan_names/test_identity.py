@@ -51,15 +51,38 @@ def test_folders_called_after_sessions_and_dates_are_nobody(folders):
     assert len({subject for subject, _ in who(*(f"{folder}/t2.nii" for folder in folders))}) == 4
 
 
-def test_a_patient_in_the_folders_of_two_visits_is_one_and_a_folder_of_visits_alone_tells_nobody():
+def test_names_in_the_folders_of_visits_are_the_patients_where_they_are_more():
     scans = who(*(f"visit{visit}/case{n}.nii" for visit in (1, 2) for n in range(3)))
     assert [patient for _, patient in scans] == ["case0", "case1", "case2"] * 2
-    scans = who(*(f"visit{visit}/case{n}.nii" for visit in (1, 2) for n in range(2)))
-    assert [patient for _, patient in scans] == ["case0", "case1"] * 2
-    days = who(*(f"2019010{day}/{name}.nii" for day in (1, 2) for name in ("t1", "t2_sag")))
-    assert [patient for _, patient in days] == ["20190101", "20190101", "20190102", "20190102"]
-    days = who(*(f"2019010{day}/t2.nii" for day in (1, 2, 3)))  # one patient a day, as far as anybody can tell
-    assert len({patient for _, patient in days}) == 3
+
+
+@pytest.mark.parametrize("names", [["t1", "t2", "stir", "ax"], ["t2"]])
+@pytest.mark.parametrize("patients", [2, 3, 5])
+def test_more_sequences_than_patients_split_nobody(patients, names):
+    sessions = ["visit1", "visit2", "visit3"]
+    scans = [f"p{p}/{session}/{name}.nii" for p in range(patients) for session in sessions for name in names]
+    assert len({patient for _, patient in who(*scans)}) == patients
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        ([f"2019{n:04d}" for n in range(95, 140)], ["image"]),  # numbers of patients, some of which could be dates
+        ([f"2019010{n}" for n in range(1, 7)], ["lumbar_t1", "lumbar_t2"]),
+        ([f"2019010{n}" for n in range(1, 4)], ["t2"]),  # one patient a day, as far as anybody can tell
+        ([f"session_{n}" for n in range(8)], ["mri_a", "mri_b"]),
+        ([*(f"train/2019011{n}" for n in range(5)), *(f"val/2019012{n}" for n in range(3))], ["t2"]),
+        ([f"site{site}/2019{n}{site:02d}15" for site in (1, 2) for n in range(10, 13)], ["img"]),
+        ([*(f"train/visit{n}" for n in range(4)), "test/visit4", "test/visit5"], ["t2"]),
+        (
+            [f"mgh/20190{n // 3 + 1}1{n}" for n in range(9)] + [f"mgh/2020011{n}" for n in range(3)] + ["x/20200101"],
+            ["t2"],
+        ),
+    ],
+)
+def test_folders_of_sessions_and_dates_that_alone_name_patients_are_patients(folders, names):
+    scans = who(*(f"{folder}/{name}.nii" for folder in folders for name in names))
+    assert len({patient for _, patient in scans}) == len(folders)
 
 
 def test_few_folders_with_many_names_are_no_patients():

@@ -118,7 +118,7 @@ def test_a_label_map_of_other_weights_is_kept_with_a_warning(scan, tmp_path, cap
         (tmp_path / name).write_text(name)
     save(scan, tmp_path, weights=tmp_path / "one.pt")
     record = json.loads((tmp_path / "Rücken 1_T2w_dseg.json").read_text(encoding="utf-8"))
-    assert record["Weights"] == {"Sha256": file_sha256(tmp_path / "one.pt")}
+    assert record["Weights"] == {"Name": "one.pt", "Sha256": file_sha256(tmp_path / "one.pt")}
     save(scan, tmp_path, 2, weights=tmp_path / "one.pt")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     save(scan, tmp_path, 2, weights=tmp_path / "other.pt")

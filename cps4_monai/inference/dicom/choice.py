@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cps4_monai.data.nifti_file import InvalidVolumeError
 from cps4_monai.inference.dicom.series import DicomSeries
-from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, UNKNOWN, plain_words
+from cps4_monai.inference.dicom.weighting import T2, T2_FAT_SUPPRESSED, T2_IN_PHASE, UNKNOWN, plain_words
 
-_WEIGHTINGS = (T2, T2_FAT_SUPPRESSED, UNKNOWN)
+_WEIGHTINGS = (T2, T2_IN_PHASE, T2_FAT_SUPPRESSED, UNKNOWN)
 _FEW_IMAGES = 3
 
 
@@ -30,8 +30,9 @@ class SeriesChoice:
 def choose_series(series: Sequence[DicomSeries], wanted: str | int | None = None) -> SeriesChoice:
     """Chooses among the series of one study.
 
-    Without a wish: no localizers and what holds no MR image; sagittal before other planes; then T2-weighted before
-    fat-suppressed, before unknown, before other weightings; original before derived; stacks before one or two images.
+    Without a wish: no localizers and what holds no MR image; sagittal before other planes; then T2-weighted, before the
+    T2-weighted image in phase of a Dixon scan, before fat-suppressed, before unknown, before other weightings; original
+    before derived; stacks before one or two images.
     Several that are equal in all of this are all taken (stations, a repeated scan).
 
     Args:

@@ -133,7 +133,10 @@ def _stored_number(value: Any, kind: str) -> int | None:
     if value in (None, "", b"") or dtype.kind == "f":
         return None
     number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else whole_number(value)
-    return None if number is None else int(np.array(number % (1 << (8 * dtype.itemsize))).astype(dtype))
+    if number is not None and dtype.itemsize == 2:
+        number = int(np.array(number % 2**16, np.uint16).astype(dtype))
+    fits = number is not None and np.iinfo(dtype).min <= number <= np.iinfo(dtype).max
+    return number if fits else None
 
 
 def _told_apart(groups: Sequence[Any], dataset: Any) -> tuple[tuple[str, str], ...]:

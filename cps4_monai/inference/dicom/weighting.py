@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-T2, T2_FAT_SUPPRESSED, UNKNOWN = "T2-weighted", "T2-weighted, fat suppressed", "of unknown weighting"
+T2, T2_IN_PHASE = "T2-weighted", "T2-weighted, in phase of a Dixon scan"
+T2_FAT_SUPPRESSED, UNKNOWN = "T2-weighted, fat suppressed", "of unknown weighting"
 _OTHER_KIND = "of another kind by its description"
 PLANES = ("sagittal", "coronal", "axial")
 
@@ -28,13 +29,14 @@ _OTHER = re.compile(
     r"\b(dwi|dti|diff|ep2d|adc|myelo\w*|mip|angio|tof|map|mapping)\b|^fat\b(?! ?(sat|sup))|"
     r"\bfat\b(?! ?(sat|sup)).*\b(flex|ideal|dixon)\b|\b(flex|ideal|dixon)\b.*\bfat\b(?! ?(sat|sup))"
 )
-# The four images of a Dixon scan, by a word behind its name or at the end: only that without water shows no discs, and
-# those in and out of phase are the same picture again.
+# The images of a Dixon scan, by a letter behind its name or at the end, or by a word: that of fat shows no discs, and
+# those in and out of phase are the same picture as that of water.
 _DIXON = re.compile(r"dixon|\b(flex|ideal)\b")
+_END = r"(?: (?:nd|dis[23]d|norm))*$"
 _OF_DIXON = {
-    "fat": re.compile(r"(?:dixon(?: tse)?|flex|ideal) (?:f|fat)\b(?! ?(sat|sup))|\b(?:f|fat)$"),
-    "out of phase": re.compile(r"\b(?:opp|oop|opposed)\b|\b(?:op|out)(?: ?phase)?$|\b(?:out|op)phase\b"),
-    "in phase": re.compile(r"\b(?:in|ip)(?: ?phase)?$|\binphase\b"),
+    "fat": re.compile(rf"dixon(?: tse)? f\b(?! u\b)|dixon.*(?<![wh] )\bf{_END}"),
+    "out of phase": re.compile(rf"\b(?:out|opp|opposed) ?phase\b|dixon.*\b(?:opp|oop|(?<!post )op|out){_END}"),
+    "in phase": re.compile(rf"\bin ?phase\b|dixon.*\b(?:in|ip){_END}"),
 }
 _DIXON_TYPES = {
     "F": "fat",
@@ -65,7 +67,8 @@ def is_localizer(description: str, image_type: Sequence[str]) -> bool:
 
 
 def weighting(description: str, contrast: Mapping[str, str], image_type: Sequence[str] = ()) -> str:
-    """Weighting of a series in words, :data:`T2`, :data:`T2_FAT_SUPPRESSED`, another one or :data:`UNKNOWN`.
+    """Weighting of a series in words: :data:`T2`, :data:`T2_IN_PHASE`, :data:`T2_FAT_SUPPRESSED`, another one or
+    :data:`UNKNOWN`.
 
     What the description or the protocol's name says comes first, then enhanced MR's AcquisitionContrast, then the times
     of echo, repetition and inversion.
@@ -106,7 +109,7 @@ def _named(text: str) -> str:
         if part in ("fat", "out of phase"):
             return _OTHER_KIND
         if part and _T2.search(text):
-            return T2
+            return T2_IN_PHASE
     if _T2_STAR.search(text) or (_GRADIENT_ECHO.search(text) and _T2.search(text)):
         return "T2*-weighted"
     if _FAT.search(text) and not _T1.search(text):
