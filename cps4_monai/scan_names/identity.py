@@ -27,7 +27,7 @@ _SESSION_FOLDER = re.compile(
 _MAX_SESSIONS = 10  # of one person
 _SPLIT_OR_SITE = re.compile(
     r"(?:train|training|val|valid|validation|test|testing|images(?:tr|ts)?|scans|data|raw|nifti)"
-    r"|(?:site|cent(?:er|re)|hospital|scanner|batch|part|group|cohort)[-_ ]?[a-z0-9]*",
+    r"|(?:site|cent(?:er|re)|hospital|scanner|batch|part|group|cohort)(?:[-_ ][a-z0-9]+|[a-z]|\d+)?",
     re.IGNORECASE,
 )
 

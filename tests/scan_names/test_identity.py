@@ -42,12 +42,14 @@ def test_a_folder_for_each_session_does_not_make_two_patients():
         ["P1_20190101", "P1_20200101", "P1_2021-01-01", "P2_20190305"],
         ["P1_ses-01", "P1_ses-02", "P1_ses-03", "P2_ses-01"],
         ["P1/baseline", "P1/visit 2", "P1/FollowUp_3", "P2/tp1"],
+        ["participant1/ses-1", "participant1/ses-2", "participant1/ses-3", "participant2/ses-1"],
         ["siteA/P1/ses-01", "siteA/P1/ses-02", "siteA/P1/ses-03", "siteB/P2/ses-01"],
     ],
 )
 def test_folders_called_after_sessions_and_dates_are_nobody(folders):
     patients = [patient.rpartition("/")[2] for _, patient in who(*(f"{folder}/t2.nii" for folder in folders))]
-    assert patients == ["P1", "P1", "P1", "P2"]
+    assert patients[:3] == [patients[0]] * 3 and patients[3] != patients[0]
+    assert patients[0].casefold() in ("p1", "participant1")
     assert len({subject for subject, _ in who(*(f"{folder}/t2.nii" for folder in folders))}) == 4
 
 
