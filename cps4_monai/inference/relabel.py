@@ -214,16 +214,19 @@ def _of_the_scan_there(path: Path, scan: Path | None, correction: Correction, re
     """The record; of the scan as it is now where it was exchanged since, and a person who names its label map accepts.
 
     Raises:
-        RelabelError: it was exchanged, and this is said of the scan before, or does not say that all is fine.
+        RelabelError: it was exchanged, and a file of corrections speaks of the scan before.
     """
     if scan is None or not is_of_another_scan(record, scan):
         return record
-    if correction.label_sha256 is not None or not correction.accepted:
+    if correction.label_sha256 is not None:
         raise RelabelError(
             f"{path}: was made of another scan than {scan} is now; expected the scan that was looked at. Fix: put it "
             f"back as it was; if it is the same picture, and was only written anew, 'cps4 relabel {path} --accept' "
             "comes first"
         )
+    if not correction.accepted:
+        logger.warning("%s: was made of another scan than %s is now, of which it is no label map", path, scan)
+        return record
     logger.warning("%s: was made of another scan than %s is now; it counts as a label map of this one", path, scan)
     return {**record, **source_entries(scan)}
 
