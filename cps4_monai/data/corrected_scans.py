@@ -51,14 +51,10 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
     doubtful = [path for path, state, record in usable if state and is_doubtful(record)]
     sure = [(path, record) for path, state, record in usable if state in TRUSTED and path not in doubtful]
     exchanged = [path for path, record in sure if is_of_another_scan(record, image_of[path])]
-    of_doubtful = [
-        *_of_doubtful([path.name for path in doubtful]),
-        *_of_exchanged([path.name for path in exchanged]),
-        *_of_edited(results),
-    ]
+    aside = [*_told(doubtful, _DOUBTFUL), *_told(exchanged, _EXCHANGED), *_told(_edited(results), _EDITED)]
     labels = {path for path, _ in sure}.difference(exchanged)
     if not labels:
-        told = "".join(f" ({warning})" for warning in (*of_doubtful, *_of_lost(lost)))
+        told = "".join(f" ({warning})" for warning in (*aside, *_of_lost(lost)))
         if not exchanged and any(state in TRUSTED and not is_doubtful(record) for _, state, record in results):
             raise DatalistError(
                 f"{folder}: no scan is there whose label map a person corrected or accepted{told}; expected one or "
@@ -76,13 +72,13 @@ def corrected_scans(folder: str | Path, images: str | Path | None = None) -> Fou
         for image, name, (path, _, _) in zip(scan_files, names, usable, strict=True)
     ]
     marked = sum(state == WRONG for _, state, _ in usable)
-    raised = [path.name for path, _, record in usable if path in labels and is_without_its_sacrum(record)]
+    raised = [path for path, _, record in usable if path in labels and is_without_its_sacrum(record)]
     warnings = (
         *_of_lost(lost),
         *_of_further(len(with_scan) - len(usable)),
         *_of_marked(marked),
-        *of_doubtful,
-        *_of_raised(raised),
+        *aside,
+        *_told(raised, _RAISED),
     )
     return FoundScans(tuple(sorted(scans, key=lambda s: s.subject)), warnings)
 
@@ -154,14 +150,9 @@ def _one_a_scan(results: Sequence[_Result], image_of: Mapping[Path, Path]) -> li
     return [found[0] for found in of_scan.values()]
 
 
-def _of_edited(results: Sequence[_Result]) -> list[str]:
+def _edited(results: Sequence[_Result]) -> list[Path]:
     """Label maps that people changed and did not accept since: nobody has said that they are right."""
-    edited = [path.name for path, state, _ in results if not state and not is_ours(path)]
-    told = (
-        f"label maps were changed in a viewer, and nobody accepted them since ({_first(edited)}), so that they are "
-        "unlabeled. Fix: 'cps4 relabel <scan>_dseg.nii.gz --accept' where they are right"
-    )
-    return [f"{len(edited)} {told}"] if edited else []
+    return [path for path, state, _ in results if not state and not is_ours(path)]
 
 
 def _is_scan(source: Path) -> bool:
@@ -176,31 +167,28 @@ def is_without_its_sacrum(record: Mapping[str, Any]) -> bool:
     return any(absent & one.get("Renamed", {}).keys() for one in record.get(CORRECTIONS, []))
 
 
-def _of_doubtful(doubtful: Sequence[str]) -> list[str]:
-    told = (
-        f"label maps were numbered anew, but not accepted, while {NAMELESS} stands on them ({_first(doubtful)}), so "
-        "that they are unlabeled. Fix: look at their outlines and, if they are right, 'cps4 relabel "
-        "<scan>_dseg.nii.gz --accept'"
-    )
-    return [f"{len(doubtful)} {told}"] if doubtful else []
+_DOUBTFUL = (
+    f"label maps were numbered anew, but not accepted, while {NAMELESS} stands on them ({{}}), so that they are "
+    "unlabeled. Fix: look at their outlines and, if they are right, 'cps4 relabel <scan>_dseg.nii.gz --accept'"
+)
+_EXCHANGED = (
+    "label maps were made of another scan than lies there now ({}), so that they are unlabeled. Fix: put the scan back "
+    "as it was; if it is the same picture, and was only written anew, look at it and 'cps4 relabel "
+    "<scan>_dseg.nii.gz --accept' (with --images, where it lies elsewhere by now)"
+)
+_EDITED = (
+    "label maps were changed in a viewer, and nobody accepted them since ({}), so that they are unlabeled. Fix: 'cps4 "
+    "relabel <scan>_dseg.nii.gz --accept' where they are right"
+)
+_RAISED = (
+    "label maps whose sacrum a person made a vertebra ({}): the true one below it would be learned as background. Fix: "
+    "draw it in a viewer and accept them, or mark a structure as wrong, which leaves them unlabeled"
+)
 
 
-def _of_exchanged(exchanged: Sequence[str]) -> list[str]:
-    told = (
-        f"label maps were made of another scan than lies there now ({_first(exchanged)}), so that they are unlabeled. "
-        "Fix: put the scan back as it was; if it is the same picture, and was only written anew, look at it and "
-        "'cps4 relabel <scan>_dseg.nii.gz --accept' (with --images, where it lies elsewhere by now)"
-    )
-    return [f"{len(exchanged)} {told}"] if exchanged else []
-
-
-def _of_raised(raised: Sequence[str]) -> list[str]:
-    told = (
-        f"label maps whose sacrum a person made a vertebra ({_first(raised)}): the true one below it would be learned "
-        "as background. Fix: draw it in a viewer and accept them, or mark a structure as wrong, which leaves them "
-        "unlabeled"
-    )
-    return [f"{len(raised)} {told}"] if raised else []
+def _told(label_maps: Sequence[Path], words: str) -> list[str]:
+    """A warning about label maps, with the name of the first of them; none where there are none."""
+    return [f"{len(label_maps)} {words.format(_first([path.name for path in label_maps]))}"] if label_maps else []
 
 
 def _of_lost(lost: Sequence[str]) -> list[str]:

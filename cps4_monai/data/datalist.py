@@ -18,6 +18,7 @@ from cps4_monai.data.spider_splits import read_splits
 from cps4_monai.true_or_false import true_or_false
 
 _KEYS = (*SIDES, "unannotated", "structures", "subsets")  # what changes the training where it is misspelt
+_AUTO3DSEG = "testing"  # its name for the test, not read
 _READ = {*_KEYS, "name", "image", "label", "labeled", "subject", "patient", "classes"}
 
 __all__ = ["SIDES", "Datalist", "DatalistError", "Entry", "LeakError", "check_leaks", "load_datalist"]
@@ -78,7 +79,8 @@ def load_datalist(
         refuse_repeated(entries, path)
     check_patients(datalist.sides)
     warnings = (*_warnings(datalist), *_unread(content), *_without_slices(content, unlabeled_slices))
-    datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings, path=path)
+    passed_over = len(content.get(_AUTO3DSEG) or ())
+    datalist = replace(datalist, name=datalist.name or path.stem, warnings=warnings, path=path, passed_over=passed_over)
     datalist.require(*require)
     return datalist
 
@@ -188,38 +190,18 @@ def require_files(files: Sequence[Path], path: str | Path, folder: str | Path, s
     Raises:
         DatalistError: names them, or what are folders.
     """
-    folders = [str(f) for f in files if f.is_dir()]
+    missing = [str(f) for f in files if not f.is_file()]
+    folders = [name for name in missing if os.path.isdir(name)]
     if folders:
         raise DatalistError(
             f"{path}: names folders as files: {', '.join(folders[:shown])}; expected NIfTI files (.nii, .nii.gz)"
         )
-    missing = [str(f) for f in files if not f.is_file()]
     if missing:
         more = "" if len(missing) <= shown else f" and {len(missing) - shown} more"
         raise DatalistError(
             f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing[:shown])}{more}; expected "
             f"them under {folder}: correct the paths, or name their folder with dataset_dir (--dataset-dir)"
         )
-
-
-def entries_to_segment(path: str | Path, dataset_dir: str | Path | None = None) -> tuple[Entry, ...]:
-    """Scans of a datalist that inference segments: those of its test, or all where it has none. Labels are not read.
-
-    Args:
-        path: see :func:`load_datalist`.
-        dataset_dir: likewise.
-
-    Raises:
-        DatalistError: it cannot be used, or its scans for the test stand under Auto3DSeg's name for them.
-    """
-    datalist = load_datalist(path, dataset_dir, check_files=False)
-    others = read_json(Path(str(path))).get("testing")
-    if others and not datalist.test:
-        raise DatalistError(
-            f"{path}: has {len(others)} scans under 'testing', which is not read, and none under 'test'. Fix: call "
-            "that list 'test', each entry an object with the file name as 'image'"
-        )
-    return datalist.test or (*datalist.training, *datalist.validation)
 
 
 def refuse_repeated(entries: Sequence[Entry], path: str | Path, shown: int = 5) -> None:
@@ -247,8 +229,8 @@ def _unread(content: Mapping[str, Any]) -> list[str]:
     folds = sum(isinstance(e, dict) and "fold" in e for side in SIDES for e in content.get(side, []))
     told = "'fold' is not read: put the entries of one fold under 'validation'"
     warnings = [f"{folds} entries have a fold; {told}"] if folds else []
-    if "testing" in content:
-        warnings.append("'testing' is not read: call the list 'test' if its scans have labels to score by")
+    if _AUTO3DSEG in content:
+        warnings.append(f"{_AUTO3DSEG!r} is not read: call the list 'test' if its scans have labels to score by")
     return warnings
 
 

@@ -57,6 +57,7 @@ class Datalist:
         warnings: one sentence for each thing worth knowing.
         name: the datalist's name.
         path: file that it was read from; None: of none.
+        passed_over: scans in a list that is not read, which has Auto3DSeg's name for the test, ``testing``.
     """
 
     training: tuple[Entry, ...] = ()
@@ -67,6 +68,7 @@ class Datalist:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     name: str = ""
     path: Path | None = field(default=None, compare=False)
+    passed_over: int = field(default=0, compare=False)
 
     @property
     def labeled(self) -> tuple[Entry, ...]:
@@ -105,6 +107,19 @@ class Datalist:
                 "anatomy_source=FILE, `cps4 report` by --anatomy FILE; fine-tuning and evaluation have that of the "
                 "weights), or a datalist of this one"
             )
+
+    def to_segment(self) -> tuple[Entry, ...]:
+        """Scans that inference segments: those of the test, or all where there is none.
+
+        Raises:
+            DatalistError: those of the test stand in a list that is not read.
+        """
+        if self.passed_over and not self.test:
+            raise DatalistError(
+                f"{self.told}: has {self.passed_over} scans under 'testing', which is not read, and none under 'test'. "
+                "Fix: call that list 'test', each entry an object with the file name as 'image'"
+            )
+        return self.test or (*self.training, *self.validation)
 
     def require(self, *parts: str) -> None:
         """Checks that each of the named parts has an entry.

@@ -143,7 +143,7 @@ def source_entries(source: str | Path) -> dict[str, Any]:
     """What a sidecar says of a scan: its whole path where it is there, and the SHA-256 of a NIfTI file."""
     known = is_nifti(source) and Path(source).is_file()
     place = os.path.abspath(source) if Path(source).exists() else str(source)
-    return {"Sources": [place], **({"SourceSha256": file_sha256(source)} if known else {})}
+    return {"Sources": [place], **({"SourceSha256": known_sha256(source)} if known else {})}
 
 
 def check_may_write(label_path: str | Path, over: str | None = None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path, PurePath
 
-from cps4_monai.data.datalist import entries_to_segment, refuse_repeated, require_files
+from cps4_monai.data.datalist import load_datalist, refuse_repeated, require_files
 from cps4_monai.data.entries import DatalistError
 from cps4_monai.scan_names import mirrored_folder, stem_of
 
@@ -22,11 +22,12 @@ def inference_items(path: str | Path, dataset_dir: str | Path | None = None) -> 
     """
     # MONAI takes "2025" for a number.
     folder = Path(str(path)).parent if dataset_dir is None else Path(str(dataset_dir))
-    entries = entries_to_segment(path, dataset_dir)
+    datalist = load_datalist(path, dataset_dir, check_files=False)  # labels and other sides are not read
+    entries = datalist.to_segment()
     if not entries:
-        raise DatalistError(f"{path}: no test subject; expected at least one: add entries to 'test'")
+        datalist.require("test")
     require_files([entry.image for entry in entries], path, folder)
-    refuse_repeated(entries, path)
+    refuse_repeated([entry for side in datalist.sides.values() for entry in side], path)
     by_name: dict[PurePath, list[str]] = defaultdict(list)
     for entry in entries:
         by_name[mirrored_folder(entry.image, folder) / stem_of(entry.image)].append(str(entry.image))

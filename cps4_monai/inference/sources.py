@@ -147,10 +147,10 @@ def _add_dicom(dicom: FoundSeries, searched: Path | None, sources: Sources) -> N
 
 
 def _add_datalist(path: Path, sources: Sources) -> None:
-    from cps4_monai.data.datalist import entries_to_segment
+    from cps4_monai.data.datalist import load_datalist
 
     try:
-        entries = entries_to_segment(path)
+        entries = load_datalist(path, check_files=False).to_segment()
     except ValueError as error:
         sources.failures.append((path, str(error)))
         return

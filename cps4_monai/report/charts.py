@@ -52,9 +52,7 @@ def svg_of(figure: Figure) -> str:
     """SVG element, ready to stand in HTML; the same input gives the same text."""
     buffer, figure = io.StringIO(), without_formulas(figure)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cps4", "font.family": "sans-serif"}):
-        without_formulas(figure).savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
-        )
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     return re.sub(r'(width|height)="[\d.]+pt"', "", text, count=2)
